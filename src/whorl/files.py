@@ -1,0 +1,113 @@
+"""Files that are either whole or absent: atomic writes, and what every output says of itself."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from whorl.errors import InputError
+from whorl.version import __version__
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it replaces ``path`` in one step.
+
+    A reader never sees half a file, whether the writer ends, raises or is killed.
+
+    Raises:
+        InputError: The disk is full or the folder cannot be written (with what to do).
+    """
+    path = Path(path)
+    handle = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The final suffix is kept, since many writers choose the format by it.
+        descriptor, handle = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
+        yield Path(handle)
+        with Path(handle).open("rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(handle).chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        Path(handle).replace(path)
+        handle = None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"{path}: the disk is full. Nothing that was finished is lost: free some space and "
+                "run the same command again."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}). Choose another output folder."
+            ) from error
+        raise
+    finally:
+        if handle is not None:
+            Path(handle).unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write ``text`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    """Write ``data`` as indented JSON, atomically; NaN becomes ``null`` (JSON has no NaN)."""
+    write_text(path, json.dumps(_without_nan(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: The file is absent or is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not valid JSON ({error}). Delete it and run the command that made it again."
+        ) from None
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, float) and data != data:
+        return None
+    if isinstance(data, Mapping):
+        return {str(key): _without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_nan(value) for value in data]
+    return data
+
+
+def stable_hash(data: Any) -> str:
+    """Return a 16-digit hash of JSON-able ``data`` that does not depend on the order of its keys.
+
+    >>> stable_hash({"a": 1, "b": 2}) == stable_hash({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(data, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def provenance(*, seed: int | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what every output carries: whorl's version, the seed, and the hash of the settings."""
+    return {
+        "whorl_version": __version__,
+        "seed": seed,
+        "recipe_hash": stable_hash(settings) if settings is not None else None,
+    }

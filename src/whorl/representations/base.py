@@ -1,0 +1,83 @@
+"""What every representation is: a differentiable map from structures to tensors, and its layout."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from whorl.files import stable_hash
+from whorl.structures.batch import StructureBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureLayout:
+    """Which number stands where. It follows from species and hyperparameters, never from data.
+
+    Attributes:
+        names: One name per feature, unique, in order.
+        shape: Shape of one structure's representation; (F,) for vectors.
+        blocks: Named ranges of the flattened features, such as ``"max/G2/Pt"``.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    blocks: Mapping[str, slice]
+
+    def __len__(self) -> int:
+        """Return the number of features F."""
+        return len(self.names)
+
+
+class Representation(nn.Module, ABC):
+    """A map R from structures to tensors, differentiable in positions and cell.
+
+    Hyperparameters are keyword-only, frozen, and JSON-able through :meth:`config`.
+    """
+
+    kind: str
+    layout: FeatureLayout
+
+    @abstractmethod
+    def forward(self, structures: StructureBatch) -> Float[Tensor, "B *shape"]:
+        """Return R of each structure, in the floating-point type of its positions."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return the hyperparameters that rebuild this representation, JSON-able, with its ``kind``."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of :meth:`config`: feature files carry it, so that two representations never mix."""
+        return stable_hash(self.config())
+
+    def value_and_jacobian(
+        self, structures: StructureBatch
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F n 3"]]:
+        r"""Return R and its Jacobian :math:`\partial R_f / \partial x_{a}` in the atoms' positions.
+
+        Returns:
+            ``value`` (B, F) and ``jacobian`` (B, F, n, 3) in feature units per Å, where n is the number of
+            atoms of the largest structure and rows beyond a structure's own atoms are zero.
+
+        This default differentiates :meth:`forward` feature by feature; representations with an analytic
+        Jacobian override it.
+        """
+        positions = structures.positions.detach().requires_grad_(True)
+        with torch.enable_grad():
+            value = self(structures.replace(positions=positions)).flatten(1)
+            rows = []
+            for feature in range(value.shape[1]):
+                # Structures do not see one another, so one backward pass serves the whole batch.
+                (gradient,) = torch.autograd.grad(value[:, feature].sum(), positions, retain_graph=True)
+                rows.append(gradient)
+        flat = torch.stack(rows)  # (F, A, 3)
+        n_max = int(structures.n_atoms.max())
+        jacobian = flat.new_zeros(len(structures), flat.shape[0], n_max, 3)
+        jacobian[structures.structure_index, :, structures.position_in_structure] = flat.transpose(0, 1)
+        return value.detach(), jacobian
