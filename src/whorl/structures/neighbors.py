@@ -1,0 +1,311 @@
+r"""Pairs and triplets of neighbouring atoms: periodic, batched, differentiable.
+
+A pair (i, j, S) stands for the vector :math:`v = x_j - x_i + S\,C` from atom i to the image of atom j that
+is shifted by the integer lattice translation S (rows of the cell C are lattice vectors): ASE's ``ijS``.
+The search itself is not differentiable; the vectors computed from its answer are, in positions and cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from whorl.errors import InputError, unknown_option
+from whorl.structures.batch import StructureBatch
+
+Images = Literal["all", "minimum"]
+IMAGES: tuple[Images, ...] = ("all", "minimum")
+
+# Distances are compared for this many candidate pairs at a time, which bounds the memory of a search.
+_CANDIDATES_AT_ONCE = 2_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborList:
+    """Directed pairs, sorted by their first atom; every pair stands in both directions.
+
+    Attributes:
+        first: Flat index of the atom that looks, shape (P,).
+        second: Flat index of the atom that is seen, shape (P,).
+        shift: Lattice translation of the second atom, in units of the lattice vectors, shape (P, 3).
+    """
+
+    first: Int[Tensor, "P"]
+    second: Int[Tensor, "P"]
+    shift: Int[Tensor, "P 3"]
+
+    def __len__(self) -> int:
+        """Return the number of directed pairs P."""
+        return self.first.shape[0]
+
+    def vectors(self, structures: StructureBatch) -> Float[Tensor, "P 3"]:
+        r"""Return :math:`x_j - x_i + S\,C` in Å, differentiable in positions and cells."""
+        vectors = structures.positions[self.second] - structures.positions[self.first]
+        if not bool(structures.pbc.any()):
+            return vectors
+        cells = structures.cells[structures.structure_index[self.first]]
+        return vectors + torch.einsum("pk,pkx->px", self.shift.to(vectors.dtype), cells)
+
+    def counts(self, n_atoms: int) -> Int[Tensor, "A"]:
+        """Return the number of neighbours of each of ``n_atoms`` atoms."""
+        return torch.bincount(self.first, minlength=n_atoms)
+
+    def triplets(self, n_atoms: int) -> Int[Tensor, "T 2"]:
+        """Return the unordered pairs of neighbours of each centre.
+
+        Each row holds two indices p < q into this list with ``first[p] == first[q]``: the pairs centre → j
+        and centre → k. A centre with m neighbours has m (m - 1) / 2 triplets.
+        """
+        counts = self.counts(n_atoms)
+        starts = torch.cumsum(counts, 0) - counts
+        # The p-th pair of a centre is followed by (count - 1 - rank) later ones.
+        rank = torch.arange(len(self), device=self.first.device) - starts[self.first]
+        followers = counts[self.first] - 1 - rank
+        p = torch.repeat_interleave(torch.arange(len(self), device=self.first.device), followers)
+        within = torch.arange(p.shape[0], device=p.device) - (torch.cumsum(followers, 0) - followers)[p]
+        return torch.stack([p, p + 1 + within], dim=1)
+
+
+def neighbor_list(structures: StructureBatch, *, cutoff: float, images: Images = "all") -> NeighborList:
+    """Find all pairs closer than ``cutoff``.
+
+    Any cell will do: smaller than the cutoff, skewed, left-handed, periodic along some directions only; atoms
+    may lie outside it.
+
+    Args:
+        structures: Where to search.
+        cutoff: In Å; pairs at exactly this distance are left out.
+        images: ``"all"`` periodic images within the cutoff, an atom's own images included; or ``"minimum"``,
+            for each pair of different atoms only the nearest image (the minimum-image convention).
+
+    Raises:
+        InputError: The cutoff is not positive, ``images`` is unknown, or a periodic cell has no volume.
+    """
+    if not cutoff > 0:
+        raise InputError(f"cutoff: got {cutoff}, expected a positive distance in Å.")
+    if images not in IMAGES:
+        raise unknown_option("images convention", str(images), IMAGES)
+    with torch.no_grad():
+        if not bool(structures.pbc.any()):
+            return _cluster_pairs(structures, cutoff)
+        lattice = _Lattice.of(structures)
+        rows = _translations(structures, lattice, cutoff) if images == "all" else _nearby_cells(structures)
+        found = list(_search(structures, lattice, rows, cutoff, minimum=images == "minimum"))
+        first, second, shift = (torch.cat(parts) for parts in zip(*found, strict=True))
+        # In the caller's own lattice and positions: undo the wrapping, then the change of basis.
+        shift = shift + lattice.wraps[second] - lattice.wraps[first]
+        basis = lattice.basis[structures.structure_index[first]]
+        shift = torch.einsum("pk,pkl->pl", shift, basis)
+        order = torch.argsort(first, stable=True)
+        return NeighborList(first=first[order], second=second[order], shift=shift[order])
+
+
+def _all_pairs(counts: Tensor, first_atom: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (row, i, j) for every ordered pair of atoms within each row's structure."""
+    per_row = counts**2
+    row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), per_row)
+    within = torch.arange(row.shape[0], device=row.device) - (torch.cumsum(per_row, 0) - per_row)[row]
+    n = counts[row]
+    i = torch.div(within, n, rounding_mode="floor")
+    return row, first_atom[row] + i, first_atom[row] + within - i * n
+
+
+def _cluster_pairs(structures: StructureBatch, cutoff: float) -> NeighborList:
+    _, i, j = _all_pairs(structures.n_atoms, structures.first_atom)
+    distance2 = (structures.positions[j] - structures.positions[i]).square().sum(-1)
+    keep = torch.nonzero((distance2 < cutoff**2) & (i != j)).squeeze(1)
+    return NeighborList(first=i[keep], second=j[keep], shift=keep.new_zeros(len(keep), 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lattice:
+    """A reduced lattice for each structure, and the atoms wrapped into its cell.
+
+    ``cells`` = ``basis`` @ original cells; non-periodic vectors are replaced by unit vectors orthogonal to
+    the periodic ones, so that a cell has a volume whatever its pbc. ``positions`` = original + ``wraps`` @
+    ``cells``.
+    """
+
+    cells: Float[Tensor, "B 3 3"]
+    basis: Int[Tensor, "B 3 3"]
+    heights: Float[Tensor, "B 3"]
+    positions: Float[Tensor, "A 3"]
+    wraps: Int[Tensor, "A 3"]
+
+    @classmethod
+    def of(cls, structures: StructureBatch) -> _Lattice:
+        cells = _complete(structures.cells, structures.pbc)
+        cells, basis = _reduce(cells, structures.pbc)
+        volume = torch.linalg.det(cells)
+        flat = volume.abs() <= 1e-9 * cells.norm(dim=-1).prod(-1)
+        if bool(flat.any()):
+            bad = torch.nonzero(flat).squeeze(1).tolist()
+            raise InputError(
+                f"structure {bad[0]}: its periodic cell has no volume (zero or parallel lattice vectors). "
+                "Give it a cell, or set pbc to False."
+            )
+        inverse = torch.linalg.inv(cells)
+        heights = 1.0 / inverse.norm(dim=-2)
+        fractional = torch.einsum("ax,axk->ak", structures.positions, inverse[structures.structure_index])
+        wraps = -torch.floor(fractional) * structures.pbc[structures.structure_index]
+        positions = structures.positions + torch.einsum(
+            "ak,akx->ax", wraps, cells[structures.structure_index]
+        )
+        return cls(
+            cells=cells, basis=basis, heights=heights, positions=positions, wraps=wraps.to(torch.int64)
+        )
+
+
+def _complete(cells: Tensor, pbc: Tensor) -> Tensor:
+    """Replace each non-periodic lattice vector by a unit vector orthogonal to the periodic ones."""
+    completed = cells.clone()
+    periodic = pbc.sum(-1)
+    eye = torch.eye(3, dtype=cells.dtype, device=cells.device)
+    completed[periodic == 0] = eye
+    for b in torch.nonzero((periodic == 1) | (periodic == 2)).squeeze(1).tolist():
+        # The right singular vectors beyond the rank span what the periodic vectors leave free.
+        _, _, vh = torch.linalg.svd(cells[b][pbc[b]], full_matrices=True)
+        completed[b, ~pbc[b]] = vh[int(periodic[b]) :]
+    return completed
+
+
+def _reduce(cells: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
+    """Minkowski-reduce the cells that are not yet reduced; most real ones are and cost nothing."""
+    from ase.geometry.minkowski_reduction import minkowski_reduce
+
+    basis = torch.eye(3, dtype=torch.int64, device=cells.device).repeat(len(cells), 1, 1)
+    reduced = cells.clone()
+    for b in torch.nonzero(~_is_reduced(cells, pbc)).squeeze(1).tolist():
+        cell = cells[b].double().cpu().numpy()
+        if abs(np.linalg.det(cell)) <= 1e-12 * np.prod(np.linalg.norm(cell, axis=1)):
+            continue  # no lattice to reduce; the caller says so
+        _, operation = minkowski_reduce(cell, pbc[b].cpu().numpy())
+        basis[b] = torch.as_tensor(np.asarray(operation), dtype=torch.int64, device=cells.device)
+        reduced[b] = basis[b].to(cells.dtype) @ cells[b]
+    return reduced, basis
+
+
+def _is_reduced(cells: Tensor, pbc: Tensor) -> Bool[Tensor, "B"]:
+    """Tell whether the periodic vectors are a Minkowski-reduced basis, in any order."""
+    gram = cells @ cells.transpose(1, 2)
+    square = torch.diagonal(gram, dim1=1, dim2=2)
+    tolerance = 1 + 1e-12
+    ok = torch.ones(len(cells), dtype=torch.bool, device=cells.device)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        fine = 2 * gram[:, i, j].abs() <= torch.minimum(square[:, i], square[:, j]) * tolerance
+        ok &= fine | ~(pbc[:, i] & pbc[:, j])
+    longest = square.max(-1).values
+    for s, t in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        diagonal = (cells[:, 0] + s * cells[:, 1] + t * cells[:, 2]).square().sum(-1)
+        ok &= (diagonal * tolerance >= longest) | ~pbc.all(-1)
+    return ok
+
+
+def _translations(structures: StructureBatch, lattice: _Lattice, cutoff: float) -> tuple[Tensor, Tensor]:
+    """Return (structure, translation) rows that may bring a wrapped atom within the cutoff of another."""
+    # Wrapped fractional coordinates differ by less than 1, so |shift| < cutoff / height + 1.
+    reach = torch.ceil(cutoff / lattice.heights).to(torch.int64) * structures.pbc
+    sizes = 2 * reach + 1
+    total = sizes.prod(-1)
+    structure = torch.repeat_interleave(torch.arange(len(structures), device=total.device), total)
+    within = (
+        torch.arange(structure.shape[0], device=total.device) - (torch.cumsum(total, 0) - total)[structure]
+    )
+    size = sizes[structure]
+    shift = torch.stack(
+        [
+            torch.div(within, size[:, 1] * size[:, 2], rounding_mode="floor"),
+            torch.div(within, size[:, 2], rounding_mode="floor") % size[:, 1],
+            within % size[:, 2],
+        ],
+        dim=1,
+    )
+    shift = shift - reach[structure]
+    # A translation longer than the cutoff plus the extent of the wrapped atoms brings nobody near.
+    low = torch.full_like(lattice.heights, torch.inf)
+    index = structures.structure_index[:, None].expand(-1, 3)
+    low = low.scatter_reduce(0, index, lattice.positions, "amin")
+    high = torch.full_like(low, -torch.inf).scatter_reduce(0, index, lattice.positions, "amax")
+    extent = torch.where(high > low, high - low, torch.zeros_like(low)).norm(dim=-1)
+    vector = torch.einsum("rk,rkx->rx", shift.to(lattice.cells.dtype), lattice.cells[structure])
+    keep = vector.norm(dim=-1) <= (cutoff + extent)[structure] * (1 + 1e-9)
+    return structure[keep], shift[keep]
+
+
+def _nearby_cells(structures: StructureBatch) -> tuple[Tensor, Tensor]:
+    """Return the 27 translations (fewer where not periodic) that hold every minimum image."""
+    steps = torch.arange(-1, 2, device=structures.device)
+    shift = torch.cartesian_prod(steps, steps, steps).repeat(len(structures), 1)
+    structure = torch.arange(len(structures), device=steps.device).repeat_interleave(27)
+    keep = (structures.pbc[structure] | (shift == 0)).all(-1)
+    return structure[keep], shift[keep]
+
+
+def _search(
+    structures: StructureBatch,
+    lattice: _Lattice,
+    rows: tuple[Tensor, Tensor],
+    cutoff: float,
+    *,
+    minimum: bool,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (first, second, shift) in the reduced lattice, in chunks of bounded memory."""
+    structure, translation = rows
+    counts = structures.n_atoms[structure]
+    work = torch.cumsum(counts**2, 0)
+    if minimum:  # all images of a structure must be compared in one chunk
+        last = torch.searchsorted(
+            structure, torch.arange(len(structures), device=structure.device), right=True
+        )
+        boundaries = last[last > 0].unique()
+    else:
+        boundaries = torch.arange(1, len(structure) + 1, device=structure.device)
+    start, done = 0, 0
+    yield structure.new_zeros(0), structure.new_zeros(0), structure.new_zeros(0, 3)
+    while start < len(structure):
+        fits = boundaries[(work[boundaries - 1] <= done + _CANDIDATES_AT_ONCE) & (boundaries > start)]
+        stop = int(fits[-1]) if len(fits) else int(boundaries[boundaries > start][0])
+        row, i, j = _all_pairs(counts[start:stop], structures.first_atom[structure[start:stop]])
+        shift = translation[start:stop][row]
+        vector = lattice.positions[j] - lattice.positions[i]
+        vector = vector + torch.einsum(
+            "pk,pkx->px", shift.to(vector.dtype), lattice.cells[structure[start:stop][row]]
+        )
+        if minimum:
+            # Wrapped atoms differ by less than one cell; round first, so that ±1 around it is enough.
+            row, i, j, shift, vector = _keep_nearest(structures, lattice, row, i, j, shift)
+        distance2 = vector.square().sum(-1)
+        own_self = (i == j) & (shift == 0).all(-1)
+        keep = torch.nonzero((distance2 < cutoff**2) & ~own_self).squeeze(1)
+        yield i[keep], j[keep], shift[keep]
+        start, done = stop, int(work[stop - 1])
+
+
+def _keep_nearest(
+    structures: StructureBatch, lattice: _Lattice, row: Tensor, i: Tensor, j: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of all images of each pair of different atoms keep the nearest one."""
+    different = i != j
+    row, i, j, shift = row[different], i[different], j[different], shift[different]
+    cells = lattice.cells[structures.structure_index[i]]
+    vector = lattice.positions[j] - lattice.positions[i]
+    fractional = torch.linalg.solve(cells, vector[:, None, :], left=False).squeeze(1)
+    shift = shift - torch.round(fractional).to(torch.int64) * structures.pbc[structures.structure_index[i]]
+    vector = vector + torch.einsum("pk,pkx->px", shift.to(vector.dtype), cells)
+    n_atoms = structures.positions.shape[0]
+    pair, group = torch.unique(i * n_atoms + j, return_inverse=True)
+    distance2 = vector.square().sum(-1)
+    nearest = torch.full((len(pair),), torch.inf, dtype=distance2.dtype, device=distance2.device)
+    nearest = nearest.scatter_reduce(0, group, distance2, "amin")
+    # Where two images are equally near, the first in the fixed order of translations is taken.
+    candidates = torch.arange(len(group), device=group.device)
+    ties = distance2 <= nearest[group] * (1 + 1e-12)
+    first = torch.full((len(pair),), len(group), device=group.device, dtype=torch.int64)
+    keep = first.scatter_reduce(0, group[ties], candidates[ties], "amin")
+    return row[keep], i[keep], j[keep], shift[keep], vector[keep]
