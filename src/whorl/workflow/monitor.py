@@ -1,0 +1,35 @@
+"""Where long work says how far it is and what it had to leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+ProgressCallback = Callable[[int, int], None]
+"""Called with (done, total) as work goes on."""
+
+
+class Monitor:
+    """Collects warnings and skipped entries in silence. The command line shows them as they come."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.skipped: list[tuple[str, str]] = []
+
+    def progress(self, what: str) -> ProgressCallback:
+        """Return the callback for one piece of work, named ``what``."""
+
+        def ignore(done: int, total: int) -> None:
+            pass
+
+        return ignore
+
+    def step(self, name: str, *, state: str, seconds: float = 0.0) -> None:
+        """Note that a step is ``finished`` (before), ``started`` or ``done``."""
+
+    def warn(self, message: str) -> None:
+        """Note something the reader of the results should know."""
+        self.warnings.append(message)
+
+    def skip(self, source: str, reason: str) -> None:
+        """Note an input entry that could not be used."""
+        self.skipped.append((source, reason))

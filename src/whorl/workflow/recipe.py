@@ -1,0 +1,224 @@
+"""Recipes: reading one, changing a key, saying in plain words what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from whorl.errors import InputError, did_you_mean
+from whorl.files import write_text
+from whorl.version import __version__
+from whorl.workflow.settings import Recipe
+from whorl.workflow.yaml_lines import Path as KeyPath
+from whorl.workflow.yaml_lines import dotted, load_yaml
+
+__all__ = ["Recipe", "parse_recipe", "read_recipe", "save_recipe"]
+
+
+def read_recipe(path: Path | str, *, changes: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    Args:
+        path: A YAML file. ``name`` defaults to the name of the file.
+        changes: Such as ``"generator.epochs=100"``; each replaces or adds one key, its value read as YAML.
+
+    Raises:
+        InputError: What is wrong, with the key, its line, and what is expected there.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe.{_nearby(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a recipe ({error}).") from None
+    return parse_recipe(text, source=str(path), changes=changes, name=path.stem)
+
+
+def parse_recipe(
+    text: str, *, source: str = "recipe", changes: Iterable[str] = (), name: str | None = None
+) -> Recipe:
+    """Read a recipe from its text; see :func:`read_recipe`."""
+    data, lines = load_yaml(text, source=source)
+    if not isinstance(data, dict):
+        got = "an empty file" if data is None else f"a {type(data).__name__}"
+        some = ", ".join(list(Recipe.model_fields)[:4])
+        raise InputError(f"{source}: got {got}, expected keys such as {some}.")
+    lines = dict(lines)
+    for change in changes:
+        _apply(data, change, lines)
+    if name is not None:
+        data.setdefault("name", name)
+    # A section whose keys are all commented out reads as null: its defaults are meant. Only invert can be off.
+    for key in [key for key, value in data.items() if value is None and key != "invert"]:
+        del data[key]
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        mistakes = _in_words(error, data, lines)
+        head = f"{source}: " if len(mistakes) == 1 else f"{source}: {len(mistakes)} mistakes\n  "
+        raise InputError(head + "\n  ".join(mistakes)) from None
+
+
+def save_recipe(recipe: Recipe, path: Path | str) -> None:
+    """Write a recipe with every default spelt out; reading it again gives the same recipe."""
+    body = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text(path, f"# Every setting of this run, defaults included (whorl {__version__}).\n{body}")
+
+
+def _nearby(path: Path) -> str:
+    """Name recipes that may have been meant."""
+    folder = path.parent
+    there = [str(p) for p in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
+    return did_you_mean(str(path), there) if there else " Give the path of a YAML file."
+
+
+def _apply(data: dict[str, Any], change: str, lines: dict[KeyPath, int]) -> None:
+    """Carry out one ``section.key=value``."""
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set {change}: got no '=', expected key=value such as generator.epochs=100.")
+    *sections, last = key.strip().split(".")
+    place = data
+    for depth, section in enumerate(sections):
+        if place.get(section) is None:
+            place[section] = {}
+        place = place[section]
+        if not isinstance(place, dict):
+            here = ".".join(sections[: depth + 1])
+            raise InputError(f"--set {change}: '{here}' is a value ({place!r}), not a section.")
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {change}: '{text}' is not a value in YAML's notation.") from None
+    # The file's line would mislead: this value came from the command line.
+    changed = (*sections, last)
+    for path in [path for path in lines if path[: len(changed)] == changed]:
+        del lines[path]
+
+
+def _in_words(error: ValidationError, data: Any, lines: Mapping[KeyPath, int]) -> list[str]:
+    """Turn pydantic's findings into sentences: line, key, what was got, what is expected."""
+    findings = [_Finding(details, data) for details in error.errors()]
+    # Of a choice between types (a list or 'all'), pydantic reports every branch: the deepest fits best.
+    best: dict[KeyPath, _Finding] = {}
+    for finding in findings:
+        key = finding.path[:2] if finding.in_union else finding.path
+        if key not in best or len(finding.path) > len(best[key].path):
+            best[key] = finding
+    found = sorted((lines.get(finding.path, 0), finding.sentence()) for finding in best.values())
+    return [f"line {line}: {sentence}" if line else sentence for line, sentence in found]
+
+
+class _Finding:
+    """One of pydantic's errors, with its place in the user's file instead of in our models."""
+
+    def __init__(self, details: ErrorDetails, data: Any) -> None:
+        self.details = details
+        path: list[str | int] = []
+        value = data
+        self.in_union = False
+        for part in details["loc"]:
+            # Branches of a union appear in the location ("literal['all']"); they are not keys of the file.
+            present = (isinstance(value, dict) and part in value) or (
+                isinstance(value, list) and isinstance(part, int) and part < len(value)
+            )
+            if present:
+                value = value[part]
+                path.append(part)
+            elif part == details["loc"][-1] and details["type"] == "missing":
+                if isinstance(part, str):  # else a list that is too short, which is then what was got
+                    path.append(part)
+            else:
+                self.in_union = True
+        self.path: KeyPath = tuple(path)
+        self.got = value
+
+    def sentence(self) -> str:
+        key, kind, context = dotted(self.path), self.details["type"], self.details.get("ctx", {})
+        if kind == "extra_forbidden":
+            return f"unknown key '{key}'.{did_you_mean(str(self.path[-1]), _keys_of(self.path[:-1]))}"
+        if kind == "missing" and isinstance(self.details["loc"][-1], str):
+            return f"'{key}' is missing.{_HELP.get(key, '')}"
+        if kind == "value_error":
+            message = self.details["msg"].removeprefix("Value error, ")
+            return f"{key}: {message}." if key else f"{message}."
+        expected = self._expected(kind, context)
+        sentence = f"{key}: got {_shown(self.got)}, expected {expected}"
+        return sentence if sentence.endswith("?") else f"{sentence}."
+
+    def _expected(self, kind: str, context: Mapping[str, Any]) -> str:
+        if self.in_union and self.path[-1:] == ("sizes",):
+            return "a list of whole numbers such as [300, 3000], or all"
+        if kind == "literal_error":
+            options = [
+                option.strip("'") for option in str(context["expected"]).replace(" or ", ", ").split(", ")
+            ]
+            hint = did_you_mean(str(self.got), options).split(" Choose from")[0]
+            return " or ".join(options) + (f".{hint}" if hint else "")
+        limits = {
+            "greater_than": "a number above {gt}",
+            "greater_than_equal": "{ge} or more",
+            "less_than": "a number below {lt}",
+            "less_than_equal": "{le} or less",
+            "too_short": "a list with at least {min_length} entry",
+            "string_pattern_mismatch": "letters, digits, '_', '.' and '-'",
+        }
+        if kind in limits:
+            return limits[kind].format(**context)
+        for start, words in _TYPE_WORDS.items():
+            if kind.startswith(start):
+                return words
+        return self.details["msg"]
+
+
+_TYPE_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "bool": "true or false",
+    "string": "a text",
+    "list": "a list such as [1.9, 2.8]",
+    "tuple": "a list of two numbers [lower, upper]",
+    "missing": "a list of two numbers [lower, upper]",
+    "too_long": "a list of two numbers [lower, upper]",
+    "dict": "a section with keys below it",
+    "model": "a section with keys below it",
+}
+
+_HELP = {
+    "data": " Give one of data.clusters, data.files, data.features.",
+    "generate": " Give at least generate.targets, such as [1.9, 2.8, 3.7].",
+    "generate.targets": " Give the property values to generate for, such as [1.9, 2.8, 3.7].",
+}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a section"
+    return (
+        f"'{value}'"
+        if isinstance(value, str)
+        else {None: "nothing", True: "true", False: "false"}.get(
+            value if value is None or isinstance(value, bool) else "", str(value)
+        )
+    )
+
+
+def _keys_of(path: Sequence[str | int]) -> list[str]:
+    """Return the keys that the section at ``path`` knows."""
+    model: type[BaseModel] = Recipe
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            break
+        candidates = [field.annotation, *get_args(field.annotation)]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if models:
+            model = models[0]
+    return list(model.model_fields)

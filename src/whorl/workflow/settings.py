@@ -1,0 +1,310 @@
+"""What a recipe may say: one model per section, the paper's settings as defaults (Fung et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: every key is known, nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CalculatorSettings(Section):
+    """An energy method by name: ``chgnet``, or ``{name: chgnet, options: {…}}``."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class ClusterSettings(Section):
+    """Build the data set: random clusters, relaxed, minima and intermediates kept.
+
+    Attributes:
+        element: Chemical symbol.
+        atoms: Atoms in each cluster.
+        count: Structures wanted.
+        calculator: Energy method that relaxes and labels.
+        window: Formation energies kept, in eV/atom.
+        directory: Where the builder keeps its chunks; by default in the run folder. A directory of one's own
+            can be shared by several recipes.
+        processes: Worker processes; by default one per core.
+    """
+
+    element: str
+    atoms: Count
+    count: Count
+    calculator: CalculatorSettings
+    window: tuple[float, float] = (0.0, 3.7)
+    directory: str | None = None
+    processes: Count | None = None
+
+    @field_validator("element", mode="before")
+    @classmethod
+    def _known_element(cls, value: Any) -> Any:
+        from ase.data import chemical_symbols
+
+        if value not in chemical_symbols[1:]:
+            raise ValueError(f"unknown element '{value}'; write a chemical symbol such as Pt")
+        return value
+
+    @field_validator("window")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] >= value[1]:
+            raise ValueError(f"got {list(value)}, expected [lower, upper] with lower < upper")
+        return value
+
+
+class FilesSettings(Section):
+    """Read the data set from files.
+
+    Attributes:
+        path: extxyz, ASE database, CSV or Parquet with a ``cif`` column, POSCAR, or a folder of CIF files.
+        property: Name of the property column.
+        format: One of the readers' formats, where the name of the file does not tell it.
+    """
+
+    path: str
+    property: str
+    format: str | None = None
+
+
+class FeaturesSettings(Section):
+    """Read finished features, without structures.
+
+    Attributes:
+        path: An ``.npz`` file.
+        features: Name of the array with one row per structure.
+        property: Name of the array with the property.
+        composition: What the structures are made of, such as ``Pt10``; needed to invert.
+    """
+
+    path: str
+    property: str
+    features: str = "features"
+    composition: str | None = None
+
+
+class DataSettings(Section):
+    """Where labelled structures come from: exactly one of the three."""
+
+    clusters: ClusterSettings | None = None
+    files: FilesSettings | None = None
+    features: FeaturesSettings | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> DataSettings:
+        given = [name for name in ("clusters", "files", "features") if getattr(self, name) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "none"
+            raise ValueError(f"got {got}, expected exactly one of clusters, files, features")
+        return self
+
+
+class RepresentationSettings(Section):
+    """The fingerprint R.
+
+    Attributes:
+        kind: Which representation.
+        preset: A published set of hyperparameters.
+        species: Declared chemical symbols; by default those of the data.
+        options: Further hyperparameters by the representation's own names.
+    """
+
+    kind: Literal["acsf"] = "acsf"
+    preset: Literal["fung2022"] | None = "fung2022"
+    species: list[str] | None = None
+    options: dict[str, Any] = {}
+
+
+class SamplingSettings(Section):
+    """How many structures a generator is trained on.
+
+    Attributes:
+        sizes: Training sizes, drawn by farthest point sampling in feature space; or ``all``.
+        split: Share of them that trains; the rest validates.
+    """
+
+    sizes: Annotated[list[Count], Field(min_length=1)] | Literal["all"] = "all"
+    split: Annotated[float, Field(gt=0, lt=1)] = 0.8
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("sizes")
+    @classmethod
+    def _no_repeats(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(set(value)) != len(value):
+            raise ValueError(f"got {value}, expected different sizes")
+        return value
+
+
+class TrainingSettings(Section):
+    """What the training of any network needs."""
+
+    epochs: Count = 2000
+    batch_size: Count = 64
+    learning_rate: Positive = 1e-3
+
+
+class GeneratorSettings(TrainingSettings):
+    """The conditional generator p(R | y)."""
+
+    kind: Literal["cvae"] = "cvae"
+    layers: Count = 3
+    hidden: Count = 128
+    latent: Count = 25
+    beta: NonNegative = 0.75
+
+
+class SurrogateSettings(TrainingSettings):
+    """The network that reads the property from R, trained on the whole labelled set.
+
+    Attributes:
+        judge: A given surrogate file, which then takes the place of a trained one.
+    """
+
+    layers: Count = 5
+    hidden: Count = 256
+    batch_size: Count = 256
+    learning_rate: Positive = 5e-4
+    judge: str | None = None
+
+
+class GenerateSettings(Section):
+    """What is asked of the generator.
+
+    Attributes:
+        targets: Property values asked for.
+        samples: Representations drawn for each target.
+    """
+
+    targets: Annotated[list[float], Field(min_length=1)]
+    samples: Count = 10_000
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @field_validator("targets")
+    @classmethod
+    def _no_repeats(cls, value: list[float]) -> list[float]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"got {value}, expected different values")
+        return value
+
+
+class InvertSettings(Section):
+    """How atoms are found for generated representations.
+
+    Attributes:
+        solver: The search.
+        samples: Generated representations inverted for each target.
+        starts: Random initialisations of each.
+        hops: Noise-and-descend rounds of each start.
+        iterations: Descent steps of each round.
+        polish: Descent steps for the best of all.
+        reference: Held-out real representations inverted too: their losses say which loss is too high for a
+            generated one ("invalid"); 0 for none.
+    """
+
+    solver: Literal["algorithm1"] = "algorithm1"
+    samples: Count = 100
+    starts: Count = 10
+    hops: Count = 5
+    iterations: Count = 140
+    polish: Annotated[int, Field(ge=0)] = 900
+    learning_rate: Positive = 0.05
+    noise: NonNegative = 0.5
+    reference: Annotated[int, Field(ge=0)] = 50
+    batch_size: Count = 1000
+
+
+class EvaluateSettings(Section):
+    """How generated structures are judged.
+
+    Attributes:
+        calculator: Energy method; by default the one that labelled the clusters.
+        tolerance: Within this of the target counts as a hit, in units of the property.
+    """
+
+    calculator: CalculatorSettings | None = None
+    tolerance: Positive = 0.1
+
+
+class ReportSettings(Section):
+    """What the report shows.
+
+    Attributes:
+        title: Heading of the page; by default the recipe's name.
+        gallery: Structures shown per target.
+    """
+
+    title: str | None = None
+    gallery: Count = 6
+
+
+class Recipe(Section):
+    """A whole run, from labelled structures to a report.
+
+    Attributes:
+        name: Name of the run and of its folder.
+        seed: The one number all randomness follows from.
+        invert: ``null`` stops at representations.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataSettings
+    representation: RepresentationSettings = RepresentationSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    surrogate: SurrogateSettings = SurrogateSettings()
+    generate: GenerateSettings
+    invert: InvertSettings | None = InvertSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _features_alone_are_not_inverted(cls, value: Any) -> Any:
+        data = value.get("data") if isinstance(value, dict) else None
+        features = data.get("features") if isinstance(data, dict) else None
+        if isinstance(features, dict) and not features.get("composition"):
+            if value.get("invert") is not None:
+                raise ValueError(
+                    "invert: features alone do not say which atoms to place. Give data.features.composition "
+                    "(such as Pt10), or write invert: null"
+                )
+            value = {**value, "invert": None}
+        return value
+
+    @property
+    def calculator(self) -> CalculatorSettings | None:
+        """The energy method that judges atoms, if there is any."""
+        if self.evaluate.calculator is None and self.data.clusters is not None:
+            return self.data.clusters.calculator
+        return self.evaluate.calculator
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """Label and count of each training size; None stands for all rows."""
+        if self.sampling.sizes == "all":
+            return {"all": None}
+        return {f"n{size}": size for size in self.sampling.sizes if not isinstance(size, str)}

@@ -1,0 +1,152 @@
+import pytest
+
+from whorl.errors import InputError
+from whorl.workflow.recipe import parse_recipe, read_recipe, save_recipe
+
+CLUSTERS = """\
+name: tiny
+data:
+  clusters: {element: Pt, atoms: 10, count: 40, calculator: emt}
+generate: {targets: [1.9]}
+"""
+FEATURES = """\
+name: tiny
+data:
+  features: {path: a.npz, property: formation_energy}
+generate: {targets: [1.9]}
+"""
+
+
+def message(text: str, *changes: str) -> str:
+    with pytest.raises(InputError) as caught:
+        parse_recipe(text, source="my.yaml", changes=changes)
+    return str(caught.value)
+
+
+def test_defaults_are_the_papers():
+    recipe = parse_recipe(CLUSTERS)
+    generator, surrogate, invert = recipe.generator, recipe.surrogate, recipe.invert
+    assert (generator.layers, generator.hidden, generator.latent, generator.beta) == (3, 128, 25, 0.75)
+    assert (generator.learning_rate, generator.epochs, generator.batch_size) == (1e-3, 2000, 64)
+    assert (surrogate.layers, surrogate.hidden, surrogate.batch_size) == (5, 256, 256)
+    assert (surrogate.learning_rate, surrogate.epochs) == (5e-4, 2000)
+    assert invert is not None
+    assert (invert.starts, invert.hops, invert.samples) == (10, 5, 100)
+    assert recipe.sampling.split == 0.8
+    assert recipe.data.clusters is not None
+    assert recipe.data.clusters.window == (0.0, 3.7)
+    assert (recipe.generate.samples, recipe.evaluate.tolerance) == (10_000, 0.1)
+
+
+def test_misspelt_key_names_its_place_line_and_the_key_meant():
+    said = message(CLUSTERS + "generator:\n  bettaa: 0.5\n")
+    assert "my.yaml: line 6: unknown key 'generator.bettaa'. Did you mean 'beta'?" in said
+
+
+def test_misspelt_key_deep_inside_lists_the_keys_of_that_section():
+    said = message(CLUSTERS.replace("count: 40", "coumt: 40"))
+    assert "unknown key 'data.clusters.coumt'. Did you mean 'count'?" in said
+    assert "'data.clusters.count' is missing" in said
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("generator: {epochs: many}", "generator.epochs: got 'many', expected a whole number."),
+        ("generator: {epochs: 0}", "generator.epochs: got 0, expected 1 or more."),
+        ("generator: {beta: -1}", "generator.beta: got -1, expected 0.0 or more."),
+        ("generator: {kind: cave}", "generator.kind: got 'cave', expected cvae. Did you mean 'cvae'?"),
+        ("generator: 3", "generator: got 3, expected a section with keys below it."),
+        ("sampling: {sizes: [300, x]}", "sampling.sizes[1]: got 'x', expected a whole number."),
+        ("sampling: {sizes: most}", "sampling.sizes: got 'most', expected a list of whole numbers such as"),
+        ("sampling: {sizes: [300, 300]}", "sampling.sizes: got [300, 300], expected different sizes."),
+        ("sampling: {split: 1.5}", "sampling.split: got 1.5, expected a number below 1.0."),
+        ("seed: true_", "seed: got 'true_', expected a whole number."),
+        ("evaluate: {tolerance: .nan}", "evaluate.tolerance: got nan, expected a finite number."),
+    ],
+)
+def test_wrong_values_are_told_in_the_users_words(extra, expected):
+    assert expected in message(CLUSTERS + extra)
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file():
+    said = message(CLUSTERS + "generator: {epochs: 0}\nsurrogate: {layer: 1}\n")
+    assert "2 mistakes" in said
+    assert said.index("generator.epochs") < said.index("surrogate.layer")
+
+
+def test_unknown_element():
+    assert "data.clusters.element: unknown element 'Pq'" in message(CLUSTERS.replace("Pt", "Pq"))
+
+
+def test_window_upside_down():
+    said = message(CLUSTERS, "data.clusters.window=[3, 1]")
+    assert "data.clusters.window: got [3.0, 1.0], expected [lower, upper]" in said
+
+
+def test_exactly_one_source_of_data():
+    both = "data: {features: {path: a, property: b}, files: {path: a, property: b}}\ngenerate: {targets: 1}"
+    assert "data: got files and features, expected exactly one of" in message(both)
+    assert "data: got none" in message("data: {}\ngenerate: {targets: 1}\nname: x")
+
+
+def test_missing_sections_say_what_to_give():
+    said = message("name: x")
+    assert "'data' is missing. Give one of data.clusters" in said
+    assert "'generate' is missing. Give at least generate.targets" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "got an empty file"),
+        ("- 1", "got a list"),
+        ("a: [", "not valid YAML"),
+        ("seed: 1\nseed: 2", "line 2: the key 'seed' is given twice (first in line 1)"),
+    ],
+)
+def test_broken_files(text, expected):
+    assert expected in message(text)
+
+
+def test_changes_from_the_command_line():
+    recipe = parse_recipe(
+        CLUSTERS, changes=["generator.epochs=7", "generate.targets=[2, 3]", "sampling.sizes=20"]
+    )
+    assert recipe.generator.epochs == 7
+    assert recipe.generate.targets == [2.0, 3.0]
+    assert recipe.sizes == {"n20": 20}
+    assert "unknown key 'generator.epoch'. Did you mean 'epochs'?" in message(CLUSTERS, "generator.epoch=7")
+    assert "got no '='" in message(CLUSTERS, "generator.epochs")
+    assert "'seed' is a value" in message("seed: 1\n" + CLUSTERS, "seed.x=1")
+
+
+def test_features_alone_are_generated_but_not_inverted():
+    assert parse_recipe(FEATURES).invert is None
+    assert "Give data.features.composition" in message(FEATURES + "invert: {starts: 2}")
+    assert parse_recipe(FEATURES, changes=["data.features.composition=Pt10"]).invert is not None
+
+
+def test_judging_energy_method_is_the_labelling_one_unless_told():
+    recipe = parse_recipe(CLUSTERS)
+    assert recipe.calculator is not None
+    assert recipe.calculator.name == "emt"
+    other = parse_recipe(CLUSTERS, changes=["evaluate.calculator={name: chgnet, options: {batch_size: 8}}"])
+    assert other.calculator is not None
+    assert (other.calculator.name, other.calculator.options) == ("chgnet", {"batch_size": 8})
+    assert parse_recipe(FEATURES).calculator is None
+
+
+def test_saved_recipe_reads_back_the_same(tmp_path):
+    recipe = parse_recipe(CLUSTERS + "invert: null\n")
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert read_recipe(tmp_path / "recipe.yaml") == recipe
+    assert "beta: 0.75" in (tmp_path / "recipe.yaml").read_text()
+
+
+def test_name_follows_the_file_and_absent_files_suggest_another(tmp_path):
+    path = tmp_path / "pt10_demo.yaml"
+    path.write_text(CLUSTERS.replace("name: tiny\n", "generator:\n"), encoding="utf-8")
+    assert read_recipe(path).name == "pt10_demo"
+    with pytest.raises(InputError, match=r"no such recipe.*pt10_demo\.yaml"):
+        read_recipe(tmp_path / "pt10_dmo.yaml")
