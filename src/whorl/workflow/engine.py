@@ -1,7 +1,7 @@
 """Steps that are done once: what is finished stays; what changed is done again, with what follows from it.
 
 Each step owns a folder. Its key is the hash of its settings, of its code's version and of the keys of the
-steps it needs. The folder's ``stage.json`` with that key is written last: a folder with the right key is whole.
+steps it needs. The folder's ``stage.json`` with that key is written last, so its presence means all is there.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def parse_recipe(
         _apply(data, change, lines)
     if name is not None:
         data.setdefault("name", name)
-    # A section whose keys are all commented out reads as null: its defaults are meant. Only invert can be off.
+    # A section whose keys are all commented out reads as null: its defaults are meant (but invert: null).
     for key in [key for key, value in data.items() if value is None and key != "invert"]:
         del data[key]
     try:
@@ -201,13 +201,11 @@ _HELP = {
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return "a section"
-    return (
-        f"'{value}'"
-        if isinstance(value, str)
-        else {None: "nothing", True: "true", False: "false"}.get(
-            value if value is None or isinstance(value, bool) else "", str(value)
-        )
-    )
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _keys_of(path: Sequence[str | int]) -> list[str]:
