@@ -1,1 +1,32 @@
-"""TODO."""
+"""Differentiable maps from structures to tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from whorl.errors import InputError, unknown_option
+from whorl.representations.acsf import ACSF
+from whorl.representations.base import FeatureLayout, Representation
+from whorl.representations.cutoffs import Cutoff
+
+__all__ = ["ACSF", "Cutoff", "FeatureLayout", "Representation", "make_representation"]
+
+_PRESETS = {"fung2022": ACSF.fung2022}
+
+
+def make_representation(config: Mapping[str, Any]) -> Representation:
+    """Build a representation from its ``config()``, or from a preset such as ``{"preset": "fung2022"}``.
+
+    Raises:
+        InputError: Unknown kind, preset or setting.
+    """
+    settings = dict(config)
+    kind = settings.pop("kind", "acsf")
+    if kind != "acsf":
+        raise unknown_option("representation", str(kind), ["acsf"])
+    preset = settings.pop("preset", None)
+    if preset is not None and preset not in _PRESETS:
+        raise unknown_option("preset of acsf", str(preset), _PRESETS)
+    try:
+        return ACSF.from_config(settings) if preset is None else _PRESETS[preset](**settings)
+    except TypeError as error:
+        raise InputError(f"representation '{kind}': {error}. See the documentation of ACSF.") from None

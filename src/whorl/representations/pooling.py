@@ -1,0 +1,160 @@
+r"""Pooling: from the features of atoms to those of a structure, whatever the order of the atoms.
+
+For atoms i = 1 … n of a structure and a feature G:
+
+==================  ==============================================================
+``max``, ``min``    :math:`\max_i G_i`, :math:`\min_i G_i` (Fung et al. 2022, eq. 3)
+``mean``, ``sum``   :math:`\frac1n \sum_i G_i`, :math:`\sum_i G_i`
+``std``             :math:`\sqrt{\frac1n \sum_i (G_i - \bar G)^2}` (population)
+``quantile:q``      linear interpolation between order statistics (numpy's default)
+==================  ==============================================================
+
+Where several atoms share the extreme value, its derivative is spread evenly over them, which keeps the
+gradient of a symmetric structure symmetric. ``std`` has no derivative where all atoms are alike; 0 is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from whorl.errors import InputError, unknown_option
+
+# A pool maps values (G, n, F) and a mask of the real atoms (G, n, 1) to (G, F). An empty group may give
+# anything finite or infinite in the value, but no NaN in the gradient.
+_Pool = Callable[[Tensor, Tensor], Tensor]
+
+
+def _max(values: Tensor, mask: Tensor) -> Tensor:
+    return values.masked_fill(~mask, -torch.inf).amax(1)
+
+
+def _min(values: Tensor, mask: Tensor) -> Tensor:
+    return values.masked_fill(~mask, torch.inf).amin(1)
+
+
+def _sum(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum(1)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return _sum(values, mask) / mask.sum(1).clamp(min=1)
+
+
+def _std(values: Tensor, mask: Tensor) -> Tensor:
+    mean = _mean(values, mask)
+    variance = _mean((values - mean[:, None]).square(), mask)
+    # Below rounding of the values themselves the deviation is noise, and its square root has no derivative.
+    alike = variance <= (mean.square() + 1e-300) * torch.finfo(values.dtype).eps ** 2
+    return torch.where(alike, 0.0, torch.sqrt(torch.where(alike, 1.0, variance)))
+
+
+def _quantile(q: float) -> _Pool:
+    def pool(values: Tensor, mask: Tensor) -> Tensor:
+        # Padding goes to the end, and stays finite: infinity times a weight of zero would be NaN.
+        ordered = values.masked_fill(~mask, torch.finfo(values.dtype).max).sort(1).values
+        place = q * (mask.sum(1, keepdim=True) - 1).clamp(min=0).to(values.dtype)  # (G, 1, 1)
+        below = ordered.gather(1, place.floor().long().expand(-1, 1, values.shape[2]))
+        above = ordered.gather(1, place.ceil().long().expand(-1, 1, values.shape[2]))
+        fraction = place - place.floor()
+        return (below * (1 - fraction) + above * fraction).squeeze(1)
+
+    return pool
+
+
+_POOLS: dict[str, _Pool] = {"max": _max, "min": _min, "mean": _mean, "std": _std, "sum": _sum}
+
+
+def _find_pool(name: str) -> _Pool:
+    if name in _POOLS:
+        return _POOLS[name]
+    kind, _, argument = name.partition(":")
+    if kind != "quantile":
+        raise unknown_option("pooling", name, [*_POOLS, "quantile:0.5"])
+    try:
+        q = float(argument)
+    except ValueError:
+        q = -1.0
+    if not 0 <= q <= 1:
+        raise InputError(f"pooling '{name}': expected quantile:q with q from 0 to 1, such as quantile:0.25.")
+    return _quantile(q)
+
+
+class Pooling:
+    """Any combination of pools, in the order given, for all atoms or for each centre species apart.
+
+    Args:
+        names: Such as ``("max", "min")`` or ``("mean", "std", "quantile:0.9")``.
+        centre_species: Number of species to pool apart, or ``None`` to pool all atoms together. A species
+            that a structure does not contain gives zeros.
+
+    Raises:
+        InputError: No name, a name twice, or an unknown one.
+    """
+
+    def __init__(self, names: Sequence[str], *, centre_species: int | None = None) -> None:
+        if not names or len(set(names)) != len(names):
+            raise InputError(f"pooling: got {list(names)}, expected one or more different names.")
+        self.names = tuple(names)
+        self.groups = centre_species or 1
+        self.per_species = centre_species is not None
+        self._pools = [_find_pool(name) for name in names]
+
+    def __call__(
+        self,
+        values: Float[Tensor, "A F"],
+        structure_index: Int[Tensor, "A"],
+        species: Int[Tensor, "A"],
+        n_structures: int,
+    ) -> Float[Tensor, "B P F"]:
+        """Pool: P runs over the names, and within each over the centre species where these are apart."""
+        padded, mask = self._pad(values, structure_index, species, n_structures)
+        filled = mask.any(1)
+        pooled = torch.stack([torch.where(filled, pool(padded, mask), 0.0) for pool in self._pools])
+        names, _, features = pooled.shape
+        pooled = pooled.reshape(names, n_structures, self.groups, features)
+        return pooled.permute(1, 0, 2, 3).reshape(n_structures, names * self.groups, features)
+
+    def with_weights(
+        self,
+        values: Float[Tensor, "A F"],
+        structure_index: Int[Tensor, "A"],
+        species: Int[Tensor, "A"],
+        n_structures: int,
+    ) -> tuple[Float[Tensor, "B P F"], Float[Tensor, "P A F"]]:
+        r"""Pool, and return also :math:`\partial\,\mathrm{pooled}_p / \partial G_i` for each atom i."""
+        with torch.enable_grad():
+            values = values.detach().requires_grad_(True)
+            pooled = self(values, structure_index, species, n_structures)
+            # A pooled feature depends on that feature of its own structure's atoms alone, so one backward
+            # pass per pool gives all of its weights.
+            weights = [
+                torch.autograd.grad(pooled[:, p].sum(), values, retain_graph=True)[0]
+                for p in range(pooled.shape[1])
+            ]
+        return pooled.detach(), torch.stack(weights)
+
+    def _pad(
+        self, values: Tensor, structure_index: Tensor, species: Tensor, n_structures: int
+    ) -> tuple[Float[Tensor, "G n F"], Bool[Tensor, "G n 1"]]:
+        """Return the values by group (a structure, or a species in it), and the mask of real atoms."""
+        group = structure_index * self.groups + (species if self.per_species else 0)
+        n_groups = n_structures * self.groups
+        counts = torch.bincount(group, minlength=n_groups)
+        longest = max(int(counts.max()), 1)
+        if not self.per_species and longest * n_groups == len(values):  # all of one size: a plain view
+            mask = torch.ones(n_groups, longest, 1, dtype=torch.bool, device=values.device)
+            return values.reshape(n_groups, longest, -1), mask
+        order = torch.argsort(group, stable=True)
+        rank = torch.empty_like(group)
+        rank[order] = (
+            torch.arange(len(group), device=group.device) - (torch.cumsum(counts, 0) - counts)[group[order]]
+        )
+        place = group * longest + rank
+        mask = torch.zeros(n_groups * longest, 1, dtype=torch.bool, device=values.device)
+        mask[place] = True
+        padded = values.new_zeros(n_groups * longest, values.shape[1]).index_copy(0, place, values)
+        return padded.reshape(n_groups, longest, -1), mask.reshape(n_groups, longest, 1)
