@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,7 +17,9 @@ from whorl.workflow.settings import Recipe
 from whorl.workflow.yaml_lines import Path as KeyPath
 from whorl.workflow.yaml_lines import dotted, load_yaml
 
-__all__ = ["Recipe", "parse_recipe", "read_recipe", "save_recipe"]
+__all__ = ["Recipe", "parse_recipe", "read_recipe", "save_recipe", "settings_from"]
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_recipe(path: Path | str, *, changes: Iterable[str] = ()) -> Recipe:
@@ -57,10 +59,21 @@ def parse_recipe(
     # A section whose keys are all commented out reads as null: its defaults are meant (but invert: null).
     for key in [key for key, value in data.items() if value is None and key != "invert"]:
         del data[key]
+    return settings_from(Recipe, data, source=source, lines=lines)
+
+
+def settings_from(
+    model: type[Model], data: Mapping[str, Any], *, source: str, lines: Mapping[KeyPath, int] | None = None
+) -> Model:
+    """Build one section (or a whole recipe) from plain data.
+
+    Raises:
+        InputError: All that is wrong with it, in the user's words.
+    """
     try:
-        return Recipe.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        mistakes = _in_words(error, data, lines)
+        mistakes = _in_words(error, model, data, lines or {})
         head = f"{source}: " if len(mistakes) == 1 else f"{source}: {len(mistakes)} mistakes\n  "
         raise InputError(head + "\n  ".join(mistakes)) from None
 
@@ -102,9 +115,11 @@ def _apply(data: dict[str, Any], change: str, lines: dict[KeyPath, int]) -> None
         del lines[path]
 
 
-def _in_words(error: ValidationError, data: Any, lines: Mapping[KeyPath, int]) -> list[str]:
+def _in_words(
+    error: ValidationError, model: type[BaseModel], data: Any, lines: Mapping[KeyPath, int]
+) -> list[str]:
     """Turn pydantic's findings into sentences: line, key, what was got, what is expected."""
-    findings = [_Finding(details, data) for details in error.errors()]
+    findings = [_Finding(details, model, data) for details in error.errors()]
     # Of a choice between types (a list or 'all'), pydantic reports every branch: the deepest fits best.
     best: dict[KeyPath, _Finding] = {}
     for finding in findings:
@@ -118,8 +133,8 @@ def _in_words(error: ValidationError, data: Any, lines: Mapping[KeyPath, int]) -
 class _Finding:
     """One of pydantic's errors, with its place in the user's file instead of in our models."""
 
-    def __init__(self, details: ErrorDetails, data: Any) -> None:
-        self.details = details
+    def __init__(self, details: ErrorDetails, model: type[BaseModel], data: Any) -> None:
+        self.details, self.model = details, model
         path: list[str | int] = []
         value = data
         self.in_union = False
@@ -142,7 +157,7 @@ class _Finding:
     def sentence(self) -> str:
         key, kind, context = dotted(self.path), self.details["type"], self.details.get("ctx", {})
         if kind == "extra_forbidden":
-            return f"unknown key '{key}'.{did_you_mean(str(self.path[-1]), _keys_of(self.path[:-1]))}"
+            return f"unknown key '{key}'.{did_you_mean(str(self.path[-1]), _keys_of(self.model, self.path[:-1]))}"
         if kind == "missing" and isinstance(self.details["loc"][-1], str):
             return f"'{key}' is missing.{_HELP.get(key, '')}"
         if kind == "value_error":
@@ -208,9 +223,8 @@ def _shown(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def _keys_of(path: Sequence[str | int]) -> list[str]:
+def _keys_of(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """Return the keys that the section at ``path`` knows."""
-    model: type[BaseModel] = Recipe
     for part in path:
         field = model.model_fields.get(str(part))
         if field is None:

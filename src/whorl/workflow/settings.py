@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -114,20 +115,71 @@ class DataSettings(Section):
         return self
 
 
+class CutoffSettings(Section):
+    """A cutoff by its radius in Å; ``10``, or ``{radius: 10, function: polynomial}``."""
+
+    radius: Positive
+    function: Literal["cosine", "polynomial"] = "cosine"
+    gamma: Annotated[float, Field(ge=2)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_radius(cls, value: Any) -> Any:
+        return {"radius": value} if isinstance(value, int | float) else value
+
+
 class RepresentationSettings(Section):
-    """The fingerprint R.
+    """The fingerprint R: a preset, or symmetry functions of one's own.
 
     Attributes:
         kind: Which representation.
-        preset: A published set of hyperparameters.
+        preset: A published set of symmetry functions; fung2022 where no functions are given.
         species: Declared chemical symbols; by default those of the data.
-        options: Further hyperparameters by the representation's own names.
+        images: Which periodic images count: all within the cutoff, or the nearest (the paper's convention).
+        cutoff: Radius in Å, with functions of one's own.
+        g2: Pairs [η, R_s].
+        g3: Values of κ.
+        g4: Triples [η, ζ, λ].
+        g5: Triples [η, ζ, λ].
+        pooling: From atoms to the structure.
+        per_centre_species: Pool the atoms of each species apart.
     """
 
     kind: Literal["acsf"] = "acsf"
-    preset: Literal["fung2022"] | None = "fung2022"
-    species: list[str] | None = None
-    options: dict[str, Any] = {}
+    preset: Literal["fung2022"] | None = None
+    species: Annotated[list[str], Field(min_length=1)] | None = None
+    images: Literal["all", "minimum"] = "all"
+    cutoff: CutoffSettings | None = None
+    g2: list[tuple[float, float]] = []
+    g3: list[float] = []
+    g4: list[tuple[float, float, float]] = []
+    g5: list[tuple[float, float, float]] = []
+    pooling: list[str] | None = None
+    per_centre_species: bool = False
+
+    @model_validator(mode="after")
+    def _preset_or_own(self) -> RepresentationSettings:
+        own = [
+            name
+            for name in ("cutoff", "g2", "g3", "g4", "g5", "pooling", "per_centre_species")
+            if getattr(self, name)
+        ]
+        if self.preset is not None and own:
+            raise ValueError(
+                f"preset {self.preset} fixes {', '.join(own)}; give the preset or these, not both"
+            )
+        if own and self.cutoff is None:
+            raise ValueError("functions of one's own need a cutoff in Å")
+        return self
+
+    def config(self, species: Sequence[str]) -> dict[str, Any]:
+        """Return what :func:`whorl.representations.make_representation` builds it from."""
+        declared = list(self.species or species)
+        if self.cutoff is None:
+            preset = self.preset or "fung2022"
+            return {"kind": self.kind, "preset": preset, "species": declared, "images": self.images}
+        given = self.model_dump(mode="json", exclude={"preset"}, exclude_none=True)
+        return {**given, "species": declared}
 
 
 class SamplingSettings(Section):

@@ -1,0 +1,71 @@
+"""The command line as a whole: commands, version, errors and exit codes."""
+
+from __future__ import annotations
+
+import errno
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from whorl.cli.console import err, out, show_error
+from whorl.errors import WhorlError
+from whorl.version import __version__
+
+_EPILOG = (
+    "Exit codes: 0 done · 1 something in the input has to be mended (the message says what) · "
+    "2 wrong usage of the command · 3 done, but some input entries were skipped (listed) · "
+    "130 stopped by Ctrl-C. WHORL_DEBUG=1 shows tracebacks."
+)
+
+
+class Commands(TyperGroup):
+    """Turns errors into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except WhorlError as error:
+            show_error(error)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            err.print("\nstopped; run the same command to continue")
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            remedy = "Nothing that was finished is lost: mend this and run the same command again."
+            show_error(WhorlError(f"{where}{error.strerror}. {remedy}"))
+            raise typer.Exit(1) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"whorl {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="whorl",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def whorl(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Turn structural fingerprints back into atoms: train on labelled structures, ask for a property value, get new structures that have it.
+
+    [bold]whorl run recipes/pt10_emt.yaml[/] does everything. The other commands are its single steps; they read and write files.
+    """

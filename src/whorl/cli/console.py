@@ -1,0 +1,172 @@
+"""What people see: progress, warnings, errors."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from whorl.workflow.monitor import Monitor, ProgressCallback
+
+# Results go to stdout, everything else to stderr, so that output can be piped.
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+_PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
+_MANY = 10  # skipped entries shown one by one
+
+
+class _RateColumn(TextColumn):
+    """Items per second since the task began."""
+
+    def __init__(self) -> None:
+        super().__init__("{task.fields[rate]}")
+
+
+class ConsoleMonitor(Monitor):
+    """Shows bars on a terminal, and now and then a plain line elsewhere (logs)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bars = (
+            Progress(
+                TextColumn("  {task.description}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                _RateColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("left", style="dim"),
+                console=err,
+                transient=True,
+            )
+            if err.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> ConsoleMonitor:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def progress(self, what: str) -> ProgressCallback:
+        """Return the callback that draws one bar, or writes its plain lines."""
+        return _Bar(self._bars, what) if self._bars is not None else _Lines(what)
+
+    def step(self, name: str, *, state: str, seconds: float = 0.0) -> None:
+        """Tell of a step that begins, ends, or is already there."""
+        if state == "finished":
+            err.print(f"[dim]• {name:<18} done before ({_duration(seconds)})[/]")
+        elif state == "started" and self._bars is None:
+            err.print(f"▸ {name}")
+        elif state == "done":
+            self._clear()
+            err.print(f"[green]✓[/] {name:<18} [dim]{_duration(seconds)}[/]")
+
+    def warn(self, message: str) -> None:
+        """Show a warning at once."""
+        super().warn(message)
+        err.print(Text("warning: ", style="yellow").append(message, style="default"))
+
+    def skip(self, source: str, reason: str) -> None:
+        """Show a skipped entry, up to a number of them; the rest is counted by :meth:`summary`."""
+        super().skip(source, reason)
+        if len(self.skipped) <= _MANY:
+            err.print(Text("skipped: ", style="yellow").append(f"{source}: {reason}", style="default"))
+
+    def summary(self) -> None:
+        """Say how many more entries were skipped than shown."""
+        if len(self.skipped) > _MANY:
+            err.print(
+                f"[yellow]skipped:[/] and {len(self.skipped) - _MANY} more ({len(self.skipped)} in all)"
+            )
+
+    def _clear(self) -> None:
+        if self._bars is not None:
+            for task in self._bars.task_ids:
+                self._bars.remove_task(task)
+
+
+class _Bar:
+    """One bar of a terminal."""
+
+    def __init__(self, bars: Progress, what: str) -> None:
+        self.bars, self.what = bars, what
+        self.task: TaskID | None = None
+        self.start, self.first = 0.0, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.task is None or self.task not in self.bars.task_ids:
+            self.task = self.bars.add_task(self.what, total=total, completed=done, rate="")
+            self.start, self.first = now, done
+            return
+        self.bars.update(
+            self.task, completed=done, total=total, rate=_rate(done - self.first, now - self.start)
+        )
+        if done >= total:
+            self.bars.remove_task(self.task)
+            self.task = None
+
+
+class _Lines:
+    """A line every quarter of a minute, for logs."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.start = self.last = time.monotonic()
+        self.first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = done
+        if now - self.last < _PLAIN_EVERY:
+            return
+        self.last = now
+        made, elapsed = done - self.first, now - self.start
+        left = f", {_duration((total - done) * elapsed / made)} left" if made else ""
+        err.print(f"  {self.what}: {done}/{total}, {_rate(made, elapsed) or 'starting'}{left}")
+
+
+def _rate(count: int, seconds: float) -> str:
+    if count <= 0 or seconds <= 0:
+        return ""
+    rate = count / seconds
+    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 60:.1f}/min"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def show_error(error: BaseException) -> None:
+    """Write one clear message; with WHORL_DEBUG=1 the traceback too."""
+    if os.environ.get("WHORL_DEBUG") == "1":
+        err.print_exception()
+    err.print(Text("error: ", style="bold red").append(str(error), style="default"))
+
+
+@contextmanager
+def monitored() -> Iterator[ConsoleMonitor]:
+    """Show the progress of a command; end with code 3 if entries were skipped.
+
+    Raises:
+        SystemExit: Code 3, after everything else went well.
+    """
+    with ConsoleMonitor() as monitor:
+        yield monitor
+    monitor.summary()
+    if monitor.skipped:
+        raise SystemExit(3)

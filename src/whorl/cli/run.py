@@ -1,0 +1,50 @@
+"""``whorl run``: a whole recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whorl.cli.app import app
+from whorl.cli.console import monitored, out
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Run folder.", show_default="runs/<name of the recipe>"),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one setting, such as generator.epochs=100 or 'generate.targets=[1.9, 2.8]'. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop after this stage: data, encode, train, generate, invert, evaluate or report.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run a recipe: data, encode, train, generate, invert, evaluate, report.
+
+    Finished stages are not repeated, and a changed setting repeats only what depends on it. Stop it with Ctrl-C
+    whenever you like; the same command continues.
+    """
+    from whorl.workflow.recipe import read_recipe
+    from whorl.workflow.stages import run_recipe
+
+    settings = read_recipe(recipe, changes=change or ())
+    folder = output or Path("runs") / settings.name
+    with monitored() as monitor:
+        written = run_recipe(settings, folder, monitor=monitor, until=until)
+    out.print(str(written))

@@ -1,0 +1,290 @@
+"""From atoms or files to features: building, reading, encoding and drawing training sets."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whorl.datasets import (
+    Dataset,
+    FeatureSet,
+    build_clusters,
+    farthest_point_sampling,
+    load_dataset,
+    load_features,
+    read_dataset,
+    save_dataset,
+    save_features,
+    split,
+    write_extxyz,
+)
+from whorl.errors import InputError, did_you_mean
+from whorl.files import provenance, read_json, stable_hash, write_json
+from whorl.potentials import make_potential
+from whorl.representations import Representation, make_representation
+from whorl.structures import find_problems
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.settings import (
+    ClusterSettings,
+    FeaturesSettings,
+    FilesSettings,
+    RepresentationSettings,
+)
+
+MIN_TRAINING = 10  # fewer rows than this cannot train anything
+_ENCODE_AT_ONCE = 1000
+
+
+def derived_seed(seed: int, *purpose: Any) -> int:
+    """Return the seed of one purpose: independent of the others, the same in every run."""
+    return int(stable_hash([seed, *purpose])[:12], 16) % 2**31
+
+
+def clusters(
+    settings: ClusterSettings, *, directory: Path, output: Path, seed: int, monitor: Monitor
+) -> None:
+    """Build a labelled set of clusters into ``output``, in chunks kept in ``directory``."""
+    dataset = build_clusters(
+        element=settings.element,
+        atoms=settings.atoms,
+        count=settings.count,
+        potential=make_potential(settings.calculator.name, **settings.calculator.options),
+        directory=directory,
+        seed=seed,
+        window=settings.window,
+        progress=monitor.progress("clusters"),
+    )
+    _store(dataset, output)
+
+
+def files(settings: FilesSettings, *, output: Path, monitor: Monitor) -> None:
+    """Read labelled structures from files into ``output``; unusable entries are told and left out."""
+    dataset = read_dataset(
+        settings.path,
+        property=settings.property,
+        format=settings.format,
+        progress=monitor.progress("reading"),
+    )
+    for entry in dataset.skipped:
+        monitor.skip(entry.source, entry.reason)
+    _store(dataset, output)
+
+
+def _store(dataset: Dataset, output: Path) -> None:
+    """Write a data set, and beside it the extxyz that other programs read."""
+    save_dataset(dataset, output)
+    if dataset.structures is not None:
+        write_extxyz(
+            dataset.structures,
+            output.with_suffix(".extxyz"),
+            properties=dataset.properties,
+            provenance=dataset.provenance,
+        )
+
+
+def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, monitor: Monitor) -> None:
+    """Compute the features of every structure of a data set.
+
+    Finished chunks lie in a folder beside ``output`` until all are there, so that an interruption costs one chunk.
+    Structures that cannot be encoded (atoms at one place, species not declared …) are told and left out.
+    """
+    data = load_dataset(dataset)
+    if data.structures is None:
+        raise InputError(f"{dataset}: holds no structures, so there is nothing to encode.")
+    representation = make_representation(settings.config(species_of(data.structures)))
+    problems = find_problems(data.structures, species=settings.species)
+    for index, reason in problems.items():
+        monitor.skip(data.ids[index], reason)
+    good = [index for index in range(len(data)) if index not in problems]
+    if not good:
+        raise InputError(
+            f"{dataset}: none of the {len(data)} structures can be encoded (see the reasons above)."
+        )
+    structures = data.structures[good]
+    stamp = stable_hash([representation.fingerprint, data.ids, len(good)])
+    parts = output.parent / f".{output.stem}-parts-{stamp}"
+    progress = monitor.progress("encoding")
+    chunks = []
+    for number, chunk in enumerate(structures.chunks(_ENCODE_AT_ONCE)):
+        path = parts / f"{number:05d}.safetensors"
+        chunks.append(_resumed(path, lambda chunk=chunk: representation(chunk).detach()))
+        progress(min((number + 1) * _ENCODE_AT_ONCE, len(structures)), len(structures))
+    save_features(
+        FeatureSet(
+            features=torch.cat(chunks),
+            representation=representation.config(),
+            fingerprint=representation.fingerprint,
+            properties={name: values[good] for name, values in data.properties.items()},
+            ids=tuple(data.ids[index] for index in good),
+        ),
+        output,
+    )
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _resumed(path: Path, compute: Callable[[], Tensor]) -> Tensor:
+    """Return the tensor stored at ``path``; compute and store it where there is none yet."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    from whorl.files import atomic_path
+
+    if path.exists():
+        try:
+            return load_file(path)["features"]
+        except SafetensorError:
+            path.unlink()  # not whole: made again below
+    features = compute()
+    with atomic_path(path) as temporary:
+        save_file({"features": features.contiguous()}, temporary)
+    return features
+
+
+def finished_features(
+    settings: FeaturesSettings, representation: RepresentationSettings, *, output: Path, monitor: Monitor
+) -> None:
+    """Read features that were computed elsewhere.
+
+    Raises:
+        InputError: Arrays missing, of another length or width than the representation's, or all rows unusable.
+    """
+    path = Path(settings.path)
+    species = list(composition(settings.composition)) if settings.composition else representation.species
+    if not species:
+        raise InputError(
+            "data.features: neither data.features.composition (such as Pt10) nor representation.species is given, "
+            "so the representation is not known. Give one of them."
+        )
+    made_by = make_representation(representation.config(species))
+    arrays = _read_npz(path)
+    values = {}
+    for role in ("features", "property"):
+        name = getattr(settings, role)
+        if name not in arrays:
+            raise InputError(
+                f"{path}: has no array '{name}' (data.features.{role}).{did_you_mean(name, arrays)}"
+            )
+        values[role] = torch.as_tensor(arrays[name], dtype=torch.float64)
+    features, target = values["features"], values["property"]
+    if target.ndim != 1 or features.shape[:1] != target.shape:
+        raise InputError(
+            f"{path}: '{settings.features}' has shape {tuple(features.shape)} and '{settings.property}' "
+            f"{tuple(target.shape)}; expected (rows, features) and (rows,)."
+        )
+    if tuple(features.shape[1:]) != made_by.layout.shape:
+        raise InputError(
+            f"{path}: rows have shape {tuple(features.shape[1:])}, but the recipe's representation gives "
+            f"{made_by.layout.shape}. The file was made by another representation: change the recipe's "
+            "representation section, or encode the structures again."
+        )
+    finite = features.flatten(1).isfinite().all(1) & target.isfinite()
+    for row in torch.nonzero(~finite).flatten().tolist():
+        monitor.skip(f"{path} row {row}", "not a finite number")
+    if not finite.any():
+        raise InputError(f"{path}: no row has finite numbers throughout.")
+    save_features(
+        FeatureSet(
+            features=features[finite],
+            representation=made_by.config(),
+            fingerprint=made_by.fingerprint,
+            properties={settings.property: target[finite]},
+            ids=tuple(f"row-{row}" for row in torch.nonzero(finite).flatten().tolist()),
+        ),
+        output,
+    )
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file (looked for it from {Path.cwd()}).") from None
+    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as .npz with plain numbers ({error}).") from None
+
+
+def species_of(structures: Any) -> list[str]:
+    """Return the chemical symbols that occur, by atomic number."""
+    from ase.data import chemical_symbols
+
+    return [chemical_symbols[z] for z in sorted(set(structures.atomic_numbers.tolist()))]
+
+
+def composition(formula: str) -> dict[str, int]:
+    """Read a chemical formula.
+
+    >>> composition("Pt10")
+    {'Pt': 10}
+    """
+    from ase.formula import Formula
+
+    try:
+        counts = Formula(formula).count()
+    except ValueError:
+        counts = {}
+    if not counts:
+        raise InputError(f"composition: got '{formula}', expected a chemical formula such as Pt10 or Pt8Ni2.")
+    return dict(counts)
+
+
+def training_rows(
+    features: Path, *, size: int | None, fraction: float, seed: int, output: Path, monitor: Monitor
+) -> None:
+    """Draw ``size`` rows by farthest point sampling (all for None) and split them to train and to validate.
+
+    Raises:
+        InputError: More rows asked for than there are, or fewer than 10 to train on.
+    """
+    rows_there = load_features(features)
+    n = len(rows_there.ids)
+    if size is not None and size > n:
+        raise InputError(
+            f"a training size of {size} was asked for, but the data set has {n} usable rows. Ask for at most {n}, "
+            "or for 'all'."
+        )
+    if size is None:
+        rows = torch.arange(n)
+    else:
+        rows = farthest_point_sampling(
+            standardized(rows_there.features.flatten(1)), size, seed=derived_seed(seed, "fps")
+        )
+    train, validation = split(len(rows), fraction=fraction, seed=derived_seed(seed, "split", size))
+    if len(train) < MIN_TRAINING:
+        raise InputError(
+            f"{len(train)} rows to train on ({len(rows)} in all, {fraction:g} of them to train), expected at least "
+            f"{MIN_TRAINING}. Give more data or a larger training size."
+        )
+    write_json(
+        output,
+        {
+            "features": rows_there.fingerprint,
+            "rows": rows.tolist(),
+            "train": rows[train].tolist(),
+            "validation": rows[validation].tolist(),
+        },
+    )
+
+
+def read_rows(path: Path) -> dict[str, Tensor]:
+    """Read what :func:`training_rows` wrote: ``rows``, ``train`` and ``validation`` of the feature file."""
+    data = read_json(path)
+    try:
+        return {name: torch.tensor(data[name], dtype=torch.int64) for name in ("rows", "train", "validation")}
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: not a list of training rows; make it with 'whorl data sample'.") from None
+
+
+def standardized(features: Tensor) -> Tensor:
+    """Return features with mean 0 and deviation 1 each; constant ones become 0."""
+    deviation = features.std(0, correction=0)
+    return (features - features.mean(0)) / torch.where(deviation > 1e-12, deviation, 1.0)
