@@ -19,8 +19,15 @@ _EPILOG = (
 )
 
 
+_ORDER = ("run", "data", "encode", "train", "generate", "invert", "evaluate", "report")
+
+
 class Commands(TyperGroup):
-    """Turns errors into one message and an exit code."""
+    """Lists the commands in the order of the work; turns errors into one message and an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""

@@ -40,7 +40,7 @@ class ConsoleMonitor(Monitor):
                 MofNCompleteColumn(),
                 _RateColumn(),
                 TimeRemainingColumn(compact=True),
-                TextColumn("left", style="dim"),
+                TextColumn("left {task.fields[message]}", style="dim"),
                 console=err,
                 transient=True,
             )
@@ -103,15 +103,14 @@ class _Bar:
         self.task: TaskID | None = None
         self.start, self.first = 0.0, 0
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, message: str = "") -> None:
         now = time.monotonic()
         if self.task is None or self.task not in self.bars.task_ids:
-            self.task = self.bars.add_task(self.what, total=total, completed=done, rate="")
+            self.task = self.bars.add_task(self.what, total=total, completed=done, rate="", message="")
             self.start, self.first = now, done
             return
-        self.bars.update(
-            self.task, completed=done, total=total, rate=_rate(done - self.first, now - self.start)
-        )
+        rate = _rate(done - self.first, now - self.start)
+        self.bars.update(self.task, completed=done, total=total, rate=rate, message=message)
         if done >= total:
             self.bars.remove_task(self.task)
             self.task = None
@@ -125,7 +124,7 @@ class _Lines:
         self.start = self.last = time.monotonic()
         self.first: int | None = None
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, message: str = "") -> None:
         now = time.monotonic()
         if self.first is None:
             self.first = done

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
-ProgressCallback = Callable[[int, int], None]
-"""Called with (done, total) as work goes on."""
+
+class ProgressCallback(Protocol):
+    """Called as work goes on."""
+
+    def __call__(self, done: int, total: int, message: str = "") -> None:
+        """Say how many of how many units are done, and what is at hand."""
 
 
 class Monitor:
@@ -18,7 +22,7 @@ class Monitor:
     def progress(self, what: str) -> ProgressCallback:
         """Return the callback for one piece of work, named ``what``."""
 
-        def ignore(done: int, total: int) -> None:
+        def ignore(done: int, total: int, message: str = "") -> None:
             pass
 
         return ignore

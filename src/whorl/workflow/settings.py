@@ -272,8 +272,14 @@ class InvertSettings(Section):
         hops: Noise-and-descend rounds of each start.
         iterations: Descent steps of each round.
         polish: Descent steps for the best of all.
+        learning_rate: In Å, of the rounds.
+        polish_learning_rate: In Å, of the polish.
+        noise: Displacement between rounds, in Å.
+        weights: Of the features in the loss: all alike (the paper), or each by its spread in the data.
         reference: Held-out real representations inverted too: their losses say which loss is too high for a
             generated one ("invalid"); 0 for none.
+        quantile: Share of the real ones whose loss counts as low enough.
+        batch_size: Structures searched at once.
     """
 
     solver: Literal["algorithm1"] = "algorithm1"
@@ -282,10 +288,18 @@ class InvertSettings(Section):
     hops: Count = 5
     iterations: Count = 140
     polish: Annotated[int, Field(ge=0)] = 900
-    learning_rate: Positive = 0.05
-    noise: NonNegative = 0.5
+    learning_rate: Positive = 0.1
+    polish_learning_rate: Positive = 0.01
+    noise: NonNegative = 0.3
+    weights: Literal["none", "whitening"] = "none"
     reference: Annotated[int, Field(ge=0)] = 50
-    batch_size: Count = 1000
+    quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
+    batch_size: Count = 256
+
+    def search(self) -> dict[str, Any]:
+        """Return the settings of :func:`whorl.inversion.algorithm1`."""
+        names = ("starts", "hops", "iterations", "polish", "learning_rate", "polish_learning_rate", "noise")
+        return {name: getattr(self, name) for name in (*names, "batch_size")}
 
 
 class EvaluateSettings(Section):

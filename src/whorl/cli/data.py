@@ -1,0 +1,133 @@
+"""``whorl data …``: labelled structures, from a calculator or from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whorl.cli.app import app
+from whorl.cli.console import monitored, out
+from whorl.cli.options import Seed, options_from
+
+data_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Labelled structures: build clusters, read files, draw training sets, look into a file.",
+)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def clusters(
+    element: Annotated[str, typer.Option(help="Chemical symbol.", show_default=False)],
+    atoms: Annotated[int, typer.Option(help="Atoms in each cluster.", show_default=False)],
+    count: Annotated[int, typer.Option(help="Structures wanted.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Data set to write (.safetensors; .extxyz beside it).")
+    ],
+    calculator: Annotated[
+        str,
+        typer.Option(help="emt, chgnet, gfn1-xtb, gfn2-xtb, or package.module:Class of any ASE calculator."),
+    ] = "emt",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Option of the calculator. May be repeated.", show_default=False
+        ),
+    ] = None,
+    window: Annotated[tuple[float, float], typer.Option(help="Formation energies kept, in eV/atom.")] = (
+        0.0,
+        3.7,
+    ),
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Where finished chunks are kept.", show_default="<output>-chunks"),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Worker processes.", show_default="one per core")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Build a data set of clusters: random geometries, relaxed, minima and intermediates kept.
+
+    The label is the formation energy per atom against the bulk of the same calculator (eq. 4 of Fung et al.
+    2022). Stopped or killed, it continues from its chunks when started again.
+    """
+    from whorl.workflow import data
+    from whorl.workflow.recipe import settings_from
+    from whorl.workflow.settings import ClusterSettings
+
+    given: dict[str, Any] = {
+        "element": element,
+        "atoms": atoms,
+        "count": count,
+        "calculator": {"name": calculator, "options": options_from(option)},
+        "window": list(window),
+        "processes": processes,
+    }
+    settings = settings_from(ClusterSettings, given, source="whorl data clusters")
+    chunks = directory or output.with_name(f"{output.stem}-chunks")
+    with monitored() as monitor:
+        data.clusters(settings, directory=chunks, output=output, seed=seed, monitor=monitor)
+        out.print(str(output))
+
+
+@data_app.command()
+def read(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="extxyz, ASE database, CSV or Parquet with a 'cif' column, POSCAR, or a folder of CIF files.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Data set to write (.safetensors; .extxyz beside it).")
+    ],
+    property: Annotated[
+        str | None, typer.Option(help="Name of the property column.", show_default="structures alone")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Format, where the name does not tell it.", show_default="by the name")
+    ] = None,
+) -> None:
+    """Read labelled structures from files into one data set.
+
+    An entry that cannot be used is reported with file and reason, the rest goes on, and the exit code is 3.
+    """
+    from whorl.workflow import data
+
+    with monitored() as monitor:
+        data.files(str(path), property=property, format=format, output=output, monitor=monitor)
+        out.print(str(output))
+
+
+@data_app.command()
+def sample(
+    features: Annotated[Path, typer.Argument(help="Features, from 'whorl encode'.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Rows to write (.json).")],
+    size: Annotated[
+        int | None, typer.Option(help="Rows to draw by farthest point sampling.", show_default="all")
+    ] = None,
+    split: Annotated[float, typer.Option(help="Share of them that trains; the rest validates.")] = 0.8,
+    seed: Seed = 0,
+) -> None:
+    """Draw the rows a generator is trained on: spread as widely as possible in feature space."""
+    from whorl.workflow import data
+
+    with monitored() as monitor:
+        data.training_rows(features, size=size, fraction=split, seed=seed, output=output, monitor=monitor)
+        out.print(str(output))
+
+
+@data_app.command()
+def show(
+    path: Annotated[Path, typer.Argument(help="A data set or features (.safetensors).", show_default=False)],
+) -> None:
+    """Say what a data set or feature file holds: structures, elements, properties and their ranges."""
+    from whorl.workflow import data
+
+    for name, value in data.describe(path).items():
+        out.print(f"[bold]{name:<16}[/] {value}")

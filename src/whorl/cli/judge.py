@@ -1,0 +1,110 @@
+"""``whorl invert``, ``evaluate`` and ``report``: atoms, verdicts, pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whorl.cli.app import app
+from whorl.cli.console import monitored, out
+from whorl.cli.options import Seed, given, options_from
+from whorl.workflow.settings import InvertSettings
+
+_INVERT = InvertSettings()
+
+
+@app.command()
+def invert(
+    generated: Annotated[Path, typer.Argument(help="From 'whorl generate'.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Structures to write (.safetensors; .extxyz beside it).")
+    ],
+    composition: Annotated[
+        str | None, typer.Option(help="Atoms to place, such as Pt10.", show_default="as in --dataset")
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Data set: the structure nearest in features gives composition and cell."),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Features of the data set, needed with --dataset and --rows.")
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="From 'whorl data sample': its validation rows show which loss is too high."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Samples of each target to invert.")] = _INVERT.samples,
+    starts: Annotated[int, typer.Option(help="Random starts of each.")] = _INVERT.starts,
+    hops: Annotated[int, typer.Option(help="Rounds of each start.")] = _INVERT.hops,
+    iterations: Annotated[int, typer.Option(help="Steps of each round.")] = _INVERT.iterations,
+    polish: Annotated[int, typer.Option(help="Steps for the best of all.")] = _INVERT.polish,
+    learning_rate: Annotated[float, typer.Option(help="In Å.")] = _INVERT.learning_rate,
+    noise: Annotated[float, typer.Option(help="Displacement between rounds, in Å.")] = _INVERT.noise,
+    weights: Annotated[str, typer.Option(help="Of the features: none (the paper) or whitening.")] = "none",
+    reference: Annotated[int, typer.Option(help="Real ones inverted for comparison.")] = _INVERT.reference,
+    batch_size: Annotated[int, typer.Option(help="Structures at once.")] = _INVERT.batch_size,
+    seed: Seed = 0,
+) -> None:
+    """Find atoms whose fingerprints are the generated ones (Algorithm 1 of Fung et al. 2022).
+
+    Every one gets a loss and a status; those that probably no structure has are marked invalid, not hidden.
+    Stopped or killed, it continues when started again.
+    """
+    from whorl.workflow import atoms
+    from whorl.workflow.recipe import settings_from
+
+    names = (
+        *("samples", "starts", "hops", "iterations", "polish", "learning_rate", "noise", "weights"),
+        *("reference", "batch_size"),
+    )
+    settings = settings_from(InvertSettings, given(locals(), names), source="whorl invert")
+    with monitored() as monitor:
+        atoms.invert(
+            generated,
+            settings=settings,
+            output=output,
+            seed=seed,
+            monitor=monitor,
+            features=features,
+            rows=rows,
+            dataset=dataset,
+            formula=composition,
+        )
+        out.print(str(output))
+
+
+@app.command()
+def evaluate(
+    generated: Annotated[
+        Path, typer.Argument(help="Generated features, from 'whorl generate'.", show_default=False)
+    ],
+    features: Annotated[Path, typer.Option(help="Features of the real structures.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json and samples.csv.")],
+    judge: Annotated[Path | None, typer.Option(help="Surrogate that judges the features (table 1).")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Rows trained on, from 'whorl data sample'.")] = None,
+    structures: Annotated[
+        Path | None, typer.Option(help="From 'whorl invert': judged by the calculator (table 2).")
+    ] = None,
+    calculator: Annotated[str | None, typer.Option(help="Energy method, such as chgnet or emt.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Option of the calculator. May be repeated.", show_default=False
+        ),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Within this of the target is a hit.")] = 0.1,
+) -> None:
+    """Judge generated features by a surrogate, and structures by an energy method, without relaxing them."""
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Page to write.", show_default="<folder>/report/report.html"),
+    ] = None,
+) -> None:
+    """Write the report of a run again: one self-contained HTML page."""

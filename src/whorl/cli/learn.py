@@ -1,0 +1,159 @@
+"""``whorl encode``, ``train`` and ``generate``: features, models, new features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whorl.cli.app import app
+from whorl.cli.console import monitored, out
+from whorl.cli.options import Seed, given
+from whorl.workflow.settings import GenerateSettings, GeneratorSettings, SurrogateSettings
+
+FeaturesFile = Annotated[Path, typer.Argument(help="Features, from 'whorl encode'.", show_default=False)]
+Property = Annotated[
+    str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
+]
+
+_GENERATOR, _SURROGATE = GeneratorSettings(), SurrogateSettings()
+
+
+@app.command()
+def encode(
+    dataset: Annotated[Path, typer.Argument(help="Data set, from 'whorl data'.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Features to write (.safetensors).")],
+    preset: Annotated[str, typer.Option(help="Published set of symmetry functions.")] = "fung2022",
+    species: Annotated[
+        list[str] | None,
+        typer.Option(help="Declared element; repeat for several.", show_default="those of the data"),
+    ] = None,
+    images: Annotated[
+        str, typer.Option(help="Periodic images that count: all, or minimum (the paper's convention).")
+    ] = "all",
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file with a representation section of one's own, instead of the options above.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Compute the fingerprint of every structure of a data set."""
+    from whorl.workflow import data
+    from whorl.workflow.recipe import read_section, settings_from
+    from whorl.workflow.settings import RepresentationSettings
+
+    if settings is not None:
+        representation = read_section(RepresentationSettings, settings, "representation")
+    else:
+        options = {"preset": preset, "species": species or None, "images": images}
+        representation = settings_from(RepresentationSettings, options, source="whorl encode")
+    with monitored() as monitor:
+        data.encode(dataset, settings=representation, output=output, monitor=monitor)
+        out.print(str(output))
+
+
+train_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Train a generator p(R | y), or a surrogate that reads y from R.",
+)
+app.add_typer(train_app, name="train")
+
+
+@train_app.command()
+def generator(
+    features: FeaturesFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model to write (.safetensors).")],
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="Rows to train on, from 'whorl data sample'.", show_default="all, split 80:20"),
+    ] = None,
+    property: Property = None,
+    kind: Annotated[str, typer.Option(help="Kind of generator.")] = _GENERATOR.kind,
+    layers: Annotated[int, typer.Option(help="Hidden layers.")] = _GENERATOR.layers,
+    hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = _GENERATOR.hidden,
+    latent: Annotated[int, typer.Option(help="Latent dimensions.")] = _GENERATOR.latent,
+    beta: Annotated[float, typer.Option(help="Weight of the Kullback-Leibler loss.")] = _GENERATOR.beta,
+    epochs: Annotated[int, typer.Option(help="Passes over the rows.")] = _GENERATOR.epochs,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = _GENERATOR.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = _GENERATOR.learning_rate,
+    seed: Seed = 0,
+) -> None:
+    """Train a conditional generator of fingerprints. Stopped, it continues when started again."""
+    from whorl.workflow import learning
+    from whorl.workflow.recipe import settings_from
+
+    names = ("kind", "layers", "hidden", "latent", "beta", "epochs", "batch_size", "learning_rate")
+    settings = settings_from(GeneratorSettings, given(locals(), names), source="whorl train generator")
+    with monitored() as monitor:
+        learning.train_generator(
+            features,
+            property=property,
+            rows=rows,
+            settings=settings,
+            output=output,
+            seed=seed,
+            monitor=monitor,
+        )
+        out.print(str(output))
+
+
+@train_app.command()
+def surrogate(
+    features: FeaturesFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model to write (.safetensors).")],
+    property: Property = None,
+    layers: Annotated[int, typer.Option(help="Layers.")] = _SURROGATE.layers,
+    hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = _SURROGATE.hidden,
+    epochs: Annotated[int, typer.Option(help="Passes over the rows.")] = _SURROGATE.epochs,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = _SURROGATE.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = _SURROGATE.learning_rate,
+    seed: Seed = 0,
+) -> None:
+    """Train the network that reads the property from the fingerprint, on all rows (split 80:20)."""
+    from whorl.workflow import learning
+    from whorl.workflow.recipe import settings_from
+
+    names = ("layers", "hidden", "epochs", "batch_size", "learning_rate")
+    settings = settings_from(SurrogateSettings, given(locals(), names), source="whorl train surrogate")
+    with monitored() as monitor:
+        learning.train_surrogate(
+            features, property=property, settings=settings, output=output, seed=seed, monitor=monitor
+        )
+        out.print(str(output))
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Argument(help="From 'whorl train generator'.", show_default=False)],
+    features: Annotated[
+        Path, typer.Option(help="Features it was trained on: they say which representation, and the range.")
+    ],
+    target: Annotated[list[float], typer.Option(help="Property value asked for; repeat for several.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Generated features to write (.safetensors).")
+    ],
+    samples: Annotated[int, typer.Option(help="Samples for each target.")] = 10_000,
+    property: Property = None,
+    seed: Seed = 0,
+) -> None:
+    """Draw new fingerprints for chosen property values."""
+    from whorl.workflow import learning
+    from whorl.workflow.recipe import settings_from
+
+    options: dict[str, Any] = {"targets": target, "samples": samples}
+    settings = settings_from(GenerateSettings, options, source="whorl generate")
+    with monitored() as monitor:
+        learning.generate(
+            model,
+            features=features,
+            property=property,
+            settings=settings,
+            output=output,
+            seed=seed,
+            monitor=monitor,
+        )
+        out.print(str(output))

@@ -1,0 +1,263 @@
+"""From generated features to judged atoms: inversion, then energies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from whorl.datasets import Dataset, FeatureSet, load_dataset, load_features, save_dataset, write_extxyz
+from whorl.errors import InputError
+from whorl.files import provenance, read_json, stable_hash, write_json
+from whorl.inversion import (
+    InversionProblem,
+    InversionResult,
+    algorithm1,
+    invalid_threshold,
+    whitening_weights,
+)
+from whorl.inversion.starts import derive_seed
+from whorl.potentials import make_potential
+from whorl.potentials.reference import bulk_energy, formation_energy
+from whorl.representations import Representation, make_representation
+from whorl.structures import StructureBatch
+from whorl.workflow.data import composition, read_rows, standardized
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.settings import CalculatorSettings, InvertSettings
+
+_JUDGED_AT_ONCE = 32  # structures between two saves of energies
+
+
+def invert(
+    generated: Path,
+    *,
+    settings: InvertSettings,
+    output: Path,
+    seed: int,
+    monitor: Monitor,
+    features: Path | None = None,
+    rows: Path | None = None,
+    dataset: Path | None = None,
+    formula: str | None = None,
+) -> None:
+    """Find atoms for generated features, and write them with loss and status.
+
+    Composition and cell are those of the training structure nearest in features (``dataset``), or ``formula``
+    without a cell. Held-out real features (the validation ``rows`` of ``features``) are inverted first: what the
+    search leaves of *their* loss says above which loss a generated one is invalid.
+
+    Args:
+        generated: From :func:`whorl.workflow.learning.generate`.
+        settings: Of the search.
+        output: Structures, ``.safetensors``; beside it ``.extxyz``, ``reference.safetensors`` and
+            ``inversion.json``.
+        seed: Of all randomness.
+        monitor: Told of progress and warnings.
+        features: Features of real structures.
+        rows: Which of them trained and which were held out.
+        dataset: The structures they belong to.
+        formula: Composition, where there are no structures.
+
+    Raises:
+        InputError: Neither ``dataset`` nor ``formula``, or files of different representations.
+    """
+    wanted = _first_of_each_target(load_features(generated), settings.samples)
+    representation = make_representation(wanted.representation)
+    real = load_features(features, representation=representation) if features else None
+    template = _Templates(real=real, dataset=dataset, formula=formula)
+    weights = None
+    if settings.weights == "whitening":
+        if real is None:
+            raise InputError("weights 'whitening' need the features of real structures (--features).")
+        weights = whitening_weights(real.features.flatten(1).double())
+    scratch = output.parent / "search"
+
+    def solve(sought: Tensor, what: str, invalid_above: float | None = None) -> InversionResult:
+        problem = InversionProblem(
+            representation=representation,
+            target=sought.flatten(1).double(),
+            template=template(sought),
+            weights=weights,
+        )
+        return algorithm1(
+            problem,
+            **settings.search(),
+            seed=derive_seed(seed, "invert"),
+            invalid_above=invalid_above,
+            checkpoint=scratch,
+            progress=monitor.progress(what),
+        )
+
+    threshold, reference_losses = None, []
+    if real is not None and rows is not None and settings.reference:
+        held_out = read_rows(rows)["validation"][: settings.reference]
+        known = solve(real.features[held_out], "inverting real ones")
+        reference_losses = known.loss.tolist()
+        threshold = invalid_threshold(known.loss, quantile=settings.quantile)
+        save_dataset(
+            _as_dataset(
+                known, {n: v[held_out] for n, v in real.properties.items()}, held_out.tolist(), real, seed
+            ),
+            output.with_name("reference.safetensors"),
+        )
+    found = solve(wanted.features, "inverting", invalid_above=threshold)
+    rows_of_wanted = list(range(len(wanted.ids)))
+    result = _as_dataset(found, dict(wanted.properties), rows_of_wanted, wanted, seed)
+    assert result.structures is not None
+    save_dataset(result, output)
+    write_extxyz(
+        result.structures,
+        output.with_suffix(".extxyz"),
+        properties=result.properties,
+        provenance=result.provenance,
+    )
+    write_json(
+        output.with_name("inversion.json"),
+        {
+            "invalid_above": threshold,
+            "reference_losses": reference_losses,
+            "loss": found.loss.tolist(),
+            "status": [status.value for status in found.status],
+            "counts": found.counts,
+        },
+    )
+
+
+def _first_of_each_target(generated: FeatureSet, count: int) -> FeatureSet:
+    """Keep the first ``count`` samples of each target: samples are independent, so this is a fair draw."""
+    targets = generated.properties["target"]
+    keep = torch.cat([torch.nonzero(targets == t).flatten()[:count] for t in targets.unique()])
+    return FeatureSet(
+        features=generated.features[keep],
+        representation=generated.representation,
+        fingerprint=generated.fingerprint,
+        properties={name: values[keep] for name, values in generated.properties.items()},
+        ids=tuple(generated.ids[i] for i in keep.tolist()),
+    )
+
+
+class _Templates:
+    """Composition and cell in which each representation is inverted."""
+
+    def __init__(self, *, real: FeatureSet | None, dataset: Path | None, formula: str | None) -> None:
+        self.structures: StructureBatch | None = None
+        self.features = Tensor()
+        if dataset is not None:
+            if real is None:
+                raise InputError(
+                    "a data set gives composition and cell only together with its features (--features)."
+                )
+            data = load_dataset(dataset)
+            if data.structures is None:
+                raise InputError(f"{dataset}: holds no structures to take composition and cell from.")
+            place = {name: index for index, name in enumerate(data.ids)}
+            missing = [name for name in real.ids if name not in place]
+            if missing:
+                raise InputError(
+                    f"{dataset}: has no structure '{missing[0]}', which the features name. Give the data set that "
+                    "the features were made of."
+                )
+            self.structures = data.structures[[place[name] for name in real.ids]].replace(info=())
+            self.features = real.features.flatten(1).double()
+        elif formula is not None:
+            self.structures = one_molecule(composition(formula))
+        else:
+            raise InputError(
+                "it is not known which atoms to place: give the data set that the features were made of "
+                "(--dataset), or a composition such as Pt10 (--composition)."
+            )
+
+    def __call__(self, sought: Tensor) -> StructureBatch:
+        """Return one structure for each row."""
+        assert self.structures is not None
+        if len(self.structures) == 1:
+            return self.structures[[0] * len(sought)]
+        n = len(self.features)
+        both = standardized(torch.cat([self.features, sought.flatten(1).double()]))
+        return self.structures[torch.cdist(both[n:], both[:n]).argmin(1)]
+
+
+def one_molecule(counts: dict[str, int]) -> StructureBatch:
+    """Return one structure of this composition without a cell; its positions mean nothing."""
+    from ase.data import atomic_numbers
+
+    numbers = [atomic_numbers[symbol] for symbol, count in counts.items() for _ in range(count)]
+    return StructureBatch(
+        positions=torch.zeros(len(numbers), 3, dtype=torch.float64),
+        cells=torch.zeros(1, 3, 3, dtype=torch.float64),
+        pbc=torch.zeros(1, 3, dtype=torch.bool),
+        atomic_numbers=torch.tensor(numbers),
+        structure_index=torch.zeros(len(numbers), dtype=torch.int64),
+    )
+
+
+def _as_dataset(
+    result: InversionResult, properties: dict[str, Tensor], rows: list[int], of: FeatureSet, seed: int
+) -> Dataset:
+    """Store what was found as structures that say themselves where they come from."""
+    ids = tuple(of.ids[row] for row in rows)
+    info = tuple(
+        {"id": name, "inversion_status": status.value}
+        for name, status in zip(ids, result.status, strict=True)
+    )
+    return Dataset(
+        structures=result.structures.replace(info=info),
+        properties={**{n: v.double() for n, v in properties.items()}, "inversion_loss": result.loss.double()},
+        ids=ids,
+        provenance={**provenance(seed=seed), "representation": of.fingerprint},
+        skipped=(),
+    )
+
+
+def energies(structures: Path, *, calculator: CalculatorSettings, output: Path, monitor: Monitor) -> None:
+    """Judge structures as they are, without relaxation: formation energy per atom by eq. 4, in eV/atom.
+
+    A structure that the calculator cannot do becomes a row with its reason. Finished chunks are kept beside
+    ``output`` until all are done.
+    """
+    data = load_dataset(structures)
+    if data.structures is None:
+        raise InputError(f"{structures}: holds no structures to compute energies of.")
+    potential = make_potential(calculator.name, **calculator.options)
+    bulk = _bulk_energies(data.structures, calculator, output.with_name("bulk.json"))
+    parts = output.parent / "parts"
+    progress = monitor.progress(f"energies ({calculator.name})")
+    energy: list[float] = []
+    failures: dict[int, str] = {}
+    for number, chunk in enumerate(data.structures.chunks(_JUDGED_AT_ONCE)):
+        start = number * _JUDGED_AT_ONCE
+        path = parts / f"{number:05d}-{_content(chunk)}.json"
+        if not path.exists():
+            answer = potential(chunk)
+            write_json(
+                path,
+                {
+                    "energy": answer.energy.tolist(),
+                    "failures": {str(i): r for i, r in answer.failures.items()},
+                },
+            )
+        part = read_json(path)
+        energy += [float("nan") if e is None else float(e) for e in part["energy"]]
+        failures |= {start + int(i): reason for i, reason in part["failures"].items()}
+        progress(min(start + _JUDGED_AT_ONCE, len(data)), len(data))
+    total = torch.tensor(energy, dtype=torch.float64)
+    per_structure = _bulk_of(data.structures, bulk)
+    formation = formation_energy(total, data.structures.n_atoms, per_structure)
+    if failures:
+        first = min(failures)
+        monitor.warn(
+            f"{calculator.name} failed on {len(failures)} of {len(data)} structures "
+            f"(first: {data.ids[first]}: {failures[first]}); they are rows without energy."
+        )
+    write_json(
+        output,
+        {
+            "calculator": calculator.model_dump(mode="json"),
+            "bulk_energy": bulk,
+            "ids": list(data.ids),
+            "energy": total.tolist(),
+            "formation_energy": formation.tolist(),
+            "failures": {data.ids[i]: reason for i, reason in failures.items()},
+        },
+    )

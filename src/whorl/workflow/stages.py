@@ -1,0 +1,134 @@
+"""The stages of a recipe as steps: which settings decide each one, and what it needs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from whorl.errors import InputError, unknown_option
+from whorl.workflow.engine import Step, execute, locked
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.recipe import save_recipe
+from whorl.workflow.settings import Recipe
+
+STAGES = ("data", "encode", "sampling", "train", "generate", "invert", "energies", "evaluate", "report")
+"""In order; a step ``train/n300`` belongs to the stage ``train``."""
+
+
+def run_recipe(
+    recipe: Recipe, folder: Path | str, *, monitor: Monitor | None = None, until: str | None = None
+) -> Path:
+    """Carry out a recipe in a run folder, or continue what was begun there.
+
+    Args:
+        recipe: What to do.
+        folder: Where everything is written; made when absent.
+        monitor: Told of progress, warnings and skipped entries.
+        until: The last stage to do; by default all.
+
+    Returns:
+        The report, or the folder when stopped before it.
+
+    Raises:
+        InputError: Something in recipe or data has to be mended; finished steps are kept.
+    """
+    folder = Path(folder)
+    monitor = Monitor() if monitor is None else monitor
+    if until is not None and until not in STAGES:
+        raise unknown_option("stage", until, STAGES)
+    last = STAGES.index(until) if until else len(STAGES)
+    steps = [step for step in steps_of(recipe, folder) if STAGES.index(step.name.split("/")[0]) <= last]
+    with locked(folder):
+        save_recipe(recipe, folder / "recipe.yaml")
+        execute(steps, folder, monitor)
+    report = folder / "report" / "report.html"
+    return report if last == len(STAGES) else folder
+
+
+def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
+    """Return the steps of a recipe, each after those it needs.
+
+    What is not in a step's settings cannot change its result: the number of processes, for one.
+    """
+    # Imported here, since they bring torch: reading a recipe does without.
+    from whorl.workflow import atoms, data, learning, verdict
+
+    seed = recipe.seed
+    steps: list[Step] = []
+
+    def add(
+        name: str,
+        run: Callable[[Path, Monitor], None],
+        *,
+        settings: Any = None,
+        needs: tuple[str, ...] = (),
+        keeps: tuple[str, ...] = (),
+    ) -> str:
+        steps.append(Step(name=name, settings=settings, run=run, needs=needs, keeps=keeps))
+        return name
+
+    dataset = folder / "data" / "dataset.safetensors"
+    features = folder / "encode" / "features.safetensors"
+    has_structures = recipe.data.features is None
+    if (clusters := recipe.data.clusters) is not None:
+        add(
+            "data",
+            lambda directory, monitor: data.clusters(
+                clusters,
+                directory=Path(clusters.directory) if clusters.directory else directory / "clusters",
+                output=dataset,
+                seed=seed,
+                monitor=monitor,
+            ),
+            settings={"seed": seed, **clusters.model_dump(mode="json", exclude={"processes", "directory"})},
+            keeps=("clusters",),
+        )
+    elif (files := recipe.data.files) is not None:
+        add(
+            "data",
+            lambda _, monitor: data.files(files, output=dataset, monitor=monitor),
+            settings={**files.model_dump(mode="json"), "contents": contents_hash(files.path)},
+        )
+    if (given := recipe.data.features) is not None:
+        add(
+            "encode",
+            lambda _, monitor: data.finished_features(
+                given, recipe.representation, output=features, monitor=monitor
+            ),
+            settings={
+                **given.model_dump(mode="json"),
+                "contents": contents_hash(given.path),
+                "representation": recipe.representation.model_dump(mode="json"),
+            },
+        )
+    else:
+        add(
+            "encode",
+            lambda _, monitor: data.encode(
+                dataset, settings=recipe.representation, output=features, monitor=monitor
+            ),
+            settings=recipe.representation.model_dump(mode="json"),
+            needs=("data",),
+        )
+    return steps
+
+
+def contents_hash(path: Path | str) -> str:
+    """Return a hash of a file, or of all files of a folder with their names.
+
+    Raises:
+        InputError: There is no such file or folder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder (looked for it from {Path.cwd()}).")
+    digest = hashlib.sha256()
+    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if part.is_file():
+            digest.update(str(part.relative_to(path)).encode())
+            with part.open("rb") as handle:
+                while chunk := handle.read(1 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()[:16]
