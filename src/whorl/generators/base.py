@@ -2,28 +2,151 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import lightning
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.errors import InputError
+from whorl.generators.scaling import FeatureScaler, check_finite
 
-class ConditionalGenerator(lightning.LightningModule, ABC):
-    """A model of p(R | y): trained on feature tensors R and conditions y, sampled at any y.
+Number = TypeVar("Number", int, float)
 
-    Inputs and outputs are in the data's own units; feature scaling is a part of the model
-    (:class:`whorl.generators.scaling.FeatureScaler`) and is saved with it.
+
+class TensorModel(lightning.LightningModule, ABC):
+    """A network between feature tensors R and properties y, in the data's own units.
+
+    Scaling is a part of the model (:class:`whorl.generators.scaling.FeatureScaler`) and is saved with it.
+    Networks compute in float32, scaling in float64; any floating-point type may come in.
+    ``training_step`` and ``validation_step`` take ``(features (n, *shape), properties (n, p))`` and return
+    the loss, the latter a mapping with ``"loss"`` and whatever else is worth reading.
+
+    Args:
+        shape: Shape of one structure's features: (F,) for vectors.
+        properties: Number p of properties.
+        scaling: How features are scaled, ``"standard"`` or ``"minmax"``. Properties are standardised.
+        options: The other hyperparameters, for :meth:`config`.
     """
 
     kind: str
 
-    @abstractmethod
+    def __init__(
+        self, *, shape: Sequence[int], properties: int, scaling: str, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(positive("each length of shape", length) for length in shape)
+        self.properties = positive("properties", properties)
+        self.feature_scaler = FeatureScaler(math.prod(self.shape), scaling)
+        self.property_scaler = FeatureScaler(self.properties, "standard")
+        self.training_record: dict[str, Any] | None = None
+        """What :func:`whorl.generators.fit` noted; ``None`` before it."""
+        self._options = dict(options)
+
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters that rebuild this model, JSON-able, with its ``kind``."""
+        return {"kind": self.kind, "shape": list(self.shape), **self._options}
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model has seen data: before that it has no units."""
+        return bool(self.feature_scaler.fitted)
+
+    def fit_scaling(self, features: Float[Tensor, "n *shape"], properties: Float[Tensor, "n p"]) -> None:
+        """Learn the scaling of features and properties from training rows."""
+        self.feature_scaler.fit(features.flatten(1))
+        self.property_scaler.fit(properties)
+
+    def scale_features(self, features: Float[Tensor, "n *shape"]) -> Float[Tensor, "n F"]:
+        """Return features as the network sees them: flat, scaled, float32."""
+        return self.feature_scaler.transform(features.flatten(1).double()).to(self.dtype)
+
+    def scale_properties(self, properties: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+        """Return properties as the network sees them: standardised, float32."""
+        return self.property_scaler.transform(properties.double()).to(self.dtype)
+
+    def _require_training(self) -> None:
+        if not self.trained:
+            raise InputError(
+                f"this {self.kind} has not been trained: call whorl.generators.fit or load_model first."
+            )
+
+
+class ConditionalGenerator(TensorModel):
+    """A model of p(R | y): trained on feature tensors R and conditions y, sampled at any y."""
 
     @abstractmethod
-    def sample(self, condition: Float[Tensor, "n p"], *, rng: torch.Generator) -> Float[Tensor, "n *shape"]:
-        """Draw one sample for each row of ``condition``."""
+    def sample(self, condition: Float[Tensor, "..."], *, rng: torch.Generator) -> Float[Tensor, "n *shape"]:
+        """Draw one sample for each row of ``condition``.
+
+        Args:
+            condition: Properties asked for, in data units, shape (n, p).
+            rng: Source of all randomness; numbers are drawn on its device, so the same seed gives the same
+                samples wherever the model is (to rounding).
+
+        Returns:
+            Features in data units, in the floating-point type of ``condition``, on the model's device.
+
+        Raises:
+            InputError: The model is not trained, or ``condition`` is not finite or not of shape (n, p).
+        """
+
+    def check_condition(self, condition: Float[Tensor, "..."]) -> None:
+        """Refuse conditions that cannot be sampled.
+
+        Raises:
+            InputError: The model is not trained, or ``condition`` is not finite or not of shape (n, p).
+        """
+        self._require_training()
+        if condition.ndim != 2 or condition.shape[1] != self.properties:
+            raise InputError(
+                f"condition: got shape {tuple(condition.shape)}, expected (n, {self.properties}): "
+                "one row per sample, one column per property. For n samples of one target: "
+                "torch.full((n, 1), target)."
+            )
+        check_finite(condition, "condition")
+
+
+def condition_range(model: TensorModel) -> Float[Tensor, "p 2"]:
+    """Return smallest and largest value of each property in training, in data units, as float64."""
+    scaler = model.property_scaler
+    return torch.stack([scaler.minimum, scaler.maximum], dim=1)
+
+
+def range_warning(model: TensorModel, condition: Float[Tensor, "n p"]) -> str | None:
+    """Return a sentence that says which conditions lie outside the training range, or ``None``.
+
+    >>> range_warning(model, torch.tensor([[9.0]]))  # doctest: +SKIP
+    'outside the range seen in training (1.7 to 3.7): 9. The model extrapolates there.'
+    """
+    sentences = []
+    for column, (low, high) in enumerate(condition_range(model).tolist()):
+        asked = condition[:, column].double()
+        outside = torch.unique(asked[(asked < low) | (asked > high)]).tolist()
+        if outside:
+            values = ", ".join(f"{value:.4g}" for value in outside[:10]) + (
+                ", …" if len(outside) > 10 else ""
+            )
+            which = f" of property {column}" if model.properties > 1 else ""
+            sentences.append(
+                f"outside the range{which} seen in training ({low:.4g} to {high:.4g}): {values}. "
+                "The model extrapolates there."
+            )
+    return " ".join(sentences) or None
+
+
+def positive(name: str, value: Number, *, allow_zero: bool = False) -> Number:
+    """Return a hyperparameter that must be above zero (or not below it).
+
+    Raises:
+        InputError: It is not.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not allow_zero):
+        bound = "zero or more" if allow_zero else "a number above zero"
+        raise InputError(f"{name}: got {value!r}, expected {bound}.")
+    return value

@@ -1,0 +1,79 @@
+"""Checkpoints of one training: the last, and the one before it in case the last is damaged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.errors import InputError
+from whorl.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that could be read."""
+
+    path: Path
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoint files of one training in ``directory``.
+
+    They hold tensors and plain values alone, and are read as such (``weights_only``): a checkpoint from
+    elsewhere cannot run code.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.last = directory / f"{name}.ckpt"
+        self.previous = directory / f"{name}.previous.ckpt"
+
+    def save(self, write: Callable[[str], None]) -> None:
+        """Let ``write`` make the new last checkpoint; a kill at any moment leaves a whole one.
+
+        Raises:
+            InputError: The disk is full or the folder cannot be written.
+        """
+        with atomic_path(self.last) as temporary:
+            write(str(temporary))
+            if self.last.exists():
+                self.last.replace(self.previous)
+
+    def latest(self) -> Checkpoint | None:
+        """Return the latest checkpoint that can be read, or ``None`` where there is none yet.
+
+        A damaged one is reported as a ``UserWarning``.
+
+        Raises:
+            InputError: There are checkpoints, and all are damaged.
+        """
+        damaged: list[Path] = []
+        for path in (self.last, self.previous):
+            if not path.exists():
+                continue
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                if not {"callbacks", "state_dict", "loops", "epoch"} <= state.keys():
+                    raise ValueError("not a training checkpoint")
+            except Exception:  # whatever a damaged file makes the reader raise
+                damaged.append(path)
+                continue
+            if damaged:
+                warnings.warn(
+                    f"{damaged[0]} is damaged; training goes on from the checkpoint before it ({path.name}, "
+                    f"epoch {state['epoch']}).",
+                    stacklevel=3,
+                )
+            return Checkpoint(path, state)
+        if damaged:
+            names = " and ".join(str(path) for path in damaged)
+            raise InputError(
+                f"{names}: damaged, and there is no other checkpoint to go on from. "
+                f"Delete {'it' if len(damaged) == 1 else 'them'} to train from the beginning."
+            )
+        return None
