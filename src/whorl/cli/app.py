@@ -72,7 +72,9 @@ def whorl(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Turn structural fingerprints back into atoms: train on labelled structures, ask for a property value, get new structures that have it.
+    """Turn structural fingerprints back into atoms.
 
-    [bold]whorl run recipes/pt10_emt.yaml[/] does everything. The other commands are its single steps; they read and write files.
+    Train on labelled structures, ask for a property value, get new structures that have it.
+    [bold]whorl run recipes/pt10_emt.yaml[/] does everything; the other commands are its single steps, from
+    files to files.
     """

@@ -79,7 +79,7 @@ def read(
     path: Annotated[
         Path,
         typer.Argument(
-            help="extxyz, ASE database, CSV or Parquet with a 'cif' column, POSCAR, or a folder of CIF files.",
+            help="extxyz, ASE database, CSV or Parquet with a 'cif' column, POSCAR, or a folder of CIFs.",
             show_default=False,
         ),
     ],

@@ -23,7 +23,8 @@ def run(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change one setting, such as generator.epochs=100 or 'generate.targets=[1.9, 2.8]'. May be repeated.",
+            help="Change one setting, such as generator.epochs=100 or 'generate.targets=[1.9, 2.8]'. "
+            "May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -37,8 +38,8 @@ def run(
 ) -> None:
     """Run a recipe: data, encode, train, generate, invert, evaluate, report.
 
-    Finished stages are not repeated, and a changed setting repeats only what depends on it. Stop it with Ctrl-C
-    whenever you like; the same command continues.
+    Finished stages are not repeated, and a changed setting repeats only what depends on it. Stop it with
+    Ctrl-C whenever you like; the same command continues.
     """
     from whorl.workflow.recipe import read_recipe
     from whorl.workflow.stages import run_recipe

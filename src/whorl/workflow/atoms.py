@@ -44,8 +44,8 @@ def invert(
     """Find atoms for generated features, and write them with loss and status.
 
     Composition and cell are those of the training structure nearest in features (``dataset``), or ``formula``
-    without a cell. Held-out real features (the validation ``rows`` of ``features``) are inverted first: what the
-    search leaves of *their* loss says above which loss a generated one is invalid.
+    without a cell. Held-out real features (the validation ``rows`` of ``features``) are inverted first: what
+    the search leaves of *their* loss says above which loss a generated one is invalid.
 
     Args:
         generated: From :func:`whorl.workflow.learning.generate`.
@@ -155,8 +155,8 @@ class _Templates:
             missing = [name for name in real.ids if name not in place]
             if missing:
                 raise InputError(
-                    f"{dataset}: has no structure '{missing[0]}', which the features name. Give the data set that "
-                    "the features were made of."
+                    f"{dataset}: has no structure '{missing[0]}', which the features name. Give the data "
+                    "set that the features were made of."
                 )
             self.structures = data.structures[[place[name] for name in real.ids]].replace(info=())
             self.features = real.features.flatten(1).double()

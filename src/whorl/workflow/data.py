@@ -90,7 +90,7 @@ def _store(dataset: Dataset, output: Path) -> None:
 def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, monitor: Monitor) -> None:
     """Compute the features of every structure of a data set.
 
-    Finished chunks lie in a folder beside ``output`` until all are there, so that an interruption costs one chunk.
+    Finished chunks lie in a folder beside ``output`` until all are there; an interruption costs one chunk.
     Structures that cannot be encoded (atoms at one place, species not declared …) are told and left out.
     """
     data = load_dataset(dataset)
@@ -151,14 +151,14 @@ def finished_features(
     """Read features that were computed elsewhere.
 
     Raises:
-        InputError: Arrays missing, of another length or width than the representation's, or all rows unusable.
+        InputError: Arrays missing or of another shape than the representation's, or no row usable.
     """
     path = Path(settings.path)
     species = list(composition(settings.composition)) if settings.composition else representation.species
     if not species:
         raise InputError(
-            "data.features: neither data.features.composition (such as Pt10) nor representation.species is given, "
-            "so the representation is not known. Give one of them."
+            "neither data.features.composition (such as Pt10) nor representation.species is given, so the "
+            "representation is not known. Give one of them."
         )
     made_by = make_representation(representation.config(species))
     arrays = _read_npz(path)
@@ -249,8 +249,8 @@ def training_rows(
     n = len(rows_there.ids)
     if size is not None and size > n:
         raise InputError(
-            f"a training size of {size} was asked for, but the data set has {n} usable rows. Ask for at most {n}, "
-            "or for 'all'."
+            f"a training size of {size} was asked for, but the data set has {n} usable rows. Ask for at "
+            f"most {n}, or for 'all'."
         )
     if size is None:
         rows = torch.arange(n)
@@ -261,8 +261,8 @@ def training_rows(
     train, validation = split(len(rows), fraction=fraction, seed=derived_seed(seed, "split", size))
     if len(train) < MIN_TRAINING:
         raise InputError(
-            f"{len(train)} rows to train on ({len(rows)} in all, {fraction:g} of them to train), expected at least "
-            f"{MIN_TRAINING}. Give more data or a larger training size."
+            f"{len(train)} rows to train on ({len(rows)} in all, {fraction:g} of them to train), expected at "
+            f"least {MIN_TRAINING}. Give more data or a larger training size."
         )
     write_json(
         output,

@@ -157,7 +157,8 @@ class _Finding:
     def sentence(self) -> str:
         key, kind, context = dotted(self.path), self.details["type"], self.details.get("ctx", {})
         if kind == "extra_forbidden":
-            return f"unknown key '{key}'.{did_you_mean(str(self.path[-1]), _keys_of(self.model, self.path[:-1]))}"
+            known = _keys_of(self.model, self.path[:-1])
+            return f"unknown key '{key}'.{did_you_mean(str(self.path[-1]), known)}"
         if kind == "missing" and isinstance(self.details["loc"][-1], str):
             return f"'{key}' is missing.{_HELP.get(key, '')}"
         if kind == "value_error":

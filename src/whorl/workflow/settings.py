@@ -222,6 +222,12 @@ class GeneratorSettings(TrainingSettings):
     hidden: Count = 128
     latent: Count = 25
     beta: NonNegative = 0.75
+    activation: Literal["elu", "relu", "silu"] = "elu"
+    scaling: Literal["minmax", "standard"] = "minmax"
+
+    def config(self) -> dict[str, Any]:
+        """Return the hyperparameters of the model, without those of its training."""
+        return self.model_dump(exclude={"epochs", "batch_size"})
 
 
 class SurrogateSettings(TrainingSettings):
@@ -235,7 +241,13 @@ class SurrogateSettings(TrainingSettings):
     hidden: Count = 256
     batch_size: Count = 256
     learning_rate: Positive = 5e-4
+    activation: Literal["elu", "relu", "silu"] = "silu"
+    scaling: Literal["minmax", "standard"] = "standard"
     judge: str | None = None
+
+    def config(self) -> dict[str, Any]:
+        """Return the hyperparameters of the model, without those of its training."""
+        return self.model_dump(exclude={"epochs", "batch_size", "judge"})
 
 
 class GenerateSettings(Section):
@@ -367,6 +379,12 @@ class Recipe(Section):
         if self.evaluate.calculator is None and self.data.clusters is not None:
             return self.data.clusters.calculator
         return self.evaluate.calculator
+
+    @property
+    def property(self) -> str:
+        """Name of the property asked for."""
+        given = self.data.files or self.data.features
+        return given.property if given else "formation_energy"
 
     @property
     def sizes(self) -> dict[str, int | None]:

@@ -53,7 +53,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     What is not in a step's settings cannot change its result: the number of processes, for one.
     """
     # Imported here, since they bring torch: reading a recipe does without.
-    from whorl.workflow import atoms, data, learning, verdict
+    from whorl.workflow import data, learning, verdict
 
     seed = recipe.seed
     steps: list[Step] = []
@@ -71,7 +71,6 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
 
     dataset = folder / "data" / "dataset.safetensors"
     features = folder / "encode" / "features.safetensors"
-    has_structures = recipe.data.features is None
     if (clusters := recipe.data.clusters) is not None:
         add(
             "data",
@@ -112,7 +111,125 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             settings=recipe.representation.model_dump(mode="json"),
             needs=("data",),
         )
-    return steps
+    surrogate = folder / "train" / "surrogate" / "surrogate.safetensors"
+    if recipe.surrogate.judge is None:
+        add(
+            "train/surrogate",
+            lambda _, monitor: learning.train_surrogate(
+                features,
+                property=recipe.property,
+                settings=recipe.surrogate,
+                output=surrogate,
+                seed=seed,
+                monitor=monitor,
+            ),
+            settings={"seed": seed, **recipe.surrogate.model_dump(mode="json", exclude={"judge"})},
+            needs=("encode",),
+        )
+    for label, size in recipe.sizes.items():
+        _add_size(add, recipe, folder, label, size)
+    labels = tuple(recipe.sizes)
+    invert, calculator = recipe.invert is not None, recipe.calculator is not None
+    needs = (
+        "encode",
+        *(("train/surrogate",) if recipe.surrogate.judge is None else ()),
+        *(f"sampling/{label}" for label in labels),
+        *(f"generate/{label}" for label in labels),
+        *(f"invert/{label}" for label in labels if invert),
+        *(f"energies/{label}" for label in labels if invert and calculator),
+    )
+    add(
+        "evaluate",
+        lambda directory, monitor: verdict.evaluate(recipe, folder, directory=directory, monitor=monitor),
+        settings={
+            **recipe.evaluate.model_dump(mode="json", exclude={"calculator"}),
+            "judge": contents_hash(recipe.surrogate.judge) if recipe.surrogate.judge else None,
+        },
+        needs=needs,
+    )
+    add(
+        "report",
+        lambda directory, monitor: verdict.report(recipe, folder, output=directory / "report.html"),
+        settings={"name": recipe.name, **recipe.report.model_dump(mode="json")},
+        needs=("evaluate",),
+    )
+    return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))
+
+
+def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str, size: int | None) -> None:
+    """Add the steps of one training size."""
+    from whorl.workflow import atoms, data, learning
+
+    seed = recipe.seed
+    features = folder / "encode" / "features.safetensors"
+    rows = folder / "sampling" / label / "rows.json"
+    model = folder / "train" / label / "generator.safetensors"
+    generated = folder / "generate" / label / "generated.safetensors"
+    structures = folder / "invert" / label / "structures.safetensors"
+    add(
+        f"sampling/{label}",
+        lambda _, monitor: data.training_rows(
+            features, size=size, fraction=recipe.sampling.split, seed=seed, output=rows, monitor=monitor
+        ),
+        settings={"seed": seed, "size": size, "split": recipe.sampling.split},
+        needs=("encode",),
+    )
+    add(
+        f"train/{label}",
+        lambda _, monitor: learning.train_generator(
+            features,
+            property=recipe.property,
+            rows=rows,
+            settings=recipe.generator,
+            output=model,
+            seed=seed,
+            monitor=monitor,
+        ),
+        settings={"seed": seed, **recipe.generator.model_dump(mode="json")},
+        needs=("encode", f"sampling/{label}"),
+    )
+    add(
+        f"generate/{label}",
+        lambda _, monitor: learning.generate(
+            model,
+            features=features,
+            property=recipe.property,
+            settings=recipe.generate,
+            output=generated,
+            seed=seed,
+            monitor=monitor,
+        ),
+        settings={"seed": seed, **recipe.generate.model_dump(mode="json")},
+        needs=("encode", f"train/{label}"),
+    )
+    if (settings := recipe.invert) is None:
+        return
+    given = recipe.data.features
+    add(
+        f"invert/{label}",
+        lambda _, monitor: atoms.invert(
+            generated,
+            settings=settings,
+            output=structures,
+            seed=seed,
+            monitor=monitor,
+            features=features,
+            rows=rows,
+            dataset=None if given else folder / "data" / "dataset.safetensors",
+            formula=given.composition if given else None,
+        ),
+        settings={"seed": seed, **settings.model_dump(mode="json")},
+        needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
+    )
+    if (calculator := recipe.calculator) is not None:
+        add(
+            f"energies/{label}",
+            lambda directory, monitor: atoms.energies(
+                structures, calculator=calculator, output=directory / "energies.json", monitor=monitor
+            ),
+            settings=calculator.model_dump(mode="json"),
+            needs=(f"invert/{label}",),
+        )
 
 
 def contents_hash(path: Path | str) -> str:
