@@ -176,9 +176,9 @@ def _check_weights(weights: Tensor, n_features: int) -> None:
 def whitening_weights(features: Float[Tensor, "n F"], *, floor: float = 1e-3) -> Float[Tensor, "F"]:
     r"""Return weights with which each feature counts alike.
 
-    :math:`w_f = \mathrm{median}(\sigma) / \max(\sigma_f, \epsilon)`, where σ is the standard deviation of each
-    feature over a reference set, such as the training set. The common factor leaves the loss in the size of a
-    middling feature.
+    :math:`w_f = \mathrm{median}(\sigma) / \max(\sigma_f, \epsilon)`, where σ is the standard
+    deviation of each feature over a reference set, such as the training set. The
+    common factor leaves the loss in the size of a middling feature.
 
     Args:
         features: The reference set, at least two rows.

@@ -1,1 +1,16 @@
-"""TODO."""
+"""Energies, forces and stresses behind one protocol, the bulk they are measured against, and relaxation."""
+
+from whorl.potentials.base import Potential, PotentialOutput
+from whorl.potentials.factory import make_potential
+from whorl.potentials.reference import bulk_energy, formation_energy
+from whorl.potentials.relaxation import Frame, relax
+
+__all__ = [
+    "Frame",
+    "Potential",
+    "PotentialOutput",
+    "bulk_energy",
+    "formation_energy",
+    "make_potential",
+    "relax",
+]

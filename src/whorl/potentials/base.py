@@ -19,7 +19,8 @@ class PotentialOutput:
     Attributes:
         energy: Total energy in eV, shape (B,).
         forces: In eV/Å, shape (A, 3).
-        stress: In eV/Å³, shape (B, 3, 3), positive for a cell that wants to shrink (ASE's sign); or None.
+        stress: In eV/Å³, shape (B, 3, 3), positive for a cell that wants to shrink (ASE's sign), NaN
+            for structures without a full cell; or None.
         failures: Index of each structure that could not be computed, and why.
     """
 
@@ -31,7 +32,11 @@ class PotentialOutput:
 
 @runtime_checkable
 class Potential(Protocol):
-    """An energy method. One failing structure never stops the others."""
+    """An energy method. One failing structure never stops the others.
+
+    Attributes:
+        name: The method with those of its options that change its numbers: under one name, the same numbers.
+    """
 
     name: str
 

@@ -10,19 +10,20 @@ For a centre i, with distances in Å and a cutoff function :math:`f_c`:
    G^5_i &= 2^{1-\zeta} \sum_{j<k} (1 + \lambda\cos\theta_{ijk})^\zeta
             e^{-\eta (r_{ij}^2 + r_{ik}^2)} f_c(r_{ij}) f_c(r_{ik})
 
-Sums run over the neighbours of one species (G2, G3) or one pair of species (G4, G5), each unordered pair once.
+Sums run over the neighbours of one species (G2, G3) or one pair of species (G4, G5), each pair j < k once.
 ``G2`` with η = 0 is Behler's G1.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
@@ -33,9 +34,9 @@ from whorl.representations.symmetry_functions import Angular, Environment, Radia
 from whorl.structures.batch import StructureBatch
 from whorl.structures.neighbors import IMAGES, Images, NeighborList, neighbor_list
 
-# Numbers that one array of a chunk may hold: small enough for the processor's caches, large enough to amortise
-# the cost of a call. Found by benchmarks/acsf.py.
-_CHUNK = 300_000
+# Numbers that one array may hold: small enough for the processor's caches, large enough to amortise a call.
+_CHUNK = 600_000
+_ATOMS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,37 @@ class _AngularGroup:
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """Centres with about equally many neighbours: indices into the pair list, padded to the same length."""
+class _Part:
+    """Whole structures that are computed together: a range of atoms, and the pairs among them."""
 
-    centres: Int[Tensor, "N"]
-    pairs: Int[Tensor, "N M"]
-    mask: Bool[Tensor, "N M"]
+    atoms: slice
+    pairs: slice
+    vectors: Float[Tensor, "P 3"]
+    centre: Int[Tensor, "P"]  # counted from the part's first atom
+    species: Int[Tensor, "P"]  # of the neighbour
+    undirected: Int[Tensor, "P"]  # counted from the part's first
+    directions: Int[Tensor, "H 2"]  # counted from the part's first
+    counts: Int[Tensor, "n"]  # neighbours of each atom
+    n_species: int
+
+    @property
+    def r(self) -> Float[Tensor, "H"]:
+        """Distance of each undirected pair."""
+        return self.vectors[self.directions[:, 0]].norm(dim=-1)
+
+    @property
+    def group(self) -> Int[Tensor, "P"]:
+        """Number of each pair's sum: its centre and the species of the neighbour."""
+        return self.centre * self.n_species + self.species
 
 
 class ACSF(Representation):
     r"""Pooled symmetry functions of any number of elements.
 
-    **Order of the features.** Of one atom: for each neighbour species in the order of atomic number, G2 in the
-    order given, then G3; then for each pair of species s ≤ t, G4 in the order given, then G5. Of a structure: for
-    each pool in the order given (and in it for each centre species, where these are pooled apart), those of the
-    atom. The order depends on the declared species alone, never on the structures.
+    **Order of the features.** Of one atom: for each neighbour species in the order of atomic number, G2 in
+    the order given, then G3; then for each pair of species s ≤ t, G4 in the order given, then G5. Of a
+    structure: for each pool in the order given (and in it for each centre species, where these are pooled
+    apart), those of the atom. The order depends on the declared species alone, never on the structures.
 
     Args:
         species: Chemical symbols of all elements that may occur, in any order.
@@ -112,6 +129,9 @@ class ACSF(Representation):
         self.images: Images = images
         self.per_centre_species = per_centre_species
         self.pooling = Pooling(pooling, centre_species=len(self.species) if per_centre_species else None)
+        # glibc maps blocks beyond a threshold afresh, page by page, unless a larger one was ever freed: one
+        # untouched block of its largest threshold makes all later arrays come from memory already at hand.
+        torch.empty(31 * 2**20, dtype=torch.uint8)
         self._radial = Radial(self.g2, self.g3)
         self._angular = [*_group_g4(self.g4), *_group_g5(self.g5, len(self.g4))]
         lookup = torch.full((119,), -1, dtype=torch.int64)
@@ -172,6 +192,13 @@ class ACSF(Representation):
         Raises:
             InputError: A structure holds an element that was not declared.
         """
+        if len(structures) <= 1:
+            return self._forward(structures)
+        # A few structures at a time: memory is bounded, and used again while it is in the caches.
+        most = max(1, _ATOMS_AT_ONCE // max(1, int(structures.n_atoms.max())))
+        return torch.cat([self._forward(few) for few in structures.chunks(most)])
+
+    def _forward(self, structures: StructureBatch) -> Tensor:
         species = self._species_index(structures)
         atomic = self.atomic_features(structures)
         return self.pooling(atomic, structures.structure_index, species, len(structures)).flatten(1)
@@ -182,153 +209,209 @@ class ACSF(Representation):
         Raises:
             InputError: A structure holds an element that was not declared.
         """
-        species = self._species_index(structures)
-        pairs = neighbor_list(structures, cutoff=self.cutoff.radius, images=self.images)
-        return _AtomicFeatures.apply(pairs.vectors(structures), self, pairs, species)
+        pairs = self._pairs(structures)
+        return _AtomicFeatures.apply(pairs.vectors(structures), self, pairs, structures)
 
     def value_and_jacobian(
         self, structures: StructureBatch
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F n 3"]]:
         """Return R and its analytic Jacobian; see the base class for shapes and units."""
         n_max = int(structures.n_atoms.max())
+        width = len(self.atomic_names)
         values, jacobians = [], []
-        # A whole structure at a time is differentiated; as many together as fit the chunk.
-        per_structure = max(1, len(self.atomic_names) * 3 * n_max * n_max)
-        for part in structures.chunks(max(1, 4 * _CHUNK // per_structure)):
-            value, jacobian = self._value_and_jacobian(part)
-            missing = n_max - jacobian.shape[2]
+        for few in structures.chunks(max(1, 4 * _CHUNK // (3 * width * n_max * n_max))):
+            with torch.no_grad():
+                value, jacobian = self._value_and_jacobian(few, n_max)
             values.append(value)
-            jacobians.append(torch.nn.functional.pad(jacobian, (0, 0, 0, missing)) if missing else jacobian)
+            jacobians.append(jacobian)
         return torch.cat(values), torch.cat(jacobians)
 
-    def _value_and_jacobian(self, structures: StructureBatch) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            species = self._species_index(structures)
-            pairs = neighbor_list(structures, cutoff=self.cutoff.radius, images=self.images)
-            vectors = pairs.vectors(structures)
-            n_atoms, n_max = len(species), int(structures.n_atoms.max())
-            width = len(self.atomic_names)
-            atomic = vectors.new_zeros(n_atoms, width)
-            slopes = vectors.new_zeros(n_atoms, width, 3, n_max)
-            place = structures.position_in_structure
-            for chunk in self._chunks(pairs, n_atoms):
-                env = self._environment(chunk, vectors, pairs, species)
-                atomic[chunk.centres] = self._value(env)
+    def _value_and_jacobian(self, structures: StructureBatch, n_max: int) -> tuple[Tensor, Tensor]:
+        species = self._species_index(structures)
+        pairs = self._pairs(structures)
+        vectors = pairs.vectors(structures)
+        parts = list(self._parts(structures, pairs, vectors))
+        atomic = torch.cat([self._value(part) for part in parts])
+        pooled, weights = self.pooling.with_weights(
+            atomic, structures.structure_index, species, len(structures)
+        )
+        n_pools, _, width = weights.shape
+        jacobian = vectors.new_zeros(len(structures) * n_pools * width * n_max, 3)
+        place = structures.position_in_structure
+        for part in parts:
+            second = pairs.second[part.pairs]
+            slopes = self._radial.slope(part.r, self.cutoff(part.r), self.cutoff.derivative(part.r))
+            for centres, index, env in self._environments(part):
+                # Only atoms that count in a pool: with max and min, one atom per feature and structure.
+                pool, centre, feature = weights[:, part.atoms.start + centres].nonzero().unbind(1)
+                atom = part.atoms.start + centres[centre]
+                change = self._jacobian_rows(part, index, env, slopes, centre, feature)  # (E, M, 3)
+                change = change * weights[pool, atom, feature][:, None, None]
+                row = (structures.structure_index[atom] * n_pools + pool) * width + feature
                 # Moving neighbour m moves v_m; moving the centre moves every v the other way.
-                toward = torch.nn.functional.one_hot(place[pairs.second[chunk.pairs]], n_max)
-                toward = toward - torch.nn.functional.one_hot(place[chunk.centres], n_max)[:, None]
-                toward = (toward * chunk.mask[..., None]).to(vectors.dtype)
-                jacobian = self._jacobian(env)
-                slopes[chunk.centres] = (jacobian.flatten(1, 2) @ toward).unflatten(1, (width, 3))
-            pooled, weights = self.pooling.with_weights(
-                atomic, structures.structure_index, species, len(structures)
-            )
-            parts = [
-                slopes.new_zeros(len(structures), width, 3, n_max).index_add(
-                    0, structures.structure_index, slopes * weight[..., None, None]
-                )
-                for weight in weights
-            ]
-            return pooled.flatten(1), torch.cat(parts, 1).transpose(2, 3)
+                to_neighbor = row[:, None] * n_max + place[second[index[centre]]]
+                jacobian.index_add_(0, to_neighbor.flatten(), change.flatten(0, 1))
+                jacobian.index_add_(0, row * n_max + place[atom], -change.sum(1))
+        return pooled.flatten(1), jacobian.reshape(len(structures), n_pools * width, n_max, 3)
 
     # The kernels, put together in the order of the layout.
+
+    def _value(self, part: _Part, scratch: Tensor | None = None) -> Float[Tensor, "n f"]:
+        n, r = len(part.counts), part.r
+        sizes = torch.bincount(part.group, minlength=n * part.n_species)
+        radial = torch.nn.functional.embedding_bag(
+            part.undirected,
+            self._radial.value(r, out=scratch),
+            torch.cumsum(sizes, 0) - sizes,
+            mode="sum",
+            per_sample_weights=self.cutoff(r)[part.undirected],
+        )
+        radial = radial.reshape(n, -1)
+        if not self._angular:
+            return radial
+        n_angular = len(self.g4) + len(self.g5)
+        angular = r.new_zeros(n, len(self._species_pairs), n_angular)
+        for centres, _, env in self._environments(part):
+            j, k = torch.triu_indices(env.r.shape[1], env.r.shape[1], 1, device=r.device)
+            for group in self._angular:
+                columns = max(len(group.kernel.powers), len(group.kernel.etas) * len(self._species_pairs))
+                step = max(1, 4 * _CHUNK // (len(centres) * columns))
+                for start in range(0, len(j), step):
+                    total = group.kernel.value(env, j[start : start + step], k[start : start + step])
+                    angular[centres[:, None], :, group.columns] += total[:, group.power, group.eta]
+        return torch.cat([radial, angular.flatten(1)], 1)
+
+    def _vjp(self, part: _Part, g: Float[Tensor, "n f"]) -> Float[Tensor, "P 3"]:
+        n, r = len(part.counts), part.r
+        n_radial = part.n_species * self._radial.size
+        of_radial, of_angular = g.split([n_radial, g.shape[1] - n_radial], 1)
+        slope = self._radial.slope(r, self.cutoff(r), self.cutoff.derivative(r))
+        of_groups = of_radial.reshape(n * part.n_species, self._radial.size)
+        # One direction stands for both, since v_ji = -v_ij: it gets the whole derivative.
+        forward, backward = part.directions.unbind(1)
+        both = of_groups[part.group[forward]] + of_groups[part.group[backward]]
+        gradient = torch.zeros_like(part.vectors)
+        unit = part.vectors[forward] / r.clamp(min=1e-12)[:, None]
+        gradient[forward] = (both * slope).sum(1)[:, None] * unit
+        if not self._angular:
+            return gradient
+        s, t = torch.tensor(self._species_pairs, device=g.device).unbind(1)
+        of_angular = of_angular.unflatten(1, (len(s), -1))
+        for centres, index, env in self._environments(part):
+            result = torch.zeros_like(env.unit)
+            for group in self._angular:
+                shape = (part.n_species, part.n_species, len(group.kernel.powers), len(group.kernel.etas))
+                spread = g.new_zeros(len(centres), *shape)
+                weights = of_angular[centres][:, :, group.columns]
+                spread[:, s[:, None], t[:, None], group.power, group.eta] = weights
+                spread[:, t[:, None], s[:, None], group.power, group.eta] = weights
+                for rows in self._rows(env, group):
+                    result[:, rows] += group.kernel.vjp(env, rows, spread)
+            gradient[index[env.mask]] += result[env.mask]
+        return gradient
+
+    def _jacobian_rows(
+        self, part: _Part, index: Tensor, env: Environment, slopes: Tensor, centre: Tensor, feature: Tensor
+    ) -> Float[Tensor, "E M 3"]:
+        """Return the derivatives of some features of some centres in the vectors to their neighbours."""
+        n_radial = part.n_species * self._radial.size
+        change = slopes.new_zeros(len(centre), env.r.shape[1], 3)
+        is_radial = feature < n_radial
+        at, f = centre[is_radial], feature[is_radial]
+        slope = slopes[part.undirected[index[at]], (f % self._radial.size)[:, None]]
+        of_kind = env.species[at] == (f // self._radial.size)[:, None]
+        change[is_radial] = (slope * of_kind)[..., None] * env.unit[at]
+        if self._angular:
+            at, f = centre[~is_radial], feature[~is_radial] - n_radial
+            change[~is_radial] = self._angular_jacobian(part, env)[at, f].transpose(1, 2)
+        return change
+
+    def _angular_jacobian(self, part: _Part, env: Environment) -> Float[Tensor, "N f 3 M"]:
+        n, m = env.r.shape
+        result = env.r.new_zeros(n, len(self._species_pairs), len(self.g4) + len(self.g5), 3, m)
+        for group in self._angular:
+            for rows in self._rows(env, group):
+                slopes = group.kernel.jacobian(env, rows)[:, :, group.power, group.eta]
+                for number, (s, t) in enumerate(self._species_pairs):
+                    is_s, is_t = ((env.species[:, rows] == kind)[:, None, None] for kind in (s, t))
+                    of_pair = slopes[:, t] * is_s + (slopes[:, s] * is_t if s != t else 0.0)
+                    result[:, number, group.columns, :, rows] = of_pair
+        return result.flatten(1, 2)
 
     @property
     def _species_pairs(self) -> list[tuple[int, int]]:
         n = len(self.species)
         return [(s, t) for s in range(n) for t in range(s, n)]
 
-    def _value(self, env: Environment) -> Float[Tensor, "N f"]:
-        blocks = [self._radial.value(env).flatten(1)]
-        if self._angular:
-            s, t, share = self._pair_index(env.r)
-            angular = env.r.new_empty(len(env.r), len(s), len(self.g4) + len(self.g5))
-            for group in self._angular:
-                total = sum(group.kernel.value(env, rows) for rows in self._rows(env, group))
-                assert isinstance(total, Tensor)
-                angular[:, :, group.columns] = total[:, s, t][:, :, group.power, group.eta]
-            blocks.append((angular * share[:, None]).flatten(1))
-        return torch.cat(blocks, 1)
+    # Cutting the work into pieces of bounded memory.
 
-    def _vjp(self, env: Environment, g: Float[Tensor, "N f"]) -> Float[Tensor, "N M 3"]:
-        n_species, n_radial = len(self.species), self._radial.size
-        radial, angular = g.split([n_species * n_radial, g.shape[1] - n_species * n_radial], 1)
-        gradient = self._radial.vjp(env, radial.unflatten(1, (n_species, n_radial)))
-        if self._angular:
-            s, t, _ = self._pair_index(env.r)
-            angular = angular.unflatten(1, (len(s), -1))
-            for group in self._angular:
-                shape = (len(g), n_species, n_species, len(group.kernel.powers), len(group.kernel.etas))
-                spread = g.new_zeros(shape)
-                weights = angular[:, :, group.columns]
-                index = (group.power.expand(len(s), -1), group.eta.expand(len(s), -1))
-                spread[:, s[:, None], t[:, None], *index] = weights
-                spread[:, t[:, None], s[:, None], *index] = weights
-                for rows in self._rows(env, group):
-                    gradient[:, rows] += group.kernel.vjp(env, rows, spread)
-        return gradient
+    def _pairs(self, structures: StructureBatch) -> NeighborList:
+        """Find the pairs, those of a centre with one species of neighbours standing together."""
+        species = self._species_index(structures)  # an undeclared element is the first thing to say
+        pairs = neighbor_list(structures, cutoff=self.cutoff.radius, images=self.images)
+        if len(self.species) == 1:
+            return pairs
+        return pairs.reordered(
+            torch.argsort(pairs.first * len(self.species) + species[pairs.second], stable=True)
+        )
 
-    def _jacobian(self, env: Environment) -> Float[Tensor, "N f 3 M"]:
-        blocks = [self._radial.jacobian(env).flatten(1, 2)]
-        if self._angular:
-            s, t, _ = self._pair_index(env.r)
-            n, m = env.r.shape
-            angular = env.r.new_empty(n, len(s), len(self.g4) + len(self.g5), 3, m)
-            for group in self._angular:
-                for rows in self._rows(env, group):
-                    slope = group.kernel.jacobian(env, rows)
-                    both = (
-                        slope[:, s, t] + slope[:, t, s] * (s != t).to(slope.dtype)[:, None, None, None, None]
-                    )
-                    angular[:, :, group.columns, :, rows] = both[:, :, group.power, group.eta]
-            blocks.append(angular.flatten(1, 2))
-        return torch.cat(blocks, 1)
+    def _parts(self, structures: StructureBatch, pairs: NeighborList, vectors: Tensor) -> Iterator[_Part]:
+        """Cut into whole structures, so that both directions of a pair are in one part."""
+        n_species = len(self.species)
+        species = self._species_index(structures)
+        counts = pairs.counts(len(species))
+        atoms_before = [*structures.first_atom.tolist(), len(species)]
+        pairs_until = torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])[atoms_before].tolist()
+        width = max(1, self._radial.size // 2)
+        begin = 0
+        while begin < len(structures):
+            end = bisect_right(pairs_until, pairs_until[begin] + _CHUNK // width) - 1
+            end = min(max(end, begin + 1), len(structures))
+            atoms = slice(atoms_before[begin], atoms_before[end])
+            first = pairs_until[begin]
+            some = slice(first, pairs_until[end])
+            half = slice(first // 2, pairs_until[end] // 2)
+            yield _Part(
+                atoms=atoms,
+                pairs=some,
+                vectors=vectors[some],
+                centre=pairs.first[some] - atoms.start,
+                species=species[pairs.second[some]],
+                undirected=pairs.undirected[some] - half.start,
+                directions=pairs.directions[half] - first,
+                counts=counts[atoms],
+                n_species=n_species,
+            )
+            begin = end
 
-    def _pair_index(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return s, t and the share of each ordered sum that counts: ½ where s = t, for j < k."""
-        s, t = torch.tensor(self._species_pairs, device=like.device).unbind(1)
-        return s, t, torch.where(s == t, 0.5, 1.0).to(like.dtype)
+    def _environments(self, part: _Part) -> Iterator[tuple[Tensor, Tensor, Environment]]:
+        """Yield some centres (N,), their pairs (N, M), and what the angular functions need of them.
 
-    # Chunks of centres.
-
-    def _chunks(self, pairs: NeighborList, n_atoms: int) -> Iterator[_Chunk]:
-        counts = pairs.counts(n_atoms)
+        Centres with about equally many neighbours go together, so that little is padded.
+        """
+        counts = part.counts
         starts = torch.cumsum(counts, 0) - counts
         order = torch.argsort(counts, stable=True)
         sizes = counts[order].tolist()
-        widest = max((len(group.kernel.powers) for group in self._angular), default=0)
-        begin = 0
-        while begin < n_atoms:
-            end, longest = begin, 1
-            while end < n_atoms:
-                longer = max(longest, sizes[end])
-                if (
-                    end > begin
-                    and (end + 1 - begin) * longer * max(self._radial.size, widest * longer) > _CHUNK
-                ):
-                    break
-                end, longest = end + 1, longer
+        width = max(len(group.kernel.powers) for group in self._angular) if self._angular else 1
+        begin = bisect_right(sizes, 0)  # a centre without neighbours has nothing to compute
+        while begin < len(sizes):
+            end = begin + 1
+            while end < len(sizes) and (end + 1 - begin) * sizes[end] ** 2 * width <= 2 * _CHUNK:
+                end += 1
             centres = order[begin:end]
-            within = torch.arange(longest, device=centres.device)
+            within = torch.arange(sizes[end - 1], device=centres.device)
             mask = within < counts[centres][:, None]
             index = torch.where(mask, starts[centres][:, None] + within, 0)
-            if len(pairs):
-                yield _Chunk(centres, index, mask)
+            env = Environment.of(part.vectors[index], mask, part.species[index], part.n_species, self.cutoff)
+            yield centres, index, env
             begin = end
 
     def _rows(self, env: Environment, group: _AngularGroup) -> list[slice]:
-        """Cut the neighbours j of a chunk so that each matrix stays within bounds."""
+        """Cut the neighbours j of some centres so that each matrix stays within bounds."""
         n, m = env.r.shape
-        step = max(1, _CHUNK * 8 // max(1, n * group.kernel.elements_per_row(m)))
+        step = max(1, 8 * _CHUNK // (n * m * len(group.kernel.powers)))
         return [slice(start, min(m, start + step)) for start in range(0, m, step)]
-
-    def _environment(
-        self, chunk: _Chunk, vectors: Tensor, pairs: NeighborList, species: Tensor
-    ) -> Environment:
-        of_neighbors = species[pairs.second[chunk.pairs]]
-        kinds = torch.arange(len(self.species), device=vectors.device)
-        one_hot = (of_neighbors[:, None, :] == kinds[:, None]) & chunk.mask[:, None, :]
-        return Environment.of(vectors[chunk.pairs], chunk.mask, one_hot.to(vectors.dtype), self.cutoff)
 
     # Input and layout.
 
@@ -339,8 +422,9 @@ class ACSF(Representation):
         if bool(unknown.any()):
             atom = int(torch.nonzero(unknown)[0])
             raise InputError(
-                f"structure {int(structures.structure_index[atom])} contains {_symbol(int(numbers[atom]))}, but "
-                f"this representation was made for {', '.join(self.species)}. Declare every element that occurs."
+                f"structure {int(structures.structure_index[atom])} contains {_symbol(int(numbers[atom]))}, "
+                f"but this representation was made for {', '.join(self.species)}. "
+                "Declare every element that occurs."
             )
         return index
 
@@ -389,13 +473,17 @@ class _AtomicFeatures(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, vectors: Tensor, acsf: ACSF, pairs: NeighborList, species: Tensor
+        ctx: Any, vectors: Tensor, acsf: ACSF, pairs: NeighborList, structures: StructureBatch
     ) -> Float[Tensor, "A f"]:
         ctx.save_for_backward(vectors)
-        ctx.acsf, ctx.pairs, ctx.species = acsf, pairs, species
-        atomic = vectors.new_zeros(len(species), len(acsf.atomic_names))
-        for chunk in acsf._chunks(pairs, len(species)):
-            atomic[chunk.centres] = acsf._value(acsf._environment(chunk, vectors, pairs, species))
+        ctx.acsf, ctx.pairs, ctx.structures = acsf, pairs, structures
+        atomic = vectors.new_zeros(len(structures.atomic_numbers), len(acsf.atomic_names))
+        parts = list(acsf._parts(structures, pairs, vectors))
+        # One array for all parts: fresh memory would cost more than the arithmetic.
+        longest = max((len(part.directions) for part in parts), default=0)
+        scratch = vectors.new_empty(longest, acsf._radial.size)
+        for part in parts:
+            atomic[part.atoms] = acsf._value(part, scratch)
         return atomic
 
     @staticmethod
@@ -404,10 +492,8 @@ class _AtomicFeatures(torch.autograd.Function):
         (vectors,) = ctx.saved_tensors
         (gradient,) = outputs
         result = torch.zeros_like(vectors)
-        for chunk in ctx.acsf._chunks(ctx.pairs, len(ctx.species)):
-            env = ctx.acsf._environment(chunk, vectors, ctx.pairs, ctx.species)
-            of_pairs = ctx.acsf._vjp(env, gradient[chunk.centres])
-            result[chunk.pairs[chunk.mask]] = of_pairs[chunk.mask]
+        for part in ctx.acsf._parts(ctx.structures, ctx.pairs, vectors):
+            result[part.pairs] = ctx.acsf._vjp(part, gradient[part.atoms])
         return result, None, None, None
 
 

@@ -28,12 +28,16 @@ from whorl.errors import InputError, unknown_option
 _Pool = Callable[[Tensor, Tensor], Tensor]
 
 
+def _fill(values: Tensor, mask: Tensor, number: float) -> Tensor:
+    return values if bool(mask.all()) else values.masked_fill(~mask, number)
+
+
 def _max(values: Tensor, mask: Tensor) -> Tensor:
-    return values.masked_fill(~mask, -torch.inf).amax(1)
+    return _fill(values, mask, -torch.inf).amax(1)
 
 
 def _min(values: Tensor, mask: Tensor) -> Tensor:
-    return values.masked_fill(~mask, torch.inf).amin(1)
+    return _fill(values, mask, torch.inf).amin(1)
 
 
 def _sum(values: Tensor, mask: Tensor) -> Tensor:
@@ -55,7 +59,7 @@ def _std(values: Tensor, mask: Tensor) -> Tensor:
 def _quantile(q: float) -> _Pool:
     def pool(values: Tensor, mask: Tensor) -> Tensor:
         # Padding goes to the end, and stays finite: infinity times a weight of zero would be NaN.
-        ordered = values.masked_fill(~mask, torch.finfo(values.dtype).max).sort(1).values
+        ordered = _fill(values, mask, torch.finfo(values.dtype).max).sort(1).values
         place = q * (mask.sum(1, keepdim=True) - 1).clamp(min=0).to(values.dtype)  # (G, 1, 1)
         below = ordered.gather(1, place.floor().long().expand(-1, 1, values.shape[2]))
         above = ordered.gather(1, place.ceil().long().expand(-1, 1, values.shape[2]))

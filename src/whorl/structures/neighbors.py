@@ -34,11 +34,39 @@ class NeighborList:
         first: Flat index of the atom that looks, shape (P,).
         second: Flat index of the atom that is seen, shape (P,).
         shift: Lattice translation of the second atom, in units of the lattice vectors, shape (P, 3).
+        undirected: Number of the pair without its direction, 0 … P/2-1, shape (P,).
+        directions: The two directed pairs of each undirected one, shape (P/2, 2).
     """
 
     first: Int[Tensor, "P"]
     second: Int[Tensor, "P"]
     shift: Int[Tensor, "P 3"]
+    undirected: Int[Tensor, "P"]
+    directions: Int[Tensor, "H 2"]
+
+    @classmethod
+    def from_half(cls, i: Tensor, j: Tensor, shift: Tensor) -> NeighborList:
+        """Build from pairs that stand in one direction each."""
+        unsorted = cls(
+            first=torch.cat([i, j]),
+            second=torch.cat([j, i]),
+            shift=torch.cat([shift, -shift]),
+            undirected=torch.arange(len(i), device=i.device).repeat(2),
+            directions=torch.arange(2 * len(i), device=i.device).reshape(2, -1).T,
+        )
+        return unsorted.reordered(torch.argsort(unsorted.first, stable=True))
+
+    def reordered(self, order: Int[Tensor, "P"]) -> NeighborList:
+        """Return the same pairs with ``order[n]`` at place n; ``first`` must stay sorted."""
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device)
+        return NeighborList(
+            first=self.first[order],
+            second=self.second[order],
+            shift=self.shift[order],
+            undirected=self.undirected[order],
+            directions=place[self.directions],
+        )
 
     def __len__(self) -> int:
         """Return the number of directed pairs P."""
@@ -97,13 +125,11 @@ def neighbor_list(structures: StructureBatch, *, cutoff: float, images: Images =
         lattice = _Lattice.of(structures)
         rows = _translations(structures, lattice, cutoff) if images == "all" else _nearby_cells(structures)
         found = list(_search(structures, lattice, rows, cutoff, minimum=images == "minimum"))
-        first, second, shift = (torch.cat(parts) for parts in zip(*found, strict=True))
+        i, j, shift = (torch.cat(parts) for parts in zip(*found, strict=True))
         # In the caller's own lattice and positions: undo the wrapping, then the change of basis.
-        shift = shift + lattice.wraps[second] - lattice.wraps[first]
-        basis = lattice.basis[structures.structure_index[first]]
-        shift = torch.einsum("pk,pkl->pl", shift, basis)
-        order = torch.argsort(first, stable=True)
-        return NeighborList(first=first[order], second=second[order], shift=shift[order])
+        shift = shift + lattice.wraps[j] - lattice.wraps[i]
+        basis = lattice.basis[structures.structure_index[i]]
+        return NeighborList.from_half(i, j, (shift[:, :, None] * basis).sum(1))
 
 
 def _all_pairs(counts: Tensor, first_atom: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,10 +143,18 @@ def _all_pairs(counts: Tensor, first_atom: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _cluster_pairs(structures: StructureBatch, cutoff: float) -> NeighborList:
-    _, i, j = _all_pairs(structures.n_atoms, structures.first_atom)
-    distance2 = (structures.positions[j] - structures.positions[i]).square().sum(-1)
-    keep = torch.nonzero((distance2 < cutoff**2) & (i != j)).squeeze(1)
-    return NeighborList(first=i[keep], second=j[keep], shift=keep.new_zeros(len(keep), 3))
+    counts = structures.n_atoms
+    if len(counts) and bool((counts == counts[0]).all()):  # all of one size: no bookkeeping
+        n = int(counts[0])
+        pair = torch.triu_indices(n, n, 1, device=counts.device)
+        i, j = (pair[:, None, :] + structures.first_atom[:, None]).flatten(1)
+    else:
+        _, i, j = _all_pairs(counts, structures.first_atom)
+        i, j = i[i < j], j[i < j]
+    near = (structures.positions[j] - structures.positions[i]).square().sum(-1) < cutoff**2
+    if not bool(near.all()):
+        i, j = i[near], j[near]
+    return NeighborList.from_half(i, j, i.new_zeros(len(i), 3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,21 +312,25 @@ def _search(
             "pk,pkx->px", shift.to(vector.dtype), lattice.cells[structure[start:stop][row]]
         )
         if minimum:
-            # Wrapped atoms differ by less than one cell; round first, so that ±1 around it is enough.
             row, i, j, shift, vector = _keep_nearest(structures, lattice, row, i, j, shift)
         distance2 = vector.square().sum(-1)
-        own_self = (i == j) & (shift == 0).all(-1)
-        keep = torch.nonzero((distance2 < cutoff**2) & ~own_self).squeeze(1)
+        keep = torch.nonzero((distance2 < cutoff**2) & _one_direction(i, j, shift)).squeeze(1)
         yield i[keep], j[keep], shift[keep]
         start, done = stop, int(work[stop - 1])
+
+
+def _one_direction(i: Tensor, j: Tensor, shift: Tensor) -> Bool[Tensor, "P"]:
+    """Choose one of (i, j, S) and (j, i, -S): i < j, or for own images the first S_k ≠ 0 positive."""
+    leading = shift.sign() @ shift.new_tensor([4, 2, 1])
+    return (i < j) | ((i == j) & (leading > 0))
 
 
 def _keep_nearest(
     structures: StructureBatch, lattice: _Lattice, row: Tensor, i: Tensor, j: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Of all images of each pair of different atoms keep the nearest one."""
-    different = i != j
-    row, i, j, shift = row[different], i[different], j[different], shift[different]
+    """Of all images of each pair of atoms i < j keep the nearest one."""
+    ordered = i < j
+    row, i, j, shift = row[ordered], i[ordered], j[ordered], shift[ordered]
     cells = lattice.cells[structures.structure_index[i]]
     vector = lattice.positions[j] - lattice.positions[i]
     fractional = torch.linalg.solve(cells, vector[:, None, :], left=False).squeeze(1)

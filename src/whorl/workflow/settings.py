@@ -381,7 +381,7 @@ class Recipe(Section):
         return self.evaluate.calculator
 
     @property
-    def property(self) -> str:
+    def property_name(self) -> str:
         """Name of the property asked for."""
         given = self.data.files or self.data.features
         return given.property if given else "formation_energy"
