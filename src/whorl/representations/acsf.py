@@ -321,22 +321,25 @@ class ACSF(Representation):
         slope = slopes[part.undirected[index[at]], (f % self._radial.size)[:, None]]
         of_kind = env.species[at] == (f // self._radial.size)[:, None]
         change[is_radial] = (slope * of_kind)[..., None] * env.unit[at]
-        if self._angular:
-            at, f = centre[~is_radial], feature[~is_radial] - n_radial
-            change[~is_radial] = self._angular_jacobian(part, env)[at, f].transpose(1, 2)
-        return change
-
-    def _angular_jacobian(self, part: _Part, env: Environment) -> Float[Tensor, "N f 3 M"]:
-        n, m = env.r.shape
-        result = env.r.new_zeros(n, len(self._species_pairs), len(self.g4) + len(self.g5), 3, m)
+        pairs_of_species = torch.tensor(self._species_pairs, device=centre.device)
+        n_angular = max(1, len(self.g4) + len(self.g5))
         for group in self._angular:
+            place = torch.full((n_angular,), -1, device=centre.device)
+            place[group.columns] = torch.arange(len(group.columns), device=centre.device)
+            mine = (~is_radial & (place[(feature - n_radial) % n_angular] >= 0)).nonzero().squeeze(1)
+            at, f = centre[mine], feature[mine] - n_radial
+            which = place[f % n_angular]
+            power, eta = group.power[which], group.eta[which]
+            s, t = pairs_of_species[f // n_angular].unbind(1)
             for rows in self._rows(env, group):
-                slopes = group.kernel.jacobian(env, rows)[:, :, group.power, group.eta]
-                for number, (s, t) in enumerate(self._species_pairs):
-                    is_s, is_t = ((env.species[:, rows] == kind)[:, None, None] for kind in (s, t))
-                    of_pair = slopes[:, t] * is_s + (slopes[:, s] * is_t if s != t else 0.0)
-                    result[:, number, group.columns, :, rows] = of_pair
-        return result.flatten(1, 2)
+                slopes_of = group.kernel.jacobian(env, rows)
+                kinds = env.species[:, rows][at]
+                part_of = slopes_of[at, t, power, eta] * (kinds == s[:, None])[:, None]
+                if part.n_species > 1:
+                    other = (kinds == t[:, None]) & (s != t)[:, None]
+                    part_of = part_of + slopes_of[at, s, power, eta] * other[:, None]
+                change[mine, rows] = part_of.transpose(1, 2)
+        return change
 
     @property
     def _species_pairs(self) -> list[tuple[int, int]]:
