@@ -1,1 +1,47 @@
-"""TODO."""
+"""Judging what was generated: how near, how new, how different, and whether there are atoms for it."""
+
+from whorl.evaluation.accuracy import count_failed, mean_absolute_error, percent_within
+from whorl.evaluation.distances import (
+    count_distinct,
+    mean_pairwise_distance,
+    nearest_distances,
+    nearest_neighbour_distances,
+    standardized,
+)
+from whorl.evaluation.diversity import copy_distance, percent_copies, principal_components, spread_ratio
+from whorl.evaluation.protocols import evaluate, is_invalid
+from whorl.evaluation.verdict import (
+    Accuracy,
+    Diversity,
+    Generated,
+    Inversion,
+    Reconstructed,
+    SizeVerdict,
+    TargetVerdict,
+    Verdict,
+)
+
+__all__ = [
+    "Accuracy",
+    "Diversity",
+    "Generated",
+    "Inversion",
+    "Reconstructed",
+    "SizeVerdict",
+    "TargetVerdict",
+    "Verdict",
+    "copy_distance",
+    "count_distinct",
+    "count_failed",
+    "evaluate",
+    "is_invalid",
+    "mean_absolute_error",
+    "mean_pairwise_distance",
+    "nearest_distances",
+    "nearest_neighbour_distances",
+    "percent_copies",
+    "percent_within",
+    "principal_components",
+    "spread_ratio",
+    "standardized",
+]
