@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,9 @@ class Checkpoints:
             if not path.exists():
                 continue
             try:
+                with zipfile.ZipFile(path) as archive:  # torch.load does not compare checksums
+                    if archive.testzip() is not None:
+                        raise ValueError("a checksum is wrong")
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if not {"callbacks", "state_dict", "loops", "epoch"} <= state.keys():
                     raise ValueError("not a training checkpoint")

@@ -39,7 +39,7 @@ MINIMUM_ROWS = 10
 def fit(
     model: TensorModel,
     features: Float[Tensor, "n *shape"],
-    properties: Float[Tensor, "n *p"],
+    properties: Float[Tensor, "..."],
     *,
     validation: Int[Tensor, "v"],
     seed: int,
@@ -212,7 +212,9 @@ class _Watcher(lightning.Callback):
         self.finished = state_dict["finished"]
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        # Here nothing is half done: Lightning resumes at the beginning of this epoch.
+        # Here nothing is half done. Lightning resumes at the beginning of this epoch, provided that the count
+        # of its batches is back at zero; Lightning itself would do that only after this hook.
+        trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         if trainer.current_epoch > 0 and time.monotonic() - self._saved_at >= self.seconds:
             self._save(trainer)
         torch.manual_seed(_mix(self.seed, trainer.current_epoch))

@@ -1,0 +1,99 @@
+"""The formulas against torch.distributions, and learning on a problem whose answer is known."""
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from whorl.generators import CVAE, condition_range, fit, range_warning
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    rng = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = CVAE(shape=(5,), properties=2, hidden=16, latent=4, layers=2)
+    features, condition = torch.randn(7, 5, generator=rng), torch.randn(7, 2, generator=rng)
+    model.fit_scaling(features, condition)
+    return model, features, condition
+
+
+def test_kl_is_that_of_torch_distributions(scaled):
+    model, features, condition = scaled
+    _, kl = model.loss_terms(features, condition, torch.zeros(7, 4))
+    mean, log_variance = model.encode(features, condition)
+    posterior, prior = Normal(mean, torch.exp(log_variance / 2)), Normal(0.0, 1.0)
+    torch.testing.assert_close(kl, kl_divergence(posterior, prior).sum(1))
+
+
+def test_minus_the_loss_is_the_evidence_lower_bound_up_to_a_constant(scaled):
+    model, features, condition = scaled
+    noise = torch.randn(7, 4)
+    reconstruction, kl = model.loss_terms(features, condition, noise)
+    mean, log_variance = model.encode(features, condition)
+    posterior = Normal(mean, torch.exp(log_variance / 2))
+    latent = mean + torch.exp(log_variance / 2) * noise
+    decoded = model.decoder(torch.cat([latent, condition], 1))
+    bound = Normal(decoded, 0.5**0.5).log_prob(features).sum(1) - kl_divergence(
+        posterior, Normal(0.0, 1.0)
+    ).sum(1)
+    constant = Normal(0.0, 0.5**0.5).log_prob(torch.tensor(0.0)) * 5
+    torch.testing.assert_close(-(reconstruction + kl), bound - constant)
+
+
+def test_the_step_weighs_kl_with_beta(scaled):
+    model, features, condition = scaled
+    terms = model.validation_step((features, condition), 0)
+    torch.testing.assert_close(terms["loss"], terms["reconstruction"] + 0.75 * terms["kl"])
+
+
+def test_decode_is_the_inverse_scaling_of_the_decoder_and_differentiable(scaled):
+    model, _, condition = scaled
+    latent = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    features = model.decode(latent, condition.double())
+    assert features.dtype == torch.float64
+    inside = torch.cat([latent.float(), model.scale_properties(condition)], 1)
+    torch.testing.assert_close(
+        features, model.feature_scaler.inverse(model.decoder(inside).double()), rtol=1e-6, atol=1e-6
+    )
+    (gradient,) = torch.autograd.grad(features.sum(), latent)
+    assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+
+
+def test_no_posterior_is_too_wide_or_too_narrow_for_float32(scaled):
+    model, _, condition = scaled
+    reconstruction, kl = model.loss_terms(torch.full((7, 5), 1e6), condition, torch.ones(7, 4))
+    assert torch.isfinite(reconstruction).all() and torch.isfinite(kl).all()
+
+
+@pytest.fixture(scope="module")
+def sheet():
+    """R = (1000 y, f, f y, 0.1): the condition y fixes the first feature and leaves f free."""
+    rng = torch.Generator().manual_seed(1)
+    y = 1 + torch.rand(400, generator=rng, dtype=torch.float64)
+    free = torch.randn(400, generator=rng, dtype=torch.float64)
+    features = torch.stack([1000 * y, free, free * y, torch.full_like(y, 0.1)], 1)
+    # Beside 380 features the prior weighs little; beside four it must be told to.
+    model = CVAE(shape=(4,), hidden=32, latent=2, beta=0.01, learning_rate=5e-3)
+    fit(model, features, y, validation=torch.arange(80), seed=0, epochs=120)
+    return model
+
+
+@pytest.mark.parametrize("target", [1.2, 1.5, 1.8])
+def test_samples_follow_the_condition_and_keep_their_freedom(sheet, target):
+    condition = torch.full((500, 1), target, dtype=torch.float64)
+    samples = sheet.sample(condition, rng=torch.Generator().manual_seed(0))
+    assert (samples[:, 0] / 1000 - target).abs().mean() < 0.03
+    free = samples[:, 1]
+    assert abs(free.mean()) < 0.2
+    assert 0.7 < free.std() < 1.2
+    slope = (free * samples[:, 2]).sum() / free.square().sum()
+    assert abs(slope - target) < 0.1
+    assert (samples[:, 3] == 0.1).all()
+
+
+def test_the_training_range_is_kept_and_warned_of(sheet):
+    ((low, high),) = condition_range(sheet).tolist()
+    assert 1 <= low < 1.05 and 1.95 < high <= 2
+    assert range_warning(sheet, torch.tensor([[1.5]])) is None
+    words = range_warning(sheet, torch.tensor([[1.5], [3.7], [0.2], [3.7]]))
+    assert "0.2, 3.7" in words and f"{low:.4g} to {high:.4g}" in words
