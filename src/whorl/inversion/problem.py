@@ -55,7 +55,7 @@ class InversionProblem:
     target: Float[Tensor, "T F"]
     template: StructureBatch
     loss: str = "mae"
-    weights: Float[Tensor, "F"] | None = None
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.loss not in _PENALTIES:
