@@ -1,0 +1,482 @@
+r"""Data sets of nanoclusters: random geometries, relaxed; minima and intermediates kept (Fung et al. 2022, §2.3).
+
+The work is done in chunks of a few random starts. Each chunk has its own seed and its own file, so it does not matter
+who computes it or when: the data set is what follows from chunks 0, 1, 2 … in order, until it has as many
+structures as asked for. An interrupted build continues from the chunks that are there, and a larger one begins with
+those of a smaller one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whorl.datasets.geometries import random_clusters
+from whorl.datasets.store import Dataset, Skipped, load_dataset, save_dataset
+from whorl.errors import InputError, WhorlError, did_you_mean
+from whorl.files import provenance, read_json, stable_hash, write_json
+from whorl.potentials import Potential, bulk_energy, formation_energy, relax
+from whorl.structures.batch import StructureBatch
+
+_BARREN = 20  # chunks in a row without a new structure, after which there is no point in going on
+_ENERGY_BIN = 1e-3  # eV/atom; structures whose energies differ by more are different
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """All that the contents of chunks depend on. Raise ``version`` when the same plan begins to mean others."""
+
+    element: str
+    atoms: int
+    potential: str
+    seed: int
+    starts: int
+    steps: int
+    force_tolerance: float
+    thinning: float
+    energy_thinning: float
+    box: float
+    bond: float
+    version: int = 1
+
+
+def build_clusters(
+    *,
+    element: str,
+    atoms: int,
+    count: int,
+    potential: Potential,
+    directory: Path | str,
+    seed: int,
+    window: tuple[float, float] = (0.0, 3.7),
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    reference_energy: float | None = None,
+    box: float = 17.0,
+    starts_per_chunk: int = 16,
+    steps: int = 300,
+    force_tolerance: float = 0.05,
+    thinning: float = 0.2,
+    energy_thinning: float = 0.1,
+    tolerance: float = 0.05,
+) -> Dataset:
+    r"""Build a data set of clusters of one element, labelled with formation energies.
+
+    Random geometries are relaxed; of each relaxation the minimum is kept, and those structures on the way that
+    differ enough from the last one kept. Their label is
+    :math:`E_\mathrm{form} = (E_\mathrm{total} - N E_\mathrm{bulk}) / N` (eq. 4), with the bulk of the same
+    potential. Structures outside the window are left out, and so is one that was there before: same energy within
+    1e-3 eV/atom, and same sorted interatomic distances within ``tolerance``, which no rotation, translation,
+    reflection or exchange of atoms changes.
+
+    Args:
+        element: Chemical symbol.
+        atoms: Atoms in each cluster.
+        count: Structures wanted.
+        potential: Relaxes and labels.
+        directory: Where finished chunks are kept, in a folder of their own for each set of settings.
+        seed: The same seed gives the same data set, with any number of processes.
+        window: Formation energies kept, lowest and highest, in eV/atom.
+        processes: Worker processes, by default one per core; 1 works in this process. More than one need, in a
+            script, the usual ``if __name__ == "__main__":``.
+        progress: Called with structures found and structures wanted.
+        reference_energy: Energy of the bulk in eV/atom, by default computed with ``potential``.
+        box: Edge of the cube that holds each start, in Å.
+        starts_per_chunk: Random geometries in one unit of work.
+        steps: Longest relaxation.
+        force_tolerance: Largest force in a minimum, in eV/Å.
+        thinning: A structure on the way is kept when its sorted distances differ by this, in Å (root mean square),
+            from those of the last one kept …
+        energy_thinning: … or its energy by this, in eV/atom.
+        tolerance: Structures whose sorted distances differ by less, in Å (root mean square), are the same.
+
+    Returns:
+        A data set with the properties ``formation_energy`` (eV/atom) and ``energy`` (eV). Each structure's ``info``
+        says its ``start``, ``step``, ``shape`` (of the start) and whether it ``is_minimum``. Structures that
+        the potential could not compute are in ``skipped``.
+
+    Raises:
+        InputError: Unknown element, settings without meaning, a potential that cannot compute the bulk, or a
+            window in which nothing new is found.
+    """
+    plan = _plan(
+        element=element,
+        atoms=atoms,
+        potential=potential.name,
+        seed=seed,
+        starts=starts_per_chunk,
+        steps=steps,
+        force_tolerance=force_tolerance,
+        thinning=thinning,
+        energy_thinning=energy_thinning,
+        box=box,
+    )
+    if count < 1 or not window[0] < window[1]:
+        raise InputError(
+            f"got count {count} and window {tuple(window)}, expected a count of at least 1 and lower < upper."
+        )
+    folder = Path(directory) / f"{element}{atoms}-{stable_hash(asdict(plan))}"
+    bulk = _reference(folder, plan, potential) if reference_energy is None else reference_energy
+    found = _Collection(window=window, tolerance=tolerance, bulk=bulk, wanted=count)
+    workers = processes if processes is not None else os.cpu_count() or 1
+    with contextlib.closing(_chunks(folder, plan, potential, workers)) as chunks:
+        barren = 0
+        for number, chunk in enumerate(chunks):
+            before = len(found)
+            found.add(chunk)
+            if progress is not None:
+                progress(len(found), count)
+            if len(found) >= count:
+                break
+            barren = barren + 1 if len(found) == before else 0
+            if barren == _BARREN:
+                raise InputError(found.why_barren((number + 1) * plan.starts, potential.name))
+    return found.dataset(
+        {
+            **provenance(
+                seed=seed, settings={**asdict(plan), "window": list(window), "tolerance": tolerance}
+            ),
+            "potential": potential.name,
+            "bulk_energy": bulk,
+            "window": list(window),
+            "starts": (number + 1) * plan.starts,
+        }
+    )
+
+
+def _plan(*, element: str, **settings: Any) -> _Plan:
+    from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+
+    if element not in atomic_numbers or element == "X":
+        raise InputError(f"unknown element '{element}'.{did_you_mean(element, chemical_symbols[1:])}")
+    plan = _Plan(element=element, bond=2 * float(covalent_radii[atomic_numbers[element]]), **settings)
+    positive = ("atoms", "starts", "force_tolerance", "thinning", "energy_thinning", "box")
+    for name in positive:
+        if not getattr(plan, name) > 0:
+            raise InputError(f"{name}: got {getattr(plan, name)}, expected a positive number.")
+    return plan
+
+
+def _reference(folder: Path, plan: _Plan, potential: Potential) -> float:
+    """Return the bulk energy of the potential, computed once for a folder."""
+    path = folder / "plan.json"
+    if path.exists():
+        with contextlib.suppress(InputError, KeyError, TypeError, ValueError):
+            return float(read_json(path)["bulk_energy"])
+    bulk = bulk_energy(potential, plan.element)
+    write_json(path, {**asdict(plan), "bulk_energy": bulk})
+    return bulk
+
+
+# What is kept
+
+
+def sorted_distances(positions: Float[Tensor, "B n 3"]) -> Float[Tensor, "B d"]:
+    """Return all interatomic distances of each cluster in ascending order, d = n (n - 1) / 2, in Å."""
+    n = positions.shape[1]
+    i, j = torch.triu_indices(n, n, 1)
+    return (positions[:, i] - positions[:, j]).norm(dim=-1).sort(dim=1).values
+
+
+def _rms(a: Tensor, b: Tensor) -> float:
+    return float((a - b).square().mean().sqrt()) if a.numel() else 0.0
+
+
+class _Collection:
+    """Structures within the window, each once, in the order in which they come."""
+
+    def __init__(self, *, window: tuple[float, float], tolerance: float, bulk: float, wanted: int) -> None:
+        self.window, self.tolerance, self.bulk, self.wanted = window, tolerance, bulk, wanted
+        self._chosen: list[Dataset] = []
+        self._count = 0
+        self._skipped: list[Skipped] = []
+        self._known: dict[int, list[tuple[float, Tensor]]] = {}
+        self._seen: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, chunk: Dataset) -> None:
+        """Take from a chunk what is new, up to the number wanted."""
+        self._skipped += chunk.skipped
+        if not len(chunk):
+            return
+        assert chunk.structures is not None
+        n = int(chunk.structures.n_atoms[0])
+        energy = formation_energy(chunk.properties["energy"], n, self.bulk)
+        self._seen.append(energy)
+        distances = sorted_distances(chunk.structures.positions.reshape(len(chunk), n, 3))
+        rows = []
+        for row, e in enumerate(energy.tolist()):
+            if self._count == self.wanted:
+                break
+            if self.window[0] <= e <= self.window[1] and self._is_new(e, distances[row]):
+                rows.append(row)
+                self._count += 1
+        self._chosen.append(chunk.select(rows))
+
+    def _is_new(self, energy: float, distances: Tensor) -> bool:
+        bin_ = math.floor(energy / _ENERGY_BIN)
+        for neighbor in (bin_ - 1, bin_, bin_ + 1):
+            for known_energy, known in self._known.get(neighbor, []):
+                if abs(energy - known_energy) <= _ENERGY_BIN and _rms(distances, known) < self.tolerance:
+                    return False
+        self._known.setdefault(bin_, []).append((energy, distances))
+        return True
+
+    def why_barren(self, starts: int, name: str) -> str:
+        """Say why nothing is found any more."""
+        text = (
+            f"{starts} starts gave {self._count} different structures with formation energies in "
+            f"{list(self.window)} eV/atom, {self.wanted} were asked for, and the last {_BARREN} chunks had nothing "
+            "new. "
+        )
+        if self._seen:
+            seen = torch.cat(self._seen)
+            text += (
+                f"Energies found lie between {float(seen.min()):.3f} and {float(seen.max()):.3f} eV/atom. "
+            )
+        if self._skipped:
+            reason, times = Counter(entry.reason for entry in self._skipped).most_common(1)[0]
+            text += f"{name} failed {len(self._skipped)} times, {times} of them with: {reason} "
+        return text + "Ask for fewer structures, a wider window or more atoms."
+
+    def dataset(self, origin: dict[str, Any]) -> Dataset:
+        """Return what was collected."""
+        chosen = [part for part in self._chosen if len(part)]
+        structures = StructureBatch.concatenate([part.structures for part in chosen if part.structures])
+        energy = torch.cat([part.properties["energy"] for part in chosen])
+        return Dataset(
+            structures=structures,
+            properties={
+                "formation_energy": formation_energy(energy, structures.n_atoms.double(), self.bulk),
+                "energy": energy,
+            },
+            ids=tuple(name for part in chosen for name in part.ids),
+            provenance=origin,
+            skipped=tuple(self._skipped),
+        )
+
+
+# One chunk
+
+
+def _compute(plan: _Plan, potential: Potential, number: int, path: Path) -> None:
+    """Relax the starts of one chunk and write what is kept of them."""
+    from ase.data import atomic_numbers
+
+    positions, shapes = random_clusters(
+        plan.starts,
+        atoms=plan.atoms,
+        bond=plan.bond,
+        box=plan.box,
+        seed=int(stable_hash([plan.seed, number])[:12], 16),
+    )
+    size = plan.starts * plan.atoms
+    starts = StructureBatch(
+        positions=positions.reshape(size, 3),
+        cells=torch.zeros(plan.starts, 3, 3, dtype=torch.float64),
+        pbc=torch.zeros(plan.starts, 3, dtype=torch.bool),
+        atomic_numbers=torch.full((size,), atomic_numbers[plan.element]),
+        structure_index=torch.arange(plan.starts).repeat_interleave(plan.atoms),
+    )
+    keeper = _Keeper(plan)
+    skipped = []
+    for frame in relax(starts, potential, steps=plan.steps, force_tolerance=plan.force_tolerance):
+        for k, reason in sorted(frame.failures.items()):
+            skipped.append(Skipped(f"start {number * plan.starts + k} step {frame.step}", reason))
+        keeper.add(
+            frame.index, frame.step, frame.structures.positions, frame.energy, frame.converged.tolist()
+        )
+    records = [(k, *record) for k, kept in enumerate(keeper.kept) for record in kept]
+    template = starts[[k for k, *_ in records]]
+    chunk = Dataset(
+        structures=template.replace(
+            positions=torch.cat([record[2] for record in records]) if records else template.positions,
+            info=tuple(
+                {
+                    "start": number * plan.starts + k,
+                    "step": step,
+                    "shape": shapes[k],
+                    "is_minimum": minimum,
+                }
+                for k, step, _, _, minimum in records
+            ),
+        ),
+        properties={"energy": torch.tensor([record[3] for record in records], dtype=torch.float64)},
+        ids=tuple(f"start{number * plan.starts + k:06d}-step{step:03d}" for k, step, *_ in records),
+        skipped=tuple(skipped),
+    )
+    save_dataset(chunk, path)
+
+
+class _Keeper:
+    """Chooses structures along each relaxation: the minimum, and those that differ from the last one kept."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self.plan = plan
+        self.kept: list[list[tuple[int, Tensor, float, bool]]] = [[] for _ in range(plan.starts)]
+        self._last: dict[int, Tensor] = {}
+
+    def add(
+        self,
+        index: Int[Tensor, "b"],
+        step: int,
+        positions: Float[Tensor, "a 3"],
+        energy: Float[Tensor, "b"],
+        minimum: list[bool],
+    ) -> None:
+        clusters = positions.reshape(-1, self.plan.atoms, 3)
+        distances = sorted_distances(clusters)
+        for row, start in enumerate(index.tolist()):
+            kept, e = self.kept[start], float(energy[row])
+            near = (
+                bool(kept)
+                and _rms(distances[row], self._last[start]) < self.plan.thinning
+                and abs(e - kept[-1][2]) < self.plan.energy_thinning * self.plan.atoms
+            )
+            if near and not minimum[row]:
+                continue
+            if near:
+                kept.pop()  # a minimum stands for what is close to it
+            kept.append((step, clusters[row].clone(), e, minimum[row]))
+            self._last[start] = distances[row]
+
+
+# Many chunks
+
+
+def _chunks(folder: Path, plan: _Plan, potential: Potential, processes: int) -> Iterator[Dataset]:
+    """Yield chunks 0, 1, 2 … without end, in order: from their files, or else computed."""
+    if processes == 1:
+        number = 0
+        while True:
+            path = _chunk_path(folder, number)
+            chunk = _read_chunk(path)
+            if chunk is None:
+                with _one_thread():
+                    _compute(plan, potential, number, path)
+                chunk = load_dataset(path)
+            yield chunk
+            number += 1
+    number = 0
+    while (chunk := _read_chunk(_chunk_path(folder, number))) is not None:
+        yield chunk
+        number += 1
+    with _workers(plan, potential, processes) as submit:
+        waiting: deque[tuple[int, Future[None] | None]] = deque()
+        next_number = number
+        while True:
+            # A little ahead, so that nobody waits for the slowest.
+            while len(waiting) < processes + 1:
+                path = _chunk_path(folder, next_number)
+                there = path.exists() and _read_chunk(path) is not None
+                waiting.append((next_number, None if there else submit(next_number, path)))
+                next_number += 1
+            number, future = waiting.popleft()
+            if future is not None:
+                future.result()
+            yield load_dataset(_chunk_path(folder, number))
+
+
+def _chunk_path(folder: Path, number: int) -> Path:
+    return folder / f"chunk-{number:06d}.safetensors"
+
+
+def _read_chunk(path: Path) -> Dataset | None:
+    """Return a chunk, or None where it is not there or damaged and must be made again."""
+    if not path.exists():
+        return None
+    try:
+        return load_dataset(path)
+    except InputError:
+        path.unlink(missing_ok=True)
+        return None
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sum in one order, whatever the machine: numbers must not depend on threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _workers(
+    plan: _Plan, potential: Potential, processes: int
+) -> Iterator[Callable[[int, Path], Future[None]]]:
+    """Start worker processes; at the end, whatever ends it, none is left behind."""
+    import multiprocessing
+
+    before = set(multiprocessing.active_children())
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers' libraries as they load
+    executor = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(plan, potential),
+    )
+    try:
+        yield lambda number, path: executor.submit(_work, number, path)
+    except BrokenProcessPool as error:
+        raise WhorlError(
+            "a worker process ended abruptly (out of memory?). Finished chunks are kept: run the same command "
+            "again, with fewer processes. In a script, the call must be under: if __name__ == '__main__'"
+        ) from error
+    finally:
+        if threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+        children = set(multiprocessing.active_children()) - before
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in children:  # what they are at is not needed, or will be done again
+            child.terminate()
+        for child in children:
+            child.join(timeout=5)
+
+
+_own: tuple[_Plan, Potential] | None = None  # a worker's task, received once at its start
+
+
+def _start_worker(plan: _Plan, potential: Potential) -> None:
+    global _own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _own = (plan, potential)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, so they watch it."""
+    import multiprocessing
+    from multiprocessing.connection import wait
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(number: int, path: Path) -> None:
+    assert _own is not None
+    _compute(*_own, number, path)

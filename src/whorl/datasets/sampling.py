@@ -1,0 +1,92 @@
+"""Choosing rows: farthest point sampling in feature space, and splits."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whorl.errors import InputError
+
+
+def farthest_point_sampling(
+    features: Float[Tensor, "n f"], count: int, *, seed: int, start: int | None = None
+) -> Int[Tensor, "count"]:
+    r"""Choose ``count`` rows, each as far as possible from those chosen before it.
+
+    .. math:: s_k = \arg\max_i \min_{j<k} \lVert x_i - x_{s_j} \rVert_2
+
+    Distances are Euclidean in the features as given; scale them first where their units differ. Of rows that are
+    equally far the first is chosen, so the answer depends on ``seed`` through the first row alone. Rows that are
+    there twice are chosen twice only after all others.
+
+    Args:
+        features: One row per structure.
+        count: Rows to choose, at most n.
+        seed: Draws the first row.
+        start: The first row itself, instead of a drawn one.
+
+    Returns:
+        Row numbers in the order chosen, shape (count,).
+
+    Raises:
+        InputError: More rows asked for than there are, or features that are not finite.
+    """
+    n = features.shape[0]
+    if not 1 <= count <= n:
+        raise InputError(
+            f"farthest point sampling: got count {count}, expected 1 to {n}, the number of rows."
+        )
+    finite = features.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        rows = torch.nonzero(~finite).squeeze(1)
+        raise InputError(
+            f"farthest point sampling: {len(rows)} rows have NaN or infinite features (first: row {int(rows[0])}). "
+            "Leave them out first."
+        )
+    if start is None:
+        start = int(torch.randint(n, (), generator=torch.Generator().manual_seed(seed)))
+    if not 0 <= start < n:
+        raise InputError(
+            f"farthest point sampling: got start {start}, expected a row number from 0 to {n - 1}."
+        )
+    # |x - s|² = |x|² + |s|² - 2 x·s needs one pass over the features; centring keeps the cancellation small.
+    centred = features.detach() - features.detach().mean(0)
+    square = centred.square().sum(1)
+    nearest = torch.full_like(square, torch.inf)
+    chosen = torch.empty(count, dtype=torch.int64)
+    row = start
+    for k in range(count):
+        chosen[k] = row
+        distance = torch.addmv(square, centred, centred[row], alpha=-2.0).add_(square[row])
+        torch.minimum(nearest, distance.clamp_min_(0.0), out=nearest)
+        nearest[row] = -1.0  # never again, even among equals
+        row = int(nearest.argmax())
+    return chosen
+
+
+def split(n: int, *, fraction: float = 0.8, seed: int) -> tuple[Int[Tensor, "t"], Int[Tensor, "v"]]:
+    """Divide rows 0 … n-1 at random into those to train on and those to validate on.
+
+    Args:
+        n: Number of rows.
+        fraction: Share of the first part, rounded to whole rows; where n allows, no part is empty.
+        seed: The same seed gives the same split.
+
+    Returns:
+        Row numbers of both parts, each in ascending order.
+
+    Raises:
+        InputError: ``fraction`` is not between 0 and 1.
+
+    >>> train, validation = split(10, fraction=0.8, seed=0)
+    >>> len(train), len(validation)
+    (8, 2)
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"split: got fraction {fraction}, expected a number between 0 and 1.")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    size = round(n * fraction)
+    if n >= 2:
+        size = min(max(size, 1), n - 1)
+    return order[:size].sort().values, order[size:].sort().values

@@ -1,0 +1,131 @@
+"""Relaxation of many structures at once: FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from whorl.potentials.base import Potential
+from whorl.structures.batch import StructureBatch
+
+# The paper's own parameters.
+_PATIENCE = 5
+_FASTER, _SLOWER = 1.1, 0.5
+_MIXING, _LESS_MIXING = 0.1, 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """Where a batch of relaxations stands after a number of steps.
+
+    Attributes:
+        step: Steps made so far; 0 are the structures as given.
+        index: Which of the given structures are still moving or have just ended, shape (b,).
+        structures: These b structures.
+        energy: In eV, shape (b,).
+        largest_force: In eV/Å, the largest on any atom, shape (b,).
+        converged: Largest force below the tolerance; the structure ends here, shape (b,).
+        failures: Given structures whose computation failed at this step, and why; they end here, and are not
+            among ``index``.
+    """
+
+    step: int
+    index: Int[Tensor, "b"]
+    structures: StructureBatch
+    energy: Float[Tensor, "b"]
+    largest_force: Float[Tensor, "b"]
+    converged: Bool[Tensor, "b"]
+    failures: Mapping[int, str]
+
+
+def relax(
+    structures: StructureBatch,
+    potential: Potential,
+    *,
+    steps: int = 200,
+    force_tolerance: float = 0.05,
+    longest_step: float = 0.2,
+    time_step: float = 0.1,
+    longest_time_step: float = 1.0,
+) -> Iterator[Frame]:
+    """Move the atoms downhill with FIRE, cells fixed, yielding a frame per step.
+
+    Structures do not see one another: each has its own time step, and leaves the batch when it has converged
+    or failed.
+
+    Args:
+        structures: Where to begin.
+        potential: Gives energies and forces.
+        steps: At most so many steps.
+        force_tolerance: In eV/Å.
+        longest_step: Longest way an atom goes in one step, in Å.
+        time_step: First time step, with unit mass, in Å / sqrt(eV).
+        longest_time_step: It grows to at most this.
+    """
+    active = structures.replace(info=())
+    index = torch.arange(len(structures), device=structures.device)
+    velocity = torch.zeros_like(active.positions)
+    dt = torch.full((len(active),), time_step, dtype=active.dtype, device=active.device)
+    mixing = torch.full_like(dt, _MIXING)
+    downhill = torch.zeros_like(index)
+    for step in range(steps + 1):
+        if len(active) == 0:
+            return
+        output = potential(active)
+        failures = {int(index[b]): reason for b, reason in output.failures.items()}
+        ok = torch.ones_like(index, dtype=torch.bool)
+        ok[list(output.failures)] = False
+        energy, forces = output.energy, output.forces
+        if failures:
+            atoms = ok[active.structure_index]
+            energy, forces, velocity = energy[ok], forces[atoms], velocity[atoms]
+            active, index, dt, mixing, downhill = active[ok], index[ok], dt[ok], mixing[ok], downhill[ok]
+        owner = active.structure_index
+        largest = _per_structure(forces.norm(dim=1), owner, len(active), "amax")
+        converged = largest < force_tolerance
+        yield Frame(
+            step=step,
+            index=index,
+            structures=active,
+            energy=energy,
+            largest_force=largest,
+            converged=converged,
+            failures=failures,
+        )
+        if bool(converged.any()):
+            going = ~converged
+            atoms = going[owner]
+            forces, velocity = forces[atoms], velocity[atoms]
+            active, index, dt, mixing, downhill = (
+                active[going],
+                index[going],
+                dt[going],
+                mixing[going],
+                downhill[going],
+            )
+            owner = active.structure_index
+        n = len(active)
+        power = _per_structure((forces * velocity).sum(1), owner, n, "sum")
+        speed = _per_structure(velocity.square().sum(1), owner, n, "sum").sqrt()
+        force = _per_structure(forces.square().sum(1), owner, n, "sum").sqrt().clamp_min(1e-12)
+        good = power > 0
+        mixed = (1 - mixing)[owner, None] * velocity + (mixing * speed / force)[owner, None] * forces
+        velocity = torch.where(good[owner, None], mixed, 0.0)
+        downhill = torch.where(good, downhill + 1, 0)
+        trusted = downhill > _PATIENCE
+        dt = torch.where(trusted, dt * _FASTER, torch.where(power < 0, dt * _SLOWER, dt))
+        dt = dt.clamp_max(longest_time_step)
+        mixing = torch.where(trusted, mixing * _LESS_MIXING, torch.where(power < 0, _MIXING, mixing))
+        velocity = velocity + dt[owner, None] * forces
+        move = dt[owner, None] * velocity
+        longest = _per_structure(move.norm(dim=1), owner, n, "amax")
+        move = move * (longest_step / longest.clamp_min(longest_step))[owner, None]
+        active = active.replace(positions=active.positions + move)
+
+
+def _per_structure(values: Tensor, owner: Tensor, n: int, reduce: str) -> Tensor:
+    return values.new_zeros(n).scatter_reduce(0, owner, values, reduce)
