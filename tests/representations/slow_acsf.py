@@ -26,7 +26,9 @@ def slow_atomic_features(atoms: Atoms, acsf) -> np.ndarray:
 
     rows = []
     for centre in range(len(atoms)):
-        around = [(symbols[b], v, np.linalg.norm(v)) for a, b, v in zip(i, j, vectors) if a == centre]
+        around = [
+            (symbols[j[p]], vectors[p], np.linalg.norm(vectors[p])) for p in np.flatnonzero(i == centre)
+        ]
         row = []
         for symbol in acsf.species:
             of_kind = [r for kind, _, r in around if kind == symbol]

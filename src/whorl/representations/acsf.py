@@ -32,7 +32,7 @@ from whorl.representations.cutoffs import Cutoff
 from whorl.representations.pooling import Pooling
 from whorl.representations.symmetry_functions import Angular, Environment, Radial
 from whorl.structures.batch import StructureBatch
-from whorl.structures.neighbors import IMAGES, Images, NeighborList, neighbor_list
+from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list
 
 # Numbers that one array may hold: small enough for the processor's caches, large enough to amortise a call.
 _CHUNK = 600_000
@@ -108,13 +108,13 @@ class ACSF(Representation):
         *,
         species: Sequence[str],
         cutoff: float | Cutoff,
-        g2: Sequence[tuple[float, float]] = (),
+        g2: Sequence[Sequence[float]] = (),
         g3: Sequence[float] = (),
-        g4: Sequence[tuple[float, float, float]] = (),
-        g5: Sequence[tuple[float, float, float]] = (),
+        g4: Sequence[Sequence[float]] = (),
+        g5: Sequence[Sequence[float]] = (),
         pooling: Sequence[str] = ("max", "min"),
         per_centre_species: bool = False,
-        images: Images = "all",
+        images: str = "all",
     ) -> None:
         super().__init__()
         self.species, numbers = _sorted_species(species)
@@ -125,8 +125,8 @@ class ACSF(Representation):
         self.g5 = tuple((float(eta), float(zeta), float(lam)) for eta, zeta, lam in g5)
         self._check_parameters()
         if images not in IMAGES:
-            raise unknown_option("images convention", str(images), IMAGES)
-        self.images: Images = images
+            raise unknown_option("images convention", images, IMAGES)
+        self.images = images
         self.per_centre_species = per_centre_species
         self.pooling = Pooling(pooling, centre_species=len(self.species) if per_centre_species else None)
         # glibc maps blocks beyond a threshold afresh, page by page, unless a larger one was ever freed: one
@@ -142,7 +142,7 @@ class ACSF(Representation):
         self.layout = self._lay_out()
 
     @classmethod
-    def fung2022(cls, species: Sequence[str], *, images: Images = "all") -> ACSF:
+    def fung2022(cls, species: Sequence[str], *, images: str = "all") -> ACSF:
         """Build the fingerprint of Fung et al. 2022: for one element 190 maxima, then 190 minima.
 
         G2 with η (outermost) × R_s, then G5 with ζ (outermost) × λ × η, cosine cutoff at 20 Å.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from torch import Tensor
 from whorl.errors import InputError, unknown_option
 from whorl.structures.batch import StructureBatch
 
-Images = Literal["all", "minimum"]
-IMAGES: tuple[Images, ...] = ("all", "minimum")
+IMAGES = ("all", "minimum")
 
 # Distances are compared for this many candidate pairs at a time, which bounds the memory of a search.
 _CANDIDATES_AT_ONCE = 2_000_000
@@ -100,7 +98,7 @@ class NeighborList:
         return torch.stack([p, p + 1 + within], dim=1)
 
 
-def neighbor_list(structures: StructureBatch, *, cutoff: float, images: Images = "all") -> NeighborList:
+def neighbor_list(structures: StructureBatch, *, cutoff: float, images: str = "all") -> NeighborList:
     """Find all pairs closer than ``cutoff``.
 
     Any cell will do: smaller than the cutoff, skewed, left-handed, periodic along some directions only; atoms
@@ -118,7 +116,7 @@ def neighbor_list(structures: StructureBatch, *, cutoff: float, images: Images =
     if not cutoff > 0:
         raise InputError(f"cutoff: got {cutoff}, expected a positive distance in Å.")
     if images not in IMAGES:
-        raise unknown_option("images convention", str(images), IMAGES)
+        raise unknown_option("images convention", images, IMAGES)
     with torch.no_grad():
         if not bool(structures.pbc.any()):
             return _cluster_pairs(structures, cutoff)
