@@ -1,0 +1,1 @@
+"""The old ways of doing things, kept as baselines."""
