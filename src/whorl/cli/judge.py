@@ -9,7 +9,7 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out
-from whorl.cli.options import Seed, given, options_from
+from whorl.cli.options import Seed, given
 from whorl.workflow.settings import InvertSettings
 
 _INVERT = InvertSettings()

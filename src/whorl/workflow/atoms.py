@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from whorl.datasets import Dataset, FeatureSet, load_dataset, load_features, save_dataset, write_extxyz
+from whorl.datasets import (
+    Dataset,
+    FeatureSet,
+    load_dataset,
+    load_features,
+    save_dataset,
+    save_features,
+    write_extxyz,
+)
 from whorl.errors import InputError
+from whorl.evaluation import standardized
 from whorl.files import provenance, read_json, stable_hash, write_json
 from whorl.inversion import (
     InversionProblem,
@@ -22,7 +35,7 @@ from whorl.potentials import make_potential
 from whorl.potentials.reference import bulk_energy, formation_energy
 from whorl.representations import Representation, make_representation
 from whorl.structures import StructureBatch
-from whorl.workflow.data import composition, read_rows, standardized
+from whorl.workflow.data import composition, contents_hash, read_rows, species_of
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import CalculatorSettings, InvertSettings
 
@@ -50,8 +63,9 @@ def invert(
     Args:
         generated: From :func:`whorl.workflow.learning.generate`.
         settings: Of the search.
-        output: Structures, ``.safetensors``; beside it ``.extxyz``, ``reference.safetensors`` and
-            ``inversion.json``.
+        output: Structures, ``.safetensors``. Beside it, ``.extxyz``, their own features
+            (``…-features.safetensors``), the held-out ones found again (``…-reference.safetensors``) and the
+            threshold (``…-inversion.json``).
         seed: Of all randomness.
         monitor: Told of progress and warnings.
         features: Features of real structures.
@@ -71,7 +85,7 @@ def invert(
         if real is None:
             raise InputError("weights 'whitening' need the features of real structures (--features).")
         weights = whitening_weights(real.features.flatten(1).double())
-    scratch = output.parent / "search"
+    scratch = output.with_name(f"{output.stem}-search")
 
     def solve(sought: Tensor, what: str, invalid_above: float | None = None) -> InversionResult:
         problem = InversionProblem(
@@ -89,51 +103,42 @@ def invert(
             progress=monitor.progress(what),
         )
 
+    made_with = provenance(seed=seed, settings=settings.model_dump())
     threshold, reference_losses = None, []
     if real is not None and rows is not None and settings.reference:
-        held_out = read_rows(rows)["validation"][: settings.reference]
-        known = solve(real.features[held_out], "inverting real ones")
+        held_out = real.select(read_rows(rows)["validation"][: settings.reference])
+        known = solve(held_out.features, "inverting real ones")
         reference_losses = known.loss.tolist()
         threshold = invalid_threshold(known.loss, quantile=settings.quantile)
         save_dataset(
-            _as_dataset(
-                known, {n: v[held_out] for n, v in real.properties.items()}, held_out.tolist(), real, seed
-            ),
-            output.with_name("reference.safetensors"),
+            _as_dataset(known, held_out, made_with), output.with_name(f"{output.stem}-reference.safetensors")
         )
     found = solve(wanted.features, "inverting", invalid_above=threshold)
-    rows_of_wanted = list(range(len(wanted.ids)))
-    result = _as_dataset(found, dict(wanted.properties), rows_of_wanted, wanted, seed)
-    assert result.structures is not None
+    result = _as_dataset(found, wanted, made_with)
     save_dataset(result, output)
+    assert result.structures is not None
     write_extxyz(
         result.structures,
         output.with_suffix(".extxyz"),
         properties=result.properties,
         provenance=result.provenance,
+        ids=result.ids,
+    )
+    save_features(
+        dataclasses.replace(wanted, features=_features_of(representation, found.structures)),
+        output.with_name(f"{output.stem}-features.safetensors"),
     )
     write_json(
-        output.with_name("inversion.json"),
-        {
-            "invalid_above": threshold,
-            "reference_losses": reference_losses,
-            "loss": found.loss.tolist(),
-            "status": [status.value for status in found.status],
-            "counts": found.counts,
-        },
+        output.with_name(f"{output.stem}-inversion.json"),
+        {"invalid_above": threshold, "reference_losses": reference_losses, "counts": found.counts},
     )
 
 
 def _first_of_each_target(generated: FeatureSet, count: int) -> FeatureSet:
     """Keep the first ``count`` samples of each target: samples are independent, so this is a fair draw."""
     targets = generated.properties["target"]
-    keep = torch.cat([torch.nonzero(targets == t).flatten()[:count] for t in targets.unique()])
-    return FeatureSet(
-        features=generated.features[keep],
-        representation=generated.representation,
-        fingerprint=generated.fingerprint,
-        properties={name: values[keep] for name, values in generated.properties.items()},
-        ids=tuple(generated.ids[i] for i in keep.tolist()),
+    return generated.select(
+        torch.cat([torch.nonzero(targets == t).flatten()[:count] for t in targets.unique()])
     )
 
 
@@ -173,9 +178,9 @@ class _Templates:
         assert self.structures is not None
         if len(self.structures) == 1:
             return self.structures[[0] * len(sought)]
-        n = len(self.features)
-        both = standardized(torch.cat([self.features, sought.flatten(1).double()]))
-        return self.structures[torch.cdist(both[n:], both[:n]).argmin(1)]
+        there = standardized(self.features, self.features)
+        distance = torch.cdist(standardized(sought.flatten(1).double(), self.features), there)
+        return self.structures[distance.argmin(1)]
 
 
 def one_molecule(counts: dict[str, int]) -> StructureBatch:
@@ -192,21 +197,20 @@ def one_molecule(counts: dict[str, int]) -> StructureBatch:
     )
 
 
-def _as_dataset(
-    result: InversionResult, properties: dict[str, Tensor], rows: list[int], of: FeatureSet, seed: int
-) -> Dataset:
-    """Store what was found as structures that say themselves where they come from."""
-    ids = tuple(of.ids[row] for row in rows)
-    info = tuple(
-        {"id": name, "inversion_status": status.value}
-        for name, status in zip(ids, result.status, strict=True)
-    )
+def _features_of(representation: Representation, structures: StructureBatch) -> Tensor:
+    """Return the features of what was found, in batches that need little memory."""
+    with torch.no_grad():
+        return torch.cat([representation(chunk) for chunk in structures.chunks(256)])
+
+
+def _as_dataset(result: InversionResult, of: FeatureSet, made_with: Mapping[str, Any]) -> Dataset:
+    """Store what was found as structures that say themselves how the search for them went."""
+    info = tuple({"inversion_status": status.value} for status in result.status)
     return Dataset(
         structures=result.structures.replace(info=info),
-        properties={**{n: v.double() for n, v in properties.items()}, "inversion_loss": result.loss.double()},
-        ids=ids,
-        provenance={**provenance(seed=seed), "representation": of.fingerprint},
-        skipped=(),
+        properties={**of.properties, "inversion_loss": result.loss},
+        ids=of.ids,
+        provenance={**made_with, "representation": of.fingerprint},
     )
 
 
@@ -220,14 +224,17 @@ def energies(structures: Path, *, calculator: CalculatorSettings, output: Path, 
     if data.structures is None:
         raise InputError(f"{structures}: holds no structures to compute energies of.")
     potential = make_potential(calculator.name, **calculator.options)
-    bulk = _bulk_energies(data.structures, calculator, output.with_name("bulk.json"))
-    parts = output.parent / "parts"
+    elements = species_of(data.structures)
+    given = calculator.bulk_energy
+    bulk = {e: given[e] if e in given else bulk_energy(potential, e) for e in elements}
+    stamp = stable_hash([potential.name, contents_hash(structures)])
+    parts = output.with_name(f".{output.stem}-parts-{stamp}")
     progress = monitor.progress(f"energies ({calculator.name})")
     energy: list[float] = []
     failures: dict[int, str] = {}
     for number, chunk in enumerate(data.structures.chunks(_JUDGED_AT_ONCE)):
         start = number * _JUDGED_AT_ONCE
-        path = parts / f"{number:05d}-{_content(chunk)}.json"
+        path = parts / f"{number:05d}.json"
         if not path.exists():
             answer = potential(chunk)
             write_json(
@@ -242,8 +249,8 @@ def energies(structures: Path, *, calculator: CalculatorSettings, output: Path, 
         failures |= {start + int(i): reason for i, reason in part["failures"].items()}
         progress(min(start + _JUDGED_AT_ONCE, len(data)), len(data))
     total = torch.tensor(energy, dtype=torch.float64)
-    per_structure = _bulk_of(data.structures, bulk)
-    formation = formation_energy(total, data.structures.n_atoms, per_structure)
+    n_atoms = data.structures.n_atoms.double()
+    formation = formation_energy(total, n_atoms, _bulk_per_atom(data.structures, bulk))
     if failures:
         first = min(failures)
         monitor.warn(
@@ -261,3 +268,15 @@ def energies(structures: Path, *, calculator: CalculatorSettings, output: Path, 
             "failures": {data.ids[i]: reason for i, reason in failures.items()},
         },
     )
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _bulk_per_atom(structures: StructureBatch, bulk: Mapping[str, float]) -> Tensor:
+    """Return the mean bulk energy of each structure's atoms in eV: E_bulk of eq. 4, for any composition."""
+    from ase.data import chemical_symbols
+
+    of_atom = torch.tensor(
+        [bulk[chemical_symbols[z]] for z in structures.atomic_numbers.tolist()], dtype=torch.float64
+    )
+    sums = of_atom.new_zeros(len(structures)).index_add(0, structures.structure_index, of_atom)
+    return sums / structures.n_atoms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +18,17 @@ from whorl.datasets import (
     farthest_point_sampling,
     load_dataset,
     load_features,
-    read_dataset,
     save_dataset,
     save_features,
     split,
     write_extxyz,
 )
 from whorl.errors import InputError, did_you_mean
-from whorl.files import provenance, read_json, stable_hash, write_json
+from whorl.evaluation import standardized
+from whorl.files import read_json, stable_hash, write_json
+from whorl.inversion.starts import derive_seed
 from whorl.potentials import make_potential
-from whorl.representations import Representation, make_representation
-from whorl.structures import find_problems
+from whorl.representations import make_representation
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import (
     ClusterSettings,
@@ -38,11 +39,6 @@ from whorl.workflow.settings import (
 
 MIN_TRAINING = 10  # fewer rows than this cannot train anything
 _ENCODE_AT_ONCE = 1000
-
-
-def derived_seed(seed: int, *purpose: Any) -> int:
-    """Return the seed of one purpose: independent of the others, the same in every run."""
-    return int(stable_hash([seed, *purpose])[:12], 16) % 2**31
 
 
 def clusters(
@@ -57,13 +53,23 @@ def clusters(
         directory=directory,
         seed=seed,
         window=settings.window,
+        processes=settings.processes,
+        reference_energy=settings.calculator.bulk_energy.get(settings.element),
         progress=monitor.progress("clusters"),
     )
+    if dataset.skipped:
+        first = dataset.skipped[0]
+        monitor.warn(
+            f"{settings.calculator.name} failed on {len(dataset.skipped)} structures, which were left out "
+            f"(first: {first.source}: {first.reason})."
+        )
     _store(dataset, output)
 
 
 def files(settings: FilesSettings, *, output: Path, monitor: Monitor) -> None:
     """Read labelled structures from files into ``output``; unusable entries are told and left out."""
+    from whorl.datasets.readers import read_dataset
+
     dataset = read_dataset(
         settings.path,
         property=settings.property,
@@ -84,6 +90,7 @@ def _store(dataset: Dataset, output: Path) -> None:
             output.with_suffix(".extxyz"),
             properties=dataset.properties,
             provenance=dataset.provenance,
+            ids=dataset.ids,
         )
 
 
@@ -97,6 +104,8 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     if data.structures is None:
         raise InputError(f"{dataset}: holds no structures, so there is nothing to encode.")
     representation = make_representation(settings.config(species_of(data.structures)))
+    from whorl.structures.checks import find_problems
+
     problems = find_problems(data.structures, species=settings.species)
     for index, reason in problems.items():
         monitor.skip(data.ids[index], reason)
@@ -255,10 +264,9 @@ def training_rows(
     if size is None:
         rows = torch.arange(n)
     else:
-        rows = farthest_point_sampling(
-            standardized(rows_there.features.flatten(1)), size, seed=derived_seed(seed, "fps")
-        )
-    train, validation = split(len(rows), fraction=fraction, seed=derived_seed(seed, "split", size))
+        flat = rows_there.features.flatten(1)
+        rows = farthest_point_sampling(standardized(flat, flat), size, seed=derive_seed(seed, "fps"))
+    train, validation = split(len(rows), fraction=fraction, seed=derive_seed(seed, "split", size))
     if len(train) < MIN_TRAINING:
         raise InputError(
             f"{len(train)} rows to train on ({len(rows)} in all, {fraction:g} of them to train), expected at "
@@ -284,7 +292,20 @@ def read_rows(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: not a list of training rows; make it with 'whorl data sample'.") from None
 
 
-def standardized(features: Tensor) -> Tensor:
-    """Return features with mean 0 and deviation 1 each; constant ones become 0."""
-    deviation = features.std(0, correction=0)
-    return (features - features.mean(0)) / torch.where(deviation > 1e-12, deviation, 1.0)
+def contents_hash(path: Path | str) -> str:
+    """Return a hash of a file, or of all files of a folder with their names.
+
+    Raises:
+        InputError: There is no such file or folder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder (looked for it from {Path.cwd()}).")
+    digest = hashlib.sha256()
+    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if part.is_file():
+            digest.update(str(part.relative_to(path)).encode())
+            with part.open("rb") as handle:
+                while chunk := handle.read(1 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()[:16]

@@ -19,10 +19,17 @@ class Section(BaseModel):
 
 
 class CalculatorSettings(Section):
-    """An energy method by name: ``chgnet``, or ``{name: chgnet, options: {…}}``."""
+    """An energy method by name: ``chgnet``, or ``{name: chgnet, options: {…}}``.
+
+    Attributes:
+        name: emt, chgnet, gfn1-xtb, gfn2-xtb, or ``package.module:Class`` of an ASE calculator.
+        options: Its own options.
+        bulk_energy: Energy of each element's bulk in eV/atom; by default computed with the method itself.
+    """
 
     name: str
     options: dict[str, Any] = {}
+    bulk_energy: dict[str, float] = {}
 
     @model_validator(mode="before")
     @classmethod

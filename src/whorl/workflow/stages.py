@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from whorl.errors import InputError, unknown_option
+from whorl.errors import unknown_option
+from whorl.files import provenance
 from whorl.workflow.engine import Step, execute, locked
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import save_recipe
 from whorl.workflow.settings import Recipe
+
+if TYPE_CHECKING:
+    from whorl.workflow.verdict import Evidence
 
 STAGES = ("data", "encode", "sampling", "train", "generate", "invert", "energies", "evaluate", "report")
 """In order; a step ``train/n300`` belongs to the stage ``train``."""
@@ -88,7 +91,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         add(
             "data",
             lambda _, monitor: data.files(files, output=dataset, monitor=monitor),
-            settings={**files.model_dump(mode="json"), "contents": contents_hash(files.path)},
+            settings={**files.model_dump(mode="json"), "contents": data.contents_hash(files.path)},
         )
     if (given := recipe.data.features) is not None:
         add(
@@ -98,7 +101,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             ),
             settings={
                 **given.model_dump(mode="json"),
-                "contents": contents_hash(given.path),
+                "contents": data.contents_hash(given.path),
                 "representation": recipe.representation.model_dump(mode="json"),
             },
         )
@@ -140,10 +143,16 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     )
     add(
         "evaluate",
-        lambda directory, monitor: verdict.evaluate(recipe, folder, directory=directory, monitor=monitor),
+        lambda directory, _: verdict.judge(
+            evidence(recipe, folder),
+            property=recipe.property_name,
+            tolerance=recipe.evaluate.tolerance,
+            output=directory,
+            provenance=provenance(seed=seed, settings=recipe.model_dump(mode="json")),
+        ),
         settings={
             **recipe.evaluate.model_dump(mode="json", exclude={"calculator"}),
-            "judge": contents_hash(recipe.surrogate.judge) if recipe.surrogate.judge else None,
+            "judge": data.contents_hash(recipe.surrogate.judge) if recipe.surrogate.judge else None,
         },
         needs=needs,
     )
@@ -154,6 +163,28 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         needs=("evaluate",),
     )
     return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))
+
+
+def evidence(recipe: Recipe, folder: Path) -> Evidence:
+    """Read all that a run has made so far."""
+    from whorl.workflow.verdict import Files, gather
+
+    inverted = recipe.invert is not None
+    judged = inverted and recipe.calculator is not None
+    return gather(
+        {
+            label: Files(
+                generated=folder / "generate" / label / "generated.safetensors",
+                rows=folder / "sampling" / label / "rows.json",
+                structures=folder / "invert" / label / "structures.safetensors" if inverted else None,
+                energies=folder / "energies" / label / "energies.json" if judged else None,
+            )
+            for label in recipe.sizes
+        },
+        features=folder / "encode" / "features.safetensors",
+        property=recipe.property_name,
+        judge=recipe.surrogate.judge or folder / "train" / "surrogate" / "surrogate.safetensors",
+    )
 
 
 def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str, size: int | None) -> None:
@@ -230,22 +261,3 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             settings=calculator.model_dump(mode="json"),
             needs=(f"invert/{label}",),
         )
-
-
-def contents_hash(path: Path | str) -> str:
-    """Return a hash of a file, or of all files of a folder with their names.
-
-    Raises:
-        InputError: There is no such file or folder.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder (looked for it from {Path.cwd()}).")
-    digest = hashlib.sha256()
-    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if part.is_file():
-            digest.update(str(part.relative_to(path)).encode())
-            with part.open("rb") as handle:
-                while chunk := handle.read(1 << 20):
-                    digest.update(chunk)
-    return digest.hexdigest()[:16]

@@ -1,0 +1,132 @@
+"""From all that was made to a verdict and a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whorl.datasets import FeatureSet, load_dataset, load_features
+from whorl.errors import InputError
+from whorl.evaluation import Generated, Reconstructed, Verdict, evaluate
+from whorl.files import read_json, write_json
+from whorl.representations import make_representation
+from whorl.workflow.data import read_rows
+from whorl.workflow.judges import load_judge
+from whorl.workflow.learning import labels_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where the results for one training size lie; what was not made is None.
+
+    Attributes:
+        generated: Generated features.
+        rows: Rows trained on; None for all.
+        structures: Atoms found for some of them.
+        energies: Of those atoms.
+    """
+
+    generated: Path
+    rows: Path | None = None
+    structures: Path | None = None
+    energies: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a verdict rests on, as tensors."""
+
+    real: FeatureSet
+    labels: Tensor
+    sizes: dict[str, Generated]
+
+
+def gather(
+    sizes: Mapping[str, Files], *, features: Path, property: str | None, judge: Path | str | None
+) -> Evidence:
+    """Read everything that was made, and let the judge look at the generated features.
+
+    Raises:
+        InputError: Files that are missing or do not belong together.
+    """
+    real = load_features(features)
+    representation = make_representation(real.representation)
+    labels = labels_of(real, property)
+    surrogate = load_judge(judge, n_features=real.features.flatten(1).shape[1]) if judge else None
+    found = {}
+    for label, files in sizes.items():
+        made = load_features(files.generated, representation=representation)
+        rows = torch.arange(len(labels)) if files.rows is None else read_rows(files.rows)["rows"]
+        flat = made.features.flatten(1).double()
+        found[label] = Generated(
+            targets=made.properties["target"].double(),
+            features=flat,
+            predicted=surrogate.predict(flat).double() if surrogate is not None else None,
+            training_features=real.features.flatten(1)[rows].double(),
+            training_properties=labels[rows].double(),
+            reconstructed=_reconstructed(files, made) if files.structures else None,
+        )
+    return Evidence(real=real, labels=labels, sizes=found)
+
+
+def _reconstructed(files: Files, made: FeatureSet) -> Reconstructed:
+    assert files.structures is not None
+    path = files.structures
+    data = load_dataset(path)
+    if data.structures is None or "inversion_loss" not in data.properties:
+        raise InputError(f"{path}: not the structures that 'whorl invert' writes.")
+    place = {name: index for index, name in enumerate(made.ids)}
+    if missing := [name for name in data.ids if name not in place]:
+        raise InputError(
+            f"{path}: has '{missing[0]}', which is none of the generated samples in {files.generated}. Invert "
+            "these samples, or give the samples that were inverted."
+        )
+    search = read_json(path.with_name(f"{path.stem}-inversion.json"))
+    energy, failures = None, {}
+    if files.energies is not None:
+        energy, failures = _read_energies(files.energies, data.ids)
+    return Reconstructed(
+        rows=torch.tensor([place[name] for name in data.ids], dtype=torch.int64),
+        loss=data.properties["inversion_loss"].double(),
+        status=tuple(str(info["inversion_status"]) for info in data.structures.info),
+        invalid_above=search["invalid_above"],
+        reference_loss=torch.tensor(search["reference_losses"], dtype=torch.float64),
+        energy=energy,
+        failures=failures,
+        features=load_features(path.with_name(f"{path.stem}-features.safetensors"))
+        .features.flatten(1)
+        .double(),
+        structures=data.structures,
+    )
+
+
+def _read_energies(path: Path, ids: tuple[str, ...]) -> tuple[Tensor, dict[int, str]]:
+    data = read_json(path)
+    if tuple(data["ids"]) != ids:
+        raise InputError(f"{path}: these are the energies of other structures. Compute them again.")
+    values = [math.nan if value is None else float(value) for value in data["formation_energy"]]
+    reasons = data["failures"]
+    failures = {index: reasons[name] for index, name in enumerate(ids) if name in reasons}
+    return torch.tensor(values, dtype=torch.float64), failures
+
+
+def judge(
+    evidence: Evidence, *, property: str, tolerance: float, output: Path, provenance: Mapping[str, Any]
+) -> Verdict:
+    """Write the verdict, ``results.json``, and one line for each sample, ``samples.csv``, into a folder."""
+    verdict = evaluate(
+        evidence.sizes,
+        data_features=evidence.real.features.flatten(1).double(),
+        data_properties=evidence.labels.double(),
+        property=property.replace("_", " "),
+        tolerance=tolerance,
+        window=tolerance,
+    )
+    write_json(output / "results.json", {**verdict.to_dict(), "provenance": dict(provenance)})
+    return verdict
