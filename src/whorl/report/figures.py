@@ -1,0 +1,248 @@
+"""The report's plots, each one panel as SVG: maps, energies, losses."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+GREY, SKY, GREEN, VERMILION, BLUE, INK = "#b9bec6", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#24292f"
+_SIZE = (4.3, 3.5)  # inches of one panel
+_MOST_DATA = 20_000  # points of the data set drawn; more only make it blacker
+_MOST_GENERATED = 2000
+_LEGIBLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "axes.edgecolor": "#8c959f",
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "xtick.color": "#57606a",
+    "ytick.color": "#57606a",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.hashsalt": "whorl",  # the same run gives the same file
+}
+
+Frame = tuple[tuple[float, float], tuple[float, float]]
+
+
+def map_frame(data: Float[Tensor, "N 2"], generated: Float[Tensor, "n 2"]) -> Frame:
+    """Return limits in both components that hold the data and 98 % of the samples, with a margin."""
+    limits = []
+    for axis in (0, 1):
+        real, new = data[:, axis], generated[:, axis]
+        new = new[torch.isfinite(new)]
+        low, high = float(real.min()), float(real.max())
+        if len(new):
+            # torch.quantile refuses more than 16 million values; sorting does not.
+            new = new.sort().values
+            last = len(new) - 1
+            low, high = min(low, float(new[round(0.01 * last)])), max(high, float(new[round(0.99 * last)]))
+        margin = 0.05 * (high - low) or 1.0
+        limits.append((low - margin, high + margin))
+    return limits[0], limits[1]
+
+
+def pca_map(
+    *,
+    data: Float[Tensor, "N 2"],
+    window: Float[Tensor, "w 2"],
+    training: Float[Tensor, "m 2"],
+    generated: Float[Tensor, "n 2"],
+    shares: Float[Tensor, "2"],
+    frame: Frame,
+    title: str,
+) -> str:
+    """Draw figure 6 of Fung et al. 2022 for one target: where generated samples lie among real ones."""
+    figure, axes = _panel(title)
+    (left, right), (bottom, top) = frame
+    inside = ((generated >= torch.tensor([left, bottom])) & (generated <= torch.tensor([right, top]))).all(1)
+    layers: tuple[tuple[Tensor, dict[str, Any]], ...] = (
+        (_thin(data, _MOST_DATA), {"s": 5, "color": GREY, "alpha": 0.6, "linewidths": 0}),
+        (_thin(window, _MOST_DATA), {"s": 9, "color": SKY, "alpha": 0.8, "linewidths": 0}),
+        (
+            _thin(training, _MOST_DATA),
+            {"s": 13, "facecolors": "none", "edgecolors": GREEN, "linewidths": 0.9},
+        ),
+        (
+            _thin(generated[inside], _MOST_GENERATED),
+            {"s": 9, "color": VERMILION, "marker": "s", "alpha": 0.55, "linewidths": 0},
+        ),
+    )
+    for points, style in layers:
+        # Thousands of points as one picture inside the SVG: text stays sharp, the page small.
+        axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), rasterized=True, **style)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    axes.set_xlabel(f"first component ({100 * float(shares[0]):.0f} % of variance)")
+    axes.set_ylabel(f"second ({100 * float(shares[1]):.0f} %)")
+    axes.grid(color="#eaeef2", linewidth=0.7)
+    axes.set_axisbelow(True)
+    if outside := int((~inside).sum()):
+        _note(axes, f"{outside} generated outside the frame", place=(0.99, 0.985), align="right")
+    return _svg(figure)
+
+
+def energy_histogram(
+    *,
+    target: float,
+    tolerance: float,
+    surrogate: Float[Tensor, "n"] | None,
+    potential: Float[Tensor, "k"] | None,
+    real: Float[Tensor, "N"],
+    label: str,
+    title: str,
+) -> str:
+    """Draw how the property of samples asked for one value is distributed, beside that of the real data.
+
+    Each distribution has area 1 over the values shown. What lies beyond the axis, and what failed, is told.
+    """
+    figure, axes = _panel(title)
+    judged = [values.double() for values in (surrogate, potential) if values is not None]
+    low, high = _energy_range(target, tolerance, [*judged, real.double()])
+    edges = torch.linspace(low, high, 61, dtype=torch.float64)
+    axes.axvspan(target - tolerance, target + tolerance, color="#fff1c2", linewidth=0, zorder=0)
+    notes = []
+    layers: tuple[tuple[Tensor | None, str, dict[str, Any]], ...] = (
+        (real, "real data", {"color": GREY, "alpha": 0.65, "histtype": "stepfilled"}),
+        (surrogate, "generated, by surrogate", {"color": BLUE, "histtype": "step", "linewidth": 1.7}),
+        (potential, "generated, by potential", {"color": VERMILION, "histtype": "step", "linewidth": 1.7}),
+    )
+    for values, name, style in layers:
+        if values is None:
+            continue
+        finite = values[torch.isfinite(values)].double()
+        shown = finite[(finite >= low) & (finite <= high)]
+        if len(shown):
+            axes.hist(shown.numpy(), bins=edges.tolist(), density=True, label=name, **style)
+        if values is not real:
+            beyond, failed = len(finite) - len(shown), len(values) - len(finite)
+            said = [f"{beyond} beyond the axis"] if beyond else []
+            said += [f"{failed} failed"] if failed else []
+            if said:
+                notes.append(f"{name.split('by ')[1]}: {', '.join(said)}")
+    axes.axvline(target, color=INK, linestyle=(0, (4, 2)), linewidth=1.3)
+    axes.set(xlim=(low, high), yticks=[], ylabel="density", xlabel=label)
+    _note(axes, "\n".join(notes), place=(0.99, 0.985), align="right")
+    return _svg(figure)
+
+
+def loss_histogram(
+    *,
+    losses: Mapping[float, Float[Tensor, "k"]],
+    reference: Float[Tensor, "r"] | None,
+    invalid_above: float | None,
+    label: str,
+    title: str,
+) -> str:
+    """Draw what the search for atoms left of the loss, for each target, and the threshold of "invalid"."""
+    from matplotlib import colormaps
+
+    figure, axes = _panel(title, wide=True)
+    everything = torch.cat(
+        [values.double() for values in [*losses.values(), *([reference] if reference is not None else [])]]
+    )
+    usable = everything[torch.isfinite(everything) & (everything > 0)]
+    low, high = (float(usable.min()), float(usable.max())) if len(usable) else (0.1, 1.0)
+    if invalid_above:
+        low, high = min(low, invalid_above), max(high, invalid_above)
+    low, high = max(low / 1.3, high * 1e-8), high * 1.3  # exact solutions would stretch the axis without end
+    edges = torch.logspace(math.log10(low), math.log10(high), 41, dtype=torch.float64).tolist()
+    if reference is not None and len(reference):
+        axes.hist(
+            _clip(reference, low, high), bins=edges, weights=_equal_shares(reference), color=GREY, alpha=0.65,
+            label="real structures, same search",
+        )  # fmt: skip
+    for place, (target, values) in enumerate(sorted(losses.items())):
+        color = colormaps["viridis"](0.85 * place / max(1, len(losses) - 1))
+        axes.hist(
+            _clip(values, low, high), bins=edges, weights=_equal_shares(values), color=color, histtype="step",
+            linewidth=1.7, label=f"generated for {target:g}",
+        )  # fmt: skip
+    if invalid_above is not None:
+        axes.axvline(
+            invalid_above,
+            color=VERMILION,
+            linestyle=(0, (4, 2)),
+            linewidth=1.4,
+            label="above: called invalid",
+        )
+    axes.set(xscale="log", xlim=(low, high), xlabel=label, ylabel="share (%)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02))
+    return _svg(figure)
+
+
+def _equal_shares(values: Tensor) -> list[float]:
+    return [100 / len(values)] * len(values)
+
+
+def _clip(values: Tensor, low: float, high: float) -> Sequence[float]:
+    """Return values within the axis: what failed (infinite) stands at its end."""
+    return values.double().nan_to_num(nan=high, posinf=high).clamp(low * 1.0001, high * 0.9999).tolist()
+
+
+def _energy_range(target: float, tolerance: float, samples: Sequence[Tensor]) -> tuple[float, float]:
+    """Return limits that show the bulk of all distributions: outliers must not flatten the rest."""
+    low, high = target - 4 * tolerance, target + 4 * tolerance
+    for values in samples:
+        finite = values[torch.isfinite(values)].sort().values
+        if len(finite):
+            last = len(finite) - 1
+            low = min(low, float(finite[round(0.02 * last)]))
+            high = max(high, float(finite[round(0.98 * last)]))
+    widest = 25 * tolerance
+    low, high = max(low, target - widest), min(high, target + widest)
+    margin = 0.04 * (high - low)
+    return low - margin, high + margin
+
+
+def _thin(points: Tensor, at_most: int) -> Tensor:
+    if len(points) <= at_most:
+        return points
+    return points[torch.linspace(0, len(points) - 1, at_most, dtype=torch.float64).long()]
+
+
+def _panel(title: str, *, wide: bool = False) -> tuple[Figure, Axes]:
+    """Return a figure without pyplot: nothing global, nothing left open."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(_LEGIBLE):
+        figure = Figure(figsize=(7.2, _SIZE[1]) if wide else _SIZE, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.set_title(title)
+    return figure, axes
+
+
+def _note(axes: Axes, text: str, *, place: tuple[float, float], align: str) -> None:
+    if text:
+        axes.text(
+            *place, text, transform=axes.transAxes, ha=align, va="top", fontsize=8, color="#57606a",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
+        )  # fmt: skip
+
+
+def _svg(figure: Figure) -> str:
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context(_LEGIBLE):
+        figure.savefig(text, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
+    return text.getvalue()

@@ -1,0 +1,134 @@
+"""What a run was about, read from its resolved recipe and put into a few plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from whorl.evaluation import Verdict
+
+
+def describe(recipe: Mapping[str, Any], verdict: Verdict) -> list[tuple[str, str]]:
+    """Return headings and sentences; what the recipe does not say is left out.
+
+    Args:
+        recipe: Resolved, as plain data.
+        verdict: Of the run.
+    """
+    targets = sorted({target.target for size in verdict.sizes.values() for target in size.targets})
+    lines = [
+        ("Asked for", f"{verdict.property} of {_listed([f'{t:g}' for t in targets])} {verdict.unit}".strip()),
+        ("Data", _data(recipe, verdict)),
+        ("Representation", _representation(recipe.get("representation") or {})),
+        ("Training rows", _sampling(recipe.get("sampling") or {}, verdict)),
+        ("Generator", _network(recipe.get("generator") or {})),
+        ("Surrogate", _surrogate(recipe.get("surrogate") or {})),
+        ("Samples", _samples(recipe)),
+        ("Atoms", _inversion(recipe.get("invert") or {})),
+        ("Judged by", _judge(recipe)),
+    ]
+    return [(heading, text) for heading, text in lines if text]
+
+
+def calculator_name(recipe: Mapping[str, Any]) -> str:
+    """Return the name of the energy method that judged the atoms; empty where there is none."""
+    given = (recipe.get("evaluate") or {}).get("calculator")
+    clusters = (recipe.get("data") or {}).get("clusters") or {}
+    chosen = given or clusters.get("calculator") or ""
+    name = chosen.get("name", "") if isinstance(chosen, Mapping) else str(chosen)
+    return {"emt": "EMT", "chgnet": "CHGNet", "gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}.get(name, name)
+
+
+def _data(recipe: Mapping[str, Any], verdict: Verdict) -> str:
+    data = recipe.get("data") or {}
+    low, high = verdict.data_range
+    rows = f"{verdict.data_rows:,} labelled structures, {low:.2f} to {high:.2f} {verdict.unit}".strip()
+    if clusters := data.get("clusters"):
+        name = f"{clusters.get('element', '')}{clusters.get('atoms', '')}"
+        calculator = clusters.get("calculator") or {}
+        by = calculator.get("name") if isinstance(calculator, Mapping) else calculator
+        return f"{name} clusters, relaxed from random geometries and labelled by {by}: {rows}"
+    if files := data.get("files"):
+        return f"{files.get('path')}, property {files.get('property')}: {rows}"
+    if features := data.get("features"):
+        of = f" of {features['composition']}" if features.get("composition") else ""
+        return f"finished features{of} from {features.get('path')}: {rows}"
+    return rows
+
+
+def _representation(settings: Mapping[str, Any]) -> str:
+    if not settings:
+        return ""
+    own = any(settings.get(name) for name in ("g2", "g3", "g4", "g5"))
+    which = "symmetry functions of the recipe" if own else f"preset {settings.get('preset') or 'fung2022'}"
+    species = f", species {', '.join(settings['species'])}" if settings.get("species") else ""
+    return f"{str(settings.get('kind', '')).upper()}, {which}{species}"
+
+
+def _sampling(settings: Mapping[str, Any], verdict: Verdict) -> str:
+    sizes = _listed([f"{size.training_rows:,}" for size in verdict.sizes.values()])
+    how = "all rows" if settings.get("sizes") == "all" else "drawn by farthest point sampling"
+    share = settings.get("split")
+    return f"{sizes} ({how})" + (f", {100 * share:.0f} % of them train, the rest validates" if share else "")
+
+
+def _network(settings: Mapping[str, Any]) -> str:
+    if not settings:
+        return ""
+    kind = {"cvae": "cVAE"}.get(settings.get("kind", ""), settings.get("kind", "network"))
+    parts = [
+        f"{kind}, {settings['layers']} layers of {settings['hidden']}"
+        if {"layers", "hidden"} <= settings.keys()
+        else kind,
+        f"latent {settings['latent']}" if "latent" in settings else "",
+        f"β = {settings['beta']:g}" if "beta" in settings else "",
+        _training(settings),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _surrogate(settings: Mapping[str, Any]) -> str:
+    if settings.get("judge"):
+        return f"given, {settings['judge']}"
+    if not settings:
+        return ""
+    return f"{_network({**settings, 'kind': 'network'})}, trained on all labelled structures"
+
+
+def _training(settings: Mapping[str, Any]) -> str:
+    if not {"epochs", "batch_size", "learning_rate"} <= settings.keys():
+        return ""
+    return (
+        f"{settings['epochs']} epochs, batch {settings['batch_size']}, "
+        f"learning rate {settings['learning_rate']:g}"
+    )
+
+
+def _samples(recipe: Mapping[str, Any]) -> str:
+    generated = (recipe.get("generate") or {}).get("samples")
+    inverted = (recipe.get("invert") or {}).get("samples")
+    text = f"{generated:,} representations for each target" if generated else ""
+    return text + (
+        f", {min(inverted, generated or inverted):,} of them turned into atoms" if inverted else ""
+    )
+
+
+def _inversion(settings: Mapping[str, Any]) -> str:
+    if not {"starts", "hops", "iterations"} <= settings.keys():
+        return ""
+    name = {"algorithm1": "Algorithm 1"}.get(settings.get("solver", ""), settings.get("solver", ""))
+    polish = f", {settings['polish']} steps of polish" if settings.get("polish") else ""
+    rounds = f"{settings['starts']} starts × {settings['hops']} hops × {settings['iterations']} steps"
+    return f"{name}: {rounds}{polish}"
+
+
+def _judge(recipe: Mapping[str, Any]) -> str:
+    name = calculator_name(recipe)
+    if not name or not recipe.get("invert"):
+        return "the surrogate alone"
+    return f"the surrogate (features) and {name} (atoms as found: no relaxation, no screening)"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Return ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1] if words else ""]))

@@ -1,0 +1,319 @@
+"""Tables 1 and 2 and what belongs to them: one layout for page, README and files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whorl.errors import unknown_option
+from whorl.evaluation import Accuracy, Generated, SizeVerdict, TargetVerdict, Verdict
+from whorl.files import write_json, write_text
+from whorl.report.paper import TABLE_1, TABLE_2, Published, published, published_size
+
+NOTHING = "–"
+TABLES = ("surrogate", "potential", "diversity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of numbers.
+
+    Attributes:
+        group: What it belongs to, such as a training size.
+        label: Its own heading.
+        unit: Shown with it.
+        reference: Whether its numbers are the paper's.
+    """
+
+    group: str
+    label: str
+    unit: str = ""
+    reference: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table ready to be shown: one row per target.
+
+    Attributes:
+        columns: Without that of the target.
+        targets: Row headings.
+        rows: Cells as text, one per column.
+        target_label: Heading of the targets.
+    """
+
+    columns: tuple[Column, ...]
+    targets: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    target_label: str
+
+    @property
+    def groups(self) -> tuple[tuple[str, int, bool], ...]:
+        """Name of each run of columns that belong together, their number, whether they are the paper's."""
+        runs: list[tuple[str, int, bool]] = []
+        for column in self.columns:
+            if runs and runs[-1][0] == column.group:
+                runs[-1] = (column.group, runs[-1][1] + 1, column.reference)
+            else:
+                runs.append((column.group, 1, column.reference))
+        return tuple(runs)
+
+    @property
+    def starts(self) -> tuple[bool, ...]:
+        """Whether each column is the first of its group."""
+        names = [column.group for column in self.columns]
+        return tuple(i == 0 or names[i] != names[i - 1] for i in range(len(names)))
+
+    @property
+    def by_target(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Row headings with their rows."""
+        return tuple(zip(self.targets, self.rows, strict=True))
+
+
+def make_table(verdict: Verdict, kind: str, *, compare_with_paper: bool = False) -> Table | None:
+    """Lay out one of the tables.
+
+    Args:
+        verdict: Of the run.
+        kind: ``"surrogate"`` (the paper's table 1), ``"potential"`` (its table 2), or ``"diversity"``.
+        compare_with_paper: Put the numbers of Fung et al. 2022 beside ours, for training sizes it has.
+
+    Returns:
+        ``None`` when nothing was judged that way.
+
+    Raises:
+        InputError: Unknown kind.
+    """
+    if kind not in TABLES:
+        raise unknown_option("table", kind, TABLES)
+    targets = sorted({target.target for size in verdict.sizes.values() for target in size.targets})
+    columns: list[Column] = []
+    cells: list[list[str]] = []
+    for label, size in verdict.sizes.items():
+        by_target = {target.target: target for target in size.targets}
+        judged = [by_target.get(target) for target in targets]
+        if kind == "diversity":
+            parts = _diversity_columns(size_name(label, size), judged)
+        else:
+            parts = _accuracy_columns(size_name(label, size), judged, kind, verdict)
+            table = TABLE_1 if kind == "surrogate" else TABLE_2
+            if parts and compare_with_paper and published_size(size.training_rows):
+                parts += _paper_columns(table, size.training_rows, targets, verdict)
+        columns += [column for column, _ in parts]
+        cells += [values for _, values in parts]
+    if not columns:
+        return None
+    return Table(
+        columns=tuple(columns),
+        targets=tuple(f"{target:.2f}" for target in targets),
+        rows=tuple(zip(*cells, strict=True)),
+        target_label=f"Target ({verdict.unit})" if verdict.unit else "Target",
+    )
+
+
+def size_name(label: str, size: SizeVerdict) -> str:
+    """Return how people write a training size: ``n = 300``."""
+    return f"n = {size.training_rows:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") + (
+        "" if label in ("all", f"n{size.training_rows}") else f" ({label})"
+    )
+
+
+def _accuracy_columns(
+    group: str, judged: Sequence[TargetVerdict | None], kind: str, verdict: Verdict
+) -> list[tuple[Column, list[str]]]:
+    scores: list[Accuracy | None] = [None if target is None else getattr(target, kind) for target in judged]
+    if not any(scores):
+        return []
+    within = f"within ±{verdict.tolerance:g}"
+    parts = [
+        (
+            Column(group=group, label="MAE", unit=verdict.unit),
+            [_decimal(score, "mean_absolute_error", 3) for score in scores],
+        ),
+        (
+            Column(group=group, label=within, unit="%"),
+            [_decimal(score, "percent_within", 2) for score in scores],
+        ),
+        (Column(group=group, label="samples"), [str(score.count) if score else NOTHING for score in scores]),
+    ]
+    if kind == "potential" or any(score and score.failed for score in scores):
+        parts.append(
+            (
+                Column(group=group, label="failed"),
+                [str(score.failed) if score else NOTHING for score in scores],
+            )
+        )
+    if kind == "potential":
+        parts.append(
+            (
+                Column(group=group, label="invalid", unit="%"),
+                [_decimal(target and target.inversion, "percent_invalid", 1) for target in judged],
+            )
+        )
+        valid = [target and target.potential_valid for target in judged]
+        if any(target and target.inversion and target.inversion.invalid for target in judged):
+            parts.append(
+                (
+                    Column(group=group, label=f"{within}, valid only", unit="%"),
+                    [_decimal(score, "percent_within", 2) for score in valid],
+                )
+            )
+    return parts
+
+
+def _paper_columns(
+    table: Published, training_rows: int, targets: Sequence[float], verdict: Verdict
+) -> list[tuple[Column, list[str]]]:
+    group = f"paper, n = {published_size(training_rows)}"
+    values = [published(table, training_rows, target) for target in targets]
+    return [
+        (
+            Column(group=group, label="MAE", unit=verdict.unit, reference=True),
+            [NOTHING if value is None else f"{value[0]:.2f}" for value in values],
+        ),
+        (
+            Column(group=group, label="within ±0.1", unit="%", reference=True),
+            [NOTHING if value is None else f"{value[1]:.2f}" for value in values],
+        ),
+    ]
+
+
+def _diversity_columns(group: str, judged: Sequence[TargetVerdict | None]) -> list[tuple[Column, list[str]]]:
+    found = [target and target.diversity for target in judged]
+    atoms = [target and target.diversity_atoms for target in judged]
+    parts = [
+        (
+            Column(group=group, label="distinct samples"),
+            [f"{d.distinct} of {d.count}" if d else NOTHING for d in found],
+        ),
+        (
+            Column(group=group, label="copies of training rows", unit="%"),
+            [_decimal(d, "percent_copies", 2) for d in found],
+        ),
+        (
+            Column(group=group, label="spread / real data"),
+            [_decimal(d, "ratio", 2) for d in found],
+        ),
+        (
+            Column(group=group, label="real data in window"),
+            [str(d.real_count) if d else NOTHING for d in found],
+        ),
+    ]
+    if any(atoms):
+        parts.append(
+            (
+                Column(group=group, label="distinct structures"),
+                [f"{d.distinct} of {d.count}" if d else NOTHING for d in atoms],
+            )
+        )
+    return parts
+
+
+def _decimal(score: object | None, name: str, digits: int) -> str:
+    """Return one number of a score, where there is such a score and such a number."""
+    value = getattr(score, name, None)
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def markdown_table(verdict: Verdict, kind: str = "surrogate", *, compare_with_paper: bool = False) -> str:
+    """Return one of the tables as markdown, for a README; empty when nothing was judged that way.
+
+    Args:
+        verdict: Of the run.
+        kind: ``"surrogate"`` (table 1), ``"potential"`` (table 2), or ``"diversity"``.
+        compare_with_paper: Put the numbers of Fung et al. 2022 beside ours.
+
+    Raises:
+        InputError: Unknown kind.
+    """
+    table = make_table(verdict, kind, compare_with_paper=compare_with_paper)
+    if table is None:
+        return ""
+    heads = [f"{c.group}: {c.label}{f' ({c.unit})' if c.unit else ''}" for c in table.columns]
+    lines = [
+        "| " + " | ".join([table.target_label, *heads]) + " |",
+        "|" + " ---: |" * (len(heads) + 1),
+        *(
+            "| " + " | ".join([target, *row]) + " |"
+            for target, row in zip(table.targets, table.rows, strict=True)
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(
+    verdict: Verdict, directory: Path | str, *, provenance: Mapping[str, Any] | None = None
+) -> None:
+    """Write ``results.json`` (everything) and ``results.csv`` (one line per training size and target).
+
+    Args:
+        verdict: Of the run; :meth:`Verdict.from_dict` reads it back from the JSON.
+        directory: Made when absent.
+        provenance: Version, seed and recipe hash, written with the JSON.
+    """
+    directory = Path(directory)
+    write_json(directory / "results.json", {**verdict.to_dict(), "provenance": dict(provenance or {})})
+    rows = [
+        {"training_size": label, "training_rows": size.training_rows, **_flat(target)}
+        for label, size in verdict.sizes.items()
+        for target in size.targets
+    ]
+    write_text(directory / "results.csv", _csv(rows))
+
+
+def write_samples(sizes: Mapping[str, Generated], path: Path | str) -> None:
+    """Write a CSV with one line per generated sample: target, judgement, loss, status, energy, reason."""
+    rows = []
+    for label, generated in sizes.items():
+        found = generated.reconstructed
+        place = {} if found is None else {row: k for k, row in enumerate(found.rows.tolist())}
+        for i, target in enumerate(generated.targets.tolist()):
+            row: dict[str, Any] = {
+                "training_size": label,
+                "sample": i,
+                "target": target,
+                "surrogate": None if generated.predicted is None else float(generated.predicted[i]),
+                "inversion_loss": None,
+                "inversion_status": None,
+                "potential": None,
+                "potential_failure": None,
+            }
+            if found is not None and (k := place.get(i)) is not None:
+                row |= {
+                    "inversion_loss": float(found.loss[k]),
+                    "inversion_status": found.status[k],
+                    "potential": None if found.energy is None else float(found.energy[k]),
+                    "potential_failure": found.failures.get(k),
+                }
+            rows.append(row)
+    write_text(path, _csv(rows))
+
+
+def _flat(target: TargetVerdict) -> dict[str, Any]:
+    """Return a target's verdict with names such as ``surrogate_percent_within``."""
+    flat: dict[str, Any] = {"target": target.target, "in_training_range": target.in_training_range}
+    fields = {
+        "surrogate": ("count", "failed", "mean_absolute_error", "percent_within", "mean"),
+        "potential": ("count", "failed", "mean_absolute_error", "percent_within", "mean"),
+        "potential_valid": ("count", "mean_absolute_error", "percent_within"),
+        "inversion": ("count", "invalid", "percent_invalid", "median_loss"),
+        "diversity": ("count", "distinct", "percent_copies", "spread", "real_spread", "real_count", "ratio"),
+        "diversity_atoms": ("count", "distinct", "percent_copies", "spread", "ratio"),
+    }
+    for part, names in fields.items():
+        score = getattr(target, part)
+        flat |= {f"{part}_{name}": None if score is None else getattr(score, name) for name in names}
+    return flat
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: "" if value != value else value for name, value in row.items()})
+    return text.getvalue()
