@@ -80,19 +80,24 @@ class ConditionalGenerator(TensorModel):
     """A model of p(R | y): trained on feature tensors R and conditions y, sampled at any y."""
 
     @abstractmethod
-    def sample(self, condition: Float[Tensor, "..."], *, rng: torch.Generator) -> Float[Tensor, "n *shape"]:
+    def sample(
+        self, condition: Float[Tensor, "..."], *, rng: torch.Generator, temperature: float = 1.0
+    ) -> Float[Tensor, "n *shape"]:
         """Draw one sample for each row of ``condition``.
 
         Args:
             condition: Properties asked for, in data units, shape (n, p).
             rng: Source of all randomness; numbers are drawn on its device, so the same seed gives the same
                 samples wherever the model is (to rounding).
+            temperature: Standard deviation of the latent noise in units of the prior's: above 1 for samples
+                that differ more than the training rows do, below 1 for more typical ones.
 
         Returns:
             Features in data units, in the floating-point type of ``condition``, on the model's device.
 
         Raises:
-            InputError: The model is not trained, or ``condition`` is not finite or not of shape (n, p).
+            InputError: The model is not trained, ``condition`` is not finite or not of shape (n, p), or
+                ``temperature`` is not above zero.
         """
 
     def check_condition(self, condition: Float[Tensor, "..."]) -> None:

@@ -144,11 +144,14 @@ class CVAE(ConditionalGenerator):
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
 
     @torch.no_grad()
-    def sample(self, condition: Float[Tensor, "..."], *, rng: torch.Generator) -> Float[Tensor, "n *shape"]:
-        """Draw z from the prior and decode it: one sample for each row of ``condition`` (n, p).
+    def sample(
+        self, condition: Float[Tensor, "..."], *, rng: torch.Generator, temperature: float = 1.0
+    ) -> Float[Tensor, "n *shape"]:
+        """Draw z from N(0, temperature²) and decode it: one sample for each row of ``condition`` (n, p).
 
         See :meth:`ConditionalGenerator.sample`.
         """
         self.check_condition(condition)
         latent = torch.randn(len(condition), self.latent, generator=rng, device=rng.device)
-        return self.decode(latent.to(self.device), condition.to(self.device))
+        latent = latent.to(self.device) * positive("temperature", temperature)
+        return self.decode(latent, condition.to(self.device))
