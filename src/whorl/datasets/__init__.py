@@ -1,6 +1,7 @@
 """Labelled structures: read from files, built with a calculator, sampled, stored."""
 
 from whorl.datasets.clusters import build_clusters
+from whorl.datasets.readers import FORMATS, read_dataset, read_features
 from whorl.datasets.sampling import farthest_point_sampling, split
 from whorl.datasets.store import (
     Dataset,
@@ -14,6 +15,7 @@ from whorl.datasets.store import (
 )
 
 __all__ = [
+    "FORMATS",
     "Dataset",
     "FeatureSet",
     "Skipped",
@@ -21,6 +23,8 @@ __all__ = [
     "farthest_point_sampling",
     "load_dataset",
     "load_features",
+    "read_dataset",
+    "read_features",
     "save_dataset",
     "save_features",
     "split",
