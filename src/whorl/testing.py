@@ -31,7 +31,12 @@ def check_generator(factory: Callable[[], ConditionalGenerator]) -> None:
     Raises:
         AssertionError: Says which part of the contract is broken.
     """
-    generator = factory()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)  # the same initial weights at each run, whatever came before
+        _check_generator(factory())
+
+
+def _check_generator(generator: ConditionalGenerator) -> None:
     _generator_config_round_trip(generator)
     _generator_refuses_before_training(generator)
 
@@ -89,8 +94,9 @@ def _generator_learns(
 
 
 def _generator_samples(generator: ConditionalGenerator, conditions: torch.Tensor) -> None:
-    def sample(condition: torch.Tensor, seed: int) -> torch.Tensor:
-        return generator.sample(condition, rng=torch.Generator().manual_seed(seed))
+    def sample(condition: torch.Tensor, seed: int, temperature: float = 1.0) -> torch.Tensor:
+        rng = torch.Generator().manual_seed(seed)
+        return generator.sample(condition, rng=rng, temperature=temperature)
 
     kept = conditions.clone()
     global_state = torch.get_rng_state()
@@ -102,6 +108,7 @@ def _generator_samples(generator: ConditionalGenerator, conditions: torch.Tensor
     assert torch.isfinite(samples).all(), "samples must be finite"
     assert torch.equal(samples, sample(conditions, 1)), "the same seed must give the same samples"
     assert not torch.equal(samples, sample(conditions, 2)), "another seed must give other samples"
+    assert not torch.equal(samples, sample(conditions, 1, 2.0)), "temperature must change the samples"
     alike = sample(conditions[:1].expand(2, -1), 1)
     assert not torch.equal(alike[0], alike[1]), "equal conditions must not give equal samples"
     assert sample(conditions[:0], 1).shape == (0, *generator.shape), "no conditions: no samples"
@@ -119,11 +126,14 @@ def _generator_refuses_bad_conditions(generator: ConditionalGenerator) -> None:
         (torch.full((4, p), torch.inf), "an infinite condition"),
     ):
         _assert_refused(generator, condition, what)
+    _assert_refused(generator, torch.zeros(4, p), "a temperature of zero", temperature=0.0)
 
 
-def _assert_refused(generator: ConditionalGenerator, condition: torch.Tensor, what: str) -> None:
+def _assert_refused(
+    generator: ConditionalGenerator, condition: torch.Tensor, what: str, temperature: float = 1.0
+) -> None:
     try:
-        generator.sample(condition, rng=torch.Generator())
+        generator.sample(condition, rng=torch.Generator(), temperature=temperature)
     except InputError:
         return
     raise AssertionError(f"{what} must raise InputError")

@@ -12,7 +12,7 @@ SMALL = {
     "cvae": [
         {"shape": [6], "hidden": 8, "latent": 3, "layers": 2},
         {"shape": [2, 3], "properties": 2, "hidden": 8, "latent": 1, "scaling": "standard"},
-        {"shape": [1], "layers": 1, "hidden": 1, "latent": 2, "beta": 0.0, "activation": "relu"},
+        {"shape": [1], "layers": 1, "hidden": 2, "latent": 2, "beta": 0.0, "activation": "silu"},
     ],
 }
 
@@ -29,7 +29,7 @@ class _Forgetful(CVAE):
     kind = "forgetful"
 
     @torch.no_grad()
-    def sample(self, condition, *, rng):
+    def sample(self, condition, *, rng, temperature=1.0):
         self.check_condition(condition)
         return self.decode(torch.randn(len(condition), self.latent), condition)
 

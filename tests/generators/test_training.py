@@ -50,6 +50,19 @@ class _StopError(Exception):
     pass
 
 
+class StoppingCVAE(CVAE):
+    """Stops in the middle of its step number ``stop``."""
+
+    kind = "cvae"
+    stop = -1
+
+    def training_step(self, batch, batch_idx):
+        self.stop -= 1
+        if self.stop == 0:
+            raise _StopError
+        return super().training_step(batch, batch_idx)
+
+
 def stop_at(epoch, error):
     def progress(done, total, message):
         if done >= epoch:
@@ -59,8 +72,8 @@ def stop_at(epoch, error):
 
 
 @pytest.fixture
-def every_epoch(monkeypatch):
-    """Progress is told at every epoch, so that a test can interrupt at a chosen one."""
+def every_round(monkeypatch):
+    """Progress is told after every round, so that a test can interrupt at a chosen one."""
     import whorl.generators.training as training
 
     ticks = iter(range(10**9))
@@ -79,36 +92,42 @@ def test_the_same_seed_gives_the_same_weights_whatever_came_before(reference):
     assert not same_weights(other, reference)
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 4, 13, 20, 22, 23])
-def test_interrupted_anywhere_it_continues_to_the_same_weights(tmp_path, every_epoch, reference, epoch):
+@pytest.mark.parametrize("step", [1, 2, 12, 13, 30, 49, 69])
+def test_interrupted_anywhere_it_continues_to_the_same_weights(tmp_path, reference, step):
+    """23 epochs of 3 steps, a checkpoint every 4 epochs."""
+    stopping = StoppingCVAE(shape=(6,), hidden=16, latent=3, layers=2)
+    stopping.stop = step
     with pytest.raises(_StopError):
-        fit(model(), **data(), **SETTINGS, directory=tmp_path, progress=stop_at(epoch, _StopError()))
-    torch.manual_seed(epoch)  # another process would have another random state
-    seen = []
-    resumed = model()
-    fit(
-        resumed,
-        **data(),
-        **SETTINGS,
-        directory=tmp_path,
-        progress=lambda done, total, message: seen.append(done),
-    )
+        fit(stopping, **data(), **SETTINGS, directory=tmp_path)
+    torch.manual_seed(step)  # another process would have another random state
+    resumed = StoppingCVAE(shape=(6,), hidden=16, latent=3, layers=2)
+    fit(resumed, **data(), **SETTINGS, directory=tmp_path)
     assert same_weights(resumed, reference)
     assert resumed.training_record == reference.training_record
-    # A checkpoint is taken as the next epoch begins: the interrupted epoch is repeated, no other.
-    assert seen[0] == epoch
+    # -1 at the start, less one for each step: only the interrupted round is repeated.
+    assert -resumed.stop - 1 == 69 - (step - 1) // 12 * 12
 
 
-def test_ctrl_c_is_ctrl_c_and_leaves_the_handler(tmp_path, every_epoch, reference):
+def test_interrupted_again_and_again(tmp_path, every_round, reference):
+    for epoch in (4, 4, 8, 16, 20, 23):
+        with pytest.raises(_StopError):
+            fit(model(), **data(), **SETTINGS, directory=tmp_path, progress=stop_at(epoch, _StopError()))
+    resumed = model()
+    fit(resumed, **data(), **SETTINGS, directory=tmp_path)
+    assert same_weights(resumed, reference)
+
+
+def test_ctrl_c_is_ctrl_c_and_leaves_the_handler(tmp_path, every_round, reference, capfd):
     handler = signal.getsignal(signal.SIGINT)
 
     def press(done, total, message):
-        if done == 9:
+        if done == 8:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         fit(model(), **data(), **SETTINGS, directory=tmp_path, progress=press)
     assert signal.getsignal(signal.SIGINT) is handler
+    assert capfd.readouterr() == ("", "")
     resumed = model()
     fit(resumed, **data(), **SETTINGS, directory=tmp_path)
     assert same_weights(resumed, reference)
@@ -149,7 +168,7 @@ def test_a_finished_training_is_only_read(tmp_path, reference):
     assert seen == []
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, every_epoch, reference):
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, every_round, reference):
     with pytest.raises(_StopError):
         fit(model(), **data(), **SETTINGS, directory=tmp_path, progress=stop_at(15, _StopError()))
     (last,) = [path for path in tmp_path.glob("*.ckpt") if "previous" not in path.name]
@@ -158,7 +177,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, every
     content[middle : middle + 100] = bytes(byte ^ 0xFF for byte in content[middle : middle + 100])
     last.write_bytes(content)
     resumed = model()
-    with pytest.warns(UserWarning, match=r"is damaged; training goes on from .*previous.ckpt, epoch 13"):
+    with pytest.warns(UserWarning, match=r"is damaged; training goes on from .*previous.ckpt"):
         fit(resumed, **data(), **SETTINGS, directory=tmp_path)
     assert same_weights(resumed, reference)
 
@@ -201,7 +220,7 @@ def test_only_checkpoints_are_written_and_nothing_is_said(tmp_path, monkeypatch,
     assert caplog.records == []
 
 
-def test_a_full_disk_is_said_and_the_checkpoint_before_kept(tmp_path, monkeypatch, every_epoch, reference):
+def test_a_full_disk_is_said_and_the_checkpoint_before_kept(tmp_path, monkeypatch, every_round, reference):
     with pytest.raises(_StopError):
         fit(model(), **data(), **SETTINGS, directory=tmp_path, progress=stop_at(8, _StopError()))
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -222,7 +241,7 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_kept(tmp_path, monkeypatc
 def test_the_best_weights_are_kept_and_recorded(reference):
     record = reference.training_record
     losses = {row["epoch"]: row["loss"] for row in record["history"]}
-    assert list(losses) == [4, 8, 12, 16, 20]
+    assert list(losses) == [4, 8, 12, 16, 20, 23]
     assert record["validation"]["loss"] == min(losses.values()) == losses[record["best_epoch"]]
     assert (record["training_rows"], record["validation_rows"]) == (40, 10)
     assert not reference.training and next(reference.parameters()).device.type == "cpu"
@@ -239,6 +258,17 @@ def test_weights_with_the_best_loss_win_over_the_last():
         batch = given["features"][validation], given["properties"][validation, None]
         loss = float(wild.validation_step(batch, 0)["loss"])
     assert loss == pytest.approx(record["validation"]["loss"], rel=1e-5)
+
+
+def test_the_last_weights_are_kept_where_asked_for(tmp_path, reference):
+    last = model()
+    record = fit(last, **data(), **SETTINGS, keep="last", directory=tmp_path)
+    assert record["best_epoch"] == 23 and record["history"] == reference.training_record["history"]
+    again = model()
+    fit(again, **data(), **SETTINGS, keep="last", directory=tmp_path)
+    assert same_weights(again, last)
+    with pytest.raises(InputError, match="Did you mean 'last'"):
+        fit(model(), **data(), **SETTINGS, keep="lats")
 
 
 def test_progress_counts_up_to_the_end():

@@ -69,8 +69,7 @@ class Checkpoints:
                 continue
             if damaged:
                 warnings.warn(
-                    f"{damaged[0]} is damaged; training goes on from the checkpoint before it ({path.name}, "
-                    f"epoch {state['epoch']}).",
+                    f"{damaged[0]} is damaged; training goes on from the checkpoint before it ({path.name}).",
                     stacklevel=3,
                 )
             return Checkpoint(path, state)

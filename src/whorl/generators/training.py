@@ -1,7 +1,11 @@
 """Training of any model of this room, on Lightning: seeded, watched, resumable.
 
-Everything random in epoch e follows from (seed, e) alone, and checkpoints are taken between epochs. So a
+A training is a number of rounds: some epochs, then a look at the validation rows. Everything random in a
+round follows from the seed and the number of the round alone, and checkpoints are taken between rounds. So a
 training that was interrupted and continued ends with the same weights as one that was not.
+
+To Lightning, a round is what it calls an epoch: what it does once per epoch would cost small networks more
+time than their training. Schedulers that count epochs count rounds.
 """
 
 from __future__ import annotations
@@ -47,15 +51,17 @@ def fit(
     batch_size: int = 64,
     directory: Path | str | None = None,
     device: str = "cpu",
-    validate_every: int = 10,
+    validate_every: int | None = None,
+    keep: str = "best",
     checkpoint_seconds: float = 10.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` from the beginning and leave it with its best weights, on the CPU, ready for use.
 
     Weights are drawn anew from ``seed``, scaling is learned from the training rows. Every ``validate_every``
-    epochs the loss of the validation rows is computed, always with the same random numbers; the weights
-    with the lowest are kept. The global random state is as before when this returns.
+    epochs, and after the last, the loss of the validation rows is computed, always with the same random
+    numbers; the weights with the lowest are kept, or the last ones with ``keep="last"``. The global random
+    state is as before when this returns.
 
     With a ``directory``, the state of the training is saved there every ``checkpoint_seconds``. The same
     call goes on from there after Ctrl-C or a kill, and ends with the same weights; once finished, it only
@@ -72,50 +78,64 @@ def fit(
         batch_size: Rows of a step; the last step of an epoch may have fewer.
         directory: Where to keep checkpoints; without it, nothing is written.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` for a GPU where there is one.
-        validate_every: Epochs between validations.
+        validate_every: Epochs between validations; by default 10, or fewer where those are more than
+            200 steps.
+        keep: ``"best"`` by validation, or ``"last"``. Trained on few rows, a generator may make better
+            samples with its last weights than with those that reconstruct the few validation rows best.
         checkpoint_seconds: Seconds between checkpoints: at most so much work is lost.
         progress: Called as epochs pass.
 
     Returns:
         The training record, also kept as ``model.training_record`` and saved with the model: the settings,
-        ``best_epoch`` (epochs completed), ``validation`` (what ``validation_step`` measured then), and
-        ``history`` (one mapping per validation, with ``epoch``, ``training_loss`` and ``loss``).
+        ``best_epoch`` (epochs completed by the weights kept), ``validation`` (what ``validation_step``
+        measured then), and ``history`` (one mapping per validation, with ``epoch``, ``training_loss`` and
+        ``loss``).
 
     Raises:
         InputError: Fewer than 10 training rows, no validation rows, NaN or infinite values, shapes that do
             not fit, an unknown device, a loss that is no longer finite, or no undamaged checkpoint.
         KeyboardInterrupt: On Ctrl-C.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("validate_every", validate_every)):
-        positive(name, value)
+    positive("epochs", epochs)
+    positive("batch_size", batch_size)
     target = _torch_device(device)
     properties = properties.reshape(len(properties), -1)
     training = _training_rows(model, features, properties, validation)
-    every = min(validate_every, epochs)
+    if validate_every is None:
+        validate_every = max(1, min(10, 200 // -(-len(training) // batch_size)))
+    every = min(positive("validate_every", validate_every), epochs)
+    if keep not in ("best", "last"):
+        raise unknown_option("keep", str(keep), ["best", "last"])
     settings = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "validate_every": every}
 
     _draw_weights(model, seed)
     model.fit_scaling(features[training], properties[training])
     model.training_record = None
     identity = {"model": model.config(), "data": _hash_data(features, properties, validation), **settings}
+    identity["keep"] = keep
     checkpoints = None
     if directory is not None:
         checkpoints = Checkpoints(Path(directory), f"{model.kind}-{stable_hash(identity)[:12]}")
     watcher = _Watcher(
-        seed=seed, epochs=epochs, checkpoints=checkpoints, seconds=checkpoint_seconds, progress=progress
+        seed=seed,
+        epochs=epochs,
+        every=every,
+        checkpoints=checkpoints,
+        seconds=checkpoint_seconds,
+        keep=keep,
+        progress=progress,
     )
     last = checkpoints.latest() if checkpoints is not None else None
     if last is not None and (last.state["callbacks"][watcher.state_key])["finished"]:
         watcher.load_state_dict(last.state["callbacks"][watcher.state_key])
     else:
-        batches = _Batches(features, properties, training, batch_size, seed, target)
+        batches = _Rounds(features[training].to(target), properties[training].to(target), batch_size, watcher)
         with _quiet_lightning(), _own_randomness(target):
             trainer = lightning.Trainer(
                 accelerator="gpu" if target.type == "cuda" else "cpu",
                 devices=[target.index or 0] if target.type == "cuda" else 1,
                 deterministic=target.type == "cuda",  # on the CPU these networks are so anyway
-                max_epochs=epochs,
-                check_val_every_n_epoch=every,
+                max_epochs=-(-epochs // every),
                 num_sanity_val_steps=0,
                 callbacks=[watcher],
                 logger=False,
@@ -133,7 +153,7 @@ def fit(
             )
     model.load_state_dict(watcher.best_state)
     model.cpu().eval()
-    best = min(watcher.history, key=lambda row: row["loss"])
+    best = watcher.history[-1] if keep == "last" else min(watcher.history, key=lambda row: row["loss"])
     model.training_record = {
         **settings,
         "training_rows": len(training),
@@ -145,26 +165,21 @@ def fit(
     return model.training_record
 
 
-class _Batches:
-    """Training rows, on the device from the start, shuffled by (seed, epoch): no loader, no workers."""
+class _Rounds:
+    """The batches of one round, from rows that are on the device from the start: no loader, no workers."""
 
     trainer: lightning.Trainer
 
-    def __init__(
-        self, features: Tensor, properties: Tensor, rows: Tensor, size: int, seed: int, device: torch.device
-    ) -> None:
-        self.features = features[rows].to(device)
-        self.properties = properties[rows].to(device)
-        self.size, self.seed = size, seed
-
-    def __len__(self) -> int:
-        return -(-len(self.features) // self.size)
+    def __init__(self, features: Tensor, properties: Tensor, batch_size: int, watcher: _Watcher) -> None:
+        self.features, self.properties = features, properties
+        self.batch_size, self.watcher = batch_size, watcher
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rng = torch.Generator().manual_seed(_mix(self.seed, self.trainer.current_epoch, 1))
-        order = torch.randperm(len(self.features), generator=rng).to(self.features.device)
-        for rows in order.split(self.size):
-            yield self.features[rows], self.properties[rows]
+        for epoch in self.watcher.epochs_of_round(self.trainer.current_epoch):
+            rng = torch.Generator().manual_seed(_mix(self.watcher.seed, epoch, 1))
+            order = torch.randperm(len(self.features), generator=rng).to(self.features.device)
+            for rows in order.split(self.batch_size):
+                yield self.features[rows], self.properties[rows]
 
 
 class _Rows:
@@ -182,25 +197,30 @@ class _Rows:
 
 
 class _Watcher(lightning.Callback):
-    """Seeds each epoch, keeps the best weights, saves the state between epochs, reports progress."""
+    """Seeds each round, keeps the best weights, saves the state between rounds, reports progress."""
 
     def __init__(
         self,
         *,
         seed: int,
         epochs: int,
+        every: int,
         checkpoints: Checkpoints | None,
         seconds: float,
+        keep: str,
         progress: Progress | None,
     ) -> None:
-        self.seed, self.epochs, self.seconds = seed, epochs, seconds
-        self.checkpoints, self.progress = checkpoints, progress
+        self.seed, self.epochs, self.every, self.seconds = seed, epochs, every, seconds
+        self.checkpoints, self.keep, self.progress = checkpoints, keep, progress
         self.best_state: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
         self.finished = False
         self._saved_at = self._told_at = time.monotonic()
         self._training_losses: list[Tensor] = []
         self._validation: list[tuple[int, dict[str, Tensor]]] = []
+
+    def epochs_of_round(self, number: int) -> range:
+        return range(number * self.every, min((number + 1) * self.every, self.epochs))
 
     # What Lightning stores in a checkpoint and gives back.
     def state_dict(self) -> dict[str, Any]:
@@ -212,7 +232,7 @@ class _Watcher(lightning.Callback):
         self.finished = state_dict["finished"]
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        # Here nothing is half done. Lightning resumes at the beginning of this epoch, provided that the count
+        # Here nothing is half done. Lightning resumes at the beginning of this round, provided that the count
         # of its batches is back at zero; Lightning itself would do that only after this hook.
         trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         if trainer.current_epoch > 0 and time.monotonic() - self._saved_at >= self.seconds:
@@ -248,22 +268,22 @@ class _Watcher(lightning.Callback):
             for key in self._validation[0][1]
         }
         training_loss = float(torch.stack(self._training_losses).mean())
-        epoch = trainer.current_epoch + 1
+        epoch = self.epochs_of_round(trainer.current_epoch).stop
         if not np.isfinite([training_loss, measured["loss"]]).all():
             raise InputError(
                 f"training diverged before epoch {epoch}: the loss is no longer finite. "
                 "Remedy: a smaller learning_rate."
             )
-        if not self.history or measured["loss"] < min(row["loss"] for row in self.history):
+        best = not self.history or measured["loss"] < min(row["loss"] for row in self.history)
+        if best or self.keep == "last":
             self.best_state = {key: value.cpu().clone() for key, value in module.state_dict().items()}
         self.history.append({"epoch": epoch, "training_loss": training_loss, **measured})
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        done, now = trainer.current_epoch + 1, time.monotonic()
+        done, now = self.epochs_of_round(trainer.current_epoch).stop, time.monotonic()
         if self.progress is not None and (now - self._told_at >= 0.1 or done == self.epochs):
             self._told_at = now
-            loss = f"validation loss {self.history[-1]['loss']:.4g}" if self.history else ""
-            self.progress(done, self.epochs, loss)
+            self.progress(done, self.epochs, f"validation loss {self.history[-1]['loss']:.4g}")
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.finished = True
