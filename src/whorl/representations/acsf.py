@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
+from whorl.parallel import map_threads
 from whorl.representations.base import FeatureLayout, Representation
 from whorl.representations.cutoffs import Cutoff
 from whorl.representations.pooling import Pooling
@@ -192,11 +193,12 @@ class ACSF(Representation):
         Raises:
             InputError: A structure holds an element that was not declared.
         """
-        if len(structures) <= 1:
+        needs_gradient = structures.positions.requires_grad or structures.cells.requires_grad
+        if len(structures) <= 1 or (needs_gradient and torch.is_grad_enabled()):
             return self._forward(structures)
         # A few structures at a time: memory is bounded, and used again while it is in the caches.
         most = max(1, _ATOMS_AT_ONCE // max(1, int(structures.n_atoms.max())))
-        return torch.cat([self._forward(few) for few in structures.chunks(most)])
+        return torch.cat(map_threads(self._forward, list(structures.chunks(most))))
 
     def _forward(self, structures: StructureBatch) -> Tensor:
         species = self._species_index(structures)
@@ -218,14 +220,13 @@ class ACSF(Representation):
         """Return R and its analytic Jacobian; see the base class for shapes and units."""
         n_max = int(structures.n_atoms.max())
         width = len(self.atomic_names)
-        values, jacobians = [], []
-        for few in structures.chunks(max(1, 4 * _CHUNK // (3 * width * n_max * n_max))):
-            with torch.no_grad():
-                value, jacobian = self._value_and_jacobian(few, n_max)
-            values.append(value)
-            jacobians.append(jacobian)
+        few = list(structures.chunks(max(1, 4 * _CHUNK // (3 * width * n_max * n_max))))
+        values, jacobians = zip(
+            *map_threads(lambda some: self._value_and_jacobian(some, n_max), few), strict=True
+        )
         return torch.cat(values), torch.cat(jacobians)
 
+    @torch.no_grad()
     def _value_and_jacobian(self, structures: StructureBatch, n_max: int) -> tuple[Tensor, Tensor]:
         species = self._species_index(structures)
         pairs = self._pairs(structures)
@@ -256,12 +257,12 @@ class ACSF(Representation):
 
     # The kernels, put together in the order of the layout.
 
-    def _value(self, part: _Part, scratch: Tensor | None = None) -> Float[Tensor, "n f"]:
+    def _value(self, part: _Part) -> Float[Tensor, "n f"]:
         n, r = len(part.counts), part.r
         sizes = torch.bincount(part.group, minlength=n * part.n_species)
         radial = torch.nn.functional.embedding_bag(
             part.undirected,
-            self._radial.value(r, out=scratch),
+            self._radial.value(r),
             torch.cumsum(sizes, 0) - sizes,
             mode="sum",
             per_sample_weights=self.cutoff(r)[part.undirected],
@@ -480,24 +481,17 @@ class _AtomicFeatures(torch.autograd.Function):
     ) -> Float[Tensor, "A f"]:
         ctx.save_for_backward(vectors)
         ctx.acsf, ctx.pairs, ctx.structures = acsf, pairs, structures
-        atomic = vectors.new_zeros(len(structures.atomic_numbers), len(acsf.atomic_names))
         parts = list(acsf._parts(structures, pairs, vectors))
-        # One array for all parts: fresh memory would cost more than the arithmetic.
-        longest = max((len(part.directions) for part in parts), default=0)
-        scratch = vectors.new_empty(longest, acsf._radial.size)
-        for part in parts:
-            atomic[part.atoms] = acsf._value(part, scratch)
-        return atomic
+        return torch.cat(map_threads(acsf._value, parts))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
         (vectors,) = ctx.saved_tensors
         (gradient,) = outputs
-        result = torch.zeros_like(vectors)
-        for part in ctx.acsf._parts(ctx.structures, ctx.pairs, vectors):
-            result[part.pairs] = ctx.acsf._vjp(part, gradient[part.atoms])
-        return result, None, None, None
+        parts = list(ctx.acsf._parts(ctx.structures, ctx.pairs, vectors))
+        of_parts = map_threads(lambda part: ctx.acsf._vjp(part, gradient[part.atoms]), parts)
+        return torch.cat(of_parts), None, None, None
 
 
 def _group_g5(parameters: Sequence[tuple[float, float, float]], offset: int) -> list[_AngularGroup]:

@@ -33,9 +33,9 @@ class Radial:
         self._g2, self._g3 = tuple(g2), tuple(g3)
         self.size = len(self._g2) + len(self._g3)
 
-    def value(self, r: Float[Tensor, "H"], *, out: Tensor | None = None) -> Float[Tensor, "H K"]:
-        """Return X, without the cutoff function; ``out`` is memory to use again, of at least this shape."""
-        x = r.new_empty(len(r), self.size) if out is None else out[: len(r)]
+    def value(self, r: Float[Tensor, "H"]) -> Float[Tensor, "H K"]:
+        """Return X, without the cutoff function."""
+        x = r.new_empty(len(r), self.size)
         eta, shift = self._gaussians(r)
         gauss, wave = x[:, : len(eta)], x[:, len(eta) :]
         torch.sub(r[:, None], shift, out=gauss).square_().mul_(-eta).exp_()
