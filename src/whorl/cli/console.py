@@ -6,12 +6,18 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+import rich.box
+import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from whorl.workflow.monitor import Monitor, ProgressCallback
+
+if TYPE_CHECKING:
+    from whorl.report.tables import Table
 
 # Results go to stdout, everything else to stderr, so that output can be piped.
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -148,6 +154,18 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def show_table(heading: str, table: Table) -> None:
+    """Write one of a verdict's tables."""
+    shown = rich.table.Table(title=heading, title_justify="left", title_style="", box=rich.box.SIMPLE_HEAD)
+    shown.add_column(table.target_label, justify="right")
+    for column in table.columns:
+        unit = f" ({column.unit})" if column.unit else ""
+        shown.add_column(f"{column.group}\n{column.label}{unit}", justify="right")
+    for target, row in table.by_target:
+        shown.add_row(target, *row)
+    err.print(shown)
 
 
 def show_error(error: BaseException) -> None:

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from whorl.cli.app import app
-from whorl.cli.console import monitored, out
-from whorl.cli.options import Seed, given
+from whorl.cli.console import monitored, out, show_table
+from whorl.cli.options import Seed, given, options_from
+from whorl.errors import InputError
+from whorl.files import provenance
 from whorl.workflow.settings import InvertSettings
 
 _INVERT = InvertSettings()
@@ -94,9 +96,44 @@ def evaluate(
             metavar="KEY=VALUE", help="Option of the calculator. May be repeated.", show_default=False
         ),
     ] = None,
+    property: Annotated[
+        str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Within this of the target is a hit.")] = 0.1,
 ) -> None:
-    """Judge generated features by a surrogate, and structures by an energy method, without relaxing them."""
+    """Judge generated features by a surrogate, and atoms by an energy method, as they are.
+
+    Writes results.json, results.csv, samples.csv and the atoms as .extxyz; shows the tables.
+    """
+    from whorl.workflow import atoms, verdict
+    from whorl.workflow.recipe import settings_from
+    from whorl.workflow.settings import CalculatorSettings, EvaluateSettings
+
+    checked = settings_from(EvaluateSettings, {"tolerance": tolerance}, source="whorl evaluate")
+    if calculator is not None and structures is None:
+        raise InputError("--calculator judges atoms: give them with --structures, from 'whorl invert'.")
+    with monitored() as monitor:
+        energies = None
+        if calculator is not None and structures is not None:
+            energies = output / "energies.json"
+            method = CalculatorSettings(name=calculator, options=options_from(option))
+            atoms.energies(structures, calculator=method, output=energies, monitor=monitor)
+        evidence = verdict.gather(
+            {"all": verdict.Files(generated=generated, rows=rows, structures=structures, energies=energies)},
+            features=features,
+            property=property,
+            judge=judge,
+        )
+        verdict.judge(
+            evidence,
+            property=property or "property",
+            tolerance=checked.tolerance,
+            output=output,
+            provenance=provenance(),
+        )
+        for heading, table in verdict.summary(output / "results.json").items():
+            show_table(heading, table)
+        out.print(str(output / "results.json"))
 
 
 @app.command()
@@ -108,3 +145,6 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run again: one self-contained HTML page."""
+    from whorl.workflow.stages import report_again
+
+    out.print(str(report_again(folder, output=output)))

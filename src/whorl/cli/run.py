@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from whorl.cli.app import app
-from whorl.cli.console import monitored, out
+from whorl.cli.console import monitored, out, show_table
 
 
 @app.command()
@@ -43,9 +43,14 @@ def run(
     """
     from whorl.workflow.recipe import read_recipe
     from whorl.workflow.stages import run_recipe
+    from whorl.workflow.verdict import summary
 
     settings = read_recipe(recipe, changes=change or ())
     folder = output or Path("runs") / settings.name
     with monitored() as monitor:
         written = run_recipe(settings, folder, monitor=monitor, until=until)
-    out.print(str(written))
+        results = folder / "evaluate" / "results.json"
+        if until in (None, "evaluate", "report") and results.exists():
+            for heading, table in summary(results).items():
+                show_table(heading, table)
+        out.print(str(written))

@@ -35,7 +35,7 @@ from whorl.potentials import make_potential
 from whorl.potentials.reference import bulk_energy, formation_energy
 from whorl.representations import Representation, make_representation
 from whorl.structures import StructureBatch
-from whorl.workflow.data import composition, contents_hash, read_rows, species_of
+from whorl.workflow.data import composition, contents_hash, read_rows, species_of, structures_of
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import CalculatorSettings, InvertSettings
 
@@ -153,17 +153,7 @@ class _Templates:
                 raise InputError(
                     "a data set gives composition and cell only together with its features (--features)."
                 )
-            data = load_dataset(dataset)
-            if data.structures is None:
-                raise InputError(f"{dataset}: holds no structures to take composition and cell from.")
-            place = {name: index for index, name in enumerate(data.ids)}
-            missing = [name for name in real.ids if name not in place]
-            if missing:
-                raise InputError(
-                    f"{dataset}: has no structure '{missing[0]}', which the features name. Give the data "
-                    "set that the features were made of."
-                )
-            self.structures = data.structures[[place[name] for name in real.ids]].replace(info=())
+            self.structures = structures_of(real.ids, dataset).replace(info=())
             self.features = real.features.flatten(1).double()
         elif formula is not None:
             self.structures = one_molecule(composition(formula))

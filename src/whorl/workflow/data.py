@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,17 +17,20 @@ from whorl.datasets import (
     farthest_point_sampling,
     load_dataset,
     load_features,
+    read_dataset,
+    read_features,
     save_dataset,
     save_features,
     split,
     write_extxyz,
 )
-from whorl.errors import InputError, did_you_mean
+from whorl.errors import InputError
 from whorl.evaluation import standardized
 from whorl.files import read_json, stable_hash, write_json
 from whorl.inversion.starts import derive_seed
 from whorl.potentials import make_potential
 from whorl.representations import make_representation
+from whorl.structures import StructureBatch, find_problems
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import (
     ClusterSettings,
@@ -68,8 +70,6 @@ def clusters(
 
 def files(settings: FilesSettings, *, output: Path, monitor: Monitor) -> None:
     """Read labelled structures from files into ``output``; unusable entries are told and left out."""
-    from whorl.datasets.readers import read_dataset
-
     dataset = read_dataset(
         settings.path,
         property=settings.property,
@@ -104,8 +104,6 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     if data.structures is None:
         raise InputError(f"{dataset}: holds no structures, so there is nothing to encode.")
     representation = make_representation(settings.config(species_of(data.structures)))
-    from whorl.structures.checks import find_problems
-
     problems = find_problems(data.structures, species=settings.species)
     for index, reason in problems.items():
         monitor.skip(data.ids[index], reason)
@@ -170,56 +168,23 @@ def finished_features(
             "representation is not known. Give one of them."
         )
     made_by = make_representation(representation.config(species))
-    arrays = _read_npz(path)
-    values = {}
-    for role in ("features", "property"):
-        name = getattr(settings, role)
-        if name not in arrays:
-            raise InputError(
-                f"{path}: has no array '{name}' (data.features.{role}).{did_you_mean(name, arrays)}"
-            )
-        values[role] = torch.as_tensor(arrays[name], dtype=torch.float64)
-    features, target = values["features"], values["property"]
-    if target.ndim != 1 or features.shape[:1] != target.shape:
-        raise InputError(
-            f"{path}: '{settings.features}' has shape {tuple(features.shape)} and '{settings.property}' "
-            f"{tuple(target.shape)}; expected (rows, features) and (rows,)."
-        )
+    features, target = read_features(path, property=settings.property, features=settings.features)
     if tuple(features.shape[1:]) != made_by.layout.shape:
         raise InputError(
             f"{path}: rows have shape {tuple(features.shape[1:])}, but the recipe's representation gives "
             f"{made_by.layout.shape}. The file was made by another representation: change the recipe's "
             "representation section, or encode the structures again."
         )
-    finite = features.flatten(1).isfinite().all(1) & target.isfinite()
-    for row in torch.nonzero(~finite).flatten().tolist():
-        monitor.skip(f"{path} row {row}", "not a finite number")
-    if not finite.any():
-        raise InputError(f"{path}: no row has finite numbers throughout.")
     save_features(
         FeatureSet(
-            features=features[finite],
+            features=features,
             representation=made_by.config(),
             fingerprint=made_by.fingerprint,
-            properties={settings.property: target[finite]},
-            ids=tuple(f"row-{row}" for row in torch.nonzero(finite).flatten().tolist()),
+            properties={settings.property: target},
+            ids=tuple(f"row-{row}" for row in range(len(target))),
         ),
         output,
     )
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (looked for it from {Path.cwd()}).") from None
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as .npz with plain numbers ({error}).") from None
 
 
 def species_of(structures: Any) -> list[str]:
@@ -244,6 +209,24 @@ def composition(formula: str) -> dict[str, int]:
     if not counts:
         raise InputError(f"composition: got '{formula}', expected a chemical formula such as Pt10 or Pt8Ni2.")
     return dict(counts)
+
+
+def structures_of(ids: Sequence[str], dataset: Path) -> StructureBatch:
+    """Return the structures of a data set that have these ids, in this order.
+
+    Raises:
+        InputError: The data set holds no structures, or lacks one of them.
+    """
+    data = load_dataset(dataset)
+    if data.structures is None:
+        raise InputError(f"{dataset}: holds no structures.")
+    place = {name: index for index, name in enumerate(data.ids)}
+    if missing := [name for name in ids if name not in place]:
+        raise InputError(
+            f"{dataset}: has no structure '{missing[0]}', which the features name. Give the data set "
+            "that the features were made of."
+        )
+    return data.structures[[place[name] for name in ids]]
 
 
 def training_rows(

@@ -387,6 +387,11 @@ class Recipe(Section):
             return self.data.clusters.calculator
         return self.evaluate.calculator
 
+    def decisive(self) -> dict[str, Any]:
+        """Return all settings that results depend on."""
+        idle: dict[str, Any] = {"report": True, "data": {"clusters": {"processes", "directory"}}}
+        return self.model_dump(mode="json", exclude=idle)
+
     @property
     def property_name(self) -> str:
         """Name of the property asked for."""

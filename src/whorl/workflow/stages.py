@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whorl.errors import unknown_option
-from whorl.files import provenance
-from whorl.workflow.engine import Step, execute, locked
+from whorl.errors import InputError, unknown_option
+from whorl.files import provenance, read_json
+from whorl.workflow.engine import MARKER, Step, execute, locked
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.recipe import save_recipe
+from whorl.workflow.recipe import read_recipe, save_recipe
 from whorl.workflow.settings import Recipe
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             property=recipe.property_name,
             tolerance=recipe.evaluate.tolerance,
             output=directory,
-            provenance=provenance(seed=seed, settings=recipe.model_dump(mode="json")),
+            provenance=provenance(seed=seed, settings=recipe.decisive()),
         ),
         settings={
             **recipe.evaluate.model_dump(mode="json", exclude={"calculator"}),
@@ -158,7 +158,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     )
     add(
         "report",
-        lambda directory, monitor: verdict.report(recipe, folder, output=directory / "report.html"),
+        lambda directory, _: write_report_of(recipe, folder, output=directory / "report.html"),
         settings={"name": recipe.name, **recipe.report.model_dump(mode="json")},
         needs=("evaluate",),
     )
@@ -185,6 +185,58 @@ def evidence(recipe: Recipe, folder: Path) -> Evidence:
         property=recipe.property_name,
         judge=recipe.surrogate.judge or folder / "train" / "surrogate" / "surrogate.safetensors",
     )
+
+
+def report_again(folder: Path | str, *, output: Path | None = None) -> Path:
+    """Write the report of a finished run once more, and return where it is.
+
+    Raises:
+        InputError: The folder is no run, or one that has not come to its verdict yet.
+    """
+    folder = Path(folder)
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(
+            f"{folder}: not the folder of a run (it has no recipe.yaml). Make one with 'whorl run'."
+        )
+    if not (folder / "evaluate" / MARKER).is_file():
+        raise InputError(f"{folder}: this run has not come to its verdict yet. Continue it with 'whorl run'.")
+    output = output or folder / "report" / "report.html"
+    write_report_of(read_recipe(folder / "recipe.yaml"), folder, output=output)
+    return output
+
+
+def write_report_of(recipe: Recipe, folder: Path, *, output: Path) -> None:
+    """Write the report of a run from what lies in its folder."""
+    from whorl.workflow import verdict
+
+    warnings, skipped = _notes(recipe, folder)
+    verdict.report(
+        evidence(recipe, folder),
+        results=folder / "evaluate" / "results.json",
+        dataset=None if recipe.data.features else folder / "data" / "dataset.safetensors",
+        output=output,
+        title=recipe.report.title or recipe.name,
+        recipe=recipe.model_dump(mode="json"),
+        provenance=provenance(seed=recipe.seed, settings=recipe.decisive()),
+        warnings=warnings,
+        skipped=skipped,
+        gallery=recipe.report.gallery,
+    )
+
+
+def _notes(recipe: Recipe, folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the warnings and skipped entries of the steps so far.
+
+    The verdict itself says which targets lie outside the training range, and where the energy method failed.
+    """
+    warnings, skipped = [], []
+    for step in steps_of(recipe, folder):
+        if step.name.split("/")[0] in ("generate", "energies", "evaluate", "report"):
+            continue
+        marker = read_json(folder / step.name / MARKER)
+        warnings += [str(message) for message in marker["warnings"]]
+        skipped += [(str(source), str(reason)) for source, reason in marker["skipped"]]
+    return warnings, skipped
 
 
 def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str, size: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from torch import Tensor
 from whorl.datasets import FeatureSet, load_dataset, load_features
 from whorl.errors import InputError
 from whorl.evaluation import Generated, Reconstructed, Verdict, evaluate
-from whorl.files import read_json, write_json
+from whorl.files import read_json
+from whorl.report import make_table, write_report, write_samples, write_structures, write_tables
+from whorl.report.tables import Table
 from whorl.representations import make_representation
-from whorl.workflow.data import read_rows
+from whorl.workflow.data import read_rows, structures_of
 from whorl.workflow.judges import load_judge
 from whorl.workflow.learning import labels_of
 
@@ -84,8 +86,8 @@ def _reconstructed(files: Files, made: FeatureSet) -> Reconstructed:
     place = {name: index for index, name in enumerate(made.ids)}
     if missing := [name for name in data.ids if name not in place]:
         raise InputError(
-            f"{path}: has '{missing[0]}', which is none of the generated samples in {files.generated}. Invert "
-            "these samples, or give the samples that were inverted."
+            f"{path}: has '{missing[0]}', which is none of the generated samples in {files.generated}. "
+            "Invert these samples, or give the samples that were inverted."
         )
     search = read_json(path.with_name(f"{path.stem}-inversion.json"))
     energy, failures = None, {}
@@ -119,7 +121,10 @@ def _read_energies(path: Path, ids: tuple[str, ...]) -> tuple[Tensor, dict[int, 
 def judge(
     evidence: Evidence, *, property: str, tolerance: float, output: Path, provenance: Mapping[str, Any]
 ) -> Verdict:
-    """Write the verdict, ``results.json``, and one line for each sample, ``samples.csv``, into a folder."""
+    """Write the verdict into a folder: ``results.json``, ``results.csv``, ``samples.csv``, and the atoms.
+
+    The atoms of each training size go to ``structures-<size>.extxyz``, every one with what is known of it.
+    """
     verdict = evaluate(
         evidence.sizes,
         data_features=evidence.real.features.flatten(1).double(),
@@ -128,5 +133,57 @@ def judge(
         tolerance=tolerance,
         window=tolerance,
     )
-    write_json(output / "results.json", {**verdict.to_dict(), "provenance": dict(provenance)})
+    for label, generated in evidence.sizes.items():
+        if generated.reconstructed is not None:
+            write_structures(generated, output / f"structures-{label}.extxyz", provenance=provenance)
+    write_samples(evidence.sizes, output / "samples.csv")
+    write_tables(verdict, output, provenance=provenance)
     return verdict
+
+
+def report(
+    evidence: Evidence,
+    *,
+    results: Path,
+    dataset: Path | None,
+    output: Path,
+    title: str,
+    recipe: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    warnings: Sequence[str] = (),
+    skipped: Sequence[tuple[str, str]] = (),
+    gallery: int = 6,
+) -> None:
+    """Write the report of a run from its evidence and its verdict (``results``)."""
+    structures = None
+    if dataset is not None:
+        structures = structures_of(evidence.real.ids, dataset)
+    write_report(
+        output,
+        verdict=Verdict.from_dict(_without(read_json(results), "provenance")),
+        sizes=evidence.sizes,
+        data_features=evidence.real.features.flatten(1).double(),
+        data_properties=evidence.labels.double(),
+        data_structures=structures,
+        title=title,
+        recipe=recipe,
+        provenance=provenance,
+        warnings=warnings,
+        skipped=skipped,
+        gallery=gallery,
+    )
+
+
+def summary(results: Path) -> dict[str, Table]:
+    """Return the tables of a verdict by their headings."""
+    verdict = Verdict.from_dict(_without(read_json(results), "provenance"))
+    headings = {
+        "surrogate": "Generated features, judged by the surrogate",
+        "potential": "Atoms found for them, judged by the energy method as they are",
+    }
+    tables = {heading: make_table(verdict, kind) for kind, heading in headings.items()}
+    return {heading: table for heading, table in tables.items() if table is not None}
+
+
+def _without(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != key}
