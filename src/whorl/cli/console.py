@@ -158,11 +158,14 @@ def _duration(seconds: float) -> str:
 
 def show_table(heading: str, table: Table) -> None:
     """Write one of a verdict's tables."""
+    one_group = len(table.groups) == 1
+    heading += f" ({table.groups[0][0]})" if one_group else ""
     shown = rich.table.Table(title=heading, title_justify="left", title_style="", box=rich.box.SIMPLE_HEAD)
     shown.add_column(table.target_label, justify="right")
     for column in table.columns:
         unit = f" ({column.unit})" if column.unit else ""
-        shown.add_column(f"{column.group}\n{column.label}{unit}", justify="right")
+        group = "" if one_group else f"{column.group}\n"
+        shown.add_column(f"{group}{column.label}{unit}", justify="right")
     for target, row in table.by_target:
         shown.add_row(target, *row)
     err.print(shown)

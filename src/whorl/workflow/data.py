@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,13 +30,12 @@ from whorl.evaluation import standardized
 from whorl.files import read_json, stable_hash, write_json
 from whorl.inversion.starts import derive_seed
 from whorl.potentials import make_potential
-from whorl.representations import make_representation
+from whorl.representations import Representation, make_representation
 from whorl.structures import StructureBatch, find_problems
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import (
     ClusterSettings,
     FeaturesSettings,
-    FilesSettings,
     RepresentationSettings,
 )
 
@@ -68,16 +68,17 @@ def clusters(
     _store(dataset, output)
 
 
-def files(settings: FilesSettings, *, output: Path, monitor: Monitor) -> None:
+def files(
+    path: Path | str, *, property: str | None, format: str | None, output: Path, monitor: Monitor
+) -> None:
     """Read labelled structures from files into ``output``; unusable entries are told and left out."""
-    dataset = read_dataset(
-        settings.path,
-        property=settings.property,
-        format=settings.format,
-        progress=monitor.progress("reading"),
-    )
+    dataset = read_dataset(path, property=property, format=format, progress=monitor.progress("reading"))
     for entry in dataset.skipped:
         monitor.skip(entry.source, entry.reason)
+    if not len(dataset):
+        raise InputError(
+            f"{path}: none of its {len(dataset.skipped)} entries can be used (see the reasons above)."
+        )
     _store(dataset, output)
 
 
@@ -119,7 +120,7 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     chunks = []
     for number, chunk in enumerate(structures.chunks(_ENCODE_AT_ONCE)):
         path = parts / f"{number:05d}.safetensors"
-        chunks.append(_resumed(path, lambda chunk=chunk: representation(chunk).detach()))
+        chunks.append(_resumed(path, partial(_features, representation, chunk)))
         progress(min((number + 1) * _ENCODE_AT_ONCE, len(structures)), len(structures))
     save_features(
         FeatureSet(
@@ -132,6 +133,11 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
         output,
     )
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _features(representation: Representation, structures: StructureBatch) -> Tensor:
+    with torch.no_grad():
+        return representation(structures)
 
 
 def _resumed(path: Path, compute: Callable[[], Tensor]) -> Tensor:
@@ -187,7 +193,7 @@ def finished_features(
     )
 
 
-def species_of(structures: Any) -> list[str]:
+def species_of(structures: StructureBatch) -> list[str]:
     """Return the chemical symbols that occur, by atomic number."""
     from ase.data import chemical_symbols
 
@@ -292,3 +298,34 @@ def contents_hash(path: Path | str) -> str:
                 while chunk := handle.read(1 << 20):
                     digest.update(chunk)
     return digest.hexdigest()[:16]
+
+
+def describe(path: Path) -> dict[str, str]:
+    """Say in a few words what a data set or feature file holds.
+
+    Raises:
+        InputError: Neither of them, or damaged.
+    """
+    table: Dataset | FeatureSet
+    try:
+        table = load_features(path)
+        what = {
+            "features": f"{len(table)} rows of shape {tuple(table.features.shape[1:])}",
+            "representation": f"{table.representation.get('kind')} ({table.fingerprint})",
+        }
+    except InputError:
+        table = load_dataset(path)
+        what = {"structures": str(len(table))}
+        if table.structures is not None and len(table):
+            counts = table.structures.n_atoms
+            what["elements"] = ", ".join(species_of(table.structures))
+            what["atoms"] = f"{int(counts.min())} to {int(counts.max())} each"
+            what["periodic"] = f"{int(table.structures.pbc.any(1).sum())} of them"
+        if table.skipped:
+            what["skipped"] = f"{len(table.skipped)} entries when it was made"
+        what |= {name: str(value) for name, value in table.provenance.items() if not isinstance(value, dict)}
+    for name, values in table.properties.items():
+        if len(values):
+            low, mean, high = (float(v) for v in (values.min(), values.mean(), values.max()))
+            what[name] = f"{low:.4g} to {high:.4g}, mean {mean:.4g}"
+    return what

@@ -41,7 +41,7 @@ class Step:
 
     name: str
     settings: Any
-    run: Callable[[Path, Monitor], None]
+    run: Callable[[Path, Monitor], object]
     needs: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
     version: int = 1

@@ -78,6 +78,18 @@ def settings_from(
         raise InputError(head + "\n  ".join(mistakes)) from None
 
 
+def read_section(model: type[Model], path: Path, name: str) -> Model:
+    """Read one section from a YAML file: the whole file, or its key ``name`` (as in a recipe)."""
+    try:
+        data, lines = load_yaml(path.read_text(encoding="utf-8"), source=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from None
+    if isinstance(data, dict) and name in data:
+        data = data[name]
+        lines = {key[1:]: line for key, line in lines.items() if key[0] == name}
+    return settings_from(model, data, source=str(path), lines=lines)
+
+
 def save_recipe(recipe: Recipe, path: Path | str) -> None:
     """Write a recipe with every default spelt out; reading it again gives the same recipe."""
     body = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -63,7 +63,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
 
     def add(
         name: str,
-        run: Callable[[Path, Monitor], None],
+        run: Callable[[Path, Monitor], object],
         *,
         settings: Any = None,
         needs: tuple[str, ...] = (),
@@ -90,7 +90,9 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     elif (files := recipe.data.files) is not None:
         add(
             "data",
-            lambda _, monitor: data.files(files, output=dataset, monitor=monitor),
+            lambda _, monitor: data.files(
+                files.path, property=files.property, format=files.format, output=dataset, monitor=monitor
+            ),
             settings={**files.model_dump(mode="json"), "contents": data.contents_hash(files.path)},
         )
     if (given := recipe.data.features) is not None:
@@ -195,9 +197,7 @@ def report_again(folder: Path | str, *, output: Path | None = None) -> Path:
     """
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
-        raise InputError(
-            f"{folder}: not the folder of a run (it has no recipe.yaml). Make one with 'whorl run'."
-        )
+        raise InputError(f"{folder}: not the folder of a run (no recipe.yaml in it). Make one: whorl run")
     if not (folder / "evaluate" / MARKER).is_file():
         raise InputError(f"{folder}: this run has not come to its verdict yet. Continue it with 'whorl run'.")
     output = output or folder / "report" / "report.html"

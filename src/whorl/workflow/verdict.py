@@ -90,7 +90,8 @@ def _reconstructed(files: Files, made: FeatureSet) -> Reconstructed:
             "Invert these samples, or give the samples that were inverted."
         )
     search = read_json(path.with_name(f"{path.stem}-inversion.json"))
-    energy, failures = None, {}
+    energy: Tensor | None = None
+    failures: dict[int, str] = {}
     if files.energies is not None:
         energy, failures = _read_energies(files.energies, data.ids)
     return Reconstructed(
