@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-GREY, SKY, GREEN, VERMILION, BLUE, INK = "#b9bec6", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#24292f"
+GREY, GREEN, VERMILION, BLUE, INK = "#a3abb5", "#009e73", "#d55e00", "#0072b2", "#24292f"
 _SIZE = (4.3, 3.5)  # inches of one panel
 _MOST_DATA = 20_000  # points of the data set drawn; more only make it blacker
 _MOST_GENERATED = 2000
+_MOST_WINDOW = 250
 _LEGIBLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
@@ -34,12 +36,23 @@ _LEGIBLE: dict[Any, Any] = {
     "axes.titlecolor": INK,
     "xtick.color": "#57606a",
     "ytick.color": "#57606a",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
     "svg.hashsalt": "whorl",  # the same run gives the same file
 }
 
 Frame = tuple[tuple[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A panel, and what could not be drawn in it.
+
+    Attributes:
+        svg: The picture.
+        note: Such as how many points lie outside; often empty.
+    """
+
+    svg: str
+    note: str = ""
 
 
 def map_frame(data: Float[Tensor, "N 2"], generated: Float[Tensor, "n 2"]) -> Frame:
@@ -68,21 +81,25 @@ def pca_map(
     shares: Float[Tensor, "2"],
     frame: Frame,
     title: str,
-) -> str:
+) -> Plot:
     """Draw figure 6 of Fung et al. 2022 for one target: where generated samples lie among real ones."""
     figure, axes = _panel(title)
     (left, right), (bottom, top) = frame
     inside = ((generated >= torch.tensor([left, bottom])) & (generated <= torch.tensor([right, top]))).all(1)
     layers: tuple[tuple[Tensor, dict[str, Any]], ...] = (
-        (_thin(data, _MOST_DATA), {"s": 5, "color": GREY, "alpha": 0.6, "linewidths": 0}),
-        (_thin(window, _MOST_DATA), {"s": 9, "color": SKY, "alpha": 0.8, "linewidths": 0}),
+        (_thin(data, _MOST_DATA), {"s": 6, "color": GREY, "alpha": 0.6, "linewidths": 0}),
         (
             _thin(training, _MOST_DATA),
             {"s": 13, "facecolors": "none", "edgecolors": GREEN, "linewidths": 0.9},
         ),
         (
             _thin(generated[inside], _MOST_GENERATED),
-            {"s": 9, "color": VERMILION, "marker": "s", "alpha": 0.55, "linewidths": 0},
+            {"s": 8, "color": VERMILION, "marker": "s", "alpha": 0.45, "linewidths": 0},
+        ),
+        # On top, as rings: few points that the samples would hide, and that hide none of them.
+        (
+            _thin(window, _MOST_WINDOW),
+            {"s": 34, "facecolors": "none", "edgecolors": BLUE, "linewidths": 1.2},
         ),
     )
     for points, style in layers:
@@ -93,9 +110,12 @@ def pca_map(
     axes.set_ylabel(f"second ({100 * float(shares[1]):.0f} %)")
     axes.grid(color="#eaeef2", linewidth=0.7)
     axes.set_axisbelow(True)
-    if outside := int((~inside).sum()):
-        _note(axes, f"{outside} generated outside the frame", place=(0.99, 0.985), align="right")
-    return _svg(figure)
+    outside, notes = int((~inside).sum()), []
+    if outside:
+        notes.append(f"{outside} generated outside the frame")
+    if len(window) > _MOST_WINDOW:
+        notes.append(f"{_MOST_WINDOW} of {len(window)} data near the target drawn")
+    return Plot(svg=_svg(figure), note="; ".join(notes))
 
 
 def energy_histogram(
@@ -106,8 +126,9 @@ def energy_histogram(
     potential: Float[Tensor, "k"] | None,
     real: Float[Tensor, "N"],
     label: str,
+    potential_name: str,
     title: str,
-) -> str:
+) -> Plot:
     """Draw how the property of samples asked for one value is distributed, beside that of the real data.
 
     Each distribution has area 1 over the values shown. What lies beyond the axis, and what failed, is told.
@@ -119,9 +140,9 @@ def energy_histogram(
     axes.axvspan(target - tolerance, target + tolerance, color="#fff1c2", linewidth=0, zorder=0)
     notes = []
     layers: tuple[tuple[Tensor | None, str, dict[str, Any]], ...] = (
-        (real, "real data", {"color": GREY, "alpha": 0.65, "histtype": "stepfilled"}),
-        (surrogate, "generated, by surrogate", {"color": BLUE, "histtype": "step", "linewidth": 1.7}),
-        (potential, "generated, by potential", {"color": VERMILION, "histtype": "step", "linewidth": 1.7}),
+        (real, "", {"color": GREY, "alpha": 0.65, "histtype": "stepfilled"}),
+        (surrogate, "surrogate", {"color": BLUE, "histtype": "step", "linewidth": 1.7}),
+        (potential, potential_name, {"color": VERMILION, "histtype": "step", "linewidth": 1.7}),
     )
     for values, name, style in layers:
         if values is None:
@@ -129,71 +150,56 @@ def energy_histogram(
         finite = values[torch.isfinite(values)].double()
         shown = finite[(finite >= low) & (finite <= high)]
         if len(shown):
-            axes.hist(shown.numpy(), bins=edges.tolist(), density=True, label=name, **style)
-        if values is not real:
+            axes.hist(shown.numpy(), bins=edges.tolist(), density=True, **style)
+        if name:
             beyond, failed = len(finite) - len(shown), len(values) - len(finite)
             said = [f"{beyond} beyond the axis"] if beyond else []
             said += [f"{failed} failed"] if failed else []
             if said:
-                notes.append(f"{name.split('by ')[1]}: {', '.join(said)}")
+                notes.append(f"{name}: {', '.join(said)}")
     axes.axvline(target, color=INK, linestyle=(0, (4, 2)), linewidth=1.3)
     axes.set(xlim=(low, high), yticks=[], ylabel="density", xlabel=label)
-    _note(axes, "\n".join(notes), place=(0.99, 0.985), align="right")
-    return _svg(figure)
+    return Plot(svg=_svg(figure), note="; ".join(notes))
+
+
+def loss_range(losses: Float[Tensor, "k"], invalid_above: float | None) -> tuple[float, float]:
+    """Return limits of a logarithmic axis that hold all finite losses and the threshold."""
+    usable = losses[torch.isfinite(losses) & (losses > 0)].double()
+    low, high = (float(usable.min()), float(usable.max())) if len(usable) else (0.1, 1.0)
+    if invalid_above:
+        low, high = min(low, invalid_above), max(high, invalid_above)
+    return max(low / 1.5, high * 1e-6), high * 1.5  # exact solutions would stretch the axis without end
 
 
 def loss_histogram(
     *,
-    losses: Mapping[float, Float[Tensor, "k"]],
+    losses: Float[Tensor, "k"],
     reference: Float[Tensor, "r"] | None,
     invalid_above: float | None,
-    label: str,
+    limits: tuple[float, float],
     title: str,
-) -> str:
-    """Draw what the search for atoms left of the loss, for each target, and the threshold of "invalid"."""
-    from matplotlib import colormaps
-
-    figure, axes = _panel(title, wide=True)
-    everything = torch.cat(
-        [values.double() for values in [*losses.values(), *([reference] if reference is not None else [])]]
-    )
-    usable = everything[torch.isfinite(everything) & (everything > 0)]
-    low, high = (float(usable.min()), float(usable.max())) if len(usable) else (0.1, 1.0)
-    if invalid_above:
-        low, high = min(low, invalid_above), max(high, invalid_above)
-    low, high = max(low / 1.3, high * 1e-8), high * 1.3  # exact solutions would stretch the axis without end
-    edges = torch.logspace(math.log10(low), math.log10(high), 41, dtype=torch.float64).tolist()
+) -> Plot:
+    """Draw what the search for atoms left of the loss, and the threshold above which a sample is invalid."""
+    figure, axes = _panel(title)
+    low, high = limits
+    edges = torch.logspace(math.log10(low), math.log10(high), 36, dtype=torch.float64).tolist()
+    axes.set_xscale("log")
     if reference is not None and len(reference):
-        axes.hist(
-            _clip(reference, low, high), bins=edges, weights=_equal_shares(reference), color=GREY, alpha=0.65,
-            label="real structures, same search",
-        )  # fmt: skip
-    for place, (target, values) in enumerate(sorted(losses.items())):
-        color = colormaps["viridis"](0.85 * place / max(1, len(losses) - 1))
-        axes.hist(
-            _clip(values, low, high), bins=edges, weights=_equal_shares(values), color=color, histtype="step",
-            linewidth=1.7, label=f"generated for {target:g}",
-        )  # fmt: skip
+        _shares(axes, reference, edges, color=GREY, alpha=0.65)
+    _shares(axes, losses, edges, color=BLUE, histtype="step", linewidth=1.7)
     if invalid_above is not None:
-        axes.axvline(
-            invalid_above,
-            color=VERMILION,
-            linestyle=(0, (4, 2)),
-            linewidth=1.4,
-            label="above: called invalid",
-        )
-    axes.set(xscale="log", xlim=(low, high), xlabel=label, ylabel="share (%)")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02))
-    return _svg(figure)
+        axes.axvspan(invalid_above, high, color="#fbe5d6", linewidth=0, zorder=0)
+        axes.axvline(invalid_above, color=VERMILION, linestyle=(0, (4, 2)), linewidth=1.4)
+    axes.set(xlim=(low, high), xlabel="reconstruction loss", ylabel="share (%)")
+    failed = int((~torch.isfinite(losses)).sum())
+    return Plot(svg=_svg(figure), note=f"{failed} without a loss" if failed else "")
 
 
-def _equal_shares(values: Tensor) -> list[float]:
-    return [100 / len(values)] * len(values)
-
-
-def _clip(values: Tensor, low: float, high: float) -> Sequence[float]:
-    """Return values within the axis: what failed (infinite) stands at its end."""
-    return values.double().nan_to_num(nan=high, posinf=high).clamp(low * 1.0001, high * 0.9999).tolist()
+def _shares(axes: Axes, values: Tensor, edges: list[float], **style: Any) -> None:
+    """Draw a histogram in percent of all values; those below the axis stand at its beginning."""
+    finite = values[torch.isfinite(values)].double()
+    shown = finite.clamp(edges[0] * 1.0001, edges[-1] * 0.9999).tolist()
+    axes.hist(shown, bins=edges, weights=[100 / len(values)] * len(shown), **style)
 
 
 def _energy_range(target: float, tolerance: float, samples: Sequence[Tensor]) -> tuple[float, float]:
@@ -217,26 +223,18 @@ def _thin(points: Tensor, at_most: int) -> Tensor:
     return points[torch.linspace(0, len(points) - 1, at_most, dtype=torch.float64).long()]
 
 
-def _panel(title: str, *, wide: bool = False) -> tuple[Figure, Axes]:
+def _panel(title: str) -> tuple[Figure, Axes]:
     """Return a figure without pyplot: nothing global, nothing left open."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with rc_context(_LEGIBLE):
-        figure = Figure(figsize=(7.2, _SIZE[1]) if wide else _SIZE, layout="constrained")
+        figure = Figure(figsize=_SIZE)
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        axes = figure.add_axes((0.145, 0.155, 0.835, 0.755))
         axes.set_title(title)
     return figure, axes
-
-
-def _note(axes: Axes, text: str, *, place: tuple[float, float], align: str) -> None:
-    if text:
-        axes.text(
-            *place, text, transform=axes.transAxes, ha=align, va="top", fontsize=8, color="#57606a",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
-        )  # fmt: skip
 
 
 def _svg(figure: Figure) -> str:

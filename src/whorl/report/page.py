@@ -17,7 +17,6 @@ from whorl.errors import InputError
 from whorl.evaluation import (
     Accuracy,
     Generated,
-    SizeVerdict,
     Verdict,
     is_invalid,
     principal_components,
@@ -137,6 +136,14 @@ def write_report(
         energies=_energy_panels(run),
         galleries=_galleries(run),
         viewer=viewer,
+        columns=min(max(gallery, 1), 8),
+        has_threshold=any(size.invalid_above is not None for size in verdict.sizes.values()),
+        has_reference=any(
+            of.reconstructed is not None
+            and of.reconstructed.reference_loss is not None
+            and len(of.reconstructed.reference_loss) > 0
+            for of in sizes.values()
+        ),
         provenance={name.replace("_", " "): value for name, value in provenance.items() if value is not None},
         recipe=_yaml(recipe),
         colors=figures,
@@ -219,8 +226,8 @@ def _headlines(run: _Run) -> list[Headline]:
             known = {target: value for target, value in values.items() if value is not None}
             if known:
                 at = worst(known, key=known.__getitem__)
-                remark = f"{layout.format(known[at])} at {at:g}" if len(known) > 1 else ""
-                shown = layout.format(statistics.fmean(known.values()))
+                shown, extreme = layout.format(statistics.fmean(known.values())), layout.format(known[at])
+                remark = f"{extreme} at {at:g}" if extreme != shown else ""
                 numbers.append((size_name(name, size), shown, remark))
         if numbers:
             found.append(Headline(label=label, hint=hint, numbers=tuple(numbers)))
@@ -236,8 +243,7 @@ class Panels:
     """Pictures of one training size."""
 
     name: str
-    images: tuple[tuple[str, str], ...]  # data URI, what it shows in words
-    note: str = ""
+    images: tuple[tuple[str, str, str], ...]  # data URI, what it shows in words, note
 
 
 def _maps(run: _Run, title: str) -> tuple[list[Panels], EmbeddedViewer | None]:
@@ -256,7 +262,7 @@ def _maps(run: _Run, title: str) -> tuple[list[Panels], EmbeddedViewer | None]:
         images = []
         for target in run.verdict.sizes[label].targets:
             chosen = generated.targets.double() == target.target
-            svg = figures.pca_map(
+            plot = figures.pca_map(
                 data=data,
                 window=data[run.near(target.target)],
                 training=training,
@@ -265,7 +271,7 @@ def _maps(run: _Run, title: str) -> tuple[list[Panels], EmbeddedViewer | None]:
                 frame=frame,
                 title=f"asked for {target.target:g} {run.verdict.unit}",
             )
-            images.append((_svg_uri(svg), f"principal components, samples for {target.target:g}"))
+            images.append(_image(plot, f"principal components, samples for {target.target:g}"))
         panels.append(Panels(name=_name(run, label), images=tuple(images)))
         if (of := generated.reconstructed) is not None and of.structures is not None:
             found[label] = project(of.features) if of.features is not None else points[of.rows]
@@ -289,16 +295,20 @@ def _loss_panels(run: _Run) -> list[Panels]:
         if of is None or not len(of.rows):
             continue
         asked = generated.targets[of.rows].double()
-        svg = figures.loss_histogram(
-            losses={float(target): of.loss[asked == target] for target in asked.unique()},
-            reference=of.reference_loss,
-            invalid_above=of.invalid_above,
-            label="reconstruction loss",
-            title=_name(run, label),
+        everything = torch.cat(
+            [of.loss.double(), *([] if of.reference_loss is None else [of.reference_loss.double()])]
         )
-        panels.append(
-            Panels(name=_name(run, label), images=((_svg_uri(svg), f"reconstruction losses, {label}"),))
-        )
+        images = []
+        for target in asked.unique().tolist():
+            plot = figures.loss_histogram(
+                losses=of.loss[asked == target],
+                reference=of.reference_loss,
+                invalid_above=of.invalid_above,
+                limits=figures.loss_range(everything, of.invalid_above),
+                title=f"asked for {target:g} {run.verdict.unit}",
+            )
+            images.append(_image(plot, f"reconstruction losses, samples for {target:g}"))
+        panels.append(Panels(name=_name(run, label), images=tuple(images)))
     return panels
 
 
@@ -311,7 +321,7 @@ def _energy_panels(run: _Run) -> list[Panels]:
             predicted, energy = generated.predicted, of.energy if of is not None else None
             if predicted is None and energy is None:
                 continue
-            svg = figures.energy_histogram(
+            plot = figures.energy_histogram(
                 target=target.target,
                 tolerance=run.verdict.tolerance,
                 surrogate=None
@@ -320,9 +330,10 @@ def _energy_panels(run: _Run) -> list[Panels]:
                 potential=None if energy is None or asked is None else energy[asked == target.target],
                 real=run.properties,
                 label=run.label,
+                potential_name=run.potential,
                 title=f"asked for {target.target:g} {run.verdict.unit}",
             )
-            images.append((_svg_uri(svg), f"{run.label}, samples for {target.target:g}"))
+            images.append(_image(plot, f"{run.label}, samples for {target.target:g}"))
         if images:
             panels.append(Panels(name=_name(run, label), images=tuple(images)))
     return panels
@@ -402,12 +413,12 @@ def _energy_caption(energy: float) -> str:
 
 
 def _name(run: _Run, label: str) -> str:
-    size: SizeVerdict = run.verdict.sizes[label]
-    return size_name(label, size)
+    """Return the name of a training size in one piece: a line must not break within it."""
+    return size_name(label, run.verdict.sizes[label]).replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _svg_uri(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+def _image(plot: figures.Plot, words: str) -> tuple[str, str, str]:
+    return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode(), words, plot.note
 
 
 def _png_uri(png: bytes) -> str:

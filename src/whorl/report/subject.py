@@ -34,8 +34,11 @@ def calculator_name(recipe: Mapping[str, Any]) -> str:
     """Return the name of the energy method that judged the atoms; empty where there is none."""
     given = (recipe.get("evaluate") or {}).get("calculator")
     clusters = (recipe.get("data") or {}).get("clusters") or {}
-    chosen = given or clusters.get("calculator") or ""
-    name = chosen.get("name", "") if isinstance(chosen, Mapping) else str(chosen)
+    return _calculator(given or clusters.get("calculator"))
+
+
+def _calculator(settings: Any) -> str:
+    name = settings.get("name", "") if isinstance(settings, Mapping) else str(settings or "")
     return {"emt": "EMT", "chgnet": "CHGNet", "gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}.get(name, name)
 
 
@@ -45,8 +48,7 @@ def _data(recipe: Mapping[str, Any], verdict: Verdict) -> str:
     rows = f"{verdict.data_rows:,} labelled structures, {low:.2f} to {high:.2f} {verdict.unit}".strip()
     if clusters := data.get("clusters"):
         name = f"{clusters.get('element', '')}{clusters.get('atoms', '')}"
-        calculator = clusters.get("calculator") or {}
-        by = calculator.get("name") if isinstance(calculator, Mapping) else calculator
+        by = _calculator(clusters.get("calculator"))
         return f"{name} clusters, relaxed from random geometries and labelled by {by}: {rows}"
     if files := data.get("files"):
         return f"{files.get('path')}, property {files.get('property')}: {rows}"

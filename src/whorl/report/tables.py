@@ -117,9 +117,8 @@ def make_table(verdict: Verdict, kind: str, *, compare_with_paper: bool = False)
 
 def size_name(label: str, size: SizeVerdict) -> str:
     """Return how people write a training size: ``n = 300``."""
-    return f"n = {size.training_rows:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") + (
-        "" if label in ("all", f"n{size.training_rows}") else f" ({label})"
-    )
+    usual = label in ("all", f"n{size.training_rows}")
+    return f"n = {size.training_rows}" + ("" if usual else f" ({label})")
 
 
 def _accuracy_columns(
@@ -138,15 +137,13 @@ def _accuracy_columns(
             Column(group=group, label=within, unit="%"),
             [_decimal(score, "percent_within", 2) for score in scores],
         ),
-        (Column(group=group, label="samples"), [str(score.count) if score else NOTHING for score in scores]),
     ]
-    if kind == "potential" or any(score and score.failed for score in scores):
-        parts.append(
-            (
-                Column(group=group, label="failed"),
-                [str(score.failed) if score else NOTHING for score in scores],
-            )
-        )
+    if any(score and score.failed for score in scores):
+        shown = [f"{score.failed} of {score.count}" if score else NOTHING for score in scores]
+        parts.append((Column(group=group, label="failed"), shown))
+    else:
+        shown = [str(score.count) if score else NOTHING for score in scores]
+        parts.append((Column(group=group, label="samples"), shown))
     if kind == "potential":
         parts.append(
             (

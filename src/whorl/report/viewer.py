@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from whorl.evaluation import Generated
+from whorl.report.figures import Frame, map_frame
 from whorl.structures.batch import StructureBatch
 
 _MOST_REAL = 300
@@ -71,7 +72,8 @@ def embed_viewer(
     rows = _gather(sizes, maps, data_map, data_properties, data_structures)
     if program is None or not rows.structures:
         return None
-    content = _chemiscope_input(rows, property=property, unit=unit, name=name)
+    frame = map_frame(data_map, torch.cat(list(maps.values())) if maps else data_map)
+    content = _chemiscope_input(rows, frame=frame, property=property, unit=unit, name=name)
     text = json.dumps(_without_nan(content), separators=(",", ":"), allow_nan=False)
     script, licences = program
     return EmbeddedViewer(
@@ -187,13 +189,14 @@ def _evenly(total: int, at_most: int) -> Tensor:
     return torch.linspace(0, total - 1, max(1, at_most), dtype=torch.float64).long()
 
 
-def _chemiscope_input(rows: _Rows, *, property: str, unit: str, name: str) -> dict[str, Any]:
+def _chemiscope_input(rows: _Rows, *, frame: Frame, property: str, unit: str, name: str) -> dict[str, Any]:
     import chemiscope
     import numpy as np
 
     from whorl.structures.convert import to_ase
 
     columns = rows.columns
+    (left, right), (bottom, top) = frame
     described = (
         ("component 1", "x", "", "first principal component of the standardised features"),
         ("component 2", "y", "", "second principal component of the standardised features"),
@@ -232,13 +235,21 @@ def _chemiscope_input(rows: _Rows, *, property: str, unit: str, name: str) -> di
         properties=properties,
         metadata={"name": name},
         settings=chemiscope.quick_settings(
-            x="component 1",
-            y="component 2",
             symbol="kind",
             periodic=periodic,
-            map_settings={"color": color, "palette": "viridis", "size": {"factor": 35}},
+            map_settings={
+                "x": {"property": "component 1", "min": left, "max": right},
+                "y": {"property": "component 2", "min": bottom, "max": top},
+                "color": color,
+                "palette": "viridis",
+                "size": {"factor": 35},
+            },
         ),
     )
+    # Shown first: a generated structure, where there is one.
+    content["settings"]["pinned"] = [
+        next((i for i, kind in enumerate(columns["status"]) if kind != "real"), 0)
+    ]
     return content
 
 
