@@ -7,11 +7,12 @@ clusters and many slabs have them, count as unit vectors orthogonal to the other
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
+from whorl.structures.neighbors import _reduce
 
 
 def cell_parameters(cells: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 6"]:
@@ -117,7 +118,8 @@ def fractional_coordinates(structures: StructureBatch) -> Float[Tensor, "A 3"]:
     Raises:
         InputError: A cell has no volume.
     """
-    inverse = _inverse(structures.cells, structures.pbc)
+    _require_volume(structures.cells, structures.pbc)
+    inverse = torch.linalg.inv(complete_cells(structures.cells))
     return torch.einsum("ax,axk->ak", structures.positions, inverse[structures.structure_index])
 
 
@@ -157,45 +159,45 @@ def strained(structures: StructureBatch, strain: Float[Tensor, "B 3 3"]) -> Stru
 
 
 def minimum_image(
-    vectors: Float[Tensor, "P 3"], cells: Float[Tensor, "P 3 3"], pbc: Bool[Tensor, "P 3"]
+    vectors: Float[Tensor, "P 3"], structures: StructureBatch, structure_index: Int[Tensor, "P"]
 ) -> Float[Tensor, "P 3"]:
     """Return the shortest periodic image of each vector, for any cell, however skewed.
 
-    The search covers every translation that can be the shortest, so cells far from reduced take longer; the
-    gradient is that of the image chosen.
+    The gradient is that of the image chosen.
 
     Args:
         vectors: Differences of positions in Å.
-        cells: The cell that each lives in.
-        pbc: Along which lattice vectors it is periodic.
+        structures: Whose cells and periodicity count.
+        structure_index: In which structure each vector lives.
 
     Raises:
         InputError: A periodic cell has no volume.
     """
-    if not len(vectors) or not bool(pbc.any()):
+    if not bool(structures.pbc.any()):
         return vectors
-    cells = cells * pbc[:, :, None]  # the others play no part, whatever they are
-    inverse = _inverse(cells, pbc).detach()
+    # Vectors that are not periodic play no part, whatever they are.
+    lattice = structures.cells * structures.pbc[:, :, None]
+    _require_volume(lattice, structures.pbc)
+    lattice = complete_cells(lattice)
+    _, basis = _reduce(lattice.detach(), structures.pbc)
+    lattice = basis.to(lattice.dtype) @ lattice
+    # In a Minkowski-reduced lattice, rounding is right to within one step along each lattice vector.
+    inverse = torch.linalg.inv(lattice.detach())[structure_index]
     fractional = torch.einsum("px,pxk->pk", vectors.detach(), inverse)
+    cells = (lattice * structures.pbc[:, :, None])[structure_index]
     vectors = vectors - torch.einsum("pk,pkx->px", torch.round(fractional), cells)
-    # Now |f_k| <= 1/2. The nearest image is no longer than v, so its |f_k| <= |v| / height_k.
-    longest = vectors.detach().norm(dim=-1, keepdim=True)
-    tall = 1.0 / inverse.norm(dim=-2)
-    reach = (torch.floor(longest / tall + 0.5 + 1e-9) * pbc).amax(0).to(torch.int64).tolist()
     best, shortest = vectors, vectors.detach().square().sum(-1)
-    for i in range(-reach[0], reach[0] + 1):
-        for j in range(-reach[1], reach[1] + 1):
-            for k in range(-reach[2], reach[2] + 1):
-                shift = torch.tensor([i, j, k], dtype=vectors.dtype, device=vectors.device)
-                image = vectors + shift @ cells
-                length = image.detach().square().sum(-1)
-                nearer = length < shortest * (1 - 1e-12)
-                best = torch.where(nearer[:, None], image, best)
-                shortest = torch.where(nearer, length, shortest)
+    steps = torch.arange(-1, 2, dtype=vectors.dtype, device=vectors.device)
+    for shift in torch.cartesian_prod(steps, steps, steps):
+        image = vectors + shift @ cells
+        length = image.detach().square().sum(-1)
+        nearer = length < shortest * (1 - 1e-12)
+        best = torch.where(nearer[:, None], image, best)
+        shortest = torch.where(nearer, length, shortest)
     return best
 
 
-def _inverse(cells: Tensor, pbc: Tensor) -> Tensor:
+def _require_volume(cells: Tensor, pbc: Tensor) -> None:
     complete = complete_cells(cells)
     flat = torch.linalg.det(complete).abs() <= 1e-9 * complete.norm(dim=-1).prod(-1)
     flat |= (pbc & (cells == 0).all(-1)).any(1)
@@ -204,4 +206,3 @@ def _inverse(cells: Tensor, pbc: Tensor) -> Tensor:
             f"structure {int(torch.nonzero(flat)[0])}: its cell has no volume (zero or parallel lattice "
             "vectors). Give it a cell, or set cell and pbc to zero."
         )
-    return torch.linalg.inv(complete)

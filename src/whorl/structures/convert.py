@@ -183,7 +183,7 @@ def _own_info(info: Mapping[str, Any]) -> dict[str, Any]:
     return copy.deepcopy({key: value for key, value in info.items() if key != EXTRAS})
 
 
-def _fitting(name: str, values: Sequence[Any], n_atoms: int, index: int) -> Any:
+def _fitting(name: str, values: Any, n_atoms: int, index: int) -> Any:
     if len(values) != n_atoms:
         raise InputError(
             f"structure {index}: '{name}' in its info has {len(values)} entries for {n_atoms} atoms. "
