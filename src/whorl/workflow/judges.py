@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,6 +13,7 @@ from whorl.errors import InputError
 from whorl.generators import Surrogate, load_model
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Features in, property out."""
 

@@ -1,0 +1,201 @@
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_recipe import tiny
+
+from whorl.datasets import load_dataset, load_features
+from whorl.errors import InputError
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.stages import report_again, run_recipe, steps_of
+
+ALL = [
+    "data",
+    "encode",
+    "sampling/n15",
+    "sampling/n24",
+    "train/surrogate",
+    "train/n15",
+    "train/n24",
+    "generate/n15",
+    "generate/n24",
+    "invert/n15",
+    "invert/n24",
+    "energies/n15",
+    "energies/n24",
+    "evaluate",
+    "report",
+]
+
+
+class Steps(Monitor):
+    """Notes which steps are done and which are there already."""
+
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def step(self, name, *, state, seconds=0.0):
+        if state == "done":
+            self.done.append(name)
+
+
+def redone(folder, *changes, until=None):
+    monitor = Steps()
+    run_recipe(tiny(*changes), folder, monitor=monitor, until=until)
+    return monitor.done
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run, tmp_path / "run")
+
+
+def test_a_run_leaves_everything_the_contract_names(tiny_run):
+    for name in (
+        "recipe.yaml",
+        "data/dataset.safetensors",
+        "data/dataset.extxyz",
+        "encode/features.safetensors",
+        "sampling/n15/rows.json",
+        "train/surrogate/surrogate.safetensors",
+        "train/n15/generator.safetensors",
+        "generate/n15/generated.safetensors",
+        "invert/n15/structures.safetensors",
+        "invert/n15/structures.extxyz",
+        "energies/n15/energies.json",
+        "evaluate/results.json",
+        "evaluate/samples.csv",
+        "report/report.html",
+    ):
+        assert (tiny_run / name).stat().st_size > 0, name
+    for name in ALL:
+        marker = json.loads((tiny_run / name / "stage.json").read_text())
+        assert marker["step"] == name
+        assert marker["whorl_version"]
+        assert marker["seconds"] >= 0
+
+
+def test_results_are_about_all_that_was_asked_for(tiny_run):
+    results = json.loads((tiny_run / "evaluate" / "results.json").read_text())
+    assert set(results["sizes"]) == {"n15", "n24"}
+    for size in results["sizes"].values():
+        assert [target["target"] for target in size["targets"]] == [2.0, 3.0]
+        for target in size["targets"]:
+            assert target["surrogate"]["count"] == 5
+            assert target["potential"]["count"] == 2
+        assert size["invalid_above"] > 0
+    with (tiny_run / "evaluate" / "samples.csv").open(newline="") as handle:
+        assert len(list(csv.DictReader(handle))) == 2 * 2 * 5
+
+
+def test_atoms_carry_target_loss_status_and_provenance(tiny_run):
+    import ase.io
+
+    frames = ase.io.read(tiny_run / "invert" / "n15" / "structures.extxyz", index=":")
+    assert len(frames) == 4
+    for atoms in frames:
+        assert atoms.get_chemical_symbols() == ["Pt"] * 4
+        assert atoms.info["target"] in (2.0, 3.0)
+        assert {"inversion_loss", "inversion_status", "id", "whorl_version", "seed"} <= set(atoms.info)
+
+
+def test_features_of_the_atoms_found_are_stored(tiny_run):
+    found = load_features(tiny_run / "invert" / "n15" / "structures-features.safetensors")
+    data = load_dataset(tiny_run / "invert" / "n15" / "structures.safetensors")
+    generated = load_features(tiny_run / "generate" / "n15" / "generated.safetensors")
+    place = [generated.ids.index(name) for name in data.ids]
+    loss = (found.features - generated.features[place]).abs().mean(1)
+    assert torch.allclose(loss, data.properties["inversion_loss"])
+
+
+def test_nothing_is_repeated(run):
+    assert redone(run) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ("data.clusters.count=26", ALL),
+        ("data.clusters.processes=2", []),
+        ("representation.cutoff=7.0", ALL[1:]),
+        ("sampling.sizes=[15]", ["evaluate", "report"]),
+        ("sampling.split=0.7", [n for n in ALL[2:] if n != "train/surrogate"]),
+        ("generator.epochs=21", [n for n in ALL if n in ALL[5:]]),
+        ("surrogate.epochs=21", ["train/surrogate", "evaluate", "report"]),
+        ("generate.samples=6", ALL[7:]),
+        ("invert.polish=6", ALL[9:]),
+        ("evaluate.calculator={name: emt, options: {asap_cutoff: true}}", ALL[11:]),
+        ("evaluate.tolerance=0.2", ALL[13:]),
+        ("report.gallery=2", ALL[14:]),
+    ],
+)
+def test_a_changed_setting_repeats_what_depends_on_it_and_nothing_else(run, change, again, monkeypatch):
+    from whorl.workflow import engine
+
+    key_of = engine.keys(steps_of(tiny(change), run))
+    stale = [
+        step.name
+        for step in steps_of(tiny(change), run)
+        if not engine.is_finished(run, step, key_of[step.name])
+    ]
+    assert stale == again
+
+
+def test_an_added_size_leaves_the_other_alone(run):
+    done = redone(run, "sampling.sizes=[15, 24, 30]", until="train")
+    assert done == ["sampling/n30", "train/n30"]
+
+
+def test_changed_back_and_forth_gives_the_same_numbers(run, tiny_run):
+    redone(run, "generator.epochs=21", until="generate")
+    redone(run, until="generate")
+    first, again = (load_features(f / "generate" / "n15" / "generated.safetensors") for f in (tiny_run, run))
+    assert torch.equal(first.features, again.features)
+
+
+def test_samples_of_a_target_do_not_depend_on_the_other_targets(run, tiny_run):
+    redone(run, "generate.targets=[3.0]", until="generate")
+    both, one = (load_features(f / "generate" / "n15" / "generated.safetensors") for f in (tiny_run, run))
+    assert torch.equal(both.features[both.properties["target"] == 3.0], one.features)
+
+
+def test_stops_where_it_is_told(tmp_path):
+    assert redone(tmp_path / "run", until="sampling") == ALL[:4]
+    with pytest.raises(InputError, match="unknown stage 'evalute'. Did you mean 'evaluate'"):
+        redone(tmp_path / "run", until="evalute")
+
+
+def test_targets_outside_the_training_range_are_a_warning_that_says_the_range(run):
+    monitor = Steps()
+    run_recipe(tiny("generate.targets=[2.0, 99.0]"), run, monitor=monitor, until="generate")
+    assert any("outside the range seen in training (" in text and "99" in text for text in monitor.warnings)
+
+
+def test_report_is_written_again_from_the_folder(run, tmp_path):
+    page = report_again(run, output=tmp_path / "again.html")
+    assert "tiny" in page.read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"not the folder of a run"):
+        report_again(tmp_path)
+
+
+def test_features_without_structures_are_judged_by_a_given_network(tmp_path, tiny_run):
+    import numpy as np
+
+    real = load_features(tiny_run / "encode" / "features.safetensors")
+    np.savez(
+        tmp_path / "f.npz", features=real.features.numpy(), y=real.properties["formation_energy"].numpy()
+    )
+    changes = [
+        f"data={{features: {{path: {tmp_path / 'f.npz'}, property: y, composition: Pt4}}}}",
+        f"surrogate.judge={tiny_run / 'train' / 'surrogate' / 'surrogate.safetensors'}",
+        "sampling.sizes=all",
+    ]
+    done = redone(tmp_path / "run", *changes)
+    assert done == ["encode", "sampling/all", "train/all", "generate/all", "invert/all", "evaluate", "report"]
+    done = redone(tmp_path / "run", *changes, "invert=null")
+    assert done == ["evaluate", "report"]
+    results = json.loads((tmp_path / "run" / "evaluate" / "results.json").read_text())
+    assert results["sizes"]["all"]["targets"][0]["potential"] is None

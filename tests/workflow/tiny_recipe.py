@@ -1,0 +1,25 @@
+"""A recipe that goes through every stage in seconds."""
+
+from whorl.workflow.recipe import parse_recipe
+from whorl.workflow.settings import Recipe
+
+TINY = """\
+name: tiny
+seed: 3
+data:
+  clusters: {element: Pt, atoms: 4, count: 30, calculator: emt, window: [0.0, 5.0], processes: 1}
+representation:
+  cutoff: 8.0
+  g2: [[0.1, 0.0], [0.5, 2.5], [0.5, 3.5]]
+  g5: [[0.05, 1.0, 1.0], [0.05, 1.0, -1.0]]
+sampling: {sizes: [15, 24]}
+generator: {epochs: 20, layers: 1, hidden: 8, latent: 2}
+surrogate: {epochs: 20, layers: 1, hidden: 8}
+generate: {targets: [2.0, 3.0], samples: 5}
+invert: {samples: 2, starts: 2, hops: 1, iterations: 5, polish: 5, reference: 3}
+report: {gallery: 1}
+"""
+
+
+def tiny(*changes: str) -> Recipe:
+    return parse_recipe(TINY, changes=changes)
