@@ -1,9 +1,9 @@
-r"""Data sets of nanoclusters: random geometries, relaxed; minima and intermediates kept (Fung et al. 2022, §2.3).
+"""Data sets of nanoclusters: random geometries, relaxed; minima and intermediates (Fung et al. 2022, §2.3).
 
-The work is done in chunks of a few random starts. Each chunk has its own seed and its own file, so it does not matter
-who computes it or when: the data set is what follows from chunks 0, 1, 2 … in order, until it has as many
-structures as asked for. An interrupted build continues from the chunks that are there, and a larger one begins with
-those of a smaller one.
+The work is done in chunks of a few random starts. Each chunk has its own seed and its own file, so it does
+not matter who computes it or when: the data set is what follows from chunks 0, 1, 2 … in order, until it has
+as many structures as asked for. An interrupted build continues from the chunks that are there, and a larger
+one begins with those of a smaller one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -38,7 +38,7 @@ _ENERGY_BIN = 1e-3  # eV/atom; structures whose energies differ by more are diff
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """All that the contents of chunks depend on. Raise ``version`` when the same plan begins to mean others."""
+    """All that the contents of chunks depend on; ``version`` rises when the same plan means other ones."""
 
     element: str
     atoms: int
@@ -76,12 +76,12 @@ def build_clusters(
 ) -> Dataset:
     r"""Build a data set of clusters of one element, labelled with formation energies.
 
-    Random geometries are relaxed; of each relaxation the minimum is kept, and those structures on the way that
-    differ enough from the last one kept. Their label is
+    Random geometries are relaxed; of each relaxation the minimum is kept, and those structures on the way
+    that differ enough from the last one kept. Their label is
     :math:`E_\mathrm{form} = (E_\mathrm{total} - N E_\mathrm{bulk}) / N` (eq. 4), with the bulk of the same
-    potential. Structures outside the window are left out, and so is one that was there before: same energy within
-    1e-3 eV/atom, and same sorted interatomic distances within ``tolerance``, which no rotation, translation,
-    reflection or exchange of atoms changes.
+    potential. Structures outside the window are left out, and so is one that was there before: same energy
+    within 1e-3 eV/atom, and same sorted interatomic distances within ``tolerance``, which no rotation,
+    translation, reflection or exchange of atoms changes.
 
     Args:
         element: Chemical symbol.
@@ -91,23 +91,23 @@ def build_clusters(
         directory: Where finished chunks are kept, in a folder of their own for each set of settings.
         seed: The same seed gives the same data set, with any number of processes.
         window: Formation energies kept, lowest and highest, in eV/atom.
-        processes: Worker processes, by default one per core; 1 works in this process. More than one need, in a
-            script, the usual ``if __name__ == "__main__":``.
+        processes: Worker processes, by default one per core; 1 works in this process. More than one need, in
+            a script, the usual ``if __name__ == "__main__":``.
         progress: Called with structures found and structures wanted.
         reference_energy: Energy of the bulk in eV/atom, by default computed with ``potential``.
         box: Edge of the cube that holds each start, in Å.
         starts_per_chunk: Random geometries in one unit of work.
         steps: Longest relaxation.
         force_tolerance: Largest force in a minimum, in eV/Å.
-        thinning: A structure on the way is kept when its sorted distances differ by this, in Å (root mean square),
-            from those of the last one kept …
+        thinning: A structure on the way is kept when its sorted distances differ by this, in Å (root mean
+            square), from those of the last one kept …
         energy_thinning: … or its energy by this, in eV/atom.
         tolerance: Structures whose sorted distances differ by less, in Å (root mean square), are the same.
 
     Returns:
-        A data set with the properties ``formation_energy`` (eV/atom) and ``energy`` (eV). Each structure's ``info``
-        says its ``start``, ``step``, ``shape`` (of the start) and whether it ``is_minimum``. Structures that
-        the potential could not compute are in ``skipped``.
+        A data set with the properties ``formation_energy`` (eV/atom) and ``energy`` (eV). Each structure's
+        ``info`` says its ``start``, ``step``, ``shape`` (of the start) and whether it ``is_minimum``.
+        Structures that the potential could not compute are in ``skipped``.
 
     Raises:
         InputError: Unknown element, settings without meaning, a potential that cannot compute the bulk, or a
@@ -242,8 +242,8 @@ class _Collection:
         """Say why nothing is found any more."""
         text = (
             f"{starts} starts gave {self._count} different structures with formation energies in "
-            f"{list(self.window)} eV/atom, {self.wanted} were asked for, and the last {_BARREN} chunks had nothing "
-            "new. "
+            f"{list(self.window)} eV/atom; {self.wanted} were asked for, and the last {_BARREN} chunks had "
+            "nothing new. "
         )
         if self._seen:
             seen = torch.cat(self._seen)
@@ -303,7 +303,7 @@ def _compute(plan: _Plan, potential: Potential, number: int, path: Path) -> None
             frame.index, frame.step, frame.structures.positions, frame.energy, frame.converged.tolist()
         )
     records = [(k, *record) for k, kept in enumerate(keeper.kept) for record in kept]
-    template = starts[[k for k, *_ in records]]
+    template = starts[torch.tensor([k for k, *_ in records], dtype=torch.int64)]
     chunk = Dataset(
         structures=template.replace(
             positions=torch.cat([record[2] for record in records]) if records else template.positions,
@@ -360,7 +360,9 @@ class _Keeper:
 # Many chunks
 
 
-def _chunks(folder: Path, plan: _Plan, potential: Potential, processes: int) -> Iterator[Dataset]:
+def _chunks(
+    folder: Path, plan: _Plan, potential: Potential, processes: int
+) -> Generator[Dataset, None, None]:
     """Yield chunks 0, 1, 2 … without end, in order: from their files, or else computed."""
     if processes == 1:
         number = 0
@@ -439,8 +441,9 @@ def _workers(
         yield lambda number, path: executor.submit(_work, number, path)
     except BrokenProcessPool as error:
         raise WhorlError(
-            "a worker process ended abruptly (out of memory?). Finished chunks are kept: run the same command "
-            "again, with fewer processes. In a script, the call must be under: if __name__ == '__main__'"
+            "a worker process ended abruptly (out of memory?). Finished chunks are kept: run the same "
+            "command again, with fewer processes. In a script, the call must be under: "
+            "if __name__ == '__main__'"
         ) from error
     finally:
         if threads is None:
@@ -451,8 +454,7 @@ def _workers(
         executor.shutdown(wait=False, cancel_futures=True)
         for child in children:  # what they are at is not needed, or will be done again
             child.terminate()
-        for child in children:
-            child.join(timeout=5)
+        executor.shutdown(wait=True)
 
 
 _own: tuple[_Plan, Potential] | None = None  # a worker's task, received once at its start

@@ -21,9 +21,9 @@ def random_clusters(
 ) -> tuple[Float[Tensor, "count atoms 3"], tuple[str, ...]]:
     """Draw clusters whose shapes take turns: ball, flat, gas, rod, chain, fragments, gas, tree.
 
-    Ball, flat and rod fill an ellipsoid of random volume per atom; a chain grows from its last atom and a tree
-    from any; a gas fills a random part of the box, so that some of it has fallen apart; fragments are two or three
-    pieces at a distance. No two atoms are nearer than 0.75 bond lengths.
+    Ball, flat and rod fill an ellipsoid of random volume per atom; a chain grows from its last atom and a
+    tree from any; a gas fills a random part of the box, so that some of it has fallen apart; fragments are
+    two or three pieces at a distance. No two atoms are nearer than 0.75 bond lengths.
 
     Args:
         count: Clusters to draw.
@@ -50,7 +50,8 @@ def random_clusters(
             name = "ball"  # always the smallest
         else:
             raise InputError(
-                f"{atoms} atoms with bonds of {bond:.2f} Å do not fit into a box of {box} Å. Give a larger box."
+                f"{atoms} atoms with bonds of {bond:.2f} Å do not fit into a box of {box} Å. Give a larger "
+                "box."
             )
         names.append(name)
         clusters.append(positions)

@@ -16,9 +16,9 @@ def farthest_point_sampling(
 
     .. math:: s_k = \arg\max_i \min_{j<k} \lVert x_i - x_{s_j} \rVert_2
 
-    Distances are Euclidean in the features as given; scale them first where their units differ. Of rows that are
-    equally far the first is chosen, so the answer depends on ``seed`` through the first row alone. Rows that are
-    there twice are chosen twice only after all others.
+    Distances are Euclidean in the features as given; scale them first where their units differ. Of rows that
+    are equally far the first is chosen, so the answer depends on ``seed`` through the first row alone. Rows
+    that are there twice are chosen twice only after all others.
 
     Args:
         features: One row per structure.
@@ -41,8 +41,8 @@ def farthest_point_sampling(
     if not bool(finite.all()):
         rows = torch.nonzero(~finite).squeeze(1)
         raise InputError(
-            f"farthest point sampling: {len(rows)} rows have NaN or infinite features (first: row {int(rows[0])}). "
-            "Leave them out first."
+            f"farthest point sampling: {len(rows)} rows have NaN or infinite features (first: row "
+            f"{int(rows[0])}). Leave them out first."
         )
     if start is None:
         start = int(torch.randint(n, (), generator=torch.Generator().manual_seed(seed)))

@@ -113,8 +113,8 @@ def tblite(method: str, **options: Any) -> ASECalculator:
     """Return GFN1-xTB or GFN2-xTB (Grimme, Bannwarth et al.) by tblite; ``options`` are its own.
 
     Periodic structures are computed at the Γ point only, so small cells mean nothing; the bulk reference is
-    taken from 4 × 4 × 4 primitive cells, which for Pt leaves an error of a few tenths of an eV per atom, the same for
-    all clusters.
+    taken from 4 × 4 × 4 primitive cells, which for Pt leaves an error of a few tenths of an eV per atom, the
+    same for all clusters.
     """
     import_extra("tblite", extra="xtb")
     settings = ", ".join(f"{key}={value!r}" for key, value in sorted(options.items()))
@@ -136,8 +136,8 @@ def _find(path: str) -> Any:
         raise
     except ImportError as error:
         raise InputError(
-            f"calculator '{path}': cannot import {module_name} ({error}). Install the package that brings it, or "
-            "correct the path package.module:Class."
+            f"calculator '{path}': cannot import {module_name} ({error}). Install the package that brings "
+            "it, or correct the path package.module:Class."
         ) from error
     if not hasattr(module, attribute):
         raise InputError(

@@ -1,8 +1,8 @@
 r"""CHGNet (Deng et al., Nature Machine Intelligence 5, 1031 (2023)): its weights travel in its wheel.
 
 A batch is laid out as *one* graph in Cartesian coordinates, whose atoms meet only within their own structure;
-the sum of its site energies over a structure is that structure's energy. CHGNet's own converter makes one graph
-per structure in Python, which costs as much as the network itself.
+the sum of its site energies over a structure is that structure's energy. CHGNet's own converter makes one
+graph per structure in Python, which costs as much as the network itself.
 
 Structures without periodicity need no box around them: the neighbour list gives them no images. An atom with
 no neighbour within 6 Å keeps the energy of a free atom; CHGNet's energy is continuous there, so clusters that
@@ -106,7 +106,7 @@ class CHGNet:
     def _evaluate(self, structures: StructureBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Return energy (B,), forces (A, 3), stress (B, 3, 3) in CHGNet's own float32."""
         network = self._load()
-        pairs = neighbor_list(structures, cutoff=network.graph_converter.atom_graph_cutoff)
+        pairs = neighbor_list(structures, cutoff=float(network.graph_converter.atom_graph_cutoff))
         single = structures.to(dtype=torch.float32)
         index = single.structure_index
         # All strain at zero: its derivative is volume times stress.

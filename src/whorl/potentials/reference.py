@@ -55,8 +55,8 @@ def bulk_energy(potential: Potential, element: str) -> float:
     lattice = state.get("symmetry", "none")
     if lattice not in _FREE_LENGTHS:
         raise InputError(
-            f"{element}: its reference state ({lattice}) is none of {', '.join(_FREE_LENGTHS)}, so the bulk energy "
-            "of eq. 4 is not known. Compute it and give it as bulk_energy (eV/atom)."
+            f"{element}: its reference state ({lattice}) is none of {', '.join(_FREE_LENGTHS)}, so the bulk "
+            "energy of eq. 4 is not known. Compute it and give it as reference_energy (eV/atom)."
         )
     repeat = int(getattr(potential, "bulk_repeat", 1))
     primitive = bulk(element) * (repeat, repeat, repeat)
@@ -98,7 +98,7 @@ def bulk_energy(potential: Potential, element: str) -> float:
         best, energy = found.x, float(found.fun)
     if (best < low + 1e-3).any() or (best > high - 1e-3).any():
         raise InputError(
-            f"{potential.name} has no minimum for {element} ({lattice}) within {_STRETCH:.0%} of the experimental "
-            "lattice. This potential does not describe the element; choose another."
+            f"{potential.name} has no minimum for {element} ({lattice}) within {_STRETCH:.0%} of the "
+            "experimental lattice. This potential does not describe the element; choose another."
         )
     return energy

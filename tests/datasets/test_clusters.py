@@ -1,0 +1,292 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from morse import Morse
+from scipy.spatial.transform import Rotation
+
+from whorl.datasets import build_clusters, load_dataset, save_dataset
+from whorl.datasets.clusters import sorted_distances
+from whorl.datasets.geometries import random_clusters
+from whorl.errors import InputError
+from whorl.potentials import make_potential
+
+BULK = -3.5
+
+
+def build(directory, **changes):
+    arguments = {
+        "element": "Pt",
+        "atoms": 6,
+        "count": 60,
+        "potential": Morse(),
+        "directory": directory,
+        "seed": 3,
+        "window": (0.5, 3.4),
+        "processes": 1,
+        "reference_energy": BULK,
+        "starts_per_chunk": 2,
+        "steps": 120,
+    }
+    return build_clusters(**{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("clusters")
+    return directory, build(directory)
+
+
+def same(a, b):
+    return (
+        a.ids == b.ids
+        and torch.equal(a.structures.positions, b.structures.positions)
+        and torch.equal(a.properties["energy"], b.properties["energy"])
+        and a.structures.info == b.structures.info
+        and a.skipped == b.skipped
+        and a.provenance == b.provenance
+    )
+
+
+def test_as_many_as_asked_for_within_the_window(built):
+    _, dataset = built
+    assert len(dataset) == 60 and len(set(dataset.ids)) == 60
+    energy = dataset.properties["formation_energy"]
+    assert float(energy.min()) >= 0.5 and float(energy.max()) <= 3.4
+    assert not bool(dataset.structures.pbc.any())
+    assert set(dataset.structures.atomic_numbers.tolist()) == {78}
+    assert set(dataset.structures.n_atoms.tolist()) == {6}
+
+
+def test_labels_are_equation_4_of_the_structures_themselves(built):
+    _, dataset = built
+    energy = Morse()(dataset.structures).energy
+    assert torch.allclose(dataset.properties["energy"], energy, atol=1e-9)
+    assert torch.allclose(dataset.properties["formation_energy"], (energy - 6 * BULK) / 6, atol=1e-9)
+
+
+def test_minima_are_minima_and_intermediates_are_kept(built):
+    _, dataset = built
+    forces = Morse()(dataset.structures).forces.norm(dim=1).reshape(-1, 6).amax(1)
+    minimum = torch.tensor([info["is_minimum"] for info in dataset.structures.info])
+    assert torch.equal(forces < 0.05, minimum)
+    assert 0 < int(minimum.sum()) < 60
+
+
+def test_no_structure_is_there_twice(built):
+    _, dataset = built
+    distances = sorted_distances(dataset.structures.positions.reshape(-1, 6, 3))
+    difference = (distances[:, None] - distances).square().mean(-1).sqrt()
+    energy = dataset.properties["formation_energy"]
+    alike = (difference < 0.05) & ((energy[:, None] - energy).abs() <= 1e-3)
+    assert int(alike.sum()) == 60  # each like itself alone
+
+
+def test_those_kept_of_one_relaxation_differ(built):
+    _, dataset = built
+    distances = sorted_distances(dataset.structures.positions.reshape(-1, 6, 3))
+    energy = dataset.properties["formation_energy"]
+    infos = dataset.structures.info
+    assert {"start", "step", "shape", "is_minimum"} == set(infos[0])
+    for row in range(1, 60):
+        if infos[row]["start"] == infos[row - 1]["start"] and infos[row]["step"] > infos[row - 1]["step"]:
+            if infos[row]["is_minimum"]:
+                continue
+            moved = float((distances[row] - distances[row - 1]).square().mean().sqrt())
+            assert moved >= 0.2 or abs(float(energy[row] - energy[row - 1])) >= 0.1
+
+
+def test_the_number_of_processes_does_not_matter(built, tmp_path):
+    _, dataset = built
+    seen = []
+    again = build(tmp_path, processes=2, progress=lambda done, total: seen.append((done, total)))
+    assert same(again, dataset)
+    assert seen[-1] == (60, 60) and seen == sorted(seen)
+
+
+def test_finished_chunks_are_not_repeated_and_damaged_ones_are(built, tmp_path):
+    directory, dataset = built
+    chunks = sorted(directory.glob("*/chunk-*.safetensors"))
+    assert len(chunks) > 1
+    stamps = [path.stat().st_mtime_ns for path in chunks]
+
+    class Useless(Morse):
+        def __call__(self, structures):
+            raise AssertionError("nothing is left to compute")
+
+    assert same(build(directory, potential=Useless()), dataset)
+    assert [path.stat().st_mtime_ns for path in chunks] == stamps
+    chunks[0].write_bytes(b"half a fi")
+    chunks[1].unlink()
+    assert same(build(directory), dataset)
+
+
+def test_a_larger_set_begins_with_the_smaller_one(built):
+    directory, dataset = built
+    larger = build(directory, count=80)
+    assert larger.ids[:60] == dataset.ids
+    smaller = build(directory, count=7)
+    assert smaller.ids == dataset.ids[:7]
+
+
+def test_other_settings_have_chunks_of_their_own(built):
+    directory, dataset = built
+    other = build(directory, seed=4, count=20)
+    assert not set(other.structures.positions.flatten().tolist()) & set(
+        dataset.structures.positions.flatten().tolist()
+    )
+    assert len(list(directory.iterdir())) == 2
+    assert same(build(directory), dataset)
+
+
+def test_failures_are_told_with_start_and_reason(tmp_path):
+    dataset = build(tmp_path, potential=Morse(fail_beyond=7.0), count=40)
+    assert len(dataset) == 40
+    assert dataset.skipped and all(entry.reason == "too wide" for entry in dataset.skipped)
+    assert dataset.skipped[0].source.startswith("start ")
+    width = dataset.structures.positions.reshape(-1, 6, 3)
+    assert float((width.amax(1) - width.amin(1)).max()) <= 7.0
+    save_dataset(dataset, tmp_path / "set.safetensors")
+    assert load_dataset(tmp_path / "set.safetensors").skipped == dataset.skipped
+
+
+def test_a_window_without_structures_is_said_so(tmp_path):
+    with pytest.raises(InputError, match=r"(?s)Energies found lie between .* wider window"):
+        build(tmp_path, window=(-3.0, -2.0), atoms=3, starts_per_chunk=2, steps=3)
+    with pytest.raises(InputError, match="failed 40 times"):
+        build(tmp_path, potential=Morse(fail_beyond=0.1), atoms=3, starts_per_chunk=2, steps=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"element": "Pq"}, "unknown element 'Pq'"),
+        ({"count": 0}, "count"),
+        ({"window": (3.0, 1.0)}, "window"),
+        ({"atoms": 0}, "atoms"),
+        ({"thinning": 0.0}, "thinning"),
+        ({"atoms": 40, "box": 6.0}, "do not fit"),
+    ],
+)
+def test_settings_without_meaning(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        build(tmp_path, **changes)
+
+
+def test_the_bulk_is_computed_with_the_same_potential(tmp_path):
+    dataset = build_clusters(
+        element="Cu",
+        atoms=3,
+        count=5,
+        potential=make_potential("emt"),
+        directory=tmp_path,
+        seed=0,
+        processes=1,
+        starts_per_chunk=2,
+        steps=40,
+    )
+    assert dataset.provenance["bulk_energy"] == pytest.approx(-0.007, abs=0.003)
+    assert dataset.provenance["potential"] == "emt"
+
+
+def test_one_atom_is_one_structure(tmp_path):
+    assert len(build(tmp_path, atoms=1, count=1, window=(3.0, 4.0))) == 1
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from morse import Morse
+from whorl.datasets import build_clusters
+
+class Slow(Morse):
+    def __call__(self, structures):
+        import time
+        time.sleep(0.005)
+        return super().__call__(structures)
+
+if __name__ == "__main__":
+    build_clusters(element="Pt", atoms=6, count=5000, potential=Slow(), directory=sys.argv[1], seed=3,
+                   window=(0.5, 3.4), processes=2, reference_energy=-3.5, starts_per_chunk=2, steps=120,
+                   progress=lambda done, total: print(done, flush=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_end_in_the_middle_leaves_chunks_and_no_processes(built, tmp_path, number):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(folder=str(Path(__file__).parent)))
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "data")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip().isdigit()  # the first chunk is there
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    for _ in range(100):  # its workers notice within moments
+        if not group_lives(process.pid):
+            break
+        time.sleep(0.1)
+    assert not group_lives(process.pid)
+    _, dataset = built
+    (folder,) = (tmp_path / "data").iterdir()
+    assert any(folder.glob("chunk-*.safetensors"))
+    for path in folder.glob("chunk-*.safetensors"):
+        load_dataset(path)  # whole
+    resumed = build(tmp_path / "data")
+    assert same(resumed, dataset)
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 9))
+def test_sorted_distances_know_shape_alone(seed, n):
+    rng = np.random.default_rng(seed)
+    cluster = rng.normal(0, 3, (n, 3))
+    moved = (cluster[rng.permutation(n)] @ Rotation.random(random_state=seed).as_matrix().T) + rng.normal(
+        0, 5, 3
+    )
+    both = sorted_distances(torch.tensor(np.stack([cluster, moved, -cluster])))
+    assert torch.allclose(both, both[:1].expand_as(both), atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), atoms=st.integers(1, 14))
+def test_random_clusters_keep_their_distance_and_fit(seed, atoms):
+    positions, names = random_clusters(8, atoms=atoms, bond=2.7, box=17.0, seed=seed)
+    assert positions.shape == (8, atoms, 3) and len(names) == 8
+    assert float(positions.abs().max()) <= 8.5
+    for cluster in positions:
+        if atoms > 1:
+            assert float(torch.pdist(cluster).min()) >= 0.75 * 2.7 - 1e-9
+    again, _ = random_clusters(8, atoms=atoms, bond=2.7, box=17.0, seed=seed)
+    assert torch.equal(positions, again)
+
+
+def test_random_clusters_have_many_shapes():
+    positions, names = random_clusters(160, atoms=10, bond=2.7, box=17.0, seed=0)
+    assert {"ball", "flat", "rod", "chain", "tree", "gas", "fragments"} == set(names)
+    width = (positions.amax(1) - positions.amin(1)).amax(1)
+    assert float(width.min()) < 6.5 and float(width.max()) > 13.0
