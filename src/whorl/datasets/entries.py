@@ -8,8 +8,9 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
@@ -17,7 +18,7 @@ from whorl.structures.batch import StructureBatch
 # What a reader may raise on a damaged compressed file.
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, OSError)
 
-_OPENERS: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Source:
     columns: tuple[str, ...] | None = None
 
 
-def open_text(path: Path) -> IO[str]:
+def open_text(path: Path) -> TextIOWrapper:
     """Open a text file, compressed (.gz, .bz2, .xz) or not. Bytes that are no UTF-8 do not stop it."""
     opener = _OPENERS.get(path.suffix.lower(), open)
     return opener(path, "rt", encoding="utf-8", errors="replace")

@@ -65,7 +65,7 @@ def split_frames(lines: list[str]) -> list[_Frame]:
             stop = _next_count(lines, start + 1)
         else:
             stop = start + 2 + n_atoms
-            wrong = _wrong_length(lines, stop, n_atoms)
+            wrong = _wrong_length(lines, start, stop)
             if wrong:
                 stop = _next_count(lines, start + 2)
         frames.append((start, stop, wrong))
@@ -73,14 +73,16 @@ def split_frames(lines: list[str]) -> list[_Frame]:
     return frames
 
 
-def _wrong_length(lines: list[str], stop: int, n_atoms: int) -> str | None:
+def _wrong_length(lines: list[str], start: int, stop: int) -> str | None:
+    """Say in which way a frame has more or fewer atoms than its first line announces."""
+    announced = f"the frame announces {stop - start - 2} atoms"
     if stop > len(lines):
-        return f"the file ends before the {n_atoms} atoms that the frame announces"
+        return f"the file ends before the {stop - start - 2} atoms that the frame announces"
+    if any(_count(lines[i]) is not None for i in range(start + 2, stop)):
+        return f"{announced}, but has fewer"
     # By index: a slice would copy the rest of the file for every frame.
-    follows = next((lines[i] for i in range(stop, len(lines)) if lines[i].strip()), None)
-    if follows is not None and _count(follows) is None:
-        return f"the frame announces {n_atoms} atoms, but has another number of them"
-    return None
+    follows = next((lines[i] for i in range(stop, len(lines)) if lines[i].strip()), "")
+    return f"{announced}, but has more" if len(follows.split()) >= 4 else None
 
 
 def _count(line: str) -> int | None:

@@ -37,6 +37,7 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+_SQLITE = b"SQLite format 3"  # how such a file begins
 FORMATS = ("ase-db", "cif", "csv", "extxyz", "parquet", "poscar")
 
 
@@ -183,7 +184,7 @@ def _sniff(path: Path) -> str:
         raise InputError(f"{path}: is a store, not a source; read it with load_dataset or load_features.")
     with path.open("rb") as file:
         head = file.read(64)
-    if head.startswith(b"SQLite format 3"):
+    if head.startswith(_SQLITE):
         return "ase-db"
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -253,7 +254,9 @@ def _read_database(path: Path) -> Source:
     from ase.db import connect
 
     try:
-        database = connect(path)
+        with path.open("rb") as file:
+            kind = "db" if file.read(15) == _SQLITE else "json"
+        database = connect(path, type=kind)
         total = database.count()
     except Exception as error:  # sqlite3, JSON and ASE each have their own
         raise InputError(f"{path}: cannot be read as an ASE database ({in_words(error)}).") from None
@@ -307,7 +310,8 @@ def read_features(
         raise InputError(f"{path}: no such file (looked for it from {Path.cwd()}).")
     found = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for name in (features, property):
                 if name not in archive.files:
                     raise InputError(f"{path}: has no array '{name}'.{did_you_mean(name, archive.files)}")

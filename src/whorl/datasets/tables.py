@@ -18,8 +18,13 @@ else:  # pandas is slow to import
 _PREFERRED = ("properties.csv", "id_prop.csv")
 
 
-def read_table(path: Path, *, parquet: bool) -> DataFrame:
+def read_table(path: Path, *, parquet: bool, names_first: bool = False) -> DataFrame:
     """Read a CSV (compressed or not) or Parquet file.
+
+    Args:
+        path: The file.
+        parquet: Whether it is a Parquet file.
+        names_first: Whether the first column holds names, which stay as written (``001`` is no number).
 
     Raises:
         InputError: The file cannot be read.
@@ -30,7 +35,11 @@ def read_table(path: Path, *, parquet: bool) -> DataFrame:
     if parquet:
         import_extra("pyarrow", extra="parquet")
     try:
-        table = pd.read_parquet(path) if parquet else pd.read_csv(path, low_memory=False)
+        if parquet:
+            table = pd.read_parquet(path)
+        else:
+            as_written = {name: str for name in pd.read_csv(path, nrows=0).columns[:1] if names_first}
+            table = pd.read_csv(path, low_memory=False, dtype=as_written)
     except (ValueError, *DAMAGED) as error:  # pandas' parser errors are ValueErrors
         raise InputError(
             f"{path}: cannot be read as {'Parquet' if parquet else 'CSV'} ({in_words(error)})."
@@ -112,12 +121,13 @@ def folder_table(folder: Path) -> tuple[str, Mapping[str, Mapping[str, Any]]] | 
     if not found:
         return None
     path = found[0]
-    table = read_table(path, parquet=bare_name(path).endswith(".parquet"))
+    table = read_table(path, parquet=bare_name(path).endswith(".parquet"), names_first=True)
     names = list(table.columns)
-    rows = table.values.tolist()
+    # By column: as one array, whole numbers beside fractions would become fractions.
+    rows = [list(row) for row in zip(*(table[name] for name in names), strict=True)]
     if len(names) == 2 and _is_number(names[1]):
         rows, names = [names, *rows], ["", ANY_PROPERTY]
-    return path.name, {str(key): dict(zip(names[1:], values, strict=True)) for key, *values in rows}
+    return path.name, {str(key).strip(): dict(zip(names[1:], values, strict=True)) for key, *values in rows}
 
 
 ANY_PROPERTY = "*"  # name of a column that answers to every name
