@@ -11,6 +11,7 @@ from whorl.representations import ACSF
 
 
 def main(*, atoms=10, count=300, epochs=2000, samples=20, target=2.0, **search):
+    """Train on EMT-labelled Pt clusters, ask for ``target`` eV/atom, find the atoms, judge them by EMT."""
     emt = make_potential("emt")
     clusters = build_clusters(
         element="Pt",

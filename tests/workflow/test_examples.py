@@ -13,4 +13,5 @@ def test_quickstart_runs(tmp_path, monkeypatch, capsys):
     spec.loader.exec_module(module)
     module.main(atoms=4, count=20, epochs=10, samples=2, starts=1, hops=1, iterations=5, polish=5)
     assert "asked for 2.0 eV/atom: mean absolute error" in capsys.readouterr().out
-    assert len((EXAMPLES / "quickstart.py").read_text(encoding="utf-8").splitlines()) <= 42
+    lines = (EXAMPLES / "quickstart.py").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.strip()]) <= 40

@@ -164,7 +164,7 @@ def test_samples_of_a_target_do_not_depend_on_the_other_targets(run, tiny_run):
 
 def test_stops_where_it_is_told(tmp_path):
     assert redone(tmp_path / "run", until="sampling") == ALL[:4]
-    with pytest.raises(InputError, match="unknown stage 'evalute'. Did you mean 'evaluate'"):
+    with pytest.raises(InputError, match=r"unknown stage 'evalute'\. Did you mean 'evaluate'"):
         redone(tmp_path / "run", until="evalute")
 
 
