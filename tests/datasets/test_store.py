@@ -340,7 +340,26 @@ def test_an_export_leaves_out_what_the_format_cannot_hold(tmp_path):
     atoms = molecule("H2O")
     atoms.info.update(nothing=None, model=object(), nested={"a": [1, 2]})
     atoms.set_array("objects", np.array([None, {}, []], object))
-    write_extxyz(from_ase(atoms), tmp_path / "x.extxyz", provenance={"seed": None, "versions": {"a": "1"}})
+    write_extxyz(from_ase(atoms), tmp_path / "x.extxyz", provenance={"seed": None, "warnings": {"a": 1}})
     back = ase.io.read(tmp_path / "x.extxyz")
-    assert back.info == {"nested": {"a": [1, 2]}, "versions": {"a": "1"}}
+    assert back.info == {"nested": {"a": [1, 2]}}
     assert "objects" not in back.arrays
+
+
+simple = st.one_of(
+    st.text(max_size=5), st.sampled_from(["0012", "12e5", "T", "1 2", "_JSON [", "a=b", "x\ny"])
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(simple, st.one_of(simple, st.lists(simple, max_size=2), st.floats(), st.integers())))
+def test_no_info_breaks_an_export(tmp_path_factory, info):
+    path = tmp_path_factory.mktemp("export") / "x.extxyz"
+    first = Atoms("H", info=info)
+    write_extxyz(from_ase([first, Atoms("He")]), path, ids=["0012", "12e5"])
+    back, other = ase.io.read(path, index=":")
+    assert (back.symbols, other.symbols) == ("H", "He")
+    assert [atoms.info["id"] for atoms in (back, other)] == ["0012", "12e5"]
+    for key, value in back.info.items():
+        if isinstance(info.get(key), str) and key != "id":
+            assert value == info[key]

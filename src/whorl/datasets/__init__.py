@@ -1,6 +1,7 @@
 """Labelled structures: read from files, built with a calculator, sampled, stored."""
 
 from whorl.datasets.clusters import build_clusters
+from whorl.datasets.extxyz import write_extxyz
 from whorl.datasets.readers import FORMATS, read_dataset, read_features
 from whorl.datasets.sampling import farthest_point_sampling, split
 from whorl.datasets.store import (
@@ -11,7 +12,6 @@ from whorl.datasets.store import (
     load_features,
     save_dataset,
     save_features,
-    write_extxyz,
 )
 
 __all__ = [

@@ -22,7 +22,6 @@ from whorl.errors import InputError
 from whorl.files import atomic_path
 from whorl.representations.base import Representation
 from whorl.structures.batch import StructureBatch
-from whorl.structures.convert import to_ase
 
 _VERSION = 1  # of the file layout
 _KINDS = {"dataset": "a data set", "features": "features"}
@@ -305,71 +304,3 @@ def _read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
     if header["version"] > _VERSION:
         raise InputError(f"{path}: was written by a newer whorl. Remedy: pip install --upgrade whorl")
     return tensors, header
-
-
-# For other programs
-
-
-def write_extxyz(
-    structures: StructureBatch,
-    path: Path | str,
-    *,
-    properties: Mapping[str, Tensor] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    ids: Sequence[str] | None = None,
-) -> None:
-    """Write structures as extended XYZ, atomically, for ASE, OVITO and others.
-
-    Each frame's ``info`` gets the structure's own info, its properties, its id and the provenance (whorl's
-    version, seed, hash of the recipe). What the format cannot hold (positions beyond 8 decimals, constraints
-    other than fixed atoms, objects in ``info``) is left out; :func:`save_dataset` keeps it.
-
-    Args:
-        structures: What to write.
-        path: A file name such as ``new.extxyz`` or ``new.extxyz.gz``.
-        properties: One tensor of shape (B,) per name.
-        provenance: The same for all frames; nested values are written as JSON.
-        ids: A name for each structure.
-
-    Raises:
-        InputError: Lengths that differ.
-    """
-    import ase.io
-    from ase.constraints import FixAtoms, FixCartesian
-
-    columns: dict[str, Sequence[Any]] = {
-        name: torch.as_tensor(values).tolist() for name, values in (properties or {}).items()
-    }
-    if ids is not None:
-        columns["id"] = ids
-    for name, values in columns.items():
-        if len(values) != len(structures):
-            raise InputError(
-                f"write_extxyz: got {len(values)} values of '{name}' for {len(structures)} structures."
-            )
-    frames = to_ase(structures)
-    for index, atoms in enumerate(frames):
-        row = {name: values[index] for name, values in columns.items()}
-        entries = {**atoms.info, **row, **(provenance or {})}
-        atoms.info = {key: value for key, value in entries.items() if _fits_extxyz(value)}
-        for name in [name for name, array in atoms.arrays.items() if array.dtype.kind not in "biufU"]:
-            del atoms.arrays[name]
-        atoms.set_constraint([c for c in atoms.constraints if isinstance(c, FixAtoms | FixCartesian)])
-        if atoms.calc is not None:  # ASE refuses a result that also stands in info; ours is the later one
-            for name in {*atoms.info, *atoms.arrays} & {*atoms.calc.results}:
-                del atoms.calc.results[name]
-    with atomic_path(path) as temporary:
-        ase.io.write(temporary, frames, format="extxyz")
-
-
-def _fits_extxyz(value: Any) -> bool:
-    """Tell whether extended XYZ can hold a value: numbers, words, arrays of them, and what JSON can hold."""
-    if value is None:
-        return False
-    if hasattr(value, "dtype"):
-        return value.dtype.kind in "biufU"
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
