@@ -173,7 +173,7 @@ def check_solver(solver: Solver, *, representation: Representation | None = None
         from whorl.representations.acsf import ACSF
 
         representation = ACSF(
-            species=["Pt"], cutoff=6.0, g2=[(0.5, 1.0), (0.5, 2.5), (1.0, 4.0)], g5=[(0.1, 1, 1)]
+            species=["Pt"], cutoff=6.0, g2=[(0.5, 1.0), (0.5, 2.5), (1.0, 4.0)], g5=[(0.1, 1.0, 1.0)]
         )
     global_state = torch.get_rng_state()
     for cell in (None, 7.0):

@@ -11,6 +11,10 @@ def test_contract():
     check_solver(Adam(learning_rate=0.05, decay=0.99), representation=PairGaussians())
 
 
+def test_contract_with_symmetry_functions():
+    check_solver(Adam(learning_rate=0.02, decay=0.95), steps=20)
+
+
 def test_steps_are_those_of_torch():
     problem = make_problem([3, 5])
     start = random_starts(problem.template, seeds=[1, 2])

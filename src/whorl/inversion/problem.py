@@ -173,7 +173,7 @@ def _check_weights(weights: Tensor, n_features: int) -> None:
         raise InputError("weights: expected finite numbers, none negative and not all zero.")
 
 
-def whitening_weights(features: Float[Tensor, "n F"], *, floor: float = 1e-3) -> Float[Tensor, "F"]:
+def whitening_weights(features: Float[Tensor, "n F"], *, floor: float = 0.3) -> Float[Tensor, "F"]:
     r"""Return weights with which each feature counts alike.
 
     :math:`w_f = \mathrm{median}(\sigma) / \max(\sigma_f, \epsilon)`, where σ is the standard

@@ -74,8 +74,8 @@ def algorithm1(
     hops: int = 5,
     iterations: int = 140,
     polish: int = 900,
-    learning_rate: float = 0.1,
-    polish_learning_rate: float = 0.01,
+    learning_rate: float = 0.4,
+    polish_learning_rate: float = 0.1,
     noise: float = 0.3,
     radius: float | None = None,
     seed: int = 0,
@@ -93,6 +93,10 @@ def algorithm1(
 
     The search runs in float64 on the device of the problem. Starts and noise of a target follow from ``seed``
     and from the target itself, so they are the same whatever else is in the batch.
+
+    The defaults were chosen on Pt10 (380 symmetry functions). There the raw mean absolute error does better than
+    a whitened or squared one: relaxed clusters come back within 0.05 Å, disordered ones as another structure
+    with nearly the same fingerprint.
 
     Args:
         problem: What is sought.
