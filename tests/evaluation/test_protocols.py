@@ -111,13 +111,20 @@ def test_spread_without_real_data_at_the_target_has_a_reason(generated, data):
     assert target.diversity.ratio is None
     assert "0 real structures" in target.diversity.no_ratio
     assert not target.in_training_range
-    assert "outside the training range (1.5 to 3.49" in verdict.warnings[0]
+    assert verdict.warnings[0].startswith("outside the training range (1.5 to 3.49): 9.")
 
 
 def test_features_alone_can_be_judged(generated, data):
     alone = dataclasses.replace(generated, reconstructed=None, predicted=None)
     target = judge(alone, data).sizes["n100"].targets[0]
     assert target.surrogate is target.potential is target.inversion is target.diversity_atoms is None
+
+
+def test_a_target_at_the_edge_of_the_training_range_is_not_outside(generated, data):
+    targets = torch.full((20,), 3.495, dtype=torch.float64)  # training ends at 3.49
+    verdict = judge(dataclasses.replace(generated, targets=targets, reconstructed=None), data)
+    assert verdict.sizes["n100"].targets[0].in_training_range
+    assert not verdict.warnings
 
 
 def test_samples_that_are_not_finite_are_told(generated, data):
@@ -141,7 +148,7 @@ def test_several_sizes_share_one_yardstick(generated, data):
 
 def test_verdict_survives_json(generated, data, tmp_path):
     verdict = judge(generated, data)
-    write_json(tmp_path / "results.json", verdict.to_dict())
+    write_json(tmp_path / "results.json", {**verdict.to_dict(), "provenance": {"seed": 1}})
     assert Verdict.from_dict(json.loads((tmp_path / "results.json").read_text())) == verdict
 
 
@@ -149,6 +156,12 @@ def test_verdict_survives_json(generated, data, tmp_path):
 def test_a_changed_verdict_is_refused(generated, data, spoil):
     with pytest.raises(InputError, match="verdict"):
         Verdict.from_dict({**judge(generated, data).to_dict(), **spoil})
+
+
+def test_only_the_formation_energy_has_a_unit_of_its_own(generated, data):
+    assert judge(generated, data).unit == "eV/atom"
+    assert judge(generated, data, property="band gap").unit == ""
+    assert judge(generated, data, property="band gap", unit="eV").unit == "eV"
 
 
 def test_rows_that_do_not_fit_are_refused(generated, data):

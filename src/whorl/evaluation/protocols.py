@@ -31,7 +31,9 @@ from whorl.evaluation.verdict import (
     Verdict,
 )
 
+_UNITS = {"formation energy": "eV/atom"}
 _UNUSABLE = ("invalid", "failed")
+_SLACK = 0.1  # of the tolerance: a target this little outside the training range is not outside
 
 
 def evaluate(
@@ -40,7 +42,7 @@ def evaluate(
     data_features: Float[Tensor, "N F"],
     data_properties: Float[Tensor, "N"],
     property: str = "formation energy",
-    unit: str = "eV/atom",
+    unit: str | None = None,
     tolerance: float = 0.1,
     window: float = 0.1,
     copy_fraction: float = 0.1,
@@ -56,7 +58,7 @@ def evaluate(
         data_features: Of the whole labelled set.
         data_properties: Of the same.
         property: Its name, for people.
-        unit: Its unit.
+        unit: Its unit; by default eV/atom for the formation energy, and none for anything else.
         tolerance: Within this of the target is a hit.
         window: Real data within this of a target are what the samples' spread is compared with.
         copy_fraction: A sample nearer to a training row than this fraction of the median nearest-neighbour
@@ -78,8 +80,8 @@ def evaluate(
     for label, generated in sizes.items():
         _check(label, generated, data_features.shape[1])
         judged[label] = _judge_size(
-            label,
             generated,
+            name=f"{label}: " if len(sizes) > 1 else "",
             yardstick=data_features,
             real=real,
             real_properties=data_properties,
@@ -90,7 +92,7 @@ def evaluate(
         )
     return Verdict(
         property=property,
-        unit=unit,
+        unit=unit if unit is not None else _UNITS.get(property, ""),
         tolerance=tolerance,
         window=window,
         data_rows=len(data_properties),
@@ -130,9 +132,9 @@ def _check(label: str, generated: Generated, n_features: int) -> None:
 
 
 def _judge_size(
-    label: str,
     generated: Generated,
     *,
+    name: str,
     yardstick: Tensor,
     real: Tensor,
     real_properties: Tensor,
@@ -149,11 +151,7 @@ def _judge_size(
     for target in torch.unique(generated.targets.double()).tolist():
         chosen = generated.targets.double() == target
         near = (real_properties.double() - target).abs() <= window * (1 + 1e-9)
-        if not low <= target <= high:
-            warnings.append(
-                f"{label}: the target {target:g} lies outside the training range ({low:.4g} to {high:.4g}); "
-                "the generator extrapolates there."
-            )
+        in_range = low - _SLACK * tolerance <= target <= high + _SLACK * tolerance
         atoms: dict[str, Any] = dict.fromkeys(
             ("potential", "potential_valid", "inversion", "diversity_atoms")
         )
@@ -171,7 +169,7 @@ def _judge_size(
         targets.append(
             TargetVerdict(
                 target=target,
-                in_training_range=low <= target <= high,
+                in_training_range=in_range,
                 surrogate=_accuracy(generated.predicted, chosen, target, tolerance),
                 diversity=_diversity(
                     generated.features[chosen], yardstick, training, real[near], distance=copy
@@ -179,14 +177,19 @@ def _judge_size(
                 **atoms,
             )
         )
+    if outside := [f"{target.target:g}" for target in targets if not target.in_training_range]:
+        warnings.append(
+            f"{name}outside the training range ({low:.4g} to {high:.4g}): {', '.join(outside)}. "
+            "The generator extrapolates there."
+        )
     lost = int((~torch.isfinite(generated.features).all(1)).sum())
     if lost:
-        warnings.append(f"{label}: {lost} of {len(generated.features)} generated samples are not finite.")
+        warnings.append(f"{name}{lost} of {len(generated.features)} generated samples are not finite.")
     if found is not None and found.failures:
         first = min(found.failures)
         warnings.append(
-            f"{label}: the energy method failed on {len(found.failures)} of {len(found.rows)} structures; "
-            f"they count as misses (first: structure {first}: {found.failures[first]})."
+            f"{name}the energy method failed on {len(found.failures)} of {len(found.rows)} structures, which "
+            f"count as misses (first: structure {first}: {found.failures[first]})."
         )
     return SizeVerdict(
         training_rows=len(generated.training_properties),

@@ -203,7 +203,7 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
-        """Build it from what :meth:`to_dict` returned.
+        """Build it from what :meth:`to_dict` returned; ``provenance`` written with it is passed over.
 
         Raises:
             InputError: The data are no verdict, or one of another version.
@@ -214,7 +214,7 @@ class Verdict:
             )
         try:
             sizes = {label: _size_from(size) for label, size in data["sizes"].items()}
-            rest = {name: value for name, value in data.items() if name not in ("format", "sizes")}
+            rest = {n: value for n, value in data.items() if n not in ("format", "sizes", "provenance")}
             low, high = rest.pop("data_range")
             return cls(
                 **{**rest, "warnings": tuple(rest.get("warnings", ()))}, data_range=(low, high), sizes=sizes

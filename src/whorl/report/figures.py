@@ -159,6 +159,7 @@ def energy_histogram(
                 notes.append(f"{name}: {', '.join(said)}")
     axes.axvline(target, color=INK, linestyle=(0, (4, 2)), linewidth=1.3)
     axes.set(xlim=(low, high), yticks=[], ylabel="density", xlabel=label)
+    axes.locator_params(axis="x", nbins=6)
     return Plot(svg=_svg(figure), note="; ".join(notes))
 
 
@@ -232,7 +233,7 @@ def _panel(title: str) -> tuple[Figure, Axes]:
     with rc_context(_LEGIBLE):
         figure = Figure(figsize=_SIZE)
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.145, 0.155, 0.835, 0.755))
+        axes = figure.add_axes((0.145, 0.155, 0.82, 0.755))
         axes.set_title(title)
     return figure, axes
 

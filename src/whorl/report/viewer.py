@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import json
 import math
@@ -77,16 +78,17 @@ def embed_viewer(
     text = json.dumps(_without_nan(content), separators=(",", ":"), allow_nan=False)
     script, licences = program
     return EmbeddedViewer(
-        program=_packed(script),
+        program=script,
         data=_packed(text),
-        licences=_packed(licences),
+        licences=licences,
         count=len(rows.structures),
         left_out=rows.left_out,
     )
 
 
+@functools.cache
 def _program() -> tuple[str, str] | None:
-    """Return the viewer's JavaScript as chemiscope ships it, and the licences it asks to keep with it."""
+    """Return the viewer's JavaScript as chemiscope ships it and the licences that go with it, both packed."""
     import importlib.util
 
     spec = importlib.util.find_spec("chemiscope")
@@ -97,9 +99,8 @@ def _program() -> tuple[str, str] | None:
     licences = folder / "static" / "chemiscope-widget.mjs.LICENSE.txt"
     if not script.is_file():
         return None
-    return script.read_text(encoding="utf-8"), licences.read_text(
-        encoding="utf-8"
-    ) if licences.is_file() else ""
+    terms = licences.read_text(encoding="utf-8") if licences.is_file() else ""
+    return _packed(script.read_text(encoding="utf-8")), _packed(terms)
 
 
 def _packed(text: str) -> str:
@@ -153,7 +154,7 @@ def _gather(
         for i in order[_evenly(len(order), int(_MOST_REAL * room))].tolist():
             rows.add(
                 data_structures[i],
-                kind="real data",
+                kind="real",
                 x=float(data_map[i, 0]),
                 y=float(data_map[i, 1]),
                 property=float(data_properties[i]),
@@ -170,7 +171,7 @@ def _gather(
         for k in here[_evenly(len(here), int(_MOST_GENERATED * room / len(groups)))].tolist():
             rows.add(
                 of.structures[k],
-                kind=f"generated for {target:g}" + (f" ({label})" if len(found) > 1 else ""),
+                kind=f"generated, {label}" if len(found) > 1 else "generated",
                 x=float(maps[label][k, 0]),
                 y=float(maps[label][k, 1]),
                 property=None if of.energy is None else float(of.energy[k]),
