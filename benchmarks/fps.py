@@ -1,8 +1,8 @@
 """Farthest point sampling against a plain NumPy loop over the same rows.
 
-Run from the root of the repository: ``python benchmarks/fps.py [--quick] [--threads 2]``. The full size is the
-paper's: 300 of 100,000 structures × 380 features. The baseline keeps the distance of every row to every chosen
-one and is run on as many choices as it manages in reasonable time; both must choose the same rows.
+Run from the root of the repository: ``python benchmarks/fps.py [--quick] [--threads 1]``. The full size is
+the paper's: 300 of 100,000 structures × 380 features. The baselines make the first few choices only, and must
+choose the same rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def loop(features: np.ndarray, count: int, start: int) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small size, to see that it runs")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows, count, compared = (2_000, 20, 5) if arguments.quick else (100_000, 300, 10)

@@ -36,6 +36,23 @@ def test_chooses_what_a_slow_loop_chooses(seed, n, f, double):
         assert len(set(single.tolist())) == count
 
 
+@pytest.mark.parametrize("rank", [3, 40, 60])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_many_features_take_the_short_cut_to_the_same_choice(rank, scale):
+    rng = torch.Generator().manual_seed(rank)
+    features = torch.randn(300, rank, generator=rng, dtype=torch.float64)
+    features = features @ torch.randn(rank, 60, generator=rng, dtype=torch.float64)
+    features = scale * (features * torch.logspace(-3, 2, 60, dtype=torch.float64) + 1000)
+    features[150:160] = features[:10]  # twice
+    nearest, expected = torch.full((300,), torch.inf, dtype=torch.float64), [7]
+    for _ in range(99):
+        nearest = torch.minimum(nearest, (features - features[expected[-1]]).norm(dim=1))
+        expected.append(int(nearest.argmax()))
+    assert farthest_point_sampling(features, 100, seed=0, start=7).tolist() == expected
+    every = farthest_point_sampling(features, 300, seed=0).tolist()
+    assert sorted(every) == list(range(300))
+
+
 def test_equals_are_taken_in_order_and_last():
     features = torch.tensor([[0.0], [1.0], [-1.0], [0.0], [1.0]], dtype=torch.float64)
     # 1 and 4 and 2 are equally far from 0; then 2; what is there twice comes at the end.

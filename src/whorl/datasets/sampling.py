@@ -8,6 +8,11 @@ from torch import Tensor
 
 from whorl.errors import InputError
 
+_SHORT = 32  # principal axes for a first look at distances
+_ROWS_AT_ONCE = 10_000  # bounds the memory of exact distances
+# Of a lower bound, relative to the largest squared length: what is this near is computed exactly.
+_ROUNDING = 1e-7
+
 
 def farthest_point_sampling(
     features: Float[Tensor, "n f"], count: int, *, seed: int, start: int | None = None
@@ -50,19 +55,40 @@ def farthest_point_sampling(
         raise InputError(
             f"farthest point sampling: got start {start}, expected a row number from 0 to {n - 1}."
         )
-    # |x - s|² = |x|² + |s|² - 2 x·s needs one pass over the features; centring keeps the cancellation small.
-    centred = features.detach() - features.detach().mean(0)
-    square = centred.square().sum(1)
-    nearest = torch.full_like(square, torch.inf)
+    rows = features.detach()
+    short = _shortened(rows)
+    short_square = short.square().sum(1)
+    scale = float(short_square.max()) if n else 0.0
+    nearest = torch.full_like(short_square, torch.inf)  # squared
     chosen = torch.empty(count, dtype=torch.int64)
     row = start
     for k in range(count):
         chosen[k] = row
-        distance = torch.addmv(square, centred, centred[row], alpha=-2.0).add_(square[row])
-        torch.minimum(nearest, distance.clamp_min_(0.0), out=nearest)
+        # A lower bound for all rows; only few come nearer to the new one than to those chosen before.
+        bound = torch.addmv(short_square, short, short[row], alpha=-2.0).add_(short_square[row])
+        near = torch.nonzero(bound <= nearest + _ROUNDING * scale).squeeze(1)
+        for part in near.split(_ROWS_AT_ONCE):
+            distance = (rows[part] - rows[row]).square_().sum(1).double()
+            nearest[part] = torch.minimum(nearest[part], distance)
         nearest[row] = -1.0  # never again, even among equals
         row = int(nearest.argmax())
     return chosen
+
+
+def _shortened(rows: Float[Tensor, "n f"]) -> Float[Tensor, "n g"]:
+    """Return rows of at most 33 numbers whose distances are never larger than those of the rows given.
+
+    The first 32 are coordinates along the principal axes, the last is the distance from the space they span:
+    by the triangle inequality, its difference is no larger than the difference of what was left out.
+    """
+    centred = rows.double()
+    centred = centred - centred.mean(0)
+    if rows.shape[1] <= _SHORT + 1:
+        return centred
+    _, axes = torch.linalg.eigh(centred.T @ centred)  # ascending
+    along = centred @ axes[:, -_SHORT:]
+    beyond = (centred.square().sum(1) - along.square().sum(1)).clamp_min_(0.0).sqrt_()
+    return torch.cat([along, beyond[:, None]], dim=1)
 
 
 def split(n: int, *, fraction: float = 0.8, seed: int) -> tuple[Int[Tensor, "t"], Int[Tensor, "v"]]:
