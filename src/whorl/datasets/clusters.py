@@ -11,13 +11,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import signal
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +22,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from whorl.datasets.chunks import chunks_in_order
 from whorl.datasets.geometries import random_clusters
-from whorl.datasets.store import Dataset, Skipped, load_dataset, save_dataset
-from whorl.errors import InputError, WhorlError, did_you_mean
+from whorl.datasets.store import Dataset, Skipped, save_dataset
+from whorl.errors import InputError, did_you_mean
 from whorl.files import provenance, read_json, stable_hash, write_json
 from whorl.potentials import Potential, bulk_energy, formation_energy, relax
 from whorl.structures.batch import StructureBatch
@@ -133,7 +131,9 @@ def build_clusters(
     bulk = _reference(folder, plan, potential) if reference_energy is None else reference_energy
     found = _Collection(window=window, tolerance=tolerance, bulk=bulk, wanted=count)
     workers = processes if processes is not None else os.cpu_count() or 1
-    with contextlib.closing(_chunks(folder, plan, potential, workers)) as chunks:
+    with contextlib.closing(
+        chunks_in_order(partial(_compute, plan, potential), folder, processes=workers)
+    ) as chunks:
         barren = 0
         for number, chunk in enumerate(chunks):
             before = len(found)
@@ -355,130 +355,3 @@ class _Keeper:
                 kept.pop()  # a minimum stands for what is close to it
             kept.append((step, clusters[row].clone(), e, minimum[row]))
             self._last[start] = distances[row]
-
-
-# Many chunks
-
-
-def _chunks(
-    folder: Path, plan: _Plan, potential: Potential, processes: int
-) -> Generator[Dataset, None, None]:
-    """Yield chunks 0, 1, 2 … without end, in order: from their files, or else computed."""
-    if processes == 1:
-        number = 0
-        while True:
-            path = _chunk_path(folder, number)
-            chunk = _read_chunk(path)
-            if chunk is None:
-                with _one_thread():
-                    _compute(plan, potential, number, path)
-                chunk = load_dataset(path)
-            yield chunk
-            number += 1
-    number = 0
-    while (chunk := _read_chunk(_chunk_path(folder, number))) is not None:
-        yield chunk
-        number += 1
-    with _workers(plan, potential, processes) as submit:
-        waiting: deque[tuple[int, Future[None] | None]] = deque()
-        next_number = number
-        while True:
-            # A little ahead, so that nobody waits for the slowest.
-            while len(waiting) < processes + 1:
-                path = _chunk_path(folder, next_number)
-                there = path.exists() and _read_chunk(path) is not None
-                waiting.append((next_number, None if there else submit(next_number, path)))
-                next_number += 1
-            number, future = waiting.popleft()
-            if future is not None:
-                future.result()
-            yield load_dataset(_chunk_path(folder, number))
-
-
-def _chunk_path(folder: Path, number: int) -> Path:
-    return folder / f"chunk-{number:06d}.safetensors"
-
-
-def _read_chunk(path: Path) -> Dataset | None:
-    """Return a chunk, or None where it is not there or damaged and must be made again."""
-    if not path.exists():
-        return None
-    try:
-        return load_dataset(path)
-    except InputError:
-        path.unlink(missing_ok=True)
-        return None
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sum in one order, whatever the machine: numbers must not depend on threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def _workers(
-    plan: _Plan, potential: Potential, processes: int
-) -> Iterator[Callable[[int, Path], Future[None]]]:
-    """Start worker processes; at the end, whatever ends it, none is left behind."""
-    import multiprocessing
-
-    before = set(multiprocessing.active_children())
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers' libraries as they load
-    executor = ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(plan, potential),
-    )
-    try:
-        yield lambda number, path: executor.submit(_work, number, path)
-    except BrokenProcessPool as error:
-        raise WhorlError(
-            "a worker process ended abruptly (out of memory?). Finished chunks are kept: run the same "
-            "command again, with fewer processes. In a script, the call must be under: "
-            "if __name__ == '__main__'"
-        ) from error
-    finally:
-        if threads is None:
-            os.environ.pop("OMP_NUM_THREADS", None)
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
-        children = set(multiprocessing.active_children()) - before
-        executor.shutdown(wait=False, cancel_futures=True)
-        for child in children:  # what they are at is not needed, or will be done again
-            child.terminate()
-        executor.shutdown(wait=True)
-
-
-_own: tuple[_Plan, Potential] | None = None  # a worker's task, received once at its start
-
-
-def _start_worker(plan: _Plan, potential: Potential) -> None:
-    global _own
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _own = (plan, potential)
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, so they watch it."""
-    import multiprocessing
-    from multiprocessing.connection import wait
-
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _work(number: int, path: Path) -> None:
-    assert _own is not None
-    _compute(*_own, number, path)
