@@ -111,7 +111,7 @@ def test_spread_without_real_data_at_the_target_has_a_reason(generated, data):
     assert target.diversity.ratio is None
     assert "0 real structures" in target.diversity.no_ratio
     assert not target.in_training_range
-    assert verdict.warnings[0].startswith("outside the training range (1.5 to 3.49): 9.")
+    assert verdict.warnings[0].startswith("targets outside the training range (1.5 to 3.49): 9.")
 
 
 def test_features_alone_can_be_judged(generated, data):

@@ -179,7 +179,7 @@ def _judge_size(
         )
     if outside := [f"{target.target:g}" for target in targets if not target.in_training_range]:
         warnings.append(
-            f"{name}outside the training range ({low:.4g} to {high:.4g}): {', '.join(outside)}. "
+            f"{name}targets outside the training range ({low:.4g} to {high:.4g}): {', '.join(outside)}. "
             "The generator extrapolates there."
         )
     lost = int((~torch.isfinite(generated.features).all(1)).sum())
