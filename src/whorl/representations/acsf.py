@@ -36,8 +36,8 @@ from whorl.structures.batch import StructureBatch
 from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list
 
 # Numbers that one array may hold: small enough for the processor's caches, large enough to amortise a call.
-_CHUNK = 600_000
-_ATOMS_AT_ONCE = 1000
+_CHUNK = 1_000_000
+_ATOMS_AT_ONCE = 2500
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,9 @@ class ACSF(Representation):
 
     def _value(self, part: _Part) -> Float[Tensor, "n f"]:
         n, r = len(part.counts), part.r
-        sizes = torch.bincount(part.group, minlength=n * part.n_species)
+        sizes = (
+            torch.bincount(part.group, minlength=n * part.n_species) if part.n_species > 1 else part.counts
+        )
         radial = torch.nn.functional.embedding_bag(
             part.undirected,
             self._radial.value(r),
@@ -270,16 +272,27 @@ class ACSF(Representation):
         radial = radial.reshape(n, -1)
         if not self._angular:
             return radial
-        n_angular = len(self.g4) + len(self.g5)
-        angular = r.new_zeros(n, len(self._species_pairs), n_angular)
+        n_pairs, n_angular = len(self._species_pairs), len(self.g4) + len(self.g5)
+        angular = r.new_zeros(n, n_pairs, n_angular)
         for centres, _, env in self._environments(part):
             j, k = torch.triu_indices(env.r.shape[1], env.r.shape[1], 1, device=r.device)
+            of_groups = []
             for group in self._angular:
-                columns = max(len(group.kernel.powers), len(group.kernel.etas) * len(self._species_pairs))
+                columns = max(len(group.kernel.powers), len(group.kernel.etas) * n_pairs)
                 step = max(1, 4 * _CHUNK // (len(centres) * columns))
-                for start in range(0, len(j), step):
-                    total = group.kernel.value(env, j[start : start + step], k[start : start + step])
-                    angular[centres[:, None], :, group.columns] += total[:, group.power, group.eta]
+                total = group.kernel.value(env, j[:step], k[:step])
+                for start in range(step, len(j), step):
+                    total += group.kernel.value(env, j[start : start + step], k[start : start + step])
+                total = total.flatten(1, 2)  # every (ζ, λ) with every η; most often in the order asked for
+                wanted = group.power * len(group.kernel.etas) + group.eta
+                if not torch.equal(wanted, torch.arange(total.shape[1])):
+                    total = total.index_select(1, wanted.to(total.device))
+                of_groups.append(total)
+            together = torch.cat(of_groups, 1)
+            columns_of = torch.cat([group.columns for group in self._angular])
+            if not torch.equal(columns_of, torch.arange(n_angular)):
+                together = together.index_select(1, torch.argsort(columns_of).to(together.device))
+            angular[centres] = together.transpose(1, 2)
         return torch.cat([radial, angular.flatten(1)], 1)
 
     def _vjp(self, part: _Part, g: Float[Tensor, "n f"]) -> Float[Tensor, "P 3"]:
@@ -405,8 +418,10 @@ class ACSF(Representation):
                 end += 1
             centres = order[begin:end]
             within = torch.arange(sizes[end - 1], device=centres.device)
+            index = starts[centres][:, None] + within
             mask = within < counts[centres][:, None]
-            index = torch.where(mask, starts[centres][:, None] + within, 0)
+            if sizes[begin] < sizes[end - 1]:
+                index = torch.where(mask, index, 0)
             env = Environment.of(part.vectors[index], mask, part.species[index], part.n_species, self.cutoff)
             yield centres, index, env
             begin = end

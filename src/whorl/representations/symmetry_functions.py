@@ -37,10 +37,9 @@ class Radial:
         """Return X, without the cutoff function."""
         x = r.new_empty(len(r), self.size)
         eta, shift = self._gaussians(r)
-        gauss, wave = x[:, : len(eta)], x[:, len(eta) :]
-        torch.sub(r[:, None], shift, out=gauss).square_().mul_(-eta).exp_()
+        torch.sub(r[:, None], shift, out=x[:, : len(eta)]).square_().mul_(-eta).exp_()
         if self._g3:
-            torch.mul(r[:, None], r.new_tensor(self._g3), out=wave).cos_()
+            torch.mul(r[:, None], r.new_tensor(self._g3), out=x[:, len(eta) :]).cos_()
         return x
 
     def slope(

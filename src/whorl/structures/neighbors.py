@@ -142,7 +142,8 @@ def _all_pairs(counts: Tensor, first_atom: Tensor) -> tuple[Tensor, Tensor, Tens
 
 def _cluster_pairs(structures: StructureBatch, cutoff: float) -> NeighborList:
     counts = structures.n_atoms
-    if len(counts) and bool((counts == counts[0]).all()):  # all of one size: no bookkeeping
+    same_size = len(counts) > 0 and bool((counts == counts[0]).all())
+    if same_size:
         n = int(counts[0])
         pair = torch.triu_indices(n, n, 1, device=counts.device)
         i, j = (pair[:, None, :] + structures.first_atom[:, None]).flatten(1)
@@ -150,9 +151,24 @@ def _cluster_pairs(structures: StructureBatch, cutoff: float) -> NeighborList:
         _, i, j = _all_pairs(counts, structures.first_atom)
         i, j = i[i < j], j[i < j]
     near = (structures.positions[j] - structures.positions[i]).square().sum(-1) < cutoff**2
-    if not bool(near.all()):
-        i, j = i[near], j[near]
+    if same_size and bool(near.all()):
+        return _repeat_pairs(
+            NeighborList.from_half(pair[0], pair[1], pair.new_zeros(pair.shape[1], 3)), n, len(counts)
+        )
+    i, j = i[near], j[near]
     return NeighborList.from_half(i, j, i.new_zeros(len(i), 3))
+
+
+def _repeat_pairs(pairs: NeighborList, n_atoms: int, copies: int) -> NeighborList:
+    """Return the pairs of ``copies`` structures that all have the same ones: no need to sort them all."""
+    copy = torch.arange(copies, device=pairs.first.device)[:, None]
+    return NeighborList(
+        first=(pairs.first + copy * n_atoms).flatten(),
+        second=(pairs.second + copy * n_atoms).flatten(),
+        shift=pairs.shift.repeat(copies, 1),
+        undirected=(pairs.undirected + copy * (len(pairs) // 2)).flatten(),
+        directions=(pairs.directions + copy[:, :, None] * len(pairs)).flatten(0, 1),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
