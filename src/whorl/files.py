@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,13 +41,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         Path(handle).chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
         Path(handle).replace(path)
         handle = None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except InputError:
+        raise
+    except Exception as error:
+        if _disk_is_full(error, path.parent):
             raise InputError(
                 f"{path}: the disk is full. Nothing that was finished is lost: free some space and "
                 "run the same command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
             raise InputError(
                 f"{path}: cannot be written ({error.strerror}). Choose another output folder."
             ) from error
@@ -54,6 +57,19 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         if handle is not None:
             Path(handle).unlink(missing_ok=True)
+
+
+def _disk_is_full(error: Exception, folder: Path) -> bool:
+    """Whether writing failed for want of space; safetensors and torch say so with errors of their own."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if any(f"os error {code}" in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
+        return True
+    try:
+        # The file that did not fit is still there.
+        return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 1 << 16
+    except OSError:
+        return False
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -1,6 +1,21 @@
 """The command line. It parses and calls; it holds no logic."""
 
-__all__ = ["main"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["commands", "main"]
+
+
+def commands() -> typer.Typer:
+    """Return all commands."""
+    from whorl.cli import data, judge, learn, run  # noqa: F401  (each adds its own)
+    from whorl.cli.app import app
+
+    return app
 
 
 def main() -> None:
@@ -10,7 +25,4 @@ def main() -> None:
     # Waiting threads sleep: when other programs use the cores too, spinning ones make small steps many times
     # slower. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from whorl.cli import data, judge, learn, run  # noqa: F401  (each adds its commands)
-    from whorl.cli.app import app
-
-    app()
+    commands()()

@@ -48,10 +48,11 @@ class Commands(TyperGroup):
             raise typer.Exit(1) from None
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         out.print(f"whorl {__version__}")
         raise typer.Exit
+    return wanted
 
 
 app = typer.Typer(
@@ -59,7 +60,7 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     add_completion=False,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -75,6 +76,6 @@ def whorl(
     """Turn structural fingerprints back into atoms.
 
     Train on labelled structures, ask for a property value, get new structures that have it.
-    [bold]whorl run recipes/pt10_emt.yaml[/] does everything; the other commands are its single steps, from
+    `whorl run recipes/pt10_emt.yaml` does everything; the other commands are its single steps, from
     files to files.
     """

@@ -157,18 +157,20 @@ def _duration(seconds: float) -> str:
 
 
 def show_table(heading: str, table: Table) -> None:
-    """Write one of a verdict's tables."""
-    one_group = len(table.groups) == 1
-    heading += f" ({table.groups[0][0]})" if one_group else ""
-    shown = rich.table.Table(title=heading, title_justify="left", title_style="", box=rich.box.SIMPLE_HEAD)
-    shown.add_column(table.target_label, justify="right")
-    for column in table.columns:
-        unit = f" ({column.unit})" if column.unit else ""
-        group = "" if one_group else f"{column.group}\n"
-        shown.add_column(f"{group}{column.label}{unit}", justify="right")
-    for target, row in table.by_target:
-        shown.add_row(target, *row)
-    err.print(shown)
+    """Write one of a verdict's tables, in a part for each training size."""
+    for group, _, _ in table.groups:
+        shown = rich.table.Table(
+            title=f"{heading} ({group})", title_justify="left", title_style="", box=rich.box.SIMPLE_HEAD
+        )
+        columns = [(i, column) for i, column in enumerate(table.columns) if column.group == group]
+        shown.add_column(table.target_label, justify="right")
+        for _, column in columns:
+            shown.add_column(
+                f"{column.label} ({column.unit})" if column.unit else column.label, justify="right"
+            )
+        for target, row in table.by_target:
+            shown.add_row(target, *(row[i] for i, _ in columns))
+        err.print(shown)
 
 
 def show_error(error: BaseException) -> None:

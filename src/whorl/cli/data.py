@@ -13,7 +13,7 @@ from whorl.cli.options import Seed, options_from
 
 data_app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     help="Labelled structures: build clusters, read files, draw training sets, look into a file.",
 )
 app.add_typer(data_app, name="data")

@@ -57,7 +57,7 @@ def encode(
 
 train_app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     help="Train a generator p(R | y), or a surrogate that reads y from R.",
 )
 app.add_typer(train_app, name="train")

@@ -31,7 +31,7 @@ def run(
     until: Annotated[
         str | None,
         typer.Option(
-            help="Stop after this stage: data, encode, train, generate, invert, evaluate or report.",
+            help="Last stage: data, encode, sampling, train, generate, invert, energies or evaluate.",
             show_default=False,
         ),
     ] = None,

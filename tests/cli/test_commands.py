@@ -1,0 +1,149 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from whorl.version import __version__
+
+COMMANDS = [
+    (),
+    ("run",),
+    ("data",),
+    ("data", "clusters"),
+    ("data", "read"),
+    ("data", "sample"),
+    ("data", "show"),
+    ("encode",),
+    ("train",),
+    ("train", "generator"),
+    ("train", "surrogate"),
+    ("generate",),
+    ("invert",),
+    ("evaluate",),
+    ("report",),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help(whorl, command):
+    said = whorl(*command, "--help")
+    assert said.code == 0
+    assert "Usage: " in said.out
+    assert said.err == ""
+
+
+def test_help_tells_the_exit_codes(whorl):
+    said = whorl("--help").out
+    for code in ("0 done", "1 something", "2 wrong usage", "3 done, but", "130 stopped"):
+        assert code in said
+
+
+def test_version(whorl):
+    assert whorl("--version").out == f"whorl {__version__}\n"
+
+
+def test_the_face_of_the_command_line_is_light():
+    heavy = "torch", "lightning", "matplotlib", "pymatgen", "chgnet", "ase"
+    code = f"import sys, whorl.cli as c; c.commands(); print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_unknown_commands_and_options_are_usage_errors(whorl):
+    assert whorl("rnu").code == 2
+    assert whorl("run", "x.yaml", "--outptu", "y").code == 2
+
+
+def test_a_recipe_runs_and_is_not_repeated(whorl, recipe, tmp_path):
+    folder = tmp_path / "out"
+    first = whorl("run", recipe, "-o", folder)
+    assert first.code == 0, first.err
+    assert first.out.strip().endswith("report.html")
+    assert "✓ invert/all" in first.err
+    assert "judged by the surrogate" in first.err
+    second = whorl("run", recipe, "-o", folder)
+    assert second.code == 0
+    assert "✓" not in second.err
+    assert "done before" in second.err
+    again = whorl("report", folder, "-o", tmp_path / "again.html")
+    assert again.code == 0
+    assert (tmp_path / "again.html").stat().st_size > 1000
+
+
+def test_single_commands_do_the_same_from_files_to_files(whorl, clusters, representation, tmp_path):
+    def good(*arguments):
+        said = whorl(*arguments)
+        assert said.code == 0, said.err
+        return said
+
+    features, rows = tmp_path / "features.safetensors", tmp_path / "rows.json"
+    judge, generator = tmp_path / "judge.safetensors", tmp_path / "generator.safetensors"
+    generated, found = tmp_path / "generated.safetensors", tmp_path / "found.safetensors"
+    small = ("--layers", 1, "--hidden", 8, "--epochs", 5)
+    good("encode", clusters, "-o", features, "--settings", representation)
+    good("data", "sample", features, "-o", rows, "--size", 20)
+    good("train", "surrogate", features, "-o", judge, *small)
+    good("train", "generator", features, "--rows", rows, "-o", generator, *small)
+    good(
+        "generate",
+        generator,
+        "--features",
+        features,
+        "--target",
+        1.5,
+        "--target",
+        2,
+        "--samples",
+        4,
+        "-o",
+        generated,
+    )
+    search = ("--samples", 2, "--starts", 1, "--hops", 1, "--iterations", 2, "--polish", 2, "--reference", 2)
+    good(
+        "invert",
+        generated,
+        "--composition",
+        "Pt4",
+        "--features",
+        features,
+        "--rows",
+        rows,
+        "-o",
+        found,
+        *search,
+    )
+    verdict = good(
+        *("evaluate", generated, "--features", features, "--judge", judge, "--rows", rows),
+        *("--structures", found, "--calculator", "emt", "-o", tmp_path / "verdict"),
+    )
+    assert "judged by the energy method" in verdict.err
+    results = json.loads((tmp_path / "verdict" / "results.json").read_text())
+    assert [t["target"] for t in results["sizes"]["all"]["targets"]] == [1.5, 2.0]
+    shown = good("data", "show", features)
+    assert "40 rows of shape (6,)" in shown.out
+    assert "Pt" in good("data", "show", clusters).out
+
+
+def test_ctrl_c_says_how_to_continue(whorl, recipe, tmp_path, monkeypatch):
+    from whorl.workflow import learning
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learning, "train_generator", interrupted)
+    said = whorl("run", recipe, "-o", tmp_path / "out")
+    assert said.code == 130
+    assert "stopped; run the same command to continue" in said.err
+    monkeypatch.undo()
+    monkeypatch.setenv("COLUMNS", "400")
+    said = whorl("run", recipe, "-o", tmp_path / "out", "--until", "generate")
+    assert said.code == 0
+    assert "✓ train/all" in said.err
+    assert "✓ encode" not in said.err
+
+
+def test_traceback_only_when_asked_for(whorl, tmp_path, monkeypatch):
+    assert "Traceback" not in whorl("run", tmp_path / "none.yaml").err
+    monkeypatch.setenv("WHORL_DEBUG", "1")
+    assert "Traceback" in whorl("run", tmp_path / "none.yaml").err
