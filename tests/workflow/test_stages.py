@@ -181,6 +181,14 @@ def test_report_is_written_again_from_the_folder(run, tmp_path):
         report_again(tmp_path)
 
 
+def test_samples_are_selected_from_a_pool_of_several_generators(run):
+    selection = "generate.selection={pool: 40, spread: 0.5, tolerance: 0.5}"
+    done = redone(run, "generator.members=2", selection, "sampling.sizes=[24]", until="generate")
+    assert done == ["train/n24", "train/n24-committee", "generate/n24"]
+    assert (run / "train" / "n24" / "generator-2.safetensors").exists()
+    assert len(load_features(run / "generate" / "n24" / "generated.safetensors")) == 2 * 5
+
+
 def test_features_without_structures_are_judged_by_a_given_network(tmp_path, tiny_run):
     import numpy as np
 

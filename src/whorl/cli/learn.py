@@ -10,14 +10,14 @@ import typer
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out
 from whorl.cli.options import Seed, given
-from whorl.workflow.settings import GenerateSettings, GeneratorSettings, SurrogateSettings
+from whorl.workflow.settings import GenerateSettings, GeneratorSettings, SelectionSettings, SurrogateSettings
 
 FeaturesFile = Annotated[Path, typer.Argument(help="Features, from 'whorl encode'.", show_default=False)]
 Property = Annotated[
     str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
 ]
 
-_GENERATOR, _SURROGATE = GeneratorSettings(), SurrogateSettings()
+_GENERATOR, _SURROGATE, _SELECTION = GeneratorSettings(), SurrogateSettings(), SelectionSettings()
 
 
 @app.command()
@@ -126,9 +126,31 @@ def surrogate(
         out.print(str(output))
 
 
+@train_app.command()
+def committee(
+    features: FeaturesFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Committee to write (.safetensors).")],
+    rows: Annotated[
+        Path | None, typer.Option(help="Rows to fit to, from 'whorl data sample'.", show_default="all")
+    ] = None,
+    property: Property = None,
+    seed: Seed = 0,
+) -> None:
+    """Fit the committee that chooses among samples: it reads the property and says how sure it is."""
+    from whorl.workflow import learning
+
+    with monitored() as monitor:
+        learning.fit_committee(
+            features, property=property, rows=rows, output=output, seed=seed, monitor=monitor
+        )
+        out.print(str(output))
+
+
 @app.command()
 def generate(
-    model: Annotated[Path, typer.Argument(help="From 'whorl train generator'.", show_default=False)],
+    model: Annotated[
+        list[Path], typer.Argument(help="One or more from 'whorl train generator'.", show_default=False)
+    ],
     features: Annotated[
         Path, typer.Option(help="Features it was trained on: they say which representation, and the range.")
     ],
@@ -137,14 +159,34 @@ def generate(
         Path, typer.Option("--output", "-o", help="Generated features to write (.safetensors).")
     ],
     samples: Annotated[int, typer.Option(help="Samples for each target.")] = 10_000,
+    committee: Annotated[
+        Path | None,
+        typer.Option(help="From 'whorl train committee': choose the samples from a larger pool."),
+    ] = None,
+    pool: Annotated[int, typer.Option(help="Samples to choose from.")] = _SELECTION.pool,
+    spread: Annotated[
+        float, typer.Option(help="How different the chosen are to be; 1: as real structures.")
+    ] = _SELECTION.spread,
+    temperature: Annotated[float, typer.Option(help="Of the pool's latent noise.")] = _SELECTION.temperature,
+    tolerance: Annotated[
+        float, typer.Option(help="Within this of the target is a hit.")
+    ] = _SELECTION.tolerance,
+    rows: Annotated[
+        Path | None, typer.Option(help="Rows trained on, with --committee.", show_default="all")
+    ] = None,
     property: Property = None,
     seed: Seed = 0,
 ) -> None:
-    """Draw new fingerprints for chosen property values."""
+    """Draw new fingerprints for chosen property values.
+
+    With `--committee`, they are chosen from a pool: surely on target, and as different as real ones are.
+    """
     from whorl.workflow import learning
     from whorl.workflow.recipe import settings_from
 
     options: dict[str, Any] = {"targets": target, "samples": samples}
+    if committee is not None:
+        options["selection"] = given(locals(), ("pool", "spread", "temperature", "tolerance"))
     settings = settings_from(GenerateSettings, options, source="whorl generate")
     with monitored() as monitor:
         learning.generate(
@@ -155,5 +197,7 @@ def generate(
             output=output,
             seed=seed,
             monitor=monitor,
+            rows=rows,
+            committee=committee,
         )
         out.print(str(output))

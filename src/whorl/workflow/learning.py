@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from whorl.datasets import FeatureSet, load_features, save_features, split
 from whorl.errors import InputError, unknown_option
 from whorl.generators import (
+    Committee,
     ConditionalGenerator,
     Surrogate,
     TensorModel,
@@ -19,11 +21,18 @@ from whorl.generators import (
     make_generator,
     range_warning,
     save_model,
+    select,
 )
 from whorl.inversion.starts import derive_seed
 from whorl.workflow.data import MIN_TRAINING, read_rows
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.settings import GenerateSettings, GeneratorSettings, SurrogateSettings, TrainingSettings
+from whorl.workflow.settings import (
+    GenerateSettings,
+    GeneratorSettings,
+    SelectionSettings,
+    SurrogateSettings,
+    TrainingSettings,
+)
 
 SPLIT = 0.8  # share of rows that trains where nothing else was asked for
 
@@ -40,7 +49,8 @@ def train_generator(
 ) -> None:
     """Train a generator on the given rows of a feature file (all for None) and write it to ``output``.
 
-    Checkpoints lie beside ``output`` until the training is done.
+    Checkpoints lie beside ``output``. With several ``members``, the others are written beside it too; see
+    :func:`member_paths`.
     """
     real = load_features(features)
     labels = labels_of(real, property)
@@ -49,8 +59,17 @@ def train_generator(
     else:
         chosen = read_rows(rows)
         train, validation = chosen["train"], chosen["validation"]
-    model = make_generator({**settings.config(), "shape": tuple(real.features.shape[1:])})
-    _fit(model, real.features, labels, train, validation, settings, output, seed, "training", monitor)
+    for member, path in enumerate(member_paths(output, settings.members)):
+        model = make_generator({**settings.config(), "shape": tuple(real.features.shape[1:])})
+        own_seed = derive_seed(seed, "member", member) if member else seed
+        what = f"training {member + 1} of {settings.members}" if settings.members > 1 else "training"
+        _fit(model, real.features, labels, train, validation, settings, path, own_seed, what, monitor)
+
+
+def member_paths(output: Path, members: int) -> list[Path]:
+    """Return the files of generators trained together: ``g.safetensors``, ``g-2.safetensors`` and so on."""
+    others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, members + 1)]
+    return [output, *others]
 
 
 def train_surrogate(
@@ -100,6 +119,7 @@ def _fit(
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             directory=output.parent / "checkpoints",
+            keep=settings.keep if isinstance(settings, GeneratorSettings) else "best",
             progress=monitor.progress(what),
         )
     for warning in caught:
@@ -125,7 +145,7 @@ def labels_of(features: FeatureSet, name: str | None) -> Tensor:
 
 
 def generate(
-    model: Path,
+    models: Sequence[Path],
     *,
     features: Path,
     property: str | None,
@@ -133,39 +153,129 @@ def generate(
     output: Path,
     seed: int,
     monitor: Monitor,
+    rows: Path | None = None,
+    committee: Path | None = None,
 ) -> None:
     """Draw samples for each target and write them as features, with ``target`` as their property.
 
     The samples of a target depend on the seed and on that target alone, not on the others.
+
+    Args:
+        models: Generators; each draws an equal part.
+        features: Those they were trained on: they say which representation.
+        property: Which of its properties, where there are several.
+        settings: Targets, number of samples, selection.
+        output: The generated features.
+        seed: Of all randomness.
+        monitor: Told of progress, and of targets outside the training range.
+        rows: Rows they were trained on, with ``selection``; all for None.
+        committee: Says what is sure; needed with ``selection``.
+
+    Raises:
+        InputError: Files that do not belong together, or ``selection`` without ``committee``.
     """
     real = load_features(features)
-    generator = load_model(model)
-    if not isinstance(generator, ConditionalGenerator):
-        raise InputError(f"{model}: is a {generator.kind}, expected a generator.")
-    if generator.shape != tuple(real.features.shape[1:]):
-        raise InputError(
-            f"{model}: makes features of shape {generator.shape}, but {features} has "
-            f"{tuple(real.features.shape[1:])}. Give the features that it was trained on."
-        )
+    generators = [_generator(path, real, features) for path in models]
     targets = torch.tensor(settings.targets, dtype=torch.float64)
-    outside = range_warning(generator, targets[:, None])
+    outside = range_warning(generators[0], targets[:, None])
     if outside is not None:
         monitor.warn(f"targets {outside}")
+    draw = _plainly(generators, settings)
+    if settings.selection is not None:
+        if committee is None:
+            raise InputError("selection needs a committee that says what is sure: --committee.")
+        known = real if rows is None else real.select(read_rows(rows)["rows"])
+        draw = _selecting(generators, settings, settings.selection, committee, known, property, monitor)
     progress = monitor.progress("generating")
     drawn = []
     for number, target in enumerate(settings.targets):
-        rng = torch.Generator().manual_seed(derive_seed(seed, "generate", target))
-        condition = torch.full((settings.samples, 1), target, dtype=torch.float64)
-        drawn.append(generator.sample(condition, rng=rng))
+        drawn.append(draw(target, torch.Generator().manual_seed(derive_seed(seed, "generate", target))))
         progress(number + 1, len(settings.targets))
-    ids = tuple(f"{target:g}/{i}" for target in settings.targets for i in range(settings.samples))
+    counts = torch.tensor([len(part) for part in drawn])
+    named = [f"{t:g}/{i}" for t, part in zip(settings.targets, drawn, strict=True) for i in range(len(part))]
     save_features(
         FeatureSet(
             features=torch.cat(drawn),
             representation=real.representation,
             fingerprint=real.fingerprint,
-            properties={"target": targets.repeat_interleave(settings.samples)},
-            ids=ids,
+            properties={"target": targets.repeat_interleave(counts)},
+            ids=tuple(named),
         ),
         output,
     )
+
+
+Draw = Callable[[float, torch.Generator], Tensor]
+
+
+def _generator(path: Path, real: FeatureSet, features: Path) -> ConditionalGenerator:
+    model = load_model(path)
+    if not isinstance(model, ConditionalGenerator):
+        raise InputError(f"{path}: is a {model.kind}, expected a generator.")
+    if model.shape != tuple(real.features.shape[1:]):
+        raise InputError(
+            f"{path}: makes features of shape {model.shape}, but {features} has "
+            f"{tuple(real.features.shape[1:])}. Give the features that it was trained on."
+        )
+    return model
+
+
+def _plainly(generators: Sequence[ConditionalGenerator], settings: GenerateSettings) -> Draw:
+    """Take what the generators draw, as in the paper."""
+    sizes = [len(part) for part in torch.arange(settings.samples).tensor_split(len(generators))]
+
+    def draw(target: float, rng: torch.Generator) -> Tensor:
+        conditions = [torch.full((size, 1), target, dtype=torch.float64) for size in sizes]
+        parts = [g.sample(c, rng=rng) for g, c in zip(generators, conditions, strict=True)]
+        return torch.cat(parts)
+
+    return draw
+
+
+def _selecting(
+    generators: Sequence[ConditionalGenerator],
+    settings: GenerateSettings,
+    selection: SelectionSettings,
+    committee: Path,
+    known: FeatureSet,
+    property: str | None,
+    monitor: Monitor,
+) -> Draw:
+    """Choose from a larger pool what is surely on target and still different."""
+    judge = Committee.load(committee)
+    labels = labels_of(known, property)
+
+    def draw(target: float, rng: torch.Generator) -> Tensor:
+        chosen = select(
+            generators,
+            judge,
+            known.features,
+            labels,
+            target=target,
+            count=settings.samples,
+            rng=rng,
+            **selection.model_dump(),
+        )
+        if chosen.advice:
+            monitor.warn(chosen.advice)
+        return chosen.features
+
+    return draw
+
+
+def fit_committee(
+    features: Path,
+    *,
+    property: str | None,
+    rows: Path | None,
+    output: Path,
+    seed: int,
+    monitor: Monitor,
+) -> None:
+    """Fit a committee to the given rows of a feature file (all for None) and write it to ``output``."""
+    real = load_features(features)
+    known = real if rows is None else real.select(read_rows(rows)["rows"])
+    committee = Committee.fit(
+        known.features, labels_of(known, property), seed=seed, progress=monitor.progress("fitting committee")
+    )
+    committee.save(output)

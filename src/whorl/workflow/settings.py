@@ -222,7 +222,12 @@ class TrainingSettings(Section):
 
 
 class GeneratorSettings(TrainingSettings):
-    """The conditional generator p(R | y)."""
+    """The conditional generator p(R | y).
+
+    Attributes:
+        members: Generators trained alike from different seeds; samples come from all in equal parts.
+        keep: The weights that are best by validation, or the last.
+    """
 
     kind: Literal["cvae"] = "cvae"
     layers: Count = 3
@@ -231,10 +236,12 @@ class GeneratorSettings(TrainingSettings):
     beta: NonNegative = 0.75
     activation: Literal["elu", "relu", "silu"] = "elu"
     scaling: Literal["minmax", "standard"] = "minmax"
+    members: Count = 1
+    keep: Literal["best", "last"] = "best"
 
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters of the model, without those of its training."""
-        return self.model_dump(exclude={"epochs", "batch_size"})
+        return self.model_dump(exclude={"epochs", "batch_size", "members", "keep"})
 
 
 class SurrogateSettings(TrainingSettings):
@@ -257,16 +264,34 @@ class SurrogateSettings(TrainingSettings):
         return self.model_dump(exclude={"epochs", "batch_size", "judge"})
 
 
+class SelectionSettings(Section):
+    """Samples chosen from a pool: surely on target by a committee, and as different as real structures are.
+
+    Attributes:
+        pool: Samples drawn for each target.
+        spread: Mean pairwise distance wanted, as a share of that of real structures near the target.
+        temperature: Of the latent noise of the pool.
+        tolerance: Within this of the target is a hit, in units of the property.
+    """
+
+    pool: Count = 14_000
+    spread: NonNegative = 0.85
+    temperature: Positive = 1.4
+    tolerance: Positive = 0.1
+
+
 class GenerateSettings(Section):
     """What is asked of the generator.
 
     Attributes:
         targets: Property values asked for.
-        samples: Representations drawn for each target.
+        samples: Representations for each target.
+        selection: Choose them from a larger pool; by default all that is drawn is taken, as in the paper.
     """
 
     targets: Annotated[list[float], Field(min_length=1)]
     samples: Count = 10_000
+    selection: SelectionSettings | None = None
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -307,8 +332,8 @@ class InvertSettings(Section):
     hops: Count = 5
     iterations: Count = 140
     polish: Annotated[int, Field(ge=0)] = 900
-    learning_rate: Positive = 0.1
-    polish_learning_rate: Positive = 0.01
+    learning_rate: Positive = 0.4
+    polish_learning_rate: Positive = 0.1
     noise: NonNegative = 0.3
     weights: Literal["none", "whitening"] = "none"
     reference: Annotated[int, Field(ge=0)] = 50

@@ -271,19 +271,42 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
         settings={"seed": seed, **recipe.generator.model_dump(mode="json")},
         needs=("encode", f"sampling/{label}"),
     )
+    selecting = recipe.generate.selection is not None
+    committee = folder / "train" / f"{label}-committee" / "committee.safetensors"
+    if selecting:
+        add(
+            f"train/{label}-committee",
+            lambda _, monitor: learning.fit_committee(
+                features,
+                property=recipe.property_name,
+                rows=rows,
+                output=committee,
+                seed=seed,
+                monitor=monitor,
+            ),
+            settings={"seed": seed},
+            needs=("encode", f"sampling/{label}"),
+        )
     add(
         f"generate/{label}",
         lambda _, monitor: learning.generate(
-            model,
+            learning.member_paths(model, recipe.generator.members),
             features=features,
             property=recipe.property_name,
             settings=recipe.generate,
             output=generated,
             seed=seed,
             monitor=monitor,
+            rows=rows,
+            committee=committee if selecting else None,
         ),
         settings={"seed": seed, **recipe.generate.model_dump(mode="json")},
-        needs=("encode", f"train/{label}"),
+        needs=(
+            "encode",
+            f"sampling/{label}",
+            f"train/{label}",
+            *((f"train/{label}-committee",) if selecting else ()),
+        ),
     )
     if (settings := recipe.invert) is None:
         return
