@@ -85,3 +85,9 @@ def test_bad_shapes_say_what_was_expected():
         batch.replace(info=({},))
     with pytest.raises(InputError, match="got no batches"):
         StructureBatch.concatenate([])
+
+
+def test_choosing_nothing_gives_an_empty_batch():
+    structures = from_ase([Atoms("Pt2", positions=[[0, 0, 0], [2, 0, 0]]), Atoms("Pt")])
+    nothing = structures[[]]
+    assert len(nothing) == 0 and nothing.positions.shape == (0, 3)

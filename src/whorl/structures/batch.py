@@ -121,7 +121,8 @@ class StructureBatch:
         elif isinstance(index, slice):
             chosen = every[index]
         else:
-            chosen = every[torch.as_tensor(index, device=self.device)]
+            wanted = torch.as_tensor(index, device=self.device)
+            chosen = every[wanted if wanted.dtype == torch.bool else wanted.long()]  # [] would be float
         counts = self.n_atoms[chosen]
         new_index = torch.repeat_interleave(torch.arange(len(chosen), device=self.device), counts)
         within = (
