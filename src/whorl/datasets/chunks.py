@@ -108,8 +108,13 @@ def _workers(
         initializer=_start_worker,
         initargs=(compute,),
     )
+
+    def submit(number: int, path: Path) -> Future[None]:
+        with _deaf_to_ctrl_c():  # workers start with the first task and inherit this while they load
+            return executor.submit(_work, number, path)
+
     try:
-        yield lambda number, path: executor.submit(_work, number, path)
+        yield submit
     except BrokenProcessPool as error:
         raise WhorlError(
             "a worker process ended abruptly (out of memory?). Finished chunks are kept: run the same "
@@ -126,6 +131,18 @@ def _workers(
         for child in children:  # what they are at is not needed, or will be done again
             child.terminate()
         executor.shutdown(wait=True)
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _own: Callable[[int, Path], None] | None = None  # a worker's task, received once at its start
