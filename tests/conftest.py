@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 # Must run before any test imports whorl: every annotated shape is then checked at each call.
 install_import_hook("whorl", "beartype.beartype")
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("whorl", deadline=None)
+hypothesis.settings.load_profile("whorl")
 
 torch.set_num_threads(1)  # the tensors of tests are too small for threads to pay
 

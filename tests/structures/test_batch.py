@@ -1,10 +1,11 @@
 import hypothesis.strategies as st
 import pytest
 import torch
+from ase import Atoms
 from hypothesis import given
 
 from whorl.errors import InputError
-from whorl.structures import StructureBatch
+from whorl.structures import StructureBatch, from_ase
 
 
 def make(counts, *, info=False, seed=0):
