@@ -1,0 +1,339 @@
+r"""Selection: of many candidates for one target, those that surely have it and still differ from one another.
+
+A conditional generator trained on few rows makes samples whose property scatters about the one asked for. A
+:class:`whorl.generators.Committee`, fitted to the same labelled rows, says how likely each sample is to hit
+the target; the best of a large pool hit it nearly always. But the best resemble each other, so the choice is
+made under a constraint: the chosen stay as far apart as real structures with that property are. The steps:
+
+1. :func:`calibrate`: the condition c₀ at which the committee reads the target from the samples, on average.
+2. :func:`draw_pool`: samples at conditions about c₀, with the committee's mean p and uncertainty u for each.
+3. :func:`miss_probability`: the risk P(|y - t| > tolerance) of each, if y ~ N(p, u²).
+4. :func:`choose`: the samples of least risk whose mean pairwise distance is at least the one required.
+
+:func:`select` does all four. Nothing here sees the judge of the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whorl.errors import InputError
+from whorl.generators.base import ConditionalGenerator, positive
+from whorl.generators.committee import Committee, substantial_scaler
+
+PILOT = 1500
+"""Samples that calibrate a condition."""
+PILOT_WIDTH = 0.6
+"""Half-width of their conditions about the target, in standard deviations of the property."""
+CONDITION_WIDTH = 0.3
+"""Standard deviation of the pool's conditions about c₀, in standard deviations of the property."""
+NEAR = 0.4
+"""Candidates are samples that the committee puts within this share of the tolerance of the target."""
+MOST_CANDIDATES = 3000
+"""So many at most: their distances to one another are held in memory."""
+REFERENCE_ROWS = 5
+"""Rows that tell how spread real structures are, where fewer lie within the tolerance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Samples with what the committee thinks of them.
+
+    Attributes:
+        features: In data units.
+        predicted: Property that the committee reads from them.
+        uncertainty: Standard deviation that it gives for it.
+    """
+
+    features: Float[Tensor, "n *shape"]
+    predicted: Float[Tensor, "n"]
+    uncertainty: Float[Tensor, "n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which candidates were chosen.
+
+    Attributes:
+        rows: Their indices, by rising risk.
+        spread: Their mean pairwise distance.
+        weight: The λ of :func:`choose`; 0 where the candidates of least risk were spread enough.
+        feasible: Whether the spread asked for was reached.
+    """
+
+    rows: Int[Tensor, "n"]
+    spread: float
+    weight: float
+    feasible: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Samples selected for one target.
+
+    Attributes:
+        features: In data units.
+        predicted: Property that the committee reads from them.
+        risk: Probability of a miss that follows from the committee.
+        candidates: How many samples of the pool came into question.
+        spread_ratio: Mean pairwise distance over that of the real rows near the target.
+        feasible: Whether the spread asked for was reached.
+        advice: What to do where it was not; else empty.
+    """
+
+    features: Float[Tensor, "n *shape"]
+    predicted: Float[Tensor, "n"]
+    risk: Float[Tensor, "n"]
+    candidates: int
+    spread_ratio: float
+    feasible: bool
+    advice: str
+
+
+def calibrate(
+    generator: ConditionalGenerator,
+    committee: Committee,
+    target: float,
+    *,
+    rng: torch.Generator,
+    temperature: float = 1.0,
+) -> float:
+    r"""Return the condition at which the committee reads the target from the samples, on average.
+
+    The line :math:`p \approx a + b\,c` through the committee's readings p of samples at conditions c about
+    the target is solved for p = target. A line that does not rise says nothing: the target itself is taken.
+    """
+    width = float(committee.property_scaler.scale[0])
+    uniform = torch.rand(PILOT, 1, generator=rng, dtype=torch.float64)
+    condition = target + (2 * uniform - 1) * PILOT_WIDTH * width
+    read = committee.predict(generator.sample(condition, rng=rng, temperature=temperature).double()).mean
+    about = condition[:, 0] - condition.mean()
+    slope = float((about * (read - read.mean())).sum() / about.square().sum())
+    if slope <= 0:
+        return target
+    solved = float(condition.mean()) + (target - float(read.mean())) / slope
+    return min(max(solved, target - PILOT_WIDTH * width), target + width)
+
+
+def draw_pool(
+    generators: Sequence[ConditionalGenerator],
+    committee: Committee,
+    target: float,
+    *,
+    size: int,
+    rng: torch.Generator,
+    temperature: float = 1.0,
+) -> Pool:
+    """Draw samples for one target from all generators in equal parts, at conditions about their c₀."""
+    width = CONDITION_WIDTH * float(committee.property_scaler.scale[0])
+    drawn = []
+    for number, generator in enumerate(generators):
+        centre = calibrate(generator, committee, target, rng=rng, temperature=temperature)
+        share = size // len(generators) + (number < size % len(generators))
+        condition = centre + width * torch.randn(share, 1, generator=rng, dtype=torch.float64)
+        drawn.append(generator.sample(condition, rng=rng, temperature=temperature).double())
+    features = torch.cat(drawn)
+    read = committee.predict(features)
+    return Pool(features=features, predicted=read.mean, uncertainty=read.uncertainty)
+
+
+def miss_probability(
+    predicted: Float[Tensor, "n"], uncertainty: Float[Tensor, "n"], *, target: float, tolerance: float
+) -> Float[Tensor, "n"]:
+    r"""Return the risk :math:`1 - P(|y - t| \le \tau)` for :math:`y \sim \mathcal N(p, u^2)`.
+
+    .. math:: \Phi\!\left(\frac{t - \tau - p}{u}\right) + \Phi\!\left(\frac{p - t - \tau}{u}\right)
+
+    Args:
+        predicted: p, in units of the property.
+        uncertainty: u > 0.
+        target: t.
+        tolerance: τ.
+    """
+    below = torch.special.ndtr((target - tolerance - predicted) / uncertainty)
+    above = torch.special.ndtr((predicted - target - tolerance) / uncertainty)
+    return below + above
+
+
+def reference_spread(
+    features: Float[Tensor, "m f"], properties: Float[Tensor, "m"], *, target: float, tolerance: float
+) -> float:
+    """Return the mean pairwise distance of the real rows within the tolerance of the target.
+
+    Where they are fewer than 5, it is that of the 5 rows whose property is nearest.
+
+    Args:
+        features: Standardised features of labelled rows.
+        properties: Their property.
+        target: The value asked for.
+        tolerance: In units of the property.
+    """
+    error = (properties - target).abs()
+    count = max(int((error <= tolerance).sum()), min(REFERENCE_ROWS, len(error)))
+    rows = features[error.argsort(stable=True)[:count]]
+    return _mean_distance(torch.cdist(rows, rows))
+
+
+def choose(
+    features: Float[Tensor, "n f"],
+    risk: Float[Tensor, "n"],
+    *,
+    count: int,
+    spread: float,
+    rounds: int = 6,
+    bisections: int = 10,
+) -> Choice:
+    r"""Choose the candidates of least risk whose mean pairwise distance is at least ``spread``.
+
+    With the Lagrange multiplier λ of the constraint, the set S wanted has the lowest
+    :math:`\sum_{i \in S} r_i - \lambda\, \bar d_i(S)`, where :math:`\bar d_i(S)` is the mean distance of i to
+    S. It is found by repeatedly taking the ``count`` lowest :math:`r_i - \lambda\,\bar d_i(w)`, w being a
+    running average of the sets taken so far; and the smallest λ that keeps the constraint by bisection. Risks
+    are in units of their standard deviation, distances in units of the candidates' mean distance.
+
+    When no λ reaches ``spread``, the most spread set met is returned, with ``feasible`` false.
+
+    Args:
+        features: Candidates, standardised.
+        risk: What to keep low.
+        count: How many to choose; all when there are no more.
+        spread: Mean pairwise distance required.
+        rounds: Sets taken for one λ.
+        bisections: Values of λ tried.
+
+    Raises:
+        InputError: No candidates, or ``count`` is not above zero.
+    """
+    positive("count", count)
+    if len(features) == 0:
+        raise InputError("choose: got no candidates, expected at least one.")
+    count = min(count, len(features))
+    distances = torch.cdist(features.float(), features.float())
+    unit = distances.mean().clamp(min=1e-30)
+    level = ((risk - risk.mean()) / risk.std(correction=0).clamp(min=1e-12)).float()
+
+    def take(weight: float) -> Choice:
+        chosen = level.argsort(stable=True)[:count]
+        share = torch.zeros_like(level)
+        share[chosen] = 1 / count
+        for _ in range(rounds if weight > 0 else 0):
+            chosen = (level - weight * (distances @ share) / unit).argsort(stable=True)[:count]
+            share *= 0.5
+            share[chosen] += 0.5 / count
+        rows = chosen[risk[chosen].argsort(stable=True)]
+        reached = _mean_distance(distances[rows][:, rows])
+        return Choice(rows=rows, spread=reached, weight=weight, feasible=reached >= spread)
+
+    least = take(0.0)
+    if least.feasible or count == len(features):
+        return least
+    low, high = 0.0, LARGEST_WEIGHT
+    best = take(high)
+    for _ in range(bisections):
+        # λ spans orders of magnitude: from the first bound on, halve it on a logarithmic scale.
+        middle = (low * high) ** 0.5 if low > 0 else high / 10
+        tried = take(middle)
+        if tried.feasible:
+            high, best = middle, tried
+        else:
+            low = middle
+            best = best if best.feasible or best.spread >= tried.spread else tried
+    return best
+
+
+LARGEST_WEIGHT = 100.0
+
+
+def select(
+    generators: Sequence[ConditionalGenerator],
+    committee: Committee,
+    features: Float[Tensor, "m *shape"],
+    properties: Float[Tensor, "m"],
+    *,
+    target: float,
+    count: int,
+    tolerance: float,
+    pool: int = 14_000,
+    spread: float = 0.85,
+    temperature: float = 1.4,
+    rng: torch.Generator,
+) -> Selection:
+    """Generate ``count`` samples for one target: a pool, of which the surest and still different are chosen.
+
+    Args:
+        generators: Trained on the same representation; two from different seeds differ more than one.
+        committee: Fitted to labelled rows; it alone says what is sure.
+        features: The labelled rows, which say what "different" means.
+        properties: Their property.
+        target: The value asked for.
+        count: Samples wanted.
+        tolerance: Within this of the target is a hit, in units of the property.
+        pool: Samples drawn to choose from.
+        spread: Mean pairwise distance wanted, as a share of that of the real rows near the target. Larger is
+            more different, smaller is surer.
+        temperature: Of the latent noise of the pool.
+        rng: Source of all randomness.
+
+    Raises:
+        InputError: A pool smaller than ``count``, generators of several properties, numbers below zero.
+    """
+    positive("tolerance", tolerance)
+    positive("count", count)
+    positive("spread", spread, allow_zero=True)
+    if pool < count:
+        raise InputError(f"selection: got a pool of {pool} for {count} samples, expected a larger one.")
+    if not generators or any(generator.properties != 1 for generator in generators):
+        raise InputError("selection: needs at least one generator, all with one property.")
+    scaler = substantial_scaler(features.flatten(1).double(), "standard")
+    drawn = draw_pool(generators, committee, target, size=pool, rng=rng, temperature=temperature)
+    rows = candidates(drawn.predicted, target=target, within=NEAR * tolerance, at_least=count, rng=rng)
+    risk = miss_probability(
+        drawn.predicted[rows], drawn.uncertainty[rows], target=target, tolerance=tolerance
+    )
+    wanted = reference_spread(
+        scaler.transform(features.flatten(1).double()),
+        properties.double(),
+        target=target,
+        tolerance=tolerance,
+    )
+    flat = scaler.transform(drawn.features[rows].flatten(1))
+    choice = choose(flat, risk, count=count, spread=spread * wanted)
+    chosen = rows[choice.rows]
+    ratio = choice.spread / wanted if wanted > 0 else float("inf")
+    advice = ""
+    if not choice.feasible:
+        advice = (
+            f"target {target:g}: the samples' spread is {ratio:.2f} of that of real structures, wanted was "
+            f"{spread:g}. Remedy: a larger pool or a higher temperature."
+        )
+    return Selection(
+        features=drawn.features[chosen],
+        predicted=drawn.predicted[chosen],
+        risk=risk[choice.rows],
+        candidates=len(rows),
+        spread_ratio=ratio,
+        feasible=choice.feasible,
+        advice=advice,
+    )
+
+
+def candidates(
+    predicted: Float[Tensor, "n"], *, target: float, within: float, at_least: int, rng: torch.Generator
+) -> Int[Tensor, "k"]:
+    """Return the samples read within so much of the target: 3000 of them at random, or the nearest few."""
+    error = (predicted - target).abs()
+    near = (error <= within).nonzero().squeeze(1)
+    if len(near) < at_least:
+        return error.argsort(stable=True)[:at_least]
+    order = torch.randperm(len(near), generator=rng)
+    return near[order[: max(MOST_CANDIDATES, at_least)]]
+
+
+def _mean_distance(distances: Float[Tensor, "n n"]) -> float:
+    n = len(distances)
+    return float(distances.double().sum()) / (n * (n - 1)) if n > 1 else 0.0
