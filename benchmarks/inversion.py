@@ -8,9 +8,13 @@ first checked to agree to 1e-10.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
+
+# Before torch is loaded: threads that wait must not spin, or they take the cores from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from baselines.reconstruction_loop import features_loop, features_vectorised, reconstruct
