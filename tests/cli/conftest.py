@@ -48,10 +48,16 @@ def whorl(monkeypatch):
     return call
 
 
+@pytest.fixture(scope="session")
+def _chunks(tmp_path_factory) -> Path:
+    """Return where all runs keep their clusters, which are built once."""
+    return tmp_path_factory.mktemp("chunks")
+
+
 @pytest.fixture
-def recipe(tmp_path) -> Path:
+def recipe(tmp_path, _chunks) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE, encoding="utf-8")
+    path.write_text(RECIPE.replace("processes: 1", f"processes: 1, directory: {_chunks}"), encoding="utf-8")
     return path
 
 

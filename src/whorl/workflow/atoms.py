@@ -109,7 +109,7 @@ def invert(
         held_out = real.select(read_rows(rows)["validation"][: settings.reference])
         known = solve(held_out.features, "inverting real ones")
         reference_losses = known.loss.tolist()
-        threshold = invalid_threshold(known.loss, quantile=settings.quantile)
+        threshold = settings.margin * invalid_threshold(known.loss, quantile=settings.quantile)
         save_dataset(
             _as_dataset(known, held_out, made_with), output.with_name(f"{output.stem}-reference.safetensors")
         )

@@ -320,9 +320,11 @@ class InvertSettings(Section):
         polish_learning_rate: In Å, of the polish.
         noise: Displacement between rounds, in Å.
         weights: Of the features in the loss: all alike (the paper), or each by its spread in the data.
-        reference: Held-out real representations inverted too: their losses say which loss is too high for a
-            generated one ("invalid"); 0 for none.
-        quantile: Share of the real ones whose loss counts as low enough.
+        reference: Held-out real representations inverted too: what the search leaves of their losses says
+            which loss is too high for a generated one ("invalid"); 0 for none.
+        quantile: Share of the real ones whose loss is low enough.
+        margin: So many times the largest of these losses is still low enough: no generated representation is
+            exactly that of a structure.
         batch_size: Structures searched at once.
     """
 
@@ -338,6 +340,7 @@ class InvertSettings(Section):
     weights: Literal["none", "whitening"] = "none"
     reference: Annotated[int, Field(ge=0)] = 50
     quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
+    margin: Annotated[float, Field(ge=1)] = 2.0
     batch_size: Count = 256
 
     def search(self) -> dict[str, Any]:
