@@ -110,6 +110,15 @@ def test_folders_of_others_are_left_alone(chain):
     assert (chain.folder / "a" / "thesis.tex").read_text() == "years of work"
 
 
+def test_kept_folders_survive_and_may_be_brought_along(tmp_path):
+    (tmp_path / "a" / "chunks").mkdir(parents=True)
+    (tmp_path / "a" / "chunks" / "0").write_text("computed elsewhere")
+    for settings in (1, 2):
+        step = Step(name="a", settings=settings, run=lambda directory, _: None, keeps=("chunks",))
+        execute([step], tmp_path, Monitor())
+    assert (tmp_path / "a" / "chunks" / "0").read_text() == "computed elsewhere"
+
+
 def test_warnings_of_finished_steps_are_told_again(chain):
     for _ in range(2):
         monitor = Monitor()

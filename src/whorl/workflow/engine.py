@@ -133,7 +133,7 @@ def _prepare(directory: Path, key: str, *, keeps: tuple[str, ...]) -> float:
     Partial results of the same key are kept for the step to continue from; those of another key are removed.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    there = {path.name for path in directory.iterdir()}
+    there = {path.name for path in directory.iterdir()} - set(keeps)
     if there and not there & {MARKER, _BEGUN}:
         raise InputError(
             f"{directory}: this folder has files that whorl did not write ({min(there)} …), and a run would "
