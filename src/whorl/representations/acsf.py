@@ -19,7 +19,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class _AngularGroup:
     eta: Tensor  # (k,) index of η in the kernel
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Part:
     """Whole structures that are computed together: a range of atoms, and the pairs among them."""
 
@@ -63,8 +64,9 @@ class _Part:
     directions: Int[Tensor, "H 2"]  # counted from the part's first
     counts: Int[Tensor, "n"]  # neighbours of each atom
     n_species: int
+    environments: list[tuple[Tensor, Tensor, Environment]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def r(self) -> Float[Tensor, "H"]:
         """Distance of each undirected pair."""
         return self.vectors[self.directions[:, 0]].norm(dim=-1)
@@ -401,11 +403,14 @@ class ACSF(Representation):
             )
             begin = end
 
-    def _environments(self, part: _Part) -> Iterator[tuple[Tensor, Tensor, Environment]]:
-        """Yield some centres (N,), their pairs (N, M), and what the angular functions need of them.
+    def _environments(self, part: _Part) -> list[tuple[Tensor, Tensor, Environment]]:
+        """Return some centres (N,), their pairs (N, M), and what the angular functions need of them.
 
-        Centres with about equally many neighbours go together, so that little is padded.
+        Centres with about equally many neighbours go together, so that little is padded. What is found stays
+        with the part, since derivatives need it again.
         """
+        if part.environments:
+            return part.environments
         counts = part.counts
         starts = torch.cumsum(counts, 0) - counts
         order = torch.argsort(counts, stable=True)
@@ -423,8 +428,9 @@ class ACSF(Representation):
             if sizes[begin] < sizes[end - 1]:
                 index = torch.where(mask, index, 0)
             env = Environment.of(part.vectors[index], mask, part.species[index], part.n_species, self.cutoff)
-            yield centres, index, env
+            part.environments.append((centres, index, env))
             begin = end
+        return part.environments
 
     def _rows(self, env: Environment, group: _AngularGroup) -> list[slice]:
         """Cut the neighbours j of some centres so that each matrix stays within bounds."""
@@ -494,18 +500,14 @@ class _AtomicFeatures(torch.autograd.Function):
     def forward(
         ctx: Any, vectors: Tensor, acsf: ACSF, pairs: NeighborList, structures: StructureBatch
     ) -> Float[Tensor, "A f"]:
-        ctx.save_for_backward(vectors)
-        ctx.acsf, ctx.pairs, ctx.structures = acsf, pairs, structures
-        parts = list(acsf._parts(structures, pairs, vectors))
-        return torch.cat(map_threads(acsf._value, parts))
+        ctx.acsf, ctx.parts = acsf, list(acsf._parts(structures, pairs, vectors))
+        return torch.cat(map_threads(acsf._value, ctx.parts))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        (vectors,) = ctx.saved_tensors
         (gradient,) = outputs
-        parts = list(ctx.acsf._parts(ctx.structures, ctx.pairs, vectors))
-        of_parts = map_threads(lambda part: ctx.acsf._vjp(part, gradient[part.atoms]), parts)
+        of_parts = map_threads(lambda part: ctx.acsf._vjp(part, gradient[part.atoms]), ctx.parts)
         return torch.cat(of_parts), None, None, None
 
 
