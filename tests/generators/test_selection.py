@@ -6,10 +6,9 @@ from scipy.spatial.distance import pdist
 from scipy.stats import norm
 
 from whorl.errors import InputError
-from whorl.generators import CVAE, Committee, fit
+from whorl.generators import CVAE, Committee, condition_range, fit
 from whorl.generators.selection import (
     calibrate,
-    candidates,
     choose,
     draw_pool,
     miss_probability,
@@ -114,20 +113,19 @@ def test_few_or_equal_candidates_are_no_trouble():
         choose(normal(3, 2), normal(3), count=0, spread=0.5)
 
 
-def test_candidates_are_near_or_the_nearest_there_are():
-    predicted = torch.linspace(0, 1, 101, dtype=torch.float64)
-    near = candidates(predicted, target=0.5, within=0.1001, at_least=5, rng=rng())
-    assert sorted(near.tolist()) == list(range(40, 61))
-    nearest = candidates(predicted, target=5.0, within=0.1, at_least=5, rng=rng())
-    assert sorted(nearest.tolist()) == [96, 97, 98, 99, 100]
-
-
 def test_a_calibrated_condition_gives_the_target_on_average(toy):
     generator, committee, _, _ = toy
     condition = calibrate(generator, committee, 2.4, rng=rng())
     asked = torch.full((2000, 1), condition, dtype=torch.float64)
     read = committee.predict(generator.sample(asked, rng=rng(5))).mean.mean()
     assert float(read) == pytest.approx(2.4, abs=0.05)
+
+
+def test_no_condition_is_asked_for_that_lies_further_out_than_the_target(toy):
+    generator, committee, _, _ = toy
+    highest = float(condition_range(generator)[0, 1])
+    assert calibrate(generator, committee, highest, rng=rng()) <= highest
+    assert calibrate(generator, committee, highest + 0.5, rng=rng()) <= highest + 0.5
 
 
 def test_a_pool_is_shared_between_generators(toy):

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError
-from whorl.generators.base import ConditionalGenerator, positive
+from whorl.generators.base import ConditionalGenerator, condition_range, positive
 from whorl.generators.committee import Committee, substantial_scaler
 
 PILOT = 1500
@@ -32,10 +32,13 @@ PILOT_WIDTH = 0.6
 """Half-width of their conditions about the target, in standard deviations of the property."""
 CONDITION_WIDTH = 0.3
 """Standard deviation of the pool's conditions about c₀, in standard deviations of the property."""
-NEAR = 0.4
-"""Candidates are samples that the committee puts within this share of the tolerance of the target."""
-MOST_CANDIDATES = 3000
-"""So many at most: their distances to one another are held in memory."""
+CANDIDATES = (2, 4, 8)
+"""So many times as many as are wanted come into question, those that the committee reads nearest to the
+target; the larger numbers where the smaller leave no choice that is spread enough."""
+MOST_CANDIDATES = 12_000
+"""So many at most, unless more are wanted: their distances to one another are held in memory."""
+LARGEST_WEIGHT = 100.0
+"""Of the spread against the risk, in their own units: more changes the choice no more."""
 REFERENCE_ROWS = 5
 """Rows that tell how spread real structures are, where fewer lie within the tolerance."""
 
@@ -107,6 +110,8 @@ def calibrate(
 
     The line :math:`p \approx a + b\,c` through the committee's readings p of samples at conditions c about
     the target is solved for p = target. A line that does not rise says nothing: the target itself is taken.
+    The condition stays near the target, and goes no further beyond what the generator was trained on than
+    the target does.
     """
     width = float(committee.property_scaler.scale[0])
     uniform = torch.rand(PILOT, 1, generator=rng, dtype=torch.float64)
@@ -117,7 +122,9 @@ def calibrate(
     if slope <= 0:
         return target
     solved = float(condition.mean()) + (target - float(read.mean())) / slope
-    return min(max(solved, target - PILOT_WIDTH * width), target + width)
+    low, high = condition_range(generator)[0].tolist()
+    lowest, highest = max(target - width, min(low, target)), min(target + width, max(high, target))
+    return min(max(solved, lowest), highest)
 
 
 def draw_pool(
@@ -185,16 +192,17 @@ def choose(
     *,
     count: int,
     spread: float,
-    rounds: int = 6,
+    rounds: int = 10,
     bisections: int = 10,
 ) -> Choice:
     r"""Choose the candidates of least risk whose mean pairwise distance is at least ``spread``.
 
     With the Lagrange multiplier λ of the constraint, the set S wanted has the lowest
     :math:`\sum_{i \in S} r_i - \lambda\, \bar d_i(S)`, where :math:`\bar d_i(S)` is the mean distance of i to
-    S. It is found by repeatedly taking the ``count`` lowest :math:`r_i - \lambda\,\bar d_i(w)`, w being a
-    running average of the sets taken so far; and the smallest λ that keeps the constraint by bisection. Risks
-    are in units of their standard deviation, distances in units of the candidates' mean distance.
+    S. It is sought by repeatedly taking the ``count`` lowest :math:`r_i - \lambda\,\bar d_i(w)`, w being a
+    running average of the sets taken so far; and λ by bisection. Of the sets met that keep the constraint,
+    that of least risk is returned. Risks are in units of their standard deviation, distances in units of the
+    candidates' mean distance.
 
     When no λ reaches ``spread``, the most spread set met is returned, with ``feasible`` false.
 
@@ -233,20 +241,17 @@ def choose(
     if least.feasible or count == len(features):
         return least
     low, high = 0.0, LARGEST_WEIGHT
-    best = take(high)
+    met = [take(high)]
     for _ in range(bisections):
         # λ spans orders of magnitude: from the first bound on, halve it on a logarithmic scale.
         middle = (low * high) ** 0.5 if low > 0 else high / 10
         tried = take(middle)
-        if tried.feasible:
-            high, best = middle, tried
-        else:
-            low = middle
-            best = best if best.feasible or best.spread >= tried.spread else tried
-    return best
-
-
-LARGEST_WEIGHT = 100.0
+        low, high = (low, middle) if tried.feasible else (middle, high)
+        met.append(tried)
+    kept = [choice for choice in met if choice.feasible]
+    if not kept:
+        return max(met, key=lambda choice: choice.spread)
+    return min(kept, key=lambda choice: float(risk[choice.rows].mean()))
 
 
 def select(
@@ -258,7 +263,7 @@ def select(
     target: float,
     count: int,
     tolerance: float,
-    pool: int = 14_000,
+    pool: int = 20_000,
     spread: float = 0.85,
     temperature: float = 1.4,
     rng: torch.Generator,
@@ -291,19 +296,23 @@ def select(
         raise InputError("selection: needs at least one generator, all with one property.")
     scaler = substantial_scaler(features.flatten(1).double(), "standard")
     drawn = draw_pool(generators, committee, target, size=pool, rng=rng, temperature=temperature)
-    rows = candidates(drawn.predicted, target=target, within=NEAR * tolerance, at_least=count, rng=rng)
-    risk = miss_probability(
-        drawn.predicted[rows], drawn.uncertainty[rows], target=target, tolerance=tolerance
-    )
     wanted = reference_spread(
         scaler.transform(features.flatten(1).double()),
         properties.double(),
         target=target,
         tolerance=tolerance,
     )
-    flat = scaler.transform(drawn.features[rows].flatten(1))
-    choice = choose(flat, risk, count=count, spread=spread * wanted)
-    chosen = rows[choice.rows]
+    nearest = (drawn.predicted - target).abs().argsort(stable=True)[: max(MOST_CANDIDATES, count)]
+    flat = scaler.transform(drawn.features[nearest].flatten(1))
+    risk = miss_probability(
+        drawn.predicted[nearest], drawn.uncertainty[nearest], target=target, tolerance=tolerance
+    )
+    for multiple in CANDIDATES:
+        candidates = min(multiple * count, len(nearest))
+        choice = choose(flat[:candidates], risk[:candidates], count=count, spread=spread * wanted)
+        if choice.feasible:
+            break
+    chosen = nearest[choice.rows]
     ratio = choice.spread / wanted if wanted > 0 else float("inf")
     advice = ""
     if not choice.feasible:
@@ -315,23 +324,11 @@ def select(
         features=drawn.features[chosen],
         predicted=drawn.predicted[chosen],
         risk=risk[choice.rows],
-        candidates=len(rows),
+        candidates=candidates,
         spread_ratio=ratio,
         feasible=choice.feasible,
         advice=advice,
     )
-
-
-def candidates(
-    predicted: Float[Tensor, "n"], *, target: float, within: float, at_least: int, rng: torch.Generator
-) -> Int[Tensor, "k"]:
-    """Return the samples read within so much of the target: 3000 of them at random, or the nearest few."""
-    error = (predicted - target).abs()
-    near = (error <= within).nonzero().squeeze(1)
-    if len(near) < at_least:
-        return error.argsort(stable=True)[:at_least]
-    order = torch.randperm(len(near), generator=rng)
-    return near[order[: max(MOST_CANDIDATES, at_least)]]
 
 
 def _mean_distance(distances: Float[Tensor, "n n"]) -> float:

@@ -274,7 +274,7 @@ class SelectionSettings(Section):
         tolerance: Within this of the target is a hit, in units of the property.
     """
 
-    pool: Count = 14_000
+    pool: Count = 20_000
     spread: NonNegative = 0.85
     temperature: Positive = 1.4
     tolerance: Positive = 0.1
