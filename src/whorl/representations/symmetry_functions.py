@@ -141,8 +141,8 @@ class Angular:
         return gauss * (dfc[..., None] - 2.0 * eta * (env.r * env.fc)[..., None])
 
     def _angles(self, cosine: Tensor, *, slope: bool) -> tuple[Tensor, Tensor]:
-        """Return A and dA/dcos for each (ζ, λ), shape (C, *cosine.shape); the latter only where asked for."""
-        a = cosine.new_empty(len(self.powers), *cosine.shape)
+        """Return A and dA/dcos for each (ζ, λ), shape (N, C, …); the latter only where asked for."""
+        a = cosine.new_empty(len(cosine), len(self.powers), *cosine.shape[1:])
         da = torch.empty_like(a) if slope else a
         for sign in sorted({lam for _, lam in self.powers}):
             h = torch.add(1.0, cosine, alpha=sign).mul_(0.5)
@@ -152,11 +152,11 @@ class Angular:
             for c, (zeta, lam) in sorted(enumerate(self.powers), key=lambda item: item[1][0]):
                 if lam != sign:
                     continue
-                torch.mul(_power(known, zeta), 2.0, out=a[c])
+                torch.mul(_power(known, zeta), 2.0, out=a[:, c])
                 if slope and zeta == 1.0:
-                    da[c] = lam
+                    da[:, c] = lam
                 elif slope:
-                    torch.mul(a[c], inverse, out=da[c]).mul_(zeta * lam)
+                    torch.mul(a[:, c], inverse, out=da[:, c]).mul_(zeta * lam)
         return a, da
 
     def value(self, env: Environment, j: Int[Tensor, "T"], k: Int[Tensor, "T"]) -> Float[Tensor, "N C E Q"]:
@@ -171,7 +171,7 @@ class Angular:
             vectors = env.unit * env.r[..., None]
             between = (vectors.index_select(1, j) - vectors.index_select(1, k)).norm(dim=-1)
             ww = ww * (torch.exp(-self.etas[0] * between.square()) * env.cutoff(between))[..., None]
-        a = self._angles(cosine, slope=False)[0].transpose(0, 1)
+        a, _ = self._angles(cosine, slope=False)
         if env.n_species == 1:
             return (a @ ww)[..., None]
         kinds = pair_numbers(env.n_species, env.r.device)[env.species[:, j], env.species[:, k]]
@@ -186,7 +186,7 @@ class Angular:
         cosine = env.unit[:, rows] @ env.unit.transpose(1, 2)
         diagonal = (slice(None), torch.arange(cosine.shape[1]), torch.arange(cosine.shape[2])[rows])
         cosine[diagonal] = 1.0
-        a, da = (matrix.transpose(0, 1) for matrix in self._angles(cosine, slope=True))
+        a, da = self._angles(cosine, slope=True)
         a[:, :, diagonal[1], diagonal[2]] = 0.0
         vectors = env.unit * env.r[..., None]
         if not self._far_side:
@@ -212,24 +212,33 @@ class Angular:
         """
         w, gauss = self._weights(env)
         a, da, cosine, da_dr, vectors = self._matrices(env, rows)
-        columns = env.by_species(w)
         unit = env.unit[:, rows]
-        if env.n_species == 1:
-            g_of_row = g[:, 0].transpose(1, 2)[:, :, None]  # (N, C, 1, S, E)
-        else:
-            g_of_row = g[torch.arange(len(g), device=g.device)[:, None], env.species[:, rows]]
-            g_of_row = g_of_row.permute(0, 3, 1, 2, 4)  # (N, C, m, S, E)
-        left = (g_of_row * w[:, None, rows, None]).flatten(3).flatten(1, 2)
-        outer = (left @ columns.transpose(1, 2)).reshape(a.shape)  # Σ_e g W_j W_k
-        x = (da * outer).sum(1)
+        of_k = w.transpose(1, 2)[:, :, None, :]  # (N, E, 1, M)
+        of_both = of_k * of_k.transpose(2, 3)[:, :, rows]
+        x = (self._weighted(env, rows, g, da) * of_both).sum(1)
         turn = (x @ env.unit - (x * cosine).sum(-1, keepdim=True) * unit) * env.inverse_r[:, rows, None]
-        stretch = (self._times(a, columns, env.n_species) * g_of_row).sum((1, 3))  # (N, m, E)
+        stretch = (self._weighted(env, rows, g, a) * of_k).sum(-1).transpose(1, 2)  # (N, m, E)
         stretch = (stretch * self._weight_slopes(env, gauss)[:, rows]).sum(-1)
         gradient = turn + stretch[..., None] * unit
         if da_dr is not None:
-            y = (da_dr * outer).sum(1)
+            y = (self._weighted(env, rows, g, da_dr) * of_both).sum(1)
             gradient = gradient + y.sum(-1, keepdim=True) * vectors[:, rows] - y @ vectors
         return gradient
+
+    def _weighted(self, env: Environment, rows: slice, g: Tensor, matrix: Tensor) -> Tensor:
+        """Return Σ_c g_ce matrix_c as (N, E, m, M), with the g of the two neighbours' species."""
+        flat = matrix.flatten(2)
+        if env.n_species == 1:
+            return (g[:, 0, 0].transpose(1, 2) @ flat).unflatten(2, matrix.shape[2:])
+        total = matrix.new_zeros(len(matrix), len(self.etas), *matrix.shape[2:])
+        for s in range(env.n_species):
+            for t in range(s, env.n_species):
+                here = (env.species[:, rows, None] == s) & (env.species[:, None, :] == t)
+                if s != t:
+                    here |= (env.species[:, rows, None] == t) & (env.species[:, None, :] == s)
+                part = (g[:, s, t].transpose(1, 2) @ flat).unflatten(2, matrix.shape[2:])
+                total += part * here[:, None]
+        return total
 
     def jacobian(self, env: Environment, rows: slice) -> Float[Tensor, "N S C E 3 m"]:
         r"""Return :math:`\partial G / \partial v_j` for j in ``rows``, with k of one species at a time."""
