@@ -142,6 +142,11 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder that keeps trained models")
     parser.add_argument("--quick", action="store_true", help="hardly trained, to see that it runs")
     args = parser.parse_args()
+    if not (args.data / "fps300.npz").is_file():
+        print(
+            f"skipped: needs the published data (github.com/Fung-Lab/StructRepGen) in {args.data}; see --data"
+        )
+        return
     if args.quick:
         args.samples, args.pool = 100, 1000
     began = time.monotonic()
