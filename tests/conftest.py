@@ -1,5 +1,6 @@
 """Shape checking for the whole package, and the real data where it is at hand."""
 
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +10,9 @@ from jaxtyping import install_import_hook
 
 # Must run before any test imports whorl: every annotated shape is then checked at each call.
 install_import_hook("whorl", "beartype.beartype")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so the programs they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("whorl", deadline=None)
