@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000, help="samples for each target")
     parser.add_argument("--pool", type=int, default=20_000, help="samples to select from, for each target")
     parser.add_argument("--generators", type=int, default=2, help="autoencoders of a pool")
-    parser.add_argument("--spread", type=float, default=0.85, help="the knob of the table")
+    parser.add_argument("--spread", type=float, default=0.82, help="the knob of the table")
     parser.add_argument("--knobs", default="", help="spreads of the trade-off, such as 0.65,0.8,0.85,0.9")
     parser.add_argument("--cache", type=Path, help="folder that keeps trained models")
     parser.add_argument("--quick", action="store_true", help="hardly trained, to see that it runs")
