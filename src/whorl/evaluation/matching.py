@@ -252,13 +252,16 @@ def _closed_cells(
     return cells[0], cells[1]
 
 
-def _periodic_distance(x: Array, cell_x: Array, y: Array, cell_y: Array, species: NDArray[np.int64]) -> float:
+def _periodic_distance(
+    x: Array, cell_x: Array, y: Array, cell_y: Array, species: NDArray[np.int64], repeats: float = 1.0
+) -> float:
     from ase.geometry import minkowski_reduce
 
     if min(abs(np.linalg.det(cell_x)), abs(np.linalg.det(cell_y))) < 1e-6:
         return float("inf")
     cell_x, cell_y = (np.asarray(minkowski_reduce(cell)[0][:]) for cell in (cell_x, cell_y))
     maps, strains = _lattice_maps(cell_x, cell_y)
+    strains = strains * repeats ** (1 / 3)  # over the whole cell, which is that much longer
     if len(maps) == 0:
         return float("inf")
     n = len(x)
@@ -357,4 +360,4 @@ def _primitive_distance(
     (x, cell_x, species_x), (y, cell_y, species_y) = parts
     if not np.array_equal(species_x, species_y):
         return float("inf")
-    return _periodic_distance(x, cell_x, y, cell_y, species_y)
+    return _periodic_distance(x, cell_x, y, cell_y, species_y, len(species) / len(species_y))
