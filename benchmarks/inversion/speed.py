@@ -1,6 +1,6 @@
 """Structures × steps per second of the batched search, against one-structure-at-a-time loops.
 
-Run from the root of the repository: ``python benchmarks/inversion.py [--quick] [--threads 2]``. All methods
+Run from the root of the repository: ``python -m benchmarks.inversion.speed [--quick] [--threads 2]``. All methods
 follow Adam on the same 380 features of the same Pt10 clusters, in float64, in the same run; the features are
 first checked to agree to 1e-10.
 """
@@ -17,8 +17,8 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from baselines.reconstruction_loop import features_loop, features_vectorised, reconstruct
 
+from benchmarks.baselines.reconstruction_loop import features_loop, features_vectorised, reconstruct
 from whorl.inversion import Adam, InversionProblem, algorithm1, random_starts
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch

@@ -1,0 +1,1 @@
+"""How fast and how surely fingerprints are turned back into atoms."""
