@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Run as modules: ``python -m benchmarks.inversion.pt10``.
+INVERSION := speed shapes pt10 crystals molecules large
+
 .PHONY: help demo test lint docs bench bench-quick clean
 
 help:  ## list the commands
@@ -27,10 +30,14 @@ docs: $(VENV)/.dev  ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev  ## every benchmark, each a ratio to a baseline in the same run
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for suite in $(INVERSION); do echo "== inversion, $$suite"; \
+	  $(BIN)/python -m benchmarks.inversion.$$suite || exit 1; done
 
 bench-quick: $(VENV)/.dev  ## the same on tiny inputs: do they still run?
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
+	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
+	@for suite in $(INVERSION); do echo "== inversion, $$suite"; \
+	  $(BIN)/python -m benchmarks.inversion.$$suite --quick || exit 1; done
 
 clean:  ## remove the environment, caches and built pages (results in runs/ stay)
 	rm -rf $(VENV) site build .mypy_cache .ruff_cache .pytest_cache

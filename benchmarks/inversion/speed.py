@@ -1,8 +1,8 @@
 """Structures × steps per second of the batched search, against one-structure-at-a-time loops.
 
-Run from the root of the repository: ``python -m benchmarks.inversion.speed [--quick] [--threads 2]``. All methods
-follow Adam on the same 380 features of the same Pt10 clusters, in float64, in the same run; the features are
-first checked to agree to 1e-10.
+Run from the root of the repository: ``python -m benchmarks.inversion.speed [--quick] [--threads 2]``. All
+methods follow Adam on the same 380 features of the same Pt10 clusters, in float64, in the same run; the
+features are first checked to agree to 1e-10.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def shapes() -> list[Atoms]:
         "tetrahedron": signs[signs.prod(1) > 0],
         "octahedron": axes,
         "cube": signs,
-        "square antiprism": np.concatenate([_ring(4, 0.0, 0.42), _ring(4, np.pi / 4, -0.42)]),
+        "square antiprism": np.concatenate([_ring(4, 0.0, 0.5**0.75), _ring(4, np.pi / 4, -(0.5**0.75))]),
         "truncated tetrahedron": corners[corners.prod(1) > 0],
         "icosahedron": np.concatenate([np.zeros((1, 3)), *cyclic]),
         "cuboctahedron": grid[np.isin((grid**2).sum(1), (0, 2))],
@@ -93,8 +93,8 @@ def _ring(count: int, turned: float = 0.0, height: float = 0.0) -> Array:
 def pt10(n: int = 100, *, dataset: Path = PT10, seed: int = 0) -> list[Atoms]:
     """Return Pt10 clusters, a quarter of each kind, from as many relaxations as there are.
 
-    See :func:`kinds_of_clusters` for the kinds. Within one, relaxations are drawn in random order, and of each
-    one structure; only when all have given one is a second taken.
+    See :func:`kinds_of_clusters` for the kinds. Within one, relaxations are drawn in random order, one
+    structure of each; only when all have given one is a second taken.
 
     Raises:
         InputError: No data set there, or not of Pt10 clusters.
@@ -103,8 +103,8 @@ def pt10(n: int = 100, *, dataset: Path = PT10, seed: int = 0) -> list[Atoms]:
 
     if not Path(dataset).exists():
         raise InputError(
-            f"{dataset}: no such file. Build the Pt10 data set first with `whorl run recipes/pt10_chgnet.yaml "
-            "--until data`, or give another with --dataset."
+            f"{dataset}: no such file. Build the Pt10 clusters first with `whorl run "
+            "recipes/pt10_chgnet.yaml --until data`, or give others with --dataset."
         )
     structures = load_dataset(Path(dataset)).structures
     if not bool((structures.n_atoms == 10).all() and (structures.atomic_numbers == 78).all()):
@@ -123,8 +123,8 @@ def pt10(n: int = 100, *, dataset: Path = PT10, seed: int = 0) -> list[Atoms]:
             turn.append(seen[start])
             seen[start] += 1
         share = n * (k + 1) // len(names) - n * k // len(names)
-        for row in rows[np.argsort(turn, kind="stable")][:share]:
-            found.append(_named(Atoms("Pt10", positions[row]), f"row {row}", kind))
+        chosen = rows[np.argsort(turn, kind="stable")][:share]
+        found += [_named(Atoms("Pt10", positions[row]), f"row {row}", kind) for row in chosen]
     return found
 
 
@@ -161,7 +161,7 @@ def crystals(n: int = 50, *, data: Path = CRYSTALS, seed: int = 0) -> list[Atoms
 
 
 def well_known_crystals() -> list[Atoms]:
-    """Return a binary, another, a ternary crystal, one of molecular anions, one of molecules, one of layers."""
+    """Return two binary crystals, a ternary one, and one each of molecular anions, molecules, and layers."""
     from ase.build import bulk
     from ase.spacegroup import crystal
 
