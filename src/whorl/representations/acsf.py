@@ -29,10 +29,11 @@ from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
 from whorl.parallel import map_threads
+from whorl.representations.acsf_jacobian import AngularPart, Atoms, Pairs, RadialPart
 from whorl.representations.base import FeatureLayout, Representation
 from whorl.representations.cutoffs import Cutoff
 from whorl.representations.pooling import Pooling
-from whorl.representations.symmetry_functions import Angular, Environment, Radial
+from whorl.representations.symmetry_functions import Angular, Environment, Radial, pair_numbers
 from whorl.structures.batch import StructureBatch
 from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list
 
@@ -49,6 +50,11 @@ class _AngularGroup:
     columns: Tensor  # (k,) column among the angular functions
     power: Tensor  # (k,) index of (ζ, λ) in the kernel
     eta: Tensor  # (k,) index of η in the kernel
+
+    @property
+    def place(self) -> Tensor:
+        """Place of each function in the grid of η (outer) × (ζ, λ)."""
+        return self.eta * len(self.kernel.powers) + self.power
 
 
 @dataclass
@@ -216,46 +222,109 @@ class ACSF(Representation):
         pairs = self._pairs(structures)
         return _AtomicFeatures.apply(pairs.vectors(structures), self, pairs, structures)
 
-    def value_and_jacobian(
-        self, structures: StructureBatch
-    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F n 3"]]:
-        """Return R and its analytic Jacobian; see the base class for shapes and units."""
-        n_max = int(structures.n_atoms.max())
-        width = len(self.atomic_names)
-        few = list(structures.chunks(max(1, 4 * _CHUNK // (3 * width * n_max * n_max))))
-        values, jacobians = zip(
-            *map_threads(lambda some: self._value_and_jacobian(some, n_max), few), strict=True
-        )
-        return torch.cat(values), torch.cat(jacobians)
-
     @torch.no_grad()
-    def _value_and_jacobian(self, structures: StructureBatch, n_max: int) -> tuple[Tensor, Tensor]:
-        species = self._species_index(structures)
+    def value_and_jacobian(
+        self, structures: StructureBatch, *, strain: bool = False
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
+        """Return R and its analytic Jacobian; see the base class for shapes and units."""
         pairs = self._pairs(structures)
-        vectors = pairs.vectors(structures)
-        parts = list(self._parts(structures, pairs, vectors))
-        atomic = torch.cat([self._value(part) for part in parts])
-        pooled, weights = self.pooling.with_weights(
-            atomic, structures.structure_index, species, len(structures)
+        species, n_max = self._species_index(structures), int(structures.n_atoms.max())
+        width = len(self.atomic_names)
+        n_pools = len(self.layout) // width
+        value = structures.positions.new_empty(len(structures), n_pools, width)
+        jacobian = value.new_empty(len(structures), n_pools, width, n_max + 3 * strain, 3)
+        index, place = structures.structure_index, structures.position_in_structure
+
+        def compute(part: _Part) -> None:
+            first, last = index[part.atoms.start], index[part.atoms.stop - 1] + 1
+            places = place[part.atoms]
+            atoms = Atoms(
+                structure=index[part.atoms] - first,
+                place=places,
+                species=species[part.atoms],
+                n_structures=int(last - first),
+                n=int(places.max()) + 1,
+            )
+            second = pairs.second[part.pairs] - part.atoms.start
+            self._pooled_jacobian(part, atoms, second, value[first:last], jacobian[first:last], strain)
+
+        # Numbers held for each pair, more or less.
+        per_pair = n_pools * self._radial.size + sum(
+            8 * len(group.kernel.powers) * len(group.kernel.etas) for group in self._angular
         )
-        n_pools, _, width = weights.shape
-        jacobian = vectors.new_zeros(len(structures) * n_pools * width * n_max, 3)
-        place = structures.position_in_structure
-        for part in parts:
-            second = pairs.second[part.pairs]
-            slopes = self._radial.slope(part.r, self.cutoff(part.r), self.cutoff.derivative(part.r))
-            for centres, index, env in self._environments(part):
-                # Only atoms that count in a pool: with max and min, one atom per feature and structure.
-                pool, centre, feature = weights[:, part.atoms.start + centres].nonzero().unbind(1)
-                atom = part.atoms.start + centres[centre]
-                change = self._jacobian_rows(part, index, env, slopes, centre, feature)  # (E, M, 3)
-                change = change * weights[pool, atom, feature][:, None, None]
-                row = (structures.structure_index[atom] * n_pools + pool) * width + feature
-                # Moving neighbour m moves v_m; moving the centre moves every v the other way.
-                to_neighbor = row[:, None] * n_max + place[second[index[centre]]]
-                jacobian.index_add_(0, to_neighbor.flatten(), change.flatten(0, 1))
-                jacobian.index_add_(0, row * n_max + place[atom], -change.sum(1))
-        return pooled.flatten(1), jacobian.reshape(len(structures), n_pools * width, n_max, 3)
+        parts = self._parts(structures, pairs, pairs.vectors(structures), pairs_at_once=_CHUNK // per_pair)
+        map_threads(compute, list(parts))
+        return value.flatten(1), jacobian.flatten(1, 2)
+
+    def _pooled_jacobian(
+        self, part: _Part, atoms: Atoms, second: Tensor, value: Tensor, jacobian: Tensor, strain: bool
+    ) -> None:
+        """Write value (B, P, f) and Jacobian (B, P, f, m, 3) of some structures."""
+        n, size, n_species = atoms.n, atoms.n_structures, part.n_species
+        slots = atoms.structure * n + atoms.place  # the centres' rows
+        to_second = atoms.place[second]
+        centred = Pairs.of(
+            part.vectors,
+            row=slots[part.centre],
+            kind=part.species,
+            ends=(atoms.place[part.centre], to_second),
+            n_rows=size * n,
+            n_kinds=n_species,
+            n_atoms=n,
+            strain=strain,
+        )
+        # Each undirected pair in the direction that goes from the lighter species to the heavier.
+        one, other = part.directions.unbind(1)
+        half = torch.where(atoms.species[part.centre[one]] <= part.species[one], one, other)
+        begin = part.centre[half]
+        undirected = Pairs.of(
+            part.vectors[half],
+            row=atoms.structure[begin],
+            kind=pair_numbers(n_species, half.device)[atoms.species[begin], part.species[half]],
+            ends=(atoms.place[begin], to_second[half]),
+            n_rows=size,
+            n_kinds=len(self._species_pairs),
+            n_atoms=n,
+            strain=strain,
+        )
+        radial = RadialPart(self._radial, self.cutoff, undirected, self._species_pairs)
+        angular = [AngularPart(group.kernel, self.cutoff, centred, _CHUNK) for group in self._angular]
+
+        n_radial, n_angular = n_species * self._radial.size, len(self.g4) + len(self.g5)
+        features = value.new_zeros(size, n, value.shape[2])
+        features[:, :, :n_radial] = radial.value(n_species)
+        numbers = pair_numbers(n_species, torch.device("cpu")).tolist()
+        for group, kernel in zip(self._angular, angular, strict=True):
+            for s, t, values in kernel.values():
+                columns = _columns(group.columns + n_radial + n_angular * numbers[s][t])
+                features[:, :, columns] = values[:, group.place].reshape(size, n, -1)
+        flat = features.flatten(0, 1)
+        pooled, weights = self.pooling.with_weights(
+            flat if len(flat) == len(slots) else flat[slots], atoms.structure, atoms.species, size
+        )
+        value.copy_(pooled)
+
+        weights = atoms.padded(weights)
+        rows = jacobian[:, :, :, :n] if not strain and jacobian.shape[3] == n else None
+        result = jacobian if rows is not None or jacobian.shape[3] == n + 3 * strain else None
+        if result is None:
+            result = jacobian.new_empty(*jacobian.shape[:3], n + 3 * strain, 3)
+        result.zero_()
+        radial.add_jacobian(weights.permute(1, 0, 3, 2), result)
+        for group, kernel in zip(self._angular, angular, strict=True):
+            for s, t, change in kernel.jacobians():
+                columns = _columns(group.columns + n_radial + n_angular * numbers[s][t])
+                grid = weights.new_zeros(*weights.shape[:3], change.shape[2])
+                grid[..., group.place] = weights[..., columns]
+                change = change.unflatten(0, (size, n))
+                for pool, of_pool in enumerate(grid.unbind(0)):
+                    total = (change * of_pool[:, :, None, :, None]).sum(1)  # (B, 3, EC, R)
+                    result[:, pool, columns] = total[:, :, group.place].permute(0, 2, 3, 1)
+        if result is not jacobian:
+            jacobian.zero_()
+            jacobian[:, :, :, :n] = result[:, :, :, :n]
+            if strain:
+                jacobian[:, :, :, -3:] = result[:, :, :, -3:]
 
     # The kernels, put together in the order of the layout.
 
@@ -326,37 +395,6 @@ class ACSF(Representation):
             gradient[index[env.mask]] += result[env.mask]
         return gradient
 
-    def _jacobian_rows(
-        self, part: _Part, index: Tensor, env: Environment, slopes: Tensor, centre: Tensor, feature: Tensor
-    ) -> Float[Tensor, "E M 3"]:
-        """Return the derivatives of some features of some centres in the vectors to their neighbours."""
-        n_radial = part.n_species * self._radial.size
-        change = slopes.new_zeros(len(centre), env.r.shape[1], 3)
-        is_radial = feature < n_radial
-        at, f = centre[is_radial], feature[is_radial]
-        slope = slopes[part.undirected[index[at]], (f % self._radial.size)[:, None]]
-        of_kind = env.species[at] == (f // self._radial.size)[:, None]
-        change[is_radial] = (slope * of_kind)[..., None] * env.unit[at]
-        pairs_of_species = torch.tensor(self._species_pairs, device=centre.device)
-        n_angular = max(1, len(self.g4) + len(self.g5))
-        for group in self._angular:
-            place = torch.full((n_angular,), -1, device=centre.device)
-            place[group.columns] = torch.arange(len(group.columns), device=centre.device)
-            mine = (~is_radial & (place[(feature - n_radial) % n_angular] >= 0)).nonzero().squeeze(1)
-            at, f = centre[mine], feature[mine] - n_radial
-            which = place[f % n_angular]
-            power, eta = group.power[which], group.eta[which]
-            s, t = pairs_of_species[f // n_angular].unbind(1)
-            for rows in self._rows(env, group):
-                slopes_of = group.kernel.jacobian(env, rows)
-                kinds = env.species[:, rows][at]
-                part_of = slopes_of[at, t, power, eta] * (kinds == s[:, None])[:, None]
-                if part.n_species > 1:
-                    other = (kinds == t[:, None]) & (s != t)[:, None]
-                    part_of = part_of + slopes_of[at, s, power, eta] * other[:, None]
-                change[mine, rows] = part_of.transpose(1, 2)
-        return change
-
     @property
     def _species_pairs(self) -> list[tuple[int, int]]:
         n = len(self.species)
@@ -374,17 +412,25 @@ class ACSF(Representation):
             torch.argsort(pairs.first * len(self.species) + species[pairs.second], stable=True)
         )
 
-    def _parts(self, structures: StructureBatch, pairs: NeighborList, vectors: Tensor) -> Iterator[_Part]:
+    def _parts(
+        self,
+        structures: StructureBatch,
+        pairs: NeighborList,
+        vectors: Tensor,
+        *,
+        pairs_at_once: int | None = None,
+    ) -> Iterator[_Part]:
         """Cut into whole structures, so that both directions of a pair are in one part."""
         n_species = len(self.species)
         species = self._species_index(structures)
         counts = pairs.counts(len(species))
         atoms_before = [*structures.first_atom.tolist(), len(species)]
         pairs_until = torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])[atoms_before].tolist()
-        width = max(1, self._radial.size // 2)
+        if pairs_at_once is None:
+            pairs_at_once = _CHUNK // max(1, self._radial.size // 2)
         begin = 0
         while begin < len(structures):
-            end = bisect_right(pairs_until, pairs_until[begin] + _CHUNK // width) - 1
+            end = bisect_right(pairs_until, pairs_until[begin] + pairs_at_once) - 1
             end = min(max(end, begin + 1), len(structures))
             atoms = slice(atoms_before[begin], atoms_before[end])
             first = pairs_until[begin]
@@ -509,6 +555,12 @@ class _AtomicFeatures(torch.autograd.Function):
         (gradient,) = outputs
         of_parts = map_threads(lambda part: ctx.acsf._vjp(part, gradient[part.atoms]), ctx.parts)
         return torch.cat(of_parts), None, None, None
+
+
+def _columns(numbers: Tensor) -> Tensor | slice:
+    """Return a slice where the numbers follow one another: much faster to read and to write."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return slice(first, last + 1) if torch.equal(numbers, torch.arange(first, last + 1)) else numbers
 
 
 def _group_g5(parameters: Sequence[tuple[float, float, float]], offset: int) -> list[_AngularGroup]:

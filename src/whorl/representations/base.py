@@ -57,27 +57,43 @@ class Representation(nn.Module, ABC):
         return stable_hash(self.config())
 
     def value_and_jacobian(
-        self, structures: StructureBatch
-    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F n 3"]]:
+        self, structures: StructureBatch, *, strain: bool = False
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
         r"""Return R and its Jacobian :math:`\partial R_f / \partial x_{a}` in the atoms' positions.
+
+        Args:
+            structures: Where to compute it.
+            strain: Also differentiate in a strain ε, which takes positions and lattice vectors, as rows, to
+                :math:`x (1 + \varepsilon)`.
 
         Returns:
             ``value`` (B, F) and ``jacobian`` (B, F, n, 3) in feature units per Å, where n is the number of
-            atoms of the largest structure and rows beyond a structure's own atoms are zero.
+            atoms of the largest structure and rows beyond a structure's own atoms are zero. With ``strain``
+            it is (B, F, n + 3, 3): row n + β holds :math:`\partial R_f / \partial\varepsilon_{\beta\alpha}`
+            at ε = 0, as ASE appends the cell to the atoms.
 
         This default differentiates :meth:`forward` feature by feature; representations with an analytic
         Jacobian override it.
         """
         positions = structures.positions.detach().requires_grad_(True)
+        strains = torch.zeros_like(structures.cells, requires_grad=strain)
+        variables = [positions, strains] if strain else [positions]
         with torch.enable_grad():
-            value = self(structures.replace(positions=positions)).flatten(1)
+            moved = structures.replace(positions=positions)
+            if strain:
+                stretched = torch.einsum("ab,abc->ac", positions, strains[structures.structure_index])
+                cells = structures.cells.detach()
+                moved = structures.replace(positions=positions + stretched, cells=cells + cells @ strains)
+            value = self(moved).flatten(1)
             rows = []
             for feature in range(value.shape[1]):
                 # Structures do not see one another, so one backward pass serves the whole batch.
-                (gradient,) = torch.autograd.grad(value[:, feature].sum(), positions, retain_graph=True)
-                rows.append(gradient)
-        flat = torch.stack(rows)  # (F, A, 3)
+                total = value[:, feature].sum()
+                rows.append(torch.autograd.grad(total, variables, retain_graph=True, materialize_grads=True))
         n_max = int(structures.n_atoms.max())
-        jacobian = flat.new_zeros(len(structures), flat.shape[0], n_max, 3)
-        jacobian[structures.structure_index, :, structures.position_in_structure] = flat.transpose(0, 1)
+        jacobian = positions.new_zeros(len(structures), value.shape[1], n_max + 3 * strain, 3)
+        for feature, (of_positions, *of_strain) in enumerate(rows):
+            jacobian[structures.structure_index, feature, structures.position_in_structure] = of_positions
+            if strain:
+                jacobian[:, feature, n_max:] = of_strain[0]
         return value.detach(), jacobian

@@ -55,6 +55,25 @@ class Radial:
             dx = torch.cat([dx, -kappa * torch.sin(r[:, None] * kappa)], 1)
         return x.mul_(dfc[:, None]).add_(dx.mul_(fc[:, None]))
 
+    def value_and_slope(
+        self, r: Float[Tensor, "B H"], fc: Float[Tensor, "B H"], dfc: Float[Tensor, "B H"]
+    ) -> tuple[Float[Tensor, "B K H"], Float[Tensor, "B K H"]]:
+        """Return X f_c, and d(X f_c)/dr in 1/Å."""
+        x, dx = r.new_empty(2, len(r), self.size, r.shape[1])
+        eta, shift = self._gaussians(r)
+        many = len(eta)
+        gauss, slope, fc = x[:, :many], dx[:, :many], fc[:, None]
+        torch.sub(r[:, None], shift[:, None], out=slope)
+        torch.square(slope, out=gauss).mul_(-eta[:, None]).exp_()
+        slope.mul_(-2.0 * eta[:, None]).mul_(fc).add_(dfc[:, None]).mul_(gauss)
+        if self._g3:
+            kappa = r.new_tensor(self._g3)[:, None]
+            phase = r[:, None] * kappa
+            torch.cos(phase, out=x[:, many:])
+            torch.sin(phase, out=dx[:, many:]).mul_(-kappa).mul_(fc)
+            dx[:, many:].addcmul_(x[:, many:], dfc[:, None])
+        return x.mul_(fc), dx
+
     def _gaussians(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """Return η and R_s of all G2."""
         eta, shift = r.new_tensor(self._g2).reshape(-1, 2).unbind(1)
@@ -108,13 +127,6 @@ class Environment:
             cutoff=cutoff,
         )
 
-    def by_species(self, values: Float[Tensor, "N M E"]) -> Float[Tensor, "N M SE"]:
-        """Spread values over one block of columns per species, zero for the others."""
-        if self.n_species == 1:
-            return values
-        one_hot = torch.nn.functional.one_hot(self.species, self.n_species).to(values.dtype)
-        return (one_hot[..., None] * values[:, :, None]).flatten(2)
-
 
 class Angular:
     r"""Angular functions with one or several η for each (ζ, λ), for each pair of neighbour species s ≤ t.
@@ -127,7 +139,7 @@ class Angular:
         self, *, etas: Sequence[float], powers: Sequence[tuple[float, float]], far_side: bool
     ) -> None:
         assert not far_side or len(etas) == 1
-        self.etas, self.powers, self._far_side = tuple(etas), tuple(powers), far_side
+        self.etas, self.powers, self.far_side = tuple(etas), tuple(powers), far_side
 
     def _weights(self, env: Environment) -> tuple[Tensor, Tensor]:
         """Return W and the factor that makes dW/dr of it where W ≠ 0: both (N, M, E)."""
@@ -167,7 +179,7 @@ class Angular:
         product = both.index_select(1, j).mul_(both.index_select(1, k))
         cosine = product[..., 0] + product[..., 1] + product[..., 2]
         ww = product[..., 3:]
-        if self._far_side:
+        if self.far_side:
             vectors = env.unit * env.r[..., None]
             between = (vectors.index_select(1, j) - vectors.index_select(1, k)).norm(dim=-1)
             ww = ww * (torch.exp(-self.etas[0] * between.square()) * env.cutoff(between))[..., None]
@@ -189,7 +201,7 @@ class Angular:
         a, da = self._angles(cosine, slope=True)
         a[:, :, diagonal[1], diagonal[2]] = 0.0
         vectors = env.unit * env.r[..., None]
-        if not self._far_side:
+        if not self.far_side:
             return a, da, cosine, None, vectors
         between = (vectors[:, rows, None] - vectors[:, None]).norm(dim=-1)
         gauss = torch.exp(between.square() * -self.etas[0])
@@ -198,12 +210,6 @@ class Angular:
         away = torch.where(between > _TINY, 1.0 / between.clamp(min=_TINY), 0.0)
         side = (gauss * fc)[:, None]
         return a * side, da * side, cosine, a * (side_slope * away)[:, None], vectors
-
-    def _times(self, matrix: Tensor, columns: Tensor, n_species: int) -> Tensor:
-        """Return Σ_k matrix_jk column_k as (N, C, m, S, …)."""
-        n, c, m, many = matrix.shape
-        product = matrix.reshape(n, c * m, many) @ columns
-        return product.reshape(n, c, m, n_species, -1)
 
     def vjp(self, env: Environment, rows: slice, g: Float[Tensor, "N S S C E"]) -> Float[Tensor, "N m 3"]:
         r"""Return :math:`\partial / \partial v_j` of :math:`\sum g\, G` for the neighbours j in ``rows``.
@@ -240,27 +246,41 @@ class Angular:
                 total += part * here[:, None]
         return total
 
-    def jacobian(self, env: Environment, rows: slice) -> Float[Tensor, "N S C E 3 m"]:
-        r"""Return :math:`\partial G / \partial v_j` for j in ``rows``, with k of one species at a time."""
-        w, gauss = self._weights(env)
-        dw = self._weight_slopes(env, gauss)
-        a, da, cosine, da_dr, vectors = self._matrices(env, rows)
-        columns, s = env.by_species(w), env.n_species
-        unit = env.unit[:, None, rows, None, None, :]  # (N, 1, m, 1, 1, 3)
+    def factors(
+        self, unit: Float[Tensor, "N 3 M"], r: Float[Tensor, "N M"], cutoff: Cutoff
+    ) -> tuple[Float[Tensor, "N M C M"], Float[Tensor, "N M C M"] | None]:
+        r"""Return :math:`q = h^{\zeta-1}` between neighbours j and k, zero where j = k; for G4 times F_jk.
 
-        def times_vector(matrix: Tensor, vector: Tensor) -> Tensor:
-            """Return Σ_k matrix_jk W_k vector_k as (N, C, m, S, E, 3)."""
-            wide = (columns[..., None] * vector[:, :, None, :]).flatten(2)
-            return self._times(matrix, wide, s).unflatten(-1, (-1, 3))
-
-        tilt = (w * env.inverse_r[..., None])[:, None, rows, None]
-        along = self._times(a, columns, s) * dw[:, None, rows, None]
-        along -= self._times(da * cosine[:, None], columns, s) * tilt
-        slope = times_vector(da, env.unit) * tilt[..., None] + along[..., None] * unit
-        if da_dr is not None:
-            pull = self._times(da_dr, columns, s)[..., None] * vectors[:, None, rows, None, None, :]
-            slope += (pull - times_vector(da_dr, vectors)) * w[:, None, rows, None, :, None]
-        return slope.permute(0, 3, 1, 4, 5, 2)
+        :math:`h = (1 + \lambda\cos\theta)/2`, so that :math:`A = 2hq`. For G4 also return the pull along
+        v_j - v_k, :math:`2hq\,F'_{jk}/r_{jk}`.
+        """
+        m = r.shape[1]
+        cosine = unit.transpose(1, 2) @ unit
+        other = 1.0 - torch.eye(m, dtype=r.dtype, device=r.device)
+        q = cosine.new_empty(len(r), m, len(self.powers), m)
+        pull = torch.empty_like(q) if self.far_side else None
+        if self.far_side:
+            vectors = (unit * r[:, None]).transpose(1, 2)
+            between = (vectors[:, :, None] - vectors[:, None]).norm(dim=-1)
+            gauss = torch.exp(between.square() * -self.etas[0])
+            fc = cutoff(between)
+            side_slope = gauss * (cutoff.derivative(between) - 2.0 * self.etas[0] * between * fc)
+            away = side_slope * torch.where(between > _TINY, 1.0 / between.clamp(min=_TINY), 0.0)
+            side = gauss * fc
+        for sign in sorted({lam for _, lam in self.powers}):
+            h = torch.add(1.0, cosine, alpha=sign).mul_(0.5).mul_(other)
+            known: dict[float, Tensor] = {0.0: other.expand_as(h), 1.0: h}
+            # In the order of ζ, so that each power is built on those before it.
+            for c, (zeta, lam) in sorted(enumerate(self.powers), key=lambda item: item[1][0]):
+                if lam != sign:
+                    continue
+                power = _power(known, zeta - 1.0)
+                if pull is None:
+                    q[:, :, c] = power
+                else:
+                    torch.mul(power, side, out=q[:, :, c])
+                    torch.mul(power * h, 2.0 * away, out=pull[:, :, c])
+        return q, pull
 
 
 def pair_numbers(n_species: int, device: torch.device) -> Int[Tensor, "S S"]:
