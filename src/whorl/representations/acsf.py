@@ -304,22 +304,36 @@ class ACSF(Representation):
         )
         value.copy_(pooled)
 
-        weights = atoms.padded(weights)
-        rows = jacobian[:, :, :, :n] if not strain and jacobian.shape[3] == n else None
-        result = jacobian if rows is not None or jacobian.shape[3] == n + 3 * strain else None
-        if result is None:
+        weights = atoms.padded(weights)  # (N, B, n, f)
+        result = jacobian
+        if jacobian.shape[3] > n + 3 * strain:  # larger structures stand elsewhere in the batch
             result = jacobian.new_empty(*jacobian.shape[:3], n + 3 * strain, 3)
-        result.zero_()
-        radial.add_jacobian(weights.permute(1, 0, 3, 2), result)
+        if len(centred.blocks) < n_species:
+            result.zero_()
+        # Which atoms count in which of the pools that share a name: all, or those of one species.
+        groups = atoms.groups(self.pooling.groups, value)  # (B, G, n)
+        of_pools = weights.permute(1, 0, 3, 2)
+        if self.pooling.groups > 1:
+            of_pools = (of_pools[:, :, None] * groups[:, None, :, None]).flatten(1, 2)
+        for s, change in radial.jacobians(of_pools):
+            result[:, :, s * self._radial.size : (s + 1) * self._radial.size] = change
         for group, kernel in zip(self._angular, angular, strict=True):
+            in_order = torch.equal(group.place, torch.arange(group.kernel.size))
             for s, t, change in kernel.jacobians():
                 columns = _columns(group.columns + n_radial + n_angular * numbers[s][t])
-                grid = weights.new_zeros(*weights.shape[:3], change.shape[2])
+                grid = weights.new_zeros(*weights.shape[:3], group.kernel.size)
                 grid[..., group.place] = weights[..., columns]
                 change = change.unflatten(0, (size, n))
-                for pool, of_pool in enumerate(grid.unbind(0)):
-                    total = (change * of_pool[:, :, None, :, None]).sum(1)  # (B, 3, EC, R)
-                    result[:, pool, columns] = total[:, :, group.place].permute(0, 2, 3, 1)
+                for name, of_atoms in enumerate(grid.unbind(0)):
+                    total = change * of_atoms[:, :, None, :, None]
+                    if self.pooling.groups > 1:
+                        total = (groups @ total.flatten(2)).unflatten(2, change.shape[2:])
+                    else:
+                        total = total.sum(1, keepdim=True)
+                    if not in_order:
+                        total = total[:, :, :, group.place]
+                    pools = slice(name * self.pooling.groups, (name + 1) * self.pooling.groups)
+                    result[:, pools, columns] = total.permute(0, 1, 3, 4, 2)
         if result is not jacobian:
             jacobian.zero_()
             jacobian[:, :, :, :n] = result[:, :, :, :n]

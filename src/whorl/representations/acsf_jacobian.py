@@ -45,6 +45,12 @@ class Atoms:
         padded[:, self.structure, self.place] = values
         return padded
 
+    def groups(self, many: int, like: Tensor) -> Float[Tensor, "B G n"]:
+        """Return 1 for the atoms of each species, or for all atoms where there is one group."""
+        ones = like.new_zeros(self.n_structures, many, self.n)
+        ones[self.structure, self.species if many > 1 else 0, self.place] = 1.0
+        return ones
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
@@ -100,24 +106,27 @@ class Pairs:
             for number, width in enumerate(widths.tolist())
             if width
         ]
-        by_row = vectors.new_zeros(n_rows, 3, m)
-        by_row[row, :, column] = vectors
-        real = vectors.new_zeros(n_rows, m)
-        real[row, column] = 1.0
-        at_ends = vectors.new_zeros(2, n_rows, n_atoms, m)
-        at_ends[0, row, ends[0], column] = 1.0
-        at_ends[1, row, ends[1], column] = 1.0
+        slot = row * m + column
+        padded = vectors.new_zeros(n_rows * m, 5)
+        padded[slot, :3] = vectors
+        padded[slot, 3] = vectors.square().sum(1).sqrt()
+        padded[slot, 4] = 1.0
+        by_row = padded.reshape(n_rows, m, 5).transpose(1, 2).contiguous()
+        distance, real = by_row[:, 3], by_row[:, 4]
+        inverse = torch.where(distance > _TINY, 1.0 / distance.clamp(min=_TINY), 0.0)
+        at_ends = vectors.new_zeros(2, n_rows * n_atoms * m)
+        for end, at_end in zip(ends, at_ends, strict=True):
+            at_end[(row * n_atoms + end) * m + column] = 1.0
+        at_ends = at_ends.reshape(2, n_rows, n_atoms, m)
         lever = at_ends[1] - at_ends[0]
         if strain:
-            lever = torch.cat([lever, by_row], 1)
-        distance = by_row.norm(dim=1)
-        inverse = torch.where(distance > _TINY, 1.0 / distance.clamp(min=_TINY), 0.0)
+            lever = torch.cat([lever, by_row[:, :3]], 1)
         return cls(
             blocks=blocks,
-            r=torch.where(real > 0, distance, 1.0),
+            r=distance + (1.0 - real),
             real=real,
             inverse_r=inverse,
-            unit=by_row * inverse[:, None],
+            unit=by_row[:, :3] * inverse[:, None],
             lever=lever,
             ends=at_ends,
         )
@@ -151,17 +160,28 @@ class RadialPart:
             total[:, :, species] += atoms @ self._value[:, :, columns].transpose(1, 2)
         return total.flatten(2)
 
-    def add_jacobian(self, weights: Float[Tensor, "B P f n"], out: Float[Tensor, "B P f R 3"]) -> None:
-        """Add to the Jacobian of the pooled features, of which ``weights`` are the derivatives in the atoms'."""
+    def jacobians(
+        self, weights: Float[Tensor, "B P f n"]
+    ) -> Iterator[tuple[int, Float[Tensor, "B P K R 3"]]]:
+        """Yield for each species that occurs the Jacobian of the pooled features.
+
+        ``weights`` are the derivatives of the pooled features in those of the atoms.
+        """
         n_structures, n_pools, _, n = weights.shape
         size = self._slope.shape[1]
         levers = (self._pairs.lever[:, :, None] * self._pairs.unit[:, None]).flatten(1, 2)  # (B, 3R, H)
-        for species, columns, atoms in self._shares:
-            block = slice(species * size, (species + 1) * size)
-            of_pairs = weights[:, :, block].reshape(n_structures, n_pools * size, n) @ atoms
-            of_pairs = of_pairs.unflatten(1, (n_pools, size)).mul_(self._slope[:, None, :, columns])
-            change = of_pairs.flatten(1, 2) @ levers[:, :, columns].transpose(1, 2)
-            out[:, :, block] += change.reshape(n_structures, n_pools, size, -1, 3)
+        for species in sorted({share[0] for share in self._shares}):
+            of_atoms = weights[:, :, species * size : (species + 1) * size].reshape(n_structures, -1, n)
+            total = None
+            for neighbor, columns, atoms in self._shares:
+                if neighbor != species:
+                    continue
+                of_pairs = (of_atoms @ atoms).unflatten(1, (n_pools, size))
+                of_pairs = of_pairs.mul_(self._slope[:, None, :, columns]).flatten(1, 2)
+                change = of_pairs @ levers[:, :, columns].transpose(1, 2)
+                total = change if total is None else total.add_(change)
+            assert total is not None
+            yield species, total.reshape(n_structures, n_pools, size, -1, 3)
 
 
 class AngularPart:

@@ -69,6 +69,24 @@ def _quantile(q: float) -> _Pool:
     return pool
 
 
+def _weights(name: str, pool: _Pool, values: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
+    """Return the derivative of ``pool`` in each value, (G, n, F) or broadcast to it."""
+    if name in ("max", "min"):
+        extreme = ((values == pooled[:, None]) & mask).to(values.dtype)
+        return extreme.div_(extreme.sum(1, keepdim=True).clamp_(min=1.0))
+    if name == "sum":
+        return mask.to(values.dtype)
+    if name == "mean":
+        return mask.to(values.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
+    if name == "std":
+        count = mask.sum(1, keepdim=True).clamp(min=1)
+        scale = torch.where(pooled > 0, 1.0 / pooled, 0.0)[:, None] / count
+        return (values - _mean(values, mask)[:, None]).mul_(scale).mul_(mask)
+    with torch.enable_grad():
+        values = values.detach().requires_grad_(True)
+        return torch.autograd.grad(pool(values, mask).sum(), values)[0]
+
+
 _POOLS: dict[str, _Pool] = {"max": _max, "min": _min, "mean": _mean, "std": _std, "sum": _sum}
 
 
@@ -115,43 +133,53 @@ class Pooling:
         n_structures: int,
     ) -> Float[Tensor, "B P F"]:
         """Pool: P runs over the names, and within each over the centre species where these are apart."""
-        padded, mask = self._pad(values, structure_index, species, n_structures)
+        padded, mask, _ = self._pad(values, structure_index, species, n_structures)
         filled = mask.any(1)
-        pooled = torch.stack([torch.where(filled, pool(padded, mask), 0.0) for pool in self._pools])
-        names, _, features = pooled.shape
-        pooled = pooled.reshape(names, n_structures, self.groups, features)
-        return pooled.permute(1, 0, 2, 3).reshape(n_structures, names * self.groups, features)
+        pooled = [torch.where(filled, pool(padded, mask), 0.0) for pool in self._pools]
+        return self._arranged(pooled, n_structures)
 
+    @torch.no_grad()
     def with_weights(
         self,
         values: Float[Tensor, "A F"],
         structure_index: Int[Tensor, "A"],
         species: Int[Tensor, "A"],
         n_structures: int,
-    ) -> tuple[Float[Tensor, "B P F"], Float[Tensor, "P A F"]]:
-        r"""Pool, and return also :math:`\partial\,\mathrm{pooled}_p / \partial G_i` for each atom i."""
-        with torch.enable_grad():
-            values = values.detach().requires_grad_(True)
-            pooled = self(values, structure_index, species, n_structures)
-            # A pooled feature depends on that feature of its own structure's atoms alone, so one backward
-            # pass per pool gives all of its weights.
-            weights = [
-                torch.autograd.grad(pooled[:, p].sum(), values, retain_graph=True)[0]
-                for p in range(pooled.shape[1])
-            ]
-        return pooled.detach(), torch.stack(weights)
+    ) -> tuple[Float[Tensor, "B P F"], Float[Tensor, "N A F"]]:
+        r"""Pool, and return also the derivative in each atom's own value, for each of the N names.
+
+        Where species are pooled apart, an atom counts in the pool of its species alone, so one number per
+        name says it.
+        """
+        padded, mask, place = self._pad(values, structure_index, species, n_structures)
+        filled = mask.any(1)
+        pooled, weights = [], []
+        for name, pool in zip(self.names, self._pools, strict=True):
+            result = pool(padded, mask)
+            weight = _weights(name, pool, padded, mask, result)
+            weight = weight.expand_as(padded).reshape(-1, values.shape[1])
+            weights.append(weight if place is None else weight[place])
+            pooled.append(torch.where(filled, result, 0.0))
+        return self._arranged(pooled, n_structures), torch.stack(weights)
+
+    def _arranged(self, pooled: list[Tensor], n_structures: int) -> Float[Tensor, "B P F"]:
+        together = torch.stack(pooled).unflatten(1, (n_structures, self.groups))
+        return together.transpose(0, 1).flatten(1, 2)
 
     def _pad(
         self, values: Tensor, structure_index: Tensor, species: Tensor, n_structures: int
-    ) -> tuple[Float[Tensor, "G n F"], Bool[Tensor, "G n 1"]]:
-        """Return the values by group (a structure, or a species in it), and the mask of real atoms."""
+    ) -> tuple[Float[Tensor, "G n F"], Bool[Tensor, "G n 1"], Int[Tensor, "A"] | None]:
+        """Return the values by group (a structure, or a species in it), the mask of real atoms, their places.
+
+        The places are None where they are 0, 1, 2 ….
+        """
         group = structure_index * self.groups + (species if self.per_species else 0)
         n_groups = n_structures * self.groups
         counts = torch.bincount(group, minlength=n_groups)
         longest = max(int(counts.max()), 1)
         if not self.per_species and longest * n_groups == len(values):  # all of one size: a plain view
             mask = torch.ones(n_groups, longest, 1, dtype=torch.bool, device=values.device)
-            return values.reshape(n_groups, longest, -1), mask
+            return values.reshape(n_groups, longest, -1), mask, None
         order = torch.argsort(group, stable=True)
         rank = torch.empty_like(group)
         rank[order] = (
@@ -161,4 +189,4 @@ class Pooling:
         mask = torch.zeros(n_groups * longest, 1, dtype=torch.bool, device=values.device)
         mask[place] = True
         padded = values.new_zeros(n_groups * longest, values.shape[1]).index_copy(0, place, values)
-        return padded.reshape(n_groups, longest, -1), mask.reshape(n_groups, longest, 1)
+        return padded.reshape(n_groups, longest, -1), mask.reshape(n_groups, longest, 1), place

@@ -141,6 +141,11 @@ class Angular:
         assert not far_side or len(etas) == 1
         self.etas, self.powers, self.far_side = tuple(etas), tuple(powers), far_side
 
+    @property
+    def size(self) -> int:
+        """Number of functions: every η with every (ζ, λ)."""
+        return len(self.etas) * len(self.powers)
+
     def _weights(self, env: Environment) -> tuple[Tensor, Tensor]:
         """Return W and the factor that makes dW/dr of it where W ≠ 0: both (N, M, E)."""
         eta = env.r.new_tensor(self.etas)
