@@ -29,7 +29,13 @@ from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
 from whorl.parallel import map_threads
-from whorl.representations.acsf_jacobian import AngularPart, Atoms, Pairs, RadialPart
+from whorl.representations.acsf_jacobian import (
+    AngularPart,
+    Atoms,
+    Pairs,
+    RadialPart,
+    pool_jacobian,
+)
 from whorl.representations.base import FeatureLayout, Representation
 from whorl.representations.cutoffs import Cutoff
 from whorl.representations.pooling import Pooling
@@ -64,6 +70,7 @@ class _Part:
     atoms: slice
     pairs: slice
     vectors: Float[Tensor, "P 3"]
+    shift: Int[Tensor, "P 3"]
     centre: Int[Tensor, "P"]  # counted from the part's first atom
     species: Int[Tensor, "P"]  # of the neighbour
     undirected: Int[Tensor, "P"]  # counted from the part's first
@@ -263,6 +270,9 @@ class ACSF(Representation):
         n, size, n_species = atoms.n, atoms.n_structures, part.n_species
         slots = atoms.structure * n + atoms.place  # the centres' rows
         to_second = atoms.place[second]
+        # Where nearly every atom sees every other one, their own order saves a product.
+        isolated = not bool(part.shift.any()) and n_species == 1 and not strain
+        by_atom = isolated and size * n * (n - 1) <= 1.3 * len(part.vectors)
         centred = Pairs.of(
             part.vectors,
             row=slots[part.centre],
@@ -272,6 +282,7 @@ class ACSF(Representation):
             n_kinds=n_species,
             n_atoms=n,
             strain=strain,
+            by_atom=by_atom,
         )
         # Each undirected pair in the direction that goes from the lighter species to the heavier.
         one, other = part.directions.unbind(1)
@@ -318,22 +329,12 @@ class ACSF(Representation):
         for s, change in radial.jacobians(of_pools):
             result[:, :, s * self._radial.size : (s + 1) * self._radial.size] = change
         for group, kernel in zip(self._angular, angular, strict=True):
-            in_order = torch.equal(group.place, torch.arange(group.kernel.size))
             for s, t, change in kernel.jacobians():
                 columns = _columns(group.columns + n_radial + n_angular * numbers[s][t])
-                grid = weights.new_zeros(*weights.shape[:3], group.kernel.size)
-                grid[..., group.place] = weights[..., columns]
                 change = change.unflatten(0, (size, n))
-                for name, of_atoms in enumerate(grid.unbind(0)):
-                    total = change * of_atoms[:, :, None, :, None]
-                    if self.pooling.groups > 1:
-                        total = (groups @ total.flatten(2)).unflatten(2, change.shape[2:])
-                    else:
-                        total = total.sum(1, keepdim=True)
-                    if not in_order:
-                        total = total[:, :, :, group.place]
-                    pools = slice(name * self.pooling.groups, (name + 1) * self.pooling.groups)
-                    result[:, pools, columns] = total.permute(0, 1, 3, 4, 2)
+                of_names = result[:, :, columns].unflatten(1, (-1, groups.shape[1])).unbind(1)
+                for name, of_atoms, to in zip(self.pooling.names, weights[..., columns], of_names, strict=True):
+                    to.copy_(pool_jacobian(change, of_atoms, group.place, groups, hard=name in ("max", "min")))
         if result is not jacobian:
             jacobian.zero_()
             jacobian[:, :, :, :n] = result[:, :, :, :n]
@@ -454,6 +455,7 @@ class ACSF(Representation):
                 atoms=atoms,
                 pairs=some,
                 vectors=vectors[some],
+                shift=pairs.shift[some],
                 centre=pairs.first[some] - atoms.start,
                 species=species[pairs.second[some]],
                 undirected=pairs.undirected[some] - half.start,

@@ -64,6 +64,7 @@ class Pairs:
         unit: Unit vectors, 0 where padded or without direction, shape (N, 3, M).
         lever: How each vector moves with the R coordinates of its structure, shape (N, R, M).
         ends: One where the pair begins, and one where it ends, shape (2, N, n, M).
+        by_atom: Whether the column of a pair is the place of the atom where it ends.
     """
 
     blocks: list[tuple[int, slice]]
@@ -73,6 +74,7 @@ class Pairs:
     unit: Float[Tensor, "N 3 M"]
     lever: Float[Tensor, "N R M"]
     ends: Float[Tensor, "2 N n M"]
+    by_atom: bool
 
     @classmethod
     def of(
@@ -86,8 +88,12 @@ class Pairs:
         n_kinds: int,
         n_atoms: int,
         strain: bool,
+        by_atom: bool = False,
     ) -> Pairs:
-        """Arrange pairs by their row and kind; ``ends`` are the two atoms' places within the structure."""
+        """Arrange pairs by their row and kind; ``ends`` are the two atoms' places within the structure.
+
+        ``by_atom`` needs pairs of one kind, no two of which end in the same atom.
+        """
         counts = torch.bincount(row * n_kinds + kind, minlength=n_rows * n_kinds)
         widths = counts.reshape(n_rows, n_kinds).amax(0)
         offsets = torch.cumsum(widths, 0) - widths
@@ -100,6 +106,8 @@ class Pairs:
         rank = torch.arange(len(group), device=group.device) - (torch.cumsum(counts, 0) - counts)[group]
         column = offsets[kind] + rank
         m = int(widths.sum())
+        if by_atom:
+            column, m, widths = ends[1], n_atoms, widths.new_tensor([n_atoms])
         starts = offsets.tolist()
         blocks = [
             (number, slice(starts[number], starts[number] + width))
@@ -129,6 +137,7 @@ class Pairs:
             unit=by_row[:, :3] * inverse[:, None],
             lever=lever,
             ends=at_ends,
+            by_atom=by_atom,
         )
 
 
@@ -269,8 +278,13 @@ class AngularPart:
     def _moved(self, k: int, j: int) -> Float[Tensor, "N xEC R"]:
         """Return the part of the Jacobian from neighbours j of one block, with k of another."""
         of_j = self._pairs.blocks[j][1]
-        lever = self._pairs.lever[:, :, of_j].transpose(1, 2)
-        return self._slopes(k, of_j).flatten(1, 3) @ lever
+        slopes = self._slopes(k, of_j).flatten(1, 3)
+        if not self._pairs.by_atom:
+            return slopes @ self._pairs.lever[:, :, of_j].transpose(1, 2)
+        # Each column is an atom: that of the centre, which is its own neighbour nowhere, takes the recoil.
+        of_structures = slopes.unflatten(0, (-1, slopes.shape[2]))
+        of_structures.diagonal(dim1=1, dim2=3).sub_(of_structures.sum(-1).transpose(1, 2))
+        return slopes
 
     def _slopes(self, k: int, of_j: slice) -> Float[Tensor, "N 3 E C m"]:
         """Return the derivatives in the vectors to the neighbours j, in the memory of the sums."""
@@ -286,3 +300,33 @@ class AngularPart:
             vectors = unit * pairs.r[:, None, None, None, of_j]
             slopes += (pulls[:, :1] * vectors - pulls[:, 1:]) * w[:, None]
         return slopes
+
+
+def pool_jacobian(
+    change: Float[Tensor, "B n 3 K R"],
+    weights: Float[Tensor, "B n f"],
+    place: Int[Tensor, "f"],
+    groups: Float[Tensor, "B G n"],
+    *,
+    hard: bool,
+) -> Float[Tensor, "B G f R 3"]:
+    """Return the Jacobian of pooled features from that of the atoms.
+
+    Args:
+        change: Jacobian of K features of each atom.
+        weights: Derivative of the f pooled features in those of the atoms.
+        place: Which of the K features each of the f is.
+        groups: 1 for the atoms that are pooled together.
+        hard: A pool may take all of its value from one atom; where it does, no other is looked at.
+    """
+    if hard and groups.shape[1] == 1 and bool((weights.amax(1) == 1.0).all()):
+        structure = torch.arange(len(change), device=change.device)[:, None]
+        return change[structure, weights.argmax(1), :, place][:, None].transpose(3, 4)
+    of_functions = weights.new_zeros(*weights.shape[:2], change.shape[3])
+    of_functions[..., place] = weights
+    weighted = change * of_functions[:, :, None, :, None]
+    if groups.shape[1] == 1:
+        total = weighted.sum(1, keepdim=True)
+    else:
+        total = (groups @ weighted.flatten(2)).unflatten(2, change.shape[2:])
+    return total[:, :, :, place].permute(0, 1, 3, 4, 2)
