@@ -45,6 +45,7 @@ from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list
 
 # Numbers that one array may hold: small enough for the processor's caches, large enough to amortise a call.
 _CHUNK = 1_000_000
+_JACOBIAN_CHUNK = 2_000_000
 _ATOMS_AT_ONCE = 2500
 
 
@@ -259,7 +260,7 @@ class ACSF(Representation):
         per_pair = n_pools * self._radial.size + sum(
             8 * len(group.kernel.powers) * len(group.kernel.etas) for group in self._angular
         )
-        parts = self._parts(structures, pairs, pairs.vectors(structures), pairs_at_once=_CHUNK // per_pair)
+        parts = self._parts(structures, pairs, pairs.vectors(structures), pairs_at_once=_JACOBIAN_CHUNK // per_pair)
         map_threads(compute, list(parts))
         return value.flatten(1), jacobian.flatten(1, 2)
 
@@ -322,9 +323,10 @@ class ACSF(Representation):
         if len(centred.blocks) < n_species:
             result.zero_()
         # Which atoms count in which of the pools that share a name: all, or those of one species.
-        groups = atoms.groups(self.pooling.groups, value)  # (B, G, n)
+        many = self.pooling.groups
+        groups = atoms.groups(many, value)  # (B, G, n)
         of_pools = weights.permute(1, 0, 3, 2)
-        if self.pooling.groups > 1:
+        if many > 1:
             of_pools = (of_pools[:, :, None] * groups[:, None, :, None]).flatten(1, 2)
         for s, change in radial.jacobians(of_pools):
             result[:, :, s * self._radial.size : (s + 1) * self._radial.size] = change
@@ -332,9 +334,13 @@ class ACSF(Representation):
             for s, t, change in kernel.jacobians():
                 columns = _columns(group.columns + n_radial + n_angular * numbers[s][t])
                 change = change.unflatten(0, (size, n))
-                of_names = result[:, :, columns].unflatten(1, (-1, groups.shape[1])).unbind(1)
-                for name, of_atoms, to in zip(self.pooling.names, weights[..., columns], of_names, strict=True):
-                    to.copy_(pool_jacobian(change, of_atoms, group.place, groups, hard=name in ("max", "min")))
+                for name, of_atoms in enumerate(weights[..., columns]):
+                    pools = slice(name * many, (name + 1) * many)
+                    hard = many == 1 and self.pooling.names[name] in ("max", "min")
+                    extremes = pooled[:, name, columns] if hard else None
+                    result[:, pools, columns] = pool_jacobian(
+                        change, of_atoms, group.place, groups, extremes=extremes
+                    )
         if result is not jacobian:
             jacobian.zero_()
             jacobian[:, :, :, :n] = result[:, :, :, :n]

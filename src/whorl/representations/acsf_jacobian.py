@@ -64,7 +64,8 @@ class Pairs:
         unit: Unit vectors, 0 where padded or without direction, shape (N, 3, M).
         lever: How each vector moves with the R coordinates of its structure, shape (N, R, M).
         ends: One where the pair begins, and one where it ends, shape (2, N, n, M).
-        by_atom: Whether the column of a pair is the place of the atom where it ends.
+        by_atom: Whether the column of a pair is the place of the atom where it ends; ends and lever are not
+            filled then.
     """
 
     blocks: list[tuple[int, slice]]
@@ -123,8 +124,9 @@ class Pairs:
         distance, real = by_row[:, 3], by_row[:, 4]
         inverse = torch.where(distance > _TINY, 1.0 / distance.clamp(min=_TINY), 0.0)
         at_ends = vectors.new_zeros(2, n_rows * n_atoms * m)
-        for end, at_end in zip(ends, at_ends, strict=True):
-            at_end[(row * n_atoms + end) * m + column] = 1.0
+        if not by_atom:
+            at_ends[0, (row * n_atoms + ends[0]) * m + column] = 1.0
+            at_ends[1, (row * n_atoms + ends[1]) * m + column] = 1.0
         at_ends = at_ends.reshape(2, n_rows, n_atoms, m)
         lever = at_ends[1] - at_ends[0]
         if strain:
@@ -308,7 +310,7 @@ def pool_jacobian(
     place: Int[Tensor, "f"],
     groups: Float[Tensor, "B G n"],
     *,
-    hard: bool,
+    extremes: Float[Tensor, "B f"] | None,
 ) -> Float[Tensor, "B G f R 3"]:
     """Return the Jacobian of pooled features from that of the atoms.
 
@@ -317,11 +319,17 @@ def pool_jacobian(
         weights: Derivative of the f pooled features in those of the atoms.
         place: Which of the K features each of the f is.
         groups: 1 for the atoms that are pooled together.
-        hard: A pool may take all of its value from one atom; where it does, no other is looked at.
+        extremes: The pooled features where these are extremes. Most often each is that of one atom, and no
+            other is looked at; or it is zero, the least that an angular function can be, and so is its change.
     """
-    if hard and groups.shape[1] == 1 and bool((weights.amax(1) == 1.0).all()):
-        structure = torch.arange(len(change), device=change.device)[:, None]
-        return change[structure, weights.argmax(1), :, place][:, None].transpose(3, 4)
+    place = place.to(change.device)
+    if extremes is not None and bool(((weights.amax(1) == 1.0) | (extremes == 0.0)).all()):
+        n_structures, n, _, many, width = change.shape
+        of_structure = n * torch.arange(n_structures, device=place.device)[:, None]
+        first = (of_structure + weights.argmax(1)) * 3 * many + place  # (B, f), for x = 0
+        rows = first[:, :, None] + many * torch.arange(3, device=place.device)
+        chosen = change.reshape(-1, width).index_select(0, rows.flatten())
+        return chosen.reshape(n_structures, 1, len(place), 3, width).transpose(3, 4)
     of_functions = weights.new_zeros(*weights.shape[:2], change.shape[3])
     of_functions[..., place] = weights
     weighted = change * of_functions[:, :, None, :, None]
