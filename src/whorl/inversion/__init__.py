@@ -1,20 +1,25 @@
 """From tensors back to structures: what is sought, where to begin, how to search, what came of it."""
 
+from whorl.inversion.algorithm1 import algorithm1
 from whorl.inversion.problem import InversionProblem, whitening_weights
 from whorl.inversion.result import InversionResult, InversionStatus, invalid_threshold
-from whorl.inversion.search import algorithm1
-from whorl.inversion.solvers import Adam, Solver, SolverState
+from whorl.inversion.search import Population, solve
+from whorl.inversion.solvers import LBFGS, Adam, LevenbergMarquardt, Solver, SolverState
 from whorl.inversion.starts import random_starts
 
 __all__ = [
+    "LBFGS",
     "Adam",
     "InversionProblem",
     "InversionResult",
     "InversionStatus",
+    "LevenbergMarquardt",
+    "Population",
     "Solver",
     "SolverState",
     "algorithm1",
     "invalid_threshold",
     "random_starts",
+    "solve",
     "whitening_weights",
 ]

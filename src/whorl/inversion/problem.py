@@ -4,7 +4,12 @@ With a representation R, a target :math:`R^*`, feature weights w and a penalty �
 
 .. math:: L(x) = \frac1F \sum_f \rho\bigl(w_f\,(R_f(x) - R^*_f)\bigr)
 
-(Fung et al. 2022, section 2.1; there ρ is the absolute value and all weights are 1).
+(Fung et al. 2022, section 2.1; there ρ is the absolute value and all weights are 1). Where atoms must keep a
+distance, :math:`\frac1F \sum_a c_a^2` is added, with one number for each atom:
+
+.. math:: c_a = 10 \sum_{b} \max\Bigl(0,\; s - \frac{d_{ab}}{r_a + r_b}\Bigr)
+
+where d are distances, r covalent radii and s the ``separation``.
 """
 
 from __future__ import annotations
@@ -12,14 +17,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
+from whorl.inversion.moves import covalent_radii
 from whorl.representations.base import Representation
 from whorl.structures.batch import StructureBatch
+from whorl.structures.neighbors import neighbor_list
 
 
 def _huber(residual: Tensor) -> Tensor:
@@ -34,6 +42,9 @@ _PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+_CONTACT = 10.0  # weight of a contact beside features of about unit spread
+
+
 @dataclass(frozen=True, kw_only=True)
 class InversionProblem:
     """T targets, each with the composition and cell in which its structure is sought.
@@ -41,14 +52,19 @@ class InversionProblem:
     Attributes:
         representation: The map R.
         target: The fingerprints R* sought, flattened, shape (T, F).
-        template: T structures that give species, cell and pbc; their positions are not used.
+        template: T structures that give species, cell and pbc; of their positions only those of frozen atoms
+            are used.
         loss: ``"mae"``, ``"squared"`` or ``"huber"`` (bends at a weighted residual of 1).
-        weights: One factor per feature, not negative, shape (F,); ``None`` weighs all alike. With features of
-            very different size, :func:`whitening_weights` keeps the large ones from deciding alone.
+        weights: One factor per feature, not negative, shape (F,), or one row per target, shape (T, F);
+            ``None`` weighs all alike. With features of very different size, :func:`whitening_weights` keeps
+            the large ones from deciding alone.
+        frozen: Atoms that stay where the template has them, shape (A,); ``None``: all may move.
+        free_cell: Whether the lattice is sought too. The template's cells are then only a first guess.
+        separation: Least distance s of two atoms, as a part of the sum of their covalent radii; 0: none.
 
     Raises:
-        InputError: Shapes that do not fit, NaN in the targets or weights, an unknown loss, or a species that
-            the representation was not made for.
+        InputError: Shapes that do not fit, NaN in the targets or weights, an unknown loss, a species that
+            the representation was not made for, or a free cell that is not periodic or has frozen atoms.
     """
 
     representation: Representation
@@ -56,6 +72,9 @@ class InversionProblem:
     template: StructureBatch
     loss: str = "mae"
     weights: Tensor | None = None
+    frozen: Bool[Tensor, "A"] | None = None
+    free_cell: bool = False
+    separation: float = 0.0
 
     def __post_init__(self) -> None:
         if self.loss not in _PENALTIES:
@@ -88,8 +107,32 @@ class InversionProblem:
                 f"template: structure {empty[0]} has no atoms, so there is nothing to solve for."
             )
         if self.weights is not None:
-            _check_weights(self.weights, n_features)
+            _check_weights(self.weights, len(self.target), n_features)
+        self._check_freedom()
         self._check_species()
+
+    def _check_freedom(self) -> None:
+        n_atoms = len(self.template.positions)
+        if self.frozen is not None and tuple(self.frozen.shape) != (n_atoms,):
+            raise InputError(
+                f"frozen: got shape {tuple(self.frozen.shape)}, expected ({n_atoms},), one per atom of the "
+                "template."
+            )
+        if not 0 <= self.separation < 1:
+            raise InputError(
+                f"separation: got {self.separation}, expected a part of the covalent distance, from 0 to "
+                "below 1, such as 0.7."
+            )
+        if not self.free_cell:
+            return
+        if not bool(self.template.pbc.all()):
+            flat = int(torch.nonzero(~self.template.pbc.all(1))[0])
+            raise InputError(
+                f"free_cell: structure {flat} is not periodic in all three directions, so it has no lattice "
+                "to find. Leave free_cell off for it."
+            )
+        if self.frozen is not None and bool(self.frozen.any()):
+            raise InputError("free_cell: atoms cannot stay frozen where the cell moves. Choose one of them.")
 
     def _check_species(self) -> None:
         declared = self.representation.config().get("species")
@@ -115,8 +158,16 @@ class InversionProblem:
         """Return the problem of the chosen targets, repeats allowed: targets × starts is one flat batch."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.target.device)
+        weights, frozen = self.weights, self.frozen
+        if weights is not None and weights.dim() == 2:
+            weights = weights[index]
+        if frozen is not None:
+            marked = self.template.replace(atomic_numbers=frozen.to(torch.int64))
+            frozen = marked[index].atomic_numbers.bool()
         # Already checked, and checks would cost as much as a step of the search.
-        return self._unchecked(target=self.target[index], template=self.template[index])
+        return self._unchecked(
+            target=self.target[index], template=self.template[index], weights=weights, frozen=frozen
+        )
 
     def to(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -130,7 +181,12 @@ class InversionProblem:
             target=self.target.to(device=device, dtype=dtype),
             template=self.template.to(device=device, dtype=dtype),
             weights=weights,
+            frozen=None if self.frozen is None else self.frozen.to(device=device),
         )
+
+    def replace(self, **changes: Any) -> InversionProblem:
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
     def _unchecked(self, **changes: object) -> InversionProblem:
         new = object.__new__(InversionProblem)
@@ -145,7 +201,76 @@ class InversionProblem:
 
     def value(self, structures: StructureBatch) -> Float[Tensor, "T"]:
         """Return the loss of each structure against the target of the same index, differentiable."""
-        return _PENALTIES[self.loss](self.residual(structures)).mean(1)
+        loss = _PENALTIES[self.loss](self.residual(structures)).mean(1)
+        if self.separation:
+            loss = loss + self.contacts(structures).square().sum(1) / self.target.shape[1]
+        return loss
+
+    def contacts(self, structures: StructureBatch) -> Float[Tensor, "T n"]:
+        """Return how far each atom is inside the distances it must keep, :math:`c_a`; 0 where there is none."""
+        rows, _ = self._contacts(structures, jacobian=False)
+        return rows
+
+    def value_and_rows(
+        self, structures: StructureBatch
+    ) -> tuple[Float[Tensor, "T"], Float[Tensor, "T R"], Float[Tensor, "T R q"]]:
+        r"""Return each loss, and weighted residuals whose squares a Gauss–Newton step lowers.
+
+        The R rows are those of the features and, with a ``separation``, those of the contacts. For penalties
+        other than the square each row is scaled by :math:`\sqrt{\rho'(u) / 2u}` and its residual likewise
+        (iteratively reweighted least squares), so that the rows give the gradient of the loss.
+
+        The q columns of the Jacobian are the coordinates of the atoms, atom by atom, those beyond a structure's
+        own and of frozen atoms zero. With a free cell there follow the nine components of a symmetric strain,
+        row by row.
+        """
+        value, jacobian = self.representation.value_and_jacobian(structures, strain=self.free_cell)
+        residual = value.flatten(1) - self.target
+        if self.weights is not None:
+            weights = self.weights.expand_as(residual)
+            residual, jacobian = residual * weights, jacobian * weights[..., None, None]
+        loss = _PENALTIES[self.loss](residual).mean(1)
+        if self.loss != "squared":
+            scale = _reweighting(self.loss, residual)
+            residual, jacobian = residual * scale, jacobian * scale[..., None, None]
+        if self.separation:
+            rows, slopes = self._contacts(structures, jacobian=True)
+            assert slopes is not None
+            loss = loss + rows.square().sum(1) / self.target.shape[1]
+            residual, jacobian = torch.cat([residual, rows], 1), torch.cat([jacobian, slopes], 1)
+        if self.frozen is not None:
+            place = structures.structure_index, structures.position_in_structure
+            jacobian[place[0][self.frozen], :, place[1][self.frozen]] = 0.0
+        if self.free_cell:
+            strain = jacobian[:, :, -3:]
+            jacobian = torch.cat([jacobian[:, :, :-3], 0.5 * (strain + strain.transpose(2, 3))], 2)
+        return loss, residual, jacobian.flatten(2)
+
+    def _contacts(
+        self, structures: StructureBatch, *, jacobian: bool
+    ) -> tuple[Float[Tensor, "T n"], Tensor | None]:
+        radii = covalent_radii(structures.atomic_numbers).to(structures.dtype)
+        n_max, place = int(structures.n_atoms.max()), structures.position_in_structure
+        shape = (len(structures), n_max)
+        pairs = neighbor_list(structures, cutoff=max(2.0 * self.separation * float(radii.max()), 1e-3))
+        vectors = pairs.vectors(structures)
+        reach = radii[pairs.first] + radii[pairs.second]
+        distance = vectors.norm(dim=1).clamp(min=1e-9)
+        depth = _CONTACT * (self.separation - distance / reach).clamp(min=0.0)
+        atom = structures.structure_index * n_max + place
+        rows = depth.new_zeros(shape).flatten().index_add(0, atom[pairs.first], depth).reshape(shape)
+        if not jacobian:
+            return rows, None
+        slope = torch.where(depth > 0, -_CONTACT / reach / distance, 0.0)[:, None] * vectors
+        n_rows = n_max + 3 * self.free_cell
+        slopes = slope.new_zeros(len(structures) * n_max * n_rows, 3)
+        first = atom[pairs.first] * n_rows
+        slopes.index_add_(0, first + place[pairs.second], slope)
+        slopes.index_add_(0, first + place[pairs.first], -slope)
+        if self.free_cell:
+            for row in range(3):  # a strain moves v by v ε
+                slopes.index_add_(0, first + n_max + row, vectors[:, row, None] * slope)
+        return rows, slopes.reshape(*shape, n_rows, 3)
 
     def scale(self) -> Float[Tensor, "T"]:
         """Return the loss that a representation of all zeros would have: a size to compare losses with."""
@@ -155,19 +280,34 @@ class InversionProblem:
     def value_and_gradient(
         self, structures: StructureBatch
     ) -> tuple[Float[Tensor, "T"], Float[Tensor, "A 3"]]:
-        """Return each loss, and the gradient of each structure's loss in its own positions (per Å)."""
+        """Return each loss, and the gradient of each structure's loss in its own positions (per Å).
+
+        Frozen atoms have no gradient. Cells are held fixed, also where the problem has them free.
+        """
         positions = structures.positions.detach().requires_grad_(True)
         with torch.enable_grad():
             value = self.value(structures.replace(positions=positions))
             # Structures do not see one another, so the gradient of the sum is that of each.
             (gradient,) = torch.autograd.grad(value.sum(), positions)
+        if self.frozen is not None:
+            gradient = gradient.masked_fill(self.frozen[:, None], 0.0)
         return value.detach(), gradient
 
 
-def _check_weights(weights: Tensor, n_features: int) -> None:
-    if tuple(weights.shape) != (n_features,):
+def _reweighting(loss: str, residual: Float[Tensor, "T F"]) -> Float[Tensor, "T F"]:
+    size = residual.abs()
+    if loss == "huber":
+        return (0.5 / size.clamp(min=1.0)).sqrt()
+    # Residuals far below the usual one would get all the weight, and the next step would see nothing else.
+    least = 1e-3 * size.mean(1, keepdim=True) + torch.finfo(size.dtype).tiny
+    return (0.5 / torch.maximum(size, least)).sqrt()
+
+
+def _check_weights(weights: Tensor, n_targets: int, n_features: int) -> None:
+    if tuple(weights.shape) not in ((n_features,), (n_targets, n_features)):
         raise InputError(
-            f"weights: got shape {tuple(weights.shape)}, expected ({n_features},), one per feature."
+            f"weights: got shape {tuple(weights.shape)}, expected ({n_features},), one per feature, or "
+            f"({n_targets}, {n_features}), a row for each target."
         )
     if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()) or not bool((weights > 0).any()):
         raise InputError("weights: expected finite numbers, none negative and not all zero.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError
@@ -40,7 +40,10 @@ _ADVICE = {
         "the loss is above the threshold for a possible structure: probably no structure has this "
         "fingerprint. Leave it out, or try more starts if many targets end so."
     ),
-    InversionStatus.BUDGET_SPENT: "the loss was still falling at the end. Try more polish steps.",
+    InversionStatus.BUDGET_SPENT: (
+        "the search ended before it was done, and the best so far is given. Give it a larger budget, or "
+        "another seed."
+    ),
     InversionStatus.FAILED: (
         "no start gave a finite loss. Check the target and the cell; try another seed or a larger radius."
     ),
@@ -56,19 +59,36 @@ class InversionResult:
             their cell. A failed target has the positions of its last start.
         loss: In the problem's own terms (penalty and weights), shape (T,); infinite where the search failed.
         status: One per target.
-        start_losses: Best loss of each start before the polish, shape (T, starts): how often the search ends
-            in the same place says how hard the target is.
+        start_losses: Of :func:`~whorl.inversion.algorithm1`: best loss of each start before the polish, shape
+            (T, starts).
+        evaluations: How often a fingerprint was computed for each target, with its derivatives, shape (T,).
+        seconds: Time spent on each target, shape (T,); targets that are searched together share the time.
+        solutions: For each target, all different structures found that have its fingerprint, best first; empty
+            where there is none.
+        infeasibility: How likely it is that no structure has the fingerprint, from 0 to 1, shape (T,); see
+            :func:`whorl.inversion.feasibility.infeasibility`.
     """
 
     structures: StructureBatch
     loss: Float[Tensor, "T"]
     status: tuple[InversionStatus, ...]
-    start_losses: Float[Tensor, "T starts"]
+    start_losses: Float[Tensor, "T starts"] | None = None
+    evaluations: Int[Tensor, "T"] | None = None
+    seconds: Float[Tensor, "T"] | None = None
+    solutions: tuple[StructureBatch, ...] = ()
+    infeasibility: Float[Tensor, "T"] | None = None
 
     @property
     def advice(self) -> tuple[str, ...]:
         """What to do about each target, in words."""
-        return tuple(status.advice for status in self.status)
+        advice = [status.advice for status in self.status]
+        for target, found in enumerate(self.solutions):
+            if len(found) > 1:
+                advice[target] += (
+                    f" {len(found)} different structures have it: it does not tell them apart. Choose among "
+                    "them by energy, or add features."
+                )
+        return tuple(advice)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -79,6 +99,15 @@ class InversionResult:
     def __len__(self) -> int:
         """Return the number of targets T."""
         return len(self.status)
+
+
+def centred(structures: StructureBatch) -> StructureBatch:
+    """Move what is free to move as a whole: clusters drift, and nothing in their loss says where they are."""
+    index, counts = structures.structure_index, structures.n_atoms
+    sums = structures.positions.new_zeros(len(structures), 3).index_add(0, index, structures.positions)
+    shift = 0.5 * structures.cells.sum(1) - sums / counts[:, None]
+    shift = torch.where(structures.pbc.any(1, keepdim=True), 0.0, shift)
+    return structures.replace(positions=structures.positions + shift[index])
 
 
 def judge(

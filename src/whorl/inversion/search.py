@@ -1,325 +1,490 @@
-"""Algorithm 1 of Fung et al. 2022: many targets × many starts × many hops, as batches.
+r"""The search: for each target a small population, all of them improved together in batches.
 
-For each target: several random starts; from each, several runs of Adam with noise added between them; the
-best structure of all is then polished with smaller steps. The best is tracked at every step.
+For each target:
+
+1. Many random arrangements of different size and shape are compared with the target, and the nearest ones in the
+   broad features become the first population.
+2. Every round, members are chosen (the better, the likelier), moved (:mod:`whorl.inversion.moves`), and improved
+   by Levenberg–Marquardt from coarse to fine: first the sharp features count little, and only the more promising
+   third of the children goes on to where all features count. The best that differ from one another stay.
+3. A population that has not improved for some rounds starts afresh; the best of all is kept.
+
+A target is left as soon as it is solved, and another one takes its place.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from whorl.errors import InputError
-from whorl.inversion.checkpoint import Checkpoint
+from whorl.inversion.feasibility import infeasibility
+from whorl.inversion.moves import Atoms, move, signature
 from whorl.inversion.problem import InversionProblem
-from whorl.inversion.result import InversionResult, judge
-from whorl.inversion.solvers.adam import Adam
-from whorl.inversion.solvers.base import SolverState
-from whorl.inversion.starts import content_key, derive_seed, random_displacements, random_starts
+from whorl.inversion.result import InversionResult, InversionStatus, centred
+from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
+from whorl.inversion.starts import content_key, derive_seed, varied_starts
+from whorl.parallel import map_threads
 from whorl.structures.batch import StructureBatch
 
 Progress = Callable[[int, int, str], None]
+Level = tuple[float, int]  # weight of the sharp features, steps of the solver
 
-_REPORT_EVERY = 20  # steps between two reports of progress
-# The last third of the polish improving the loss by less than this part means that it had stopped falling.
-_STALL_WINDOW, _STALL = 1 / 3, 0.01
+_AT_ONCE = 32  # targets that are searched at the same time
+_NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
+_ALIKE = 0.15  # Å by which the distances of two members must differ
+_SHARP = 0.7  # 1/Å beyond which a feature is sharp
+_FLOOR = 0.02  # least spread of a feature, as a part of the median spread
+_POLISH = 30  # steps with the loss that was asked for, where no solution was found
+_IMPROVED = 0.98  # a population that lowers its loss by less than this factor has not improved
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Settings:
-    """What decides the outcome; a checkpoint belongs to one set of these."""
+class Population:
+    """How the search for one target is laid out.
 
-    starts: int
-    hops: int
-    iterations: int
-    polish: int
-    learning_rate: float
-    polish_learning_rate: float
-    noise: float
-    seed: int
-    radius: float | None
+    Attributes:
+        candidates: Random arrangements that are compared with the target at the start of a population.
+        first: Of these, how many are improved.
+        members: Arrangements kept.
+        children: New ones in each round.
+        promising: Of these, how many are improved to the end.
+        parents: Part of the members, best first, that have children.
+        patience: Rounds without improvement after which a population is given up.
+        opening: Levels of the first improvement: weight of the sharp features, and steps.
+        coarse: Level for all children.
+        fine: Levels for the promising ones.
+        polish: Steps that the best member gets in every round.
+    """
+
+    candidates: int = 200
+    first: int = 24
+    members: int = 8
+    children: int = 24
+    promising: int = 8
+    parents: float = 0.6
+    patience: int = 8
+    opening: tuple[Level, ...] = ((0.1, 12), (0.3, 6), (1.0, 8))
+    coarse: Level = (0.1, 6)
+    fine: tuple[Level, ...] = ((0.3, 4), (1.0, 8))
+    polish: int = 6
 
     def __post_init__(self) -> None:
-        for name, least in (("starts", 1), ("hops", 1), ("iterations", 1), ("polish", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: got {getattr(self, name)}, expected {least} or more.")
-        if not self.noise >= 0:
-            raise InputError(f"noise: got {self.noise}, expected a length in Å, zero or more.")
-
-    @property
-    def solver(self) -> Adam:
-        return Adam(learning_rate=self.learning_rate, decay=_decay(0.01, self.iterations))
-
-    @property
-    def polisher(self) -> Adam:
-        return Adam(learning_rate=self.polish_learning_rate, decay=_decay(0.01, self.polish))
+        for name in ("candidates", "first", "members", "children", "promising", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
+        if self.promising > self.children or self.first > self.candidates:
+            raise InputError("population: promising ≤ children and first ≤ candidates are expected.")
+        if not 0 < self.parents <= 1:
+            raise InputError(f"parents: got {self.parents}, expected a part above 0 and up to 1.")
 
 
-def _decay(total: float, steps: int) -> float:
-    """Return the factor a step that makes ``total`` over all ``steps``."""
-    return float(total ** (1 / max(steps, 1)))
-
-
-def algorithm1(
+def solve(
     problem: InversionProblem,
     *,
-    starts: int = 10,
-    hops: int = 5,
-    iterations: int = 140,
-    polish: int = 900,
-    learning_rate: float = 0.4,
-    polish_learning_rate: float = 0.1,
-    noise: float = 0.3,
-    radius: float | None = None,
+    budget_evaluations: int = 30_000,
+    budget_seconds: float | None = None,
     seed: int = 0,
-    batch_size: int = 256,
-    tolerance: float = 1e-3,
+    batch_size: int = 64,
+    tolerance: float | None = None,
+    population: Population | None = None,
     invalid_above: float | None = None,
-    checkpoint: Path | str | None = None,
     progress: Progress | None = None,
 ) -> InversionResult:
-    r"""Find a structure for each target.
-
-    Algorithm 1 of Fung et al. 2022: ``starts`` initialisations × ``hops`` × ``iterations`` of Adam, the
-    lowest loss of all, then ``polish`` more steps from there. Within each hop and within the polish the
-    learning rate falls by a factor of 100.
-
-    The search runs in float64 on the device of the problem. Starts and noise of a target follow from ``seed``
-    and from the target itself, so they are the same whatever else is in the batch.
-
-    The learning rates and the noise were chosen on Pt10 with the 380 features of the paper and the raw mean
-    absolute error. With them most relaxed clusters come back within 0.05 Å; disordered ones mostly come back
-    as another structure with a similar fingerprint, a local minimum.
-
-    Args:
-        problem: What is sought.
-        starts: Random starts for each target.
-        hops: Runs of Adam from each start, with noise between them.
-        iterations: Steps of each hop.
-        polish: Steps from the best of all.
-        learning_rate: Of the hops, in Å: about the length by which a coordinate moves in the first steps.
-        polish_learning_rate: Of the polish, in Å.
-        noise: Standard deviation in Å of the displacement of each coordinate between hops.
-        radius: Of the ball in which clusters start, in Å; ``None`` takes it from the covalent radii.
-        seed: Of all random numbers.
-        batch_size: Structures that are evaluated at once; it bounds the memory and changes nothing else.
-        tolerance: A target counts as reproduced where its loss is at most this part of the loss that a
-            representation of zeros would have.
-        invalid_above: Loss above which a target is called invalid; see
-            :func:`whorl.inversion.result.invalid_threshold`.
-        checkpoint: Folder in which finished pieces are kept. The same call made again goes on from there;
-            pieces made with other targets or settings are left alone and not used.
-        progress: Called as ``progress(done, total, message)``, in structures × steps.
-
-    Returns:
-        Structures, losses and a status for each target.
-
-    Raises:
-        InputError: A setting out of range.
-    """
-    settings = _Settings(
-        starts=starts,
-        hops=hops,
-        iterations=iterations,
-        polish=polish,
-        learning_rate=learning_rate,
-        polish_learning_rate=polish_learning_rate,
-        noise=noise,
-        seed=seed,
-        radius=radius,
-    )
+    """Find the structures that have the fingerprints asked for."""
+    population = population or Population()
     if batch_size < 1:
         raise InputError(f"batch_size: got {batch_size}, expected 1 or more.")
-    problem = problem.to(dtype=torch.float64)
-    meter = _Meter(total=len(problem) * (starts * hops * iterations + polish), report=progress)
-    store = None
-    if checkpoint is not None:
-        store = Checkpoint(Path(checkpoint), problem=problem, settings=dataclasses.asdict(settings))
-        if store.others:
-            meter.say(f"{checkpoint}: pieces made with other targets or settings are left alone")
-
-    # Chunks of equal size, so that none is left over that is too small to be worth a batch.
-    n_chunks = -(-len(problem) // batch_size)
-    chunks = (
-        torch.arange(len(problem), device=problem.target.device).tensor_split(n_chunks) if n_chunks else ()
-    )
-    found = [_solve_chunk(problem, chunk, settings, batch_size, store, meter) for chunk in chunks]
-    if not found:
-        none = problem.target.new_zeros(0)
-        return InversionResult(
-            structures=problem.template, loss=none, status=(), start_losses=none.reshape(0, starts)
-        )
-    loss = torch.cat([piece["loss"] for piece in found])
-    structures = problem.template.replace(positions=torch.cat([piece["positions"] for piece in found]))
-    return InversionResult(
-        structures=_centred(structures),
-        loss=loss,
-        status=judge(
-            loss,
-            stalled=torch.cat([piece["stalled"] for piece in found]),
-            tolerance=tolerance * problem.scale(),
-            invalid_above=invalid_above,
-        ),
-        start_losses=torch.cat([piece["start_losses"] for piece in found]),
-    )
-
-
-def _solve_chunk(
-    problem: InversionProblem,
-    chunk: Tensor,
-    settings: _Settings,
-    batch_size: int,
-    store: Checkpoint | None,
-    meter: _Meter,
-) -> dict[str, Tensor]:
-    """Solve one chunk of targets: all starts, as many at once as fit a batch, then polish the best."""
-    part = problem.select(chunk)
-    keys = [content_key(part.target[i], structure) for i, structure in enumerate(part.template)]
-    at_once = max(1, batch_size // len(part))
-    groups = [range(s, min(s + at_once, settings.starts)) for s in range(0, settings.starts, at_once)]
-    name = f"targets-{int(chunk[0])}-{int(chunk[-1])}"
-    meter.label = f"targets {int(chunk[0]) + 1}-{int(chunk[-1]) + 1} of {len(problem)}"
-
-    def kept(piece: str, steps: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        tensors = store.load(piece, device=chunk.device) if store else None
-        if tensors is not None:
-            meter.add(steps, stage="resumed")
-            return tensors
-        tensors = make()
-        if store:
-            store.save(piece, tensors)
-        return tensors
-
-    def whole() -> dict[str, Tensor]:
-        best = None
-        losses = []
-        for group in groups:
-            steps = len(part) * len(group) * settings.hops * settings.iterations
-            piece = kept(
-                f"{name}-starts-{group[0]}-{group[-1]}",
-                steps,
-                partial(_run_starts, part, keys, group, settings, meter),
-            )
-            losses.append(piece["losses"])
-            least = piece["losses"].amin(1)
-            if best is None:
-                best = (piece["positions"], least)
-            else:
-                better = least < best[1]
-                best = (
-                    torch.where(better[part.template.structure_index, None], piece["positions"], best[0]),
-                    torch.where(better, least, best[1]),
+    if budget_evaluations < 1 or (budget_seconds is not None and not budget_seconds > 0):
+        raise InputError("budget: expected a positive number of evaluations, and of seconds.")
+    search = _Search(problem, population, seed, batch_size, tolerance, budget_evaluations)
+    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
+    waiting = list(range(len(problem)))
+    at_once = len(problem) if deadline is not None else _AT_ONCE
+    running: list[_Hunt] = []
+    done: dict[int, _Hunt] = {}
+    while waiting or running:
+        entering, waiting = waiting[: at_once - len(running)], waiting[at_once - len(running) :]
+        running += [search.hunt(index) for index in entering]
+        spent = deadline is not None and time.monotonic() > deadline
+        finished = [hunt for hunt in running if spent or search.is_over(hunt)]
+        if finished:
+            search.finish(finished, invalid_above)
+            done |= {hunt.index: hunt for hunt in finished}
+            running = [hunt for hunt in running if hunt.index not in done]
+            if progress:
+                solved = sum(hunt.solved for hunt in done.values())
+                progress(
+                    len(done),
+                    len(problem),
+                    f"{solved} solved, {len(running)} running, {len(done) - solved} given up",
                 )
-        assert best is not None
-        start = part.template.replace(positions=best[0])
-        return {**_polish(part, start, settings, meter), "start_losses": torch.cat(losses, 1)}
-
-    every_step = len(part) * (settings.starts * settings.hops * settings.iterations + settings.polish)
-    return kept(name, every_step, whole)
+            continue
+        search.round(running, deadline)
+    return search.result([done[index] for index in range(len(problem))])
 
 
-def _run_starts(
-    part: InversionProblem, keys: list[str], group: range, settings: _Settings, meter: _Meter
-) -> dict[str, Tensor]:
-    """Run some starts of every target of a chunk, and keep the best positions of each target."""
-    index = torch.arange(len(part), device=part.target.device).repeat_interleave(len(group))
-    items = part.select(index)
-    labels = [(key, start) for key in keys for start in group]
+class _Hunt:
+    """The search for one target, and all that it has found."""
 
-    def seeds(purpose: str) -> list[int]:
-        return [derive_seed(settings.seed, purpose, start, key) for key, start in labels]
+    def __init__(self, index: int, atoms: Atoms, template: StructureBatch, rng: torch.Generator) -> None:
+        self.index, self.atoms, self.template, self.rng = index, atoms, template, rng
+        n = len(atoms.numbers)
+        self.positions = template.positions.new_zeros(0, n, 3)
+        self.cells = template.cells.new_zeros(0, 3, 3)
+        self.loss = template.positions.new_zeros(0)
+        self.best_positions, self.best_cell = template.positions, template.cells[0]
+        self.best_loss = math.inf
+        self.ends: list[tuple[Tensor, float]] = []  # signature and loss of the best of each population
+        self.evaluations, self.seconds = 0, 0.0
+        self.lowest, self.idle = math.inf, 0
+        self.solved = False
+        # Settled at the end.
+        self.loss_as_asked, self.infeasibility = math.inf, 0.0
+        self.status = InversionStatus.BUDGET_SPENT
+        self.found = self.positions, self.cells
 
-    structures = random_starts(items.template, seeds=seeds("start"), radius=settings.radius)
-    best: SolverState | None = None
-    for hop in range(settings.hops):
-        if hop:
-            displacements = random_displacements(structures, seeds=seeds(f"hop {hop}"), scale=settings.noise)
-            structures = structures.replace(positions=structures.positions + displacements)
-        stage = f"starts {group[0] + 1}-{group[-1] + 1}, hop {hop + 1} of {settings.hops}"
-        state = _descend(settings.solver, items, structures, settings.iterations, meter, stage)
-        structures = state.structures
-        best = state if best is None else _better(best, state)
-    assert best is not None
-    losses = best.best_loss.reshape(len(part), len(group))
-    winner = losses.argmin(1) + torch.arange(len(part), device=index.device) * len(group)
-    return {"positions": best.best[winner].positions, "losses": losses}
+    @property
+    def solutions(self) -> StructureBatch:
+        """All different structures found that have the fingerprint."""
+        positions, cells = self.found
+        return self.template[[0] * len(cells)].replace(positions=positions.flatten(0, 1), cells=cells)
 
+    def take(self, positions: Tensor, cells: Tensor, loss: Tensor, *, most: int) -> None:
+        """Join new arrangements to the members, and keep the best that differ."""
+        positions = torch.cat([self.positions, positions])
+        cells, loss = torch.cat([self.cells, cells]), torch.cat([self.loss, loss])
+        order = loss.argsort(stable=True)
+        order = order[torch.isfinite(loss[order])]
+        marks = signature(positions[order], cells[order], self.atoms)
+        kept: list[int] = []
+        for k in range(len(order)):
+            if len(kept) == most:
+                break
+            far = (marks[kept] - marks[k]).square().mean(1).sqrt() > _ALIKE if kept else torch.ones(1)
+            if bool(far.all()):
+                kept.append(k)
+        chosen = order[kept]
+        self.positions, self.cells, self.loss = positions[chosen], cells[chosen], loss[chosen]
+        if len(kept) and float(self.loss[0]) < self.best_loss:
+            self.best_loss = float(self.loss[0])
+            self.best_positions, self.best_cell = self.positions[0], self.cells[0]
 
-def _better(one: SolverState, other: SolverState) -> SolverState:
-    wins = other.best_loss < one.best_loss
-    return dataclasses.replace(
-        one,
-        best_loss=torch.where(wins, other.best_loss, one.best_loss),
-        best_positions=torch.where(
-            wins[one.structures.structure_index, None], other.best_positions, one.best_positions
-        ),
-    )
+    def judge_round(self, patience: int) -> None:
+        """Count rounds without improvement, and give the population up after too many."""
+        lowest = float(self.loss[0]) if len(self.loss) else math.inf
+        self.idle = 0 if lowest < _IMPROVED * self.lowest else self.idle + 1
+        self.lowest = min(lowest, self.lowest)
+        if self.idle >= patience:
+            self.end_population()
 
-
-def _descend(
-    solver: Adam,
-    problem: InversionProblem,
-    structures: StructureBatch,
-    steps: int,
-    meter: _Meter,
-    stage: str,
-) -> SolverState:
-    state = solver.init(problem, structures)
-    for _ in range(steps):
-        state = solver.step(problem, state)
-        meter.add(len(problem), stage=stage)
-    return state
-
-
-def _polish(
-    part: InversionProblem, start: StructureBatch, settings: _Settings, meter: _Meter
-) -> dict[str, Tensor]:
-    early = int(settings.polish * (1 - _STALL_WINDOW))
-    state = settings.polisher.init(part, start)
-    before: Float[Tensor, "T"] = state.best_loss
-    for step in range(settings.polish):
-        state = settings.polisher.step(part, state)
-        meter.add(len(part), stage="polish")
-        if step + 1 == early:
-            before = state.best_loss
-    stalled: Bool[Tensor, "T"] = before - state.best_loss <= _STALL * before
-    if settings.polish == 0:
-        stalled = torch.zeros_like(stalled)
-    return {"positions": state.best_positions, "loss": state.best_loss, "stalled": stalled}
+    def end_population(self) -> None:
+        if len(self.loss):
+            mark = signature(self.positions[:1], self.cells[:1], self.atoms)[0]
+            self.ends.append((mark, float(self.loss[0])))
+        self.positions, self.cells, self.loss = self.positions[:0], self.cells[:0], self.loss[:0]
+        self.lowest, self.idle = math.inf, 0
 
 
-def _centred(structures: StructureBatch) -> StructureBatch:
-    """Move what is free to move as a whole: clusters drift, and nothing in their loss says where they are."""
-    index, counts = structures.structure_index, structures.n_atoms
-    sums = structures.positions.new_zeros(len(structures), 3).index_add(0, index, structures.positions)
-    shift = 0.5 * structures.cells.sum(1) - sums / counts[:, None]
-    shift = torch.where(structures.pbc.any(1, keepdim=True), 0.0, shift)
-    return structures.replace(positions=structures.positions + shift[index])
+@dataclass
+class _Jobs:
+    """Arrangements to be improved, each for a target."""
+
+    hunts: list[_Hunt]
+    of: list[int]  # which hunt each is for
+    positions: list[Tensor]  # (n, 3) each
+    cells: list[Tensor]
+    loss: Tensor | None = None
+
+    def pick(self, chosen: Sequence[int]) -> _Jobs:
+        return _Jobs(
+            self.hunts,
+            [self.of[k] for k in chosen],
+            [self.positions[k] for k in chosen],
+            [self.cells[k] for k in chosen],
+            None if self.loss is None else self.loss[list(chosen)],
+        )
+
+    def of_hunt(self, k: int) -> list[int]:
+        return [place for place, hunt in enumerate(self.of) if hunt == k]
 
 
-class _Meter:
-    """Counts structures × steps, and reports now and then."""
+class _Search:
+    def __init__(
+        self,
+        problem: InversionProblem,
+        population: Population,
+        seed: int,
+        batch_size: int,
+        tolerance: float | None,
+        budget: int,
+    ) -> None:
+        self.asked, self.population, self.seed = problem, population, seed
+        self.batch_size, self.budget = batch_size, budget
+        single = problem.target.dtype == torch.float32
+        self.tolerance = (tolerance or (1e-3 if single else 1e-5)) ** 2
+        self.solver = LevenbergMarquardt(floor=self.tolerance * (1e-2 if single else 1e-10))
+        n_features = problem.target.shape[1]
+        sharpness = problem.representation.sharpness().to(problem.target)
+        self.sharp = sharpness > _SHARP
+        self.weights = problem.target.new_ones(len(problem), n_features)
+        self.levels: dict[float, InversionProblem] = {}
 
-    def __init__(self, *, total: int, report: Progress | None) -> None:
-        self.total = total
-        self.done = 0
-        self.label = ""
-        self._report = report
-        self._calls = 0
+    def hunt(self, index: int) -> _Hunt:
+        template = self.asked.template[index]
+        frozen = self.asked.select([index]).frozen
+        free = torch.ones_like(template.atomic_numbers, dtype=torch.bool) if frozen is None else ~frozen
+        atoms = Atoms(template.atomic_numbers, template.pbc[0], free, self.asked.free_cell)
+        key = content_key(self.asked.target[index], template)
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, "solve", key))
+        return _Hunt(index, atoms, template, rng)
 
-    def add(self, count: int, *, stage: str) -> None:
-        self.done += count
-        self._calls += 1
-        if self._calls % _REPORT_EVERY == 0 or stage == "resumed" or self.done >= self.total:
-            self.say(f"{self.label}: {stage}")
+    def is_over(self, hunt: _Hunt) -> bool:
+        return hunt.solved or hunt.evaluations >= self.budget
 
-    def say(self, message: str) -> None:
-        if self._report is not None:
-            self._report(self.done, self.total, message)
+    def round(self, hunts: list[_Hunt], deadline: float | None) -> None:
+        began = time.monotonic()
+        before = [hunt.evaluations for hunt in hunts]
+        fresh = [hunt for hunt in hunts if len(hunt.loss) == 0]
+        if fresh:
+            self._open(fresh)
+        else:
+            self._breed(hunts)
+        worked = [hunt.evaluations - b for hunt, b in zip(hunts, before, strict=True)]
+        elapsed = time.monotonic() - began
+        for hunt, work in zip(hunts, worked, strict=True):
+            hunt.seconds += elapsed * work / max(sum(worked), 1)
+        for hunt in fresh or hunts:
+            hunt.solved = hunt.best_loss < self.tolerance
+            if not hunt.solved:
+                hunt.judge_round(self.population.patience)
+
+    def _open(self, hunts: list[_Hunt]) -> None:
+        """Begin a population for each: the best of many random arrangements, improved."""
+        size = self.population
+        started = [
+            varied_starts(hunt.template, hunt.atoms, count=size.candidates, rng=hunt.rng) for hunt in hunts
+        ]
+        jobs = _Jobs(
+            hunts,
+            [k for k in range(len(hunts)) for _ in range(size.candidates)],
+            [one for positions, _ in started for one in positions],
+            [one for _, cells in started for one in cells],
+        )
+        features = torch.cat(map_threads(self._features, self._batches(jobs)))
+        chosen = []
+        for k, hunt in enumerate(hunts):
+            mine = jobs.of_hunt(k)
+            own = features[mine]
+            if self.asked.weights is None and not hunt.ends:
+                self.weights[hunt.index] = _whitening(own)
+            elif not hunt.ends:
+                self.weights[hunt.index] = self.asked.select([hunt.index]).weights
+            weights = self.weights[hunt.index] * torch.where(self.sharp, size.opening[0][0], 1.0)
+            distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
+            chosen += [mine[p] for p in distance.argsort(stable=True)[: size.first].tolist()]
+        self.levels.clear()
+        improved = self._improve(jobs.pick(chosen), size.opening)
+        self._deliver(improved)
+
+    def _breed(self, hunts: list[_Hunt]) -> None:
+        """One round: children of good members, the promising ones improved to the end."""
+        size = self.population
+        jobs = _Jobs(hunts, [], [], [])
+        for k, hunt in enumerate(hunts):
+            moves = hunt.atoms.moves
+            names = torch.multinomial(
+                torch.tensor(list(moves.values())), size.children, True, generator=hunt.rng
+            )
+            best = max(1, math.ceil(size.parents * len(hunt.loss)))
+            parents = torch.randint(best, (size.children,), generator=hunt.rng)
+            for m, name in enumerate(moves):
+                of_name = parents[names == m]
+                if len(of_name) == 0:
+                    continue
+                positions, cells = move(
+                    name, hunt.positions[of_name], hunt.cells[of_name], hunt.atoms, hunt.rng
+                )
+                jobs.positions += list(positions)
+                jobs.cells += list(cells)
+                jobs.of += [k] * len(of_name)
+        jobs = self._improve(jobs, (size.coarse,))
+        assert jobs.loss is not None
+        promising = []
+        for k in range(len(hunts)):
+            mine = jobs.of_hunt(k)
+            order = jobs.loss[mine].nan_to_num(torch.inf).argsort(stable=True)[: size.promising]
+            promising += [mine[p] for p in order.tolist()]
+        fine = self._improve(jobs.pick(promising), size.fine)
+        self._deliver(fine)
+        if size.polish:
+            leaders = _Jobs(
+                hunts, list(range(len(hunts))), [h.positions[0] for h in hunts], [h.cells[0] for h in hunts]
+            )
+            self._deliver(self._improve(leaders, ((1.0, size.polish),)))
+
+    def _deliver(self, jobs: _Jobs) -> None:
+        assert jobs.loss is not None
+        for k, hunt in enumerate(jobs.hunts):
+            mine = jobs.of_hunt(k)
+            hunt.take(
+                torch.stack([jobs.positions[p] for p in mine]),
+                torch.stack([jobs.cells[p] for p in mine]),
+                jobs.loss[mine],
+                most=self.population.members,
+            )
+
+    # Batches of bounded memory.
+
+    def _batches(self, jobs: _Jobs) -> list[tuple[_Jobs, list[int]]]:
+        """Cut into batches of like sizes."""
+        n = [len(one) for one in jobs.positions]
+        order = sorted(range(len(n)), key=lambda k: n[k])
+        batches, current = [], []
+        for k in order:
+            columns = 3 * n[k] + 9
+            most = max(1, min(self.batch_size, _NUMBERS // (columns * self.asked.target.shape[1])))
+            if len(current) >= most:
+                batches.append(current)
+                current = []
+            current.append(k)
+        if current:
+            batches.append(current)
+        return [(jobs, batch) for batch in batches]
+
+    def _structures(self, jobs: _Jobs, batch: list[int]) -> tuple[Tensor, StructureBatch]:
+        index = torch.tensor([jobs.hunts[jobs.of[k]].index for k in batch], device=self.asked.target.device)
+        template = self.asked.template[index]
+        return index, template.replace(
+            positions=torch.cat([jobs.positions[k] for k in batch]),
+            cells=torch.stack([jobs.cells[k] for k in batch]),
+        )
+
+    def _features(self, work: tuple[_Jobs, list[int]]) -> Tensor:
+        _, structures = self._structures(*work)
+        with torch.no_grad():
+            return self.asked.representation(structures).flatten(1)
+
+    def _level(self, weight: float) -> InversionProblem:
+        if weight not in self.levels:
+            weights = self.weights * torch.where(self.sharp, weight, 1.0)
+            self.levels[weight] = self.asked.replace(weights=weights, loss="squared")
+        return self.levels[weight]
+
+    def _improve(self, jobs: _Jobs, levels: Sequence[Level]) -> _Jobs:
+        problems = [(self._level(weight), steps) for weight, steps in levels]
+        batches = self._batches(jobs)
+
+        def improve(work: tuple[_Jobs, list[int]]) -> tuple[StructureBatch, Tensor, Tensor]:
+            index, structures = self._structures(*work)
+            evaluations = torch.zeros_like(index)
+            for whole, steps in problems:
+                part = whole.select(index)
+                state = self.solver.init(part, structures)
+                evaluations += 1
+                for _ in range(steps):
+                    moving = self.solver.moving(part, state)
+                    if not bool(moving.any()):
+                        break
+                    evaluations += moving
+                    state = self.solver.step(part, state)
+                structures = state.best
+            return structures, torch.where(state.failed, torch.inf, state.best_loss), evaluations
+
+        loss = torch.full(
+            (len(jobs.of),), torch.inf, dtype=self.asked.target.dtype, device=self.asked.target.device
+        )
+        positions, cells = list(jobs.positions), list(jobs.cells)
+        for (_, batch), (structures, losses, evaluations) in zip(
+            batches, map_threads(improve, batches), strict=True
+        ):
+            loss[batch] = losses
+            sizes = structures.n_atoms.tolist()
+            for k, one, cell, count in zip(
+                batch, structures.positions.split(sizes), structures.cells, evaluations.tolist(), strict=True
+            ):
+                positions[k], cells[k] = one, cell
+                jobs.hunts[jobs.of[k]].evaluations += count
+        return _Jobs(jobs.hunts, jobs.of, positions, cells, loss)
+
+    # Endings.
+
+    def finish(self, hunts: list[_Hunt], invalid_above: float | None) -> None:
+        """Settle what each hunt ends with: the structure, its loss as it was asked for, and the verdict."""
+        for hunt in hunts:
+            found = hunt.loss < self.tolerance
+            hunt.found = hunt.positions[found], hunt.cells[found]
+            hunt.end_population()
+        unsolved = [hunt for hunt in hunts if not hunt.solved and math.isfinite(hunt.best_loss)]
+        if unsolved:
+            self._polish(unsolved)
+        structures = self.asked.template[[hunt.index for hunt in hunts]].replace(
+            positions=torch.cat([hunt.best_positions for hunt in hunts]),
+            cells=torch.stack([hunt.best_cell for hunt in hunts]),
+        )
+        with torch.no_grad():
+            losses = self.asked.select([hunt.index for hunt in hunts]).value(structures).tolist()
+        for hunt, loss in zip(hunts, losses, strict=True):
+            hunt.loss_as_asked = loss if math.isfinite(hunt.best_loss) else math.inf
+            hunt.infeasibility = 0.0 if hunt.solved else infeasibility(hunt.ends)
+            hunt.status = self._status(hunt, invalid_above)
+
+    def _status(self, hunt: _Hunt, invalid_above: float | None) -> InversionStatus:
+        if hunt.solved:
+            return InversionStatus.CONVERGED
+        if not math.isfinite(hunt.loss_as_asked):
+            return InversionStatus.FAILED
+        if invalid_above is not None and hunt.loss_as_asked > invalid_above:
+            return InversionStatus.INVALID
+        if invalid_above is None and hunt.infeasibility > 0.5:
+            return InversionStatus.INVALID
+        return (
+            InversionStatus.LOCAL_MINIMUM if hunt.evaluations >= self.budget else InversionStatus.BUDGET_SPENT
+        )
+
+    def _polish(self, hunts: list[_Hunt]) -> None:
+        """Go on from the best of each, now with the loss and weights as they were asked for."""
+        index = [hunt.index for hunt in hunts]
+        part = self.asked.select(index)
+        start = part.template.replace(
+            positions=torch.cat([hunt.best_positions for hunt in hunts]),
+            cells=torch.stack([hunt.best_cell for hunt in hunts]),
+        )
+        solver = LevenbergMarquardt()
+        state = solver.init(part, start)
+        for _ in range(_POLISH):
+            state = solver.step(part, state)
+        for hunt, structure in zip(hunts, state.best, strict=True):
+            hunt.best_positions, hunt.best_cell = structure.positions, structure.cells[0]
+
+    def result(self, hunts: list[_Hunt]) -> InversionResult:
+        """Put together what the hunts found; losses are those of the problem as it was asked."""
+        template = self.asked.template
+        structures = template
+        if hunts:
+            structures = template.replace(
+                positions=torch.cat([hunt.best_positions for hunt in hunts]),
+                cells=torch.stack([hunt.best_cell for hunt in hunts]),
+            )
+        return InversionResult(
+            structures=centred(structures) if self.asked.frozen is None else structures,
+            loss=torch.tensor([hunt.loss_as_asked for hunt in hunts], dtype=torch.float64),
+            status=tuple(hunt.status for hunt in hunts),
+            evaluations=torch.tensor([hunt.evaluations for hunt in hunts], dtype=torch.int64),
+            seconds=torch.tensor([hunt.seconds for hunt in hunts], dtype=torch.float64),
+            solutions=tuple(hunt.solutions for hunt in hunts),
+            infeasibility=torch.tensor([hunt.infeasibility for hunt in hunts], dtype=torch.float64),
+        )
+
+
+def _whitening(features: Float[Tensor, "n F"]) -> Float[Tensor, "F"]:
+    spread = features.std(0).nan_to_num(0.0)
+    if not bool((spread > 0).any()):
+        return torch.ones_like(spread)
+    return 1.0 / spread.clamp(min=_FLOOR * float(spread[spread > 0].median()))

@@ -14,13 +14,14 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from whorl.errors import InputError
+from whorl.inversion.moves import Atoms, covalent_radii, push_apart
 from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import cells_from_parameters
 
 _CANDIDATES = 32  # places tried for an atom before the roomiest of them is taken
 
@@ -71,7 +72,7 @@ def random_starts(
     if not 0 < packing <= 1:
         raise InputError(f"packing: got {packing}, expected a fraction above 0 and up to 1.")
     counts = template.n_atoms
-    atomic_radii = _covalent_radii(template)
+    atomic_radii = covalent_radii(template.atomic_numbers)
     volume = torch.zeros(len(template), dtype=torch.float64, device=template.device)
     volume.index_add_(0, template.structure_index, 4 / 3 * math.pi * atomic_radii**3)
     volume = volume / packing
@@ -123,13 +124,6 @@ def _draw(
     return torch.cat(parts).to(structures.device)
 
 
-def _covalent_radii(structures: StructureBatch) -> Float[Tensor, "A"]:
-    from ase.data import covalent_radii
-
-    table = torch.from_numpy(np.asarray(covalent_radii, dtype=np.float64)).to(structures.device)
-    return table[structures.atomic_numbers.clamp(0, len(table) - 1)]
-
-
 def _boxes(
     template: StructureBatch, volume: Float[Tensor, "B"]
 ) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 3"]]:
@@ -176,3 +170,56 @@ def _place_apart(
         choice = torch.where(fits.any(1), fits.to(torch.int8).argmax(1), room.argmax(1))
         placed[:, atom] = candidates[every, atom, choice]
     return placed
+
+
+def varied_starts(
+    template: StructureBatch, atoms: Atoms, *, count: int, rng: torch.Generator
+) -> tuple[Float[Tensor, "C n 3"], Float[Tensor, "C 3 3"]]:
+    """Return ``count`` random arrangements of one structure's atoms, of different size and shape.
+
+    Clusters fill ellipsoids, from dense and round to wide, flat or long. In a cell the atoms are uniform. A
+    free cell has random parameters, from dense to a quarter full. Atoms that are too near one another are then
+    pushed apart; frozen ones stay where the template has them.
+
+    Args:
+        template: One structure.
+        atoms: Its atoms, which of them are free, and whether the cell is.
+        count: C.
+        rng: On the CPU.
+    """
+    n, dtype, device = len(atoms.numbers), torch.float64, template.device
+    cells = template.cells.to(dtype).expand(count, 3, 3).clone()
+    filled = float((4 / 3 * math.pi * atoms.radii**3).sum())  # Å³
+    periodic = template.pbc[0]
+    if bool(periodic.all()):
+        if atoms.free_cell:
+            cells = _random_cells(filled, count, rng).to(device)
+        fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng).to(device)
+        positions = torch.einsum("cnk,ckx->cnx", fractional, cells)
+    elif bool(periodic.any()):
+        boxes, centres = _boxes(template, torch.tensor([filled / 0.3], dtype=dtype, device=device))
+        fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng).to(device) - 0.5
+        positions = fractional @ boxes[0] + centres[0]
+    else:
+        radius = (0.75 * filled / math.pi / 0.74) ** (1 / 3)
+        directions = torch.randn(count, n, 3, dtype=dtype, generator=rng)
+        ball = directions / directions.norm(dim=2, keepdim=True).clamp(min=1e-9)
+        ball = ball * torch.rand(count, n, 1, dtype=dtype, generator=rng) ** (1 / 3)
+        axes = torch.rand(count, 1, 3, dtype=dtype, generator=rng)
+        axes[: count // 3] = 1.0
+        size = radius * (0.75 + 1.75 * torch.rand(count, 1, 1, dtype=dtype, generator=rng))
+        positions = (ball * axes * size).to(device)
+    if not bool(atoms.free.all()):
+        positions = torch.where(atoms.free[:, None], positions, template.positions.to(dtype))
+    positions = push_apart(positions, cells, atoms, closest=0.8, steps=30)
+    return positions.to(template.dtype), cells.to(template.dtype)
+
+
+def _random_cells(filled: float, count: int, rng: torch.Generator) -> Float[Tensor, "C 3 3"]:
+    lengths = torch.exp(0.35 * torch.randn(count, 3, dtype=torch.float64, generator=rng))
+    angles = 90.0 + 12.0 * torch.randn(count, 3, dtype=torch.float64, generator=rng).clamp(-2.5, 2.5)
+    angles[: count // 3] = 90.0
+    cells = cells_from_parameters(torch.cat([lengths, angles], 1))
+    packing = 0.25 + 0.65 * torch.rand(count, dtype=torch.float64, generator=rng)
+    scale = (filled / packing / torch.linalg.det(cells).abs()) ** (1 / 3)
+    return cells * scale[:, None, None]

@@ -2,5 +2,16 @@
 
 from whorl.inversion.solvers.adam import Adam, AdamState
 from whorl.inversion.solvers.base import Solver, SolverState
+from whorl.inversion.solvers.lbfgs import LBFGS, LBFGSState
+from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt, LevenbergMarquardtState
 
-__all__ = ["Adam", "AdamState", "Solver", "SolverState"]
+__all__ = [
+    "LBFGS",
+    "Adam",
+    "AdamState",
+    "LBFGSState",
+    "LevenbergMarquardt",
+    "LevenbergMarquardtState",
+    "Solver",
+    "SolverState",
+]

@@ -24,6 +24,7 @@ class SolverState:
         loss: There, shape (T,); infinite for a search that could not even begin.
         gradient: Of each loss in its own positions, per Å, shape (A, 3); zero for a failed search.
         best_positions: Positions of the lowest loss seen, in Å, shape (A, 3).
+        best_cells: Lattice vectors there, in Å, shape (T, 3, 3).
         best_loss: That loss, shape (T,); it never rises.
         failed: Searches that met a loss or gradient that is not finite, shape (T,). They stay at their best
             and never hinder the others.
@@ -34,6 +35,7 @@ class SolverState:
     loss: Float[Tensor, "T"]
     gradient: Float[Tensor, "A 3"]
     best_positions: Float[Tensor, "A 3"]
+    best_cells: Float[Tensor, "T 3 3"]
     best_loss: Float[Tensor, "T"]
     failed: Bool[Tensor, "T"]
     steps: int = 0
@@ -41,7 +43,7 @@ class SolverState:
     @property
     def best(self) -> StructureBatch:
         """The best structure of each search."""
-        return self.structures.replace(positions=self.best_positions)
+        return self.structures.replace(positions=self.best_positions, cells=self.best_cells)
 
 
 class Solver(ABC):
@@ -80,6 +82,7 @@ def unseen(start: StructureBatch) -> dict[str, Any]:
         "loss": infinite,
         "gradient": torch.zeros_like(positions),
         "best_positions": positions,
+        "best_cells": start.cells.detach(),
         "best_loss": infinite,
         "failed": bad,
     }

@@ -1,0 +1,208 @@
+r"""Moves of a population search: from one arrangement of the atoms to another one worth descending from.
+
+A population holds C arrangements of the same n atoms: positions (C, n, 3) and cells (C, 3, 3) in Å. Distances
+are between nearest images; in a very skewed cell another image may be nearer still, which matters little here.
+
+=============  ==================================================================================
+``shake``      every atom by a normal displacement; a free cell is strained a little too
+``relocate``   one atom goes next to another, or now and then anywhere in a periodic cell
+``swap``       two atoms of different species change places
+``reflect``    the smaller side of a plane through three atoms is mirrored in it
+``splice``     one side of an arrangement, and the other side of another one (Deaven and Ho, 1995)
+=============  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_SHAKE, _STRAIN = 0.35, 0.05  # Å, and no unit
+_NEAREST, _FARTHEST = 0.85, 1.15  # of a relocated atom, as parts of the sum of the covalent radii
+_ANYWHERE = 0.3  # part of the relocations in a crystal that go anywhere in the cell
+CLOSEST = 0.75  # atoms that a move brings nearer than this part of the sum of their radii are pushed apart
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """What all arrangements of one target share.
+
+    Attributes:
+        numbers: Atomic numbers, shape (n,).
+        pbc: Periodicity along each lattice vector, shape (3,).
+        free: Which atoms may move, shape (n,).
+        free_cell: Whether the cell may change.
+    """
+
+    numbers: Int[Tensor, "n"]
+    pbc: Bool[Tensor, "3"]
+    free: Bool[Tensor, "n"]
+    free_cell: bool = False
+
+    @property
+    def radii(self) -> Float[Tensor, "n"]:
+        """Covalent radii in Å."""
+        return covalent_radii(self.numbers)
+
+    @property
+    def contacts(self) -> Float[Tensor, "n n"]:
+        """Sum of the covalent radii of each pair, in Å."""
+        return self.radii[:, None] + self.radii[None]
+
+    @property
+    def moves(self) -> dict[str, float]:
+        """The moves that make sense for these atoms, with how often each is made."""
+        n_free = int(self.free.sum())
+        weights = {"shake": 0.5, "relocate": 0.5}
+        if not bool(self.pbc.any()) and n_free == len(self.numbers) and n_free > 4:
+            weights |= {"reflect": 0.1}
+        if len(self.numbers[self.free].unique()) > 1:
+            weights |= {"swap": 0.4}
+        return weights
+
+
+def covalent_radii(numbers: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Return covalent radii in Å (ASE's table, Cordero et al. 2008)."""
+    from ase.data import covalent_radii as table
+
+    radii = torch.from_numpy(np.asarray(table, dtype=np.float64)).to(numbers.device)
+    return radii[numbers.clamp(0, len(radii) - 1)]
+
+
+def nearest_vectors(
+    positions: Float[Tensor, "C n 3"], cells: Float[Tensor, "C 3 3"], pbc: Bool[Tensor, "3"]
+) -> Float[Tensor, "C n n 3"]:
+    """Return the vector from atom j to atom i, ``[:, i, j]``, each to the nearest image."""
+    vectors = positions[:, :, None] - positions[:, None]
+    if bool(pbc.any()):
+        fractional = torch.einsum("cijx,cxk->cijk", vectors, torch.linalg.pinv(cells))
+        vectors = vectors - torch.einsum("cijk,ckx->cijx", fractional.round() * pbc, cells)
+    return vectors
+
+
+def push_apart(
+    positions: Float[Tensor, "C n 3"],
+    cells: Float[Tensor, "C 3 3"],
+    atoms: Atoms,
+    *,
+    closest: float = CLOSEST,
+    steps: int = 8,
+) -> Float[Tensor, "C n 3"]:
+    """Push atoms apart that are nearer than ``closest`` × the sum of their radii, a little at a time."""
+    least = closest * atoms.contacts.to(positions.dtype)
+    least.fill_diagonal_(0.0)
+    for _ in range(steps):
+        vectors = nearest_vectors(positions, cells, atoms.pbc)
+        distance = vectors.norm(dim=-1)
+        push = (least - distance).clamp(min=0.0)
+        if not bool((push > 1e-3).any()):
+            break
+        away = vectors / distance.clamp(min=1e-3)[..., None]
+        positions = positions + 0.5 * (away * push[..., None]).sum(2) * atoms.free[:, None]
+    return positions
+
+
+def move(
+    name: str,
+    positions: Float[Tensor, "C n 3"],
+    cells: Float[Tensor, "C 3 3"],
+    atoms: Atoms,
+    rng: torch.Generator,
+) -> tuple[Float[Tensor, "C n 3"], Float[Tensor, "C 3 3"]]:
+    """Return the arrangements after a move of this name, and their cells."""
+    if name == "shake":
+        return _shake(positions, cells, atoms, rng)
+    moved = {"relocate": _relocate, "swap": _swap, "reflect": _reflect}[name](positions, cells, atoms, rng)
+    return push_apart(moved, cells, atoms), cells
+
+
+def _random(rng: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(*shape, dtype=torch.float64, generator=rng)
+
+
+def _normal(rng: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=rng)
+
+
+def _shake(positions: Tensor, cells: Tensor, atoms: Atoms, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    if atoms.free_cell:
+        strain = _STRAIN * _normal(rng, len(cells), 3, 3)
+        deformation = torch.eye(3) + 0.5 * (strain + strain.transpose(1, 2))
+        positions, cells = positions @ deformation.to(positions), cells @ deformation.to(cells)
+    shift = _SHAKE * _normal(rng, *positions.shape)
+    return positions + shift.to(positions) * atoms.free[:, None], cells
+
+
+def _relocate(positions: Tensor, cells: Tensor, atoms: Atoms, rng: torch.Generator) -> Tensor:
+    count, n, _ = positions.shape
+    every = torch.arange(count)
+    which = torch.nonzero(atoms.free).squeeze(1).cpu()
+    moved = which[(_random(rng, count) * len(which)).long()]
+    host = (moved + 1 + (_random(rng, count) * (n - 1)).long()) % n
+    direction = _normal(rng, count, 3)
+    direction = direction / direction.norm(dim=1, keepdim=True).clamp(min=1e-9)
+    stretch = _NEAREST + (_FARTHEST - _NEAREST) * _random(rng, count)
+    anywhere = _random(rng, count, 3)
+    far = _random(rng, count) < (_ANYWHERE if bool(atoms.pbc.all()) or n == 1 else 0.0)
+    if not bool(atoms.pbc.all()):
+        far[:] = False
+    device = positions.device
+    length = (stretch * atoms.contacts.cpu()[moved, host])[:, None]
+    beside = positions[every, host] + (direction * length).to(positions)
+    inside = torch.einsum("ck,ckx->cx", anywhere.to(positions), cells)
+    result = positions.clone()
+    result[every, moved] = torch.where(far.to(device)[:, None], inside, beside)
+    return result
+
+
+def _swap(positions: Tensor, cells: Tensor, atoms: Atoms, rng: torch.Generator) -> Tensor:
+    count = len(positions)
+    numbers = atoms.numbers.cpu()
+    unlike = (numbers[:, None] != numbers[None]) & atoms.free.cpu()[:, None] & atoms.free.cpu()[None]
+    first, second = torch.nonzero(unlike).unbind(1)
+    chosen = (_random(rng, count) * len(first)).long()
+    every, i, j = torch.arange(count), first[chosen], second[chosen]
+    result = positions.clone()
+    result[every, i], result[every, j] = positions[every, j], positions[every, i]
+    return result
+
+
+def _reflect(positions: Tensor, cells: Tensor, atoms: Atoms, rng: torch.Generator) -> Tensor:
+    count, n, _ = positions.shape
+    every = torch.arange(count)[:, None]
+    corners = positions[every, _random(rng, count, n).argsort(1)[:, :3]]
+    normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal = normal / normal.norm(dim=1, keepdim=True).clamp(min=1e-9)
+    height = ((positions - corners[:, :1]) * normal[:, None]).sum(2)
+    above = height > 0
+    smaller = above ^ (above.sum(1, keepdim=True) > (~above).sum(1, keepdim=True))
+    height = torch.where(smaller & (height.abs() > 0.3), height, 0.0)
+    return positions - 2.0 * height[..., None] * normal[:, None]
+
+
+def signature(
+    positions: Float[Tensor, "C n 3"], cells: Float[Tensor, "C 3 3"], atoms: Atoms
+) -> Float[Tensor, "C p"]:
+    """Return the sorted distances of each pair of species, in Å: equal for equal arrangements.
+
+    Rotations, reflections and the order of atoms leave it as it is. Of a crystal, these are the distances
+    between nearest images, and the lattice parameters follow.
+    """
+    distance = nearest_vectors(positions, cells, atoms.pbc).norm(dim=-1)
+    i, j = torch.triu_indices(len(atoms.numbers), len(atoms.numbers), 1, device=positions.device)
+    pairs = distance[:, i, j]
+    low, high = (
+        torch.minimum(atoms.numbers[i], atoms.numbers[j]),
+        torch.maximum(atoms.numbers[i], atoms.numbers[j]),
+    )
+    kind = low * 200 + high
+    parts = [pairs[:, kind == one].sort(1).values for one in kind.unique()]
+    if atoms.free_cell:
+        parts.append((cells @ cells.transpose(1, 2)).diagonal(dim1=1, dim2=2).sqrt().sort(1).values)
+        parts.append(torch.linalg.det(cells).abs()[:, None] ** (1 / 3) * math.sqrt(3))
+    return torch.cat(parts, 1) if parts else positions.new_zeros(len(positions), 1)
