@@ -162,10 +162,76 @@ def test_analytic_jacobian_equals_autograd(name, pooling, per_centre_species):
         sorted(set(atoms.get_chemical_symbols())), pooling=pooling, per_centre_species=per_centre_species
     )
     structures = from_ase([rattled(atoms, 1), rattled(atoms, 2)[:-1], rattled(atoms, 3)])
-    value, jacobian = acsf.value_and_jacobian(structures)
-    value2, jacobian2 = Representation.value_and_jacobian(acsf, structures)
+    value, jacobian = acsf.value_and_jacobian(structures, strain=True)
+    value2, jacobian2 = Representation.value_and_jacobian(acsf, structures, strain=True)
     torch.testing.assert_close(value, value2, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(jacobian, jacobian2, rtol=1e-9, atol=1e-11)
+
+
+def with_strain(structures: StructureBatch, strain: torch.Tensor) -> StructureBatch:
+    stretch = torch.eye(3, dtype=torch.float64) + strain
+    return structures.replace(positions=structures.positions @ stretch, cells=structures.cells @ stretch)
+
+
+@pytest.mark.parametrize("images", ["all", "minimum"])
+@pytest.mark.parametrize("name", ["crystal smaller than the cutoff", "slab", "molecule"])
+def test_jacobian_equals_finite_differences(name, images):
+    atoms = examples()[name]
+    if images == "minimum" and atoms.pbc.any():
+        atoms = rattled(atoms.repeat((2, 2, 1)), 5)  # no two images are equally near
+    acsf = everything(
+        sorted(set(atoms.get_chemical_symbols())), cutoff=4.0, pooling=("mean", "std", "max"), images=images
+    )
+    structures, step = from_ase(atoms), 1e-5
+    value, jacobian = acsf.value_and_jacobian(structures, strain=True)
+    torch.testing.assert_close(value, acsf(structures), rtol=1e-12, atol=1e-12)
+    n = len(atoms)
+    assert jacobian.shape == (1, len(acsf.layout), n + 3, 3)
+    torch.testing.assert_close(acsf.value_and_jacobian(structures)[1], jacobian[:, :, :n])
+    for row, axis in [(0, 0), (n - 1, 2), *itertools.product(range(n, n + 3), range(3))]:
+        ends = []
+        for sign in (1, -1):
+            moved, strain = structures.positions.clone(), torch.zeros(3, 3, dtype=torch.float64)
+            if row < n:
+                moved[row, axis] += sign * step
+            else:
+                strain[row - n, axis] = sign * step
+            ends.append(acsf(with_strain(structures.replace(positions=moved), strain))[0])
+        expected = (ends[0] - ends[1]) / (2 * step)
+        torch.testing.assert_close(jacobian[0, :, row, axis], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", [("max", "min"), ("mean", "std"), ("min", "quantile:0.4", "sum")])
+def test_jacobian_of_equal_clusters_equals_autograd(pooling):
+    """Every atom sees every other one, of structures of one size: as in a search for clusters."""
+    acsf = everything(["Pt"], cutoff=20.0, pooling=pooling)
+    for clusters in ([cluster(6, seed) for seed in range(3)], [cluster(6, 0), cluster(5, 1)]):
+        structures = from_ase(clusters)
+        value, jacobian = acsf.value_and_jacobian(structures)
+        value2, jacobian2 = Representation.value_and_jacobian(acsf, structures)
+        torch.testing.assert_close(value, value2, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(jacobian, jacobian2, rtol=1e-9, atol=1e-11)
+
+
+def test_crystal_preset_knows_species_and_supercells():
+    acsf = ACSF.crystal(["Na", "Cl"])
+    assert [len(ACSF.crystal(["H", "C", "N"][:s]).layout) for s in (1, 2, 3)] == [82, 392, 1026]
+    atoms = rattled(bulk("NaCl", "rocksalt", 5.6))
+    values = acsf(from_ase([atoms, atoms.repeat((2, 1, 1)), bulk("NaCl", "cesiumchloride", 3.4)]))
+    torch.testing.assert_close(values[0], values[1], rtol=1e-9, atol=1e-9)
+    assert float((values[0] - values[2]).abs().max()) > 0.05
+
+
+def test_sharpness_grows_with_eta_and_zeta():
+    acsf = ACSF.fung2022(["Pt", "O"])
+    sharpness = acsf.sharpness()
+    assert sharpness.shape == (len(acsf.layout),)
+    of = dict(zip(acsf.layout.names, sharpness.tolist(), strict=True))
+    eta = [of[f"max/G2/Pt/eta={eta},Rs=3"] for eta in ("0.01", "0.2", "1", "5")]
+    zeta = [of[f"min/G5/O-Pt/eta=0.1,zeta={zeta},lambda=1"] for zeta in (1, 2, 16, 64)]
+    assert eta == sorted(eta) and zeta == sorted(zeta)
+    assert eta[-1] == pytest.approx((2 * 5 + 1 / 20**2) ** 0.5)
+    assert Representation.sharpness(acsf).abs().max() == 0
 
 
 def check_gradients(acsf: ACSF, structures: StructureBatch) -> None:

@@ -1,6 +1,6 @@
 """Differentiable maps from structures to tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from whorl.errors import InputError, unknown_option
@@ -10,7 +10,7 @@ from whorl.representations.cutoffs import Cutoff
 
 __all__ = ["ACSF", "Cutoff", "FeatureLayout", "Representation", "make_representation"]
 
-_PRESETS = {"fung2022": ACSF.fung2022}
+_PRESETS: dict[str, Callable[..., ACSF]] = {"fung2022": ACSF.fung2022, "crystal": ACSF.crystal}
 
 
 def make_representation(config: Mapping[str, Any]) -> Representation:

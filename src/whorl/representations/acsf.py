@@ -47,6 +47,7 @@ from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list
 _CHUNK = 1_000_000
 _JACOBIAN_CHUNK = 2_000_000
 _ATOMS_AT_ONCE = 2500
+_BOND = 2.5  # Å
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,31 @@ class ACSF(Representation):
         )
 
     @classmethod
+    def crystal(
+        cls, species: Sequence[str], *, cutoff: float = 6.0, pooling: Sequence[str] = ("mean", "std")
+    ) -> ACSF:
+        r"""Build a fingerprint that tells crystals apart: 25 radial and 16 angular functions at 6 Å.
+
+        Atoms of each species are pooled apart, and every periodic image within the cutoff counts, so that it
+        is the same for a supercell. The radial functions come in three widths: η = 8 Å⁻² (σ = 0.25 Å) at
+        every 0.25 Å resolves shells of neighbours, η = 1 (0.7 Å) at every 1 Å and η = 0.1 (2.2 Å) at every
+        2 Å lead to them from afar. The angular functions tell apart what has equal distances: ζ = 1, 2, 4, 16
+        (from 81° to 20° wide) with λ = ±1, once over all neighbours (η = 0.02) and once over the nearest
+        (η = 0.1).
+
+        With S species and two pools these are 2 S (25 S + 8 S (S + 1)) features: 82, 392, 1026, 2080 and 3650
+        for S = 1 … 5.
+        """
+        steps = range(int((cutoff - 2.0) / 0.25) + 1)
+        g2 = [(0.1, 2.0 * step) for step in range(math.ceil(cutoff / 2.0))]
+        g2 += [(1.0, 1.0 + step) for step in range(math.ceil(cutoff - 1.0))]
+        g2 += [(8.0, 1.25 + 0.25 * step) for step in steps]
+        g5 = [
+            (eta, zeta, lam) for zeta in (1.0, 2.0, 4.0, 16.0) for lam in (-1.0, 1.0) for eta in (0.02, 0.1)
+        ]
+        return cls(species=species, cutoff=cutoff, g2=g2, g5=g5, pooling=pooling, per_centre_species=True)
+
+    @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ACSF:
         """Rebuild from :meth:`config`."""
         settings = {key: value for key, value in config.items() if key != "kind"}
@@ -202,6 +228,22 @@ class ACSF(Representation):
             "per_centre_species": self.per_centre_species,
             "images": self.images,
         }
+
+    def sharpness(self) -> Float[Tensor, "F"]:
+        r"""Return the inverse of the length over which each feature changes, in 1/Å.
+
+        .. math:: \sqrt{1/r_c^2 + 2\eta + \kappa^2 + \zeta / 2b^2}
+
+        of which each function has the terms it knows: a gaussian is :math:`1/\sqrt{2\eta}` wide; near its
+        maximum :math:`((1+\cos\theta)/2)^\zeta \approx e^{-\zeta\theta^2/4}` has a width of
+        :math:`\sqrt{2/\zeta}` in the angle, which is taken to Å on a circle of a typical bond length,
+        b = 2.5 Å; and nothing is broader than the cutoff.
+        """
+        radial = [2.0 * eta for eta, _ in self.g2] + [kappa**2 for kappa in self.g3]
+        angular = [2.0 * eta + zeta / (2.0 * _BOND**2) for eta, zeta, _ in (*self.g4, *self.g5)]
+        atomic = radial * len(self.species) + angular * len(self._species_pairs)
+        squares = torch.tensor(atomic, dtype=torch.float64) + self.cutoff.radius**-2
+        return squares.sqrt().repeat(len(self.layout) // len(atomic))
 
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B F"]:
         """Return the pooled features.
@@ -260,7 +302,9 @@ class ACSF(Representation):
         per_pair = n_pools * self._radial.size + sum(
             8 * len(group.kernel.powers) * len(group.kernel.etas) for group in self._angular
         )
-        parts = self._parts(structures, pairs, pairs.vectors(structures), pairs_at_once=_JACOBIAN_CHUNK // per_pair)
+        parts = self._parts(
+            structures, pairs, pairs.vectors(structures), pairs_at_once=_JACOBIAN_CHUNK // per_pair
+        )
         map_threads(compute, list(parts))
         return value.flatten(1), jacobian.flatten(1, 2)
 

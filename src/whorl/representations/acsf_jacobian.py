@@ -211,8 +211,8 @@ class AngularPart:
        \frac{\partial G}{\partial v_j} = \zeta\lambda \frac{W_j}{r_j} (\vec Q_j - (u_j\cdot\vec Q_j) u_j)
        + W_j' \Big(\sum_k A_{jk} W_k\Big) u_j .
 
-    G4 has the further factor :math:`F_{jk} = e^{-\eta r_{jk}^2} f_c(r_{jk})` in A and q, of which each end takes
-    its derivative along v_j - v_k.
+    G4 has the further factor :math:`F_{jk} = e^{-\eta r_{jk}^2} f_c(r_{jk})` in A and q, of which each end
+    takes its derivative along v_j - v_k.
     """
 
     def __init__(self, kernel: Angular, cutoff: Cutoff, pairs: Pairs, at_once: int) -> None:
@@ -319,8 +319,9 @@ def pool_jacobian(
         weights: Derivative of the f pooled features in those of the atoms.
         place: Which of the K features each of the f is.
         groups: 1 for the atoms that are pooled together.
-        extremes: The pooled features where these are extremes. Most often each is that of one atom, and no
-            other is looked at; or it is zero, the least that an angular function can be, and so is its change.
+        extremes: The pooled features where these are extremes. Most often each is that of one atom, and
+            no other is looked at; or it is zero, the least that an angular function can be, and so is its
+            change.
     """
     place = place.to(change.device)
     if extremes is not None and bool(((weights.amax(1) == 1.0) | (extremes == 0.0)).all()):

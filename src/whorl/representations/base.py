@@ -56,6 +56,14 @@ class Representation(nn.Module, ABC):
         """Hash of :meth:`config`: feature files carry it, so that two representations never mix."""
         return stable_hash(self.config())
 
+    def sharpness(self) -> Float[Tensor, "F"]:
+        """Return for each feature the inverse of the length (1/Å) over which it changes.
+
+        A search that goes from coarse to fine begins with the features of low sharpness. All zeros, this
+        default, is for representations that make no difference between their features.
+        """
+        return torch.zeros(len(self.layout), dtype=torch.float64)
+
     def value_and_jacobian(
         self, structures: StructureBatch, *, strain: bool = False
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
