@@ -46,6 +46,7 @@ from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list
 # Numbers that one array may hold: small enough for the processor's caches, large enough to amortise a call.
 _CHUNK = 1_000_000
 _JACOBIAN_CHUNK = 2_000_000
+_FACTORS_AT_ONCE = 300_000
 _ATOMS_AT_ONCE = 2500
 _BOND = 2.5  # Å
 
@@ -344,7 +345,9 @@ class ACSF(Representation):
             strain=strain,
         )
         radial = RadialPart(self._radial, self.cutoff, undirected, self._species_pairs)
-        angular = [AngularPart(group.kernel, self.cutoff, centred, _CHUNK) for group in self._angular]
+        angular = [
+            AngularPart(group.kernel, self.cutoff, centred, _FACTORS_AT_ONCE) for group in self._angular
+        ]
 
         n_radial, n_angular = n_species * self._radial.size, len(self.g4) + len(self.g5)
         features = value.new_zeros(size, n, value.shape[2])

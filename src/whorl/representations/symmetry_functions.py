@@ -279,10 +279,8 @@ class Angular:
             for c, (zeta, lam) in sorted(enumerate(self.powers), key=lambda item: item[1][0]):
                 if lam != sign:
                     continue
-                power = _power(known, zeta - 1.0)
-                if pull is None:
-                    q[:, :, c] = power
-                else:
+                power = _power(known, zeta - 1.0, out=None if self.far_side else q[:, :, c])
+                if pull is not None:
                     torch.mul(power, side, out=q[:, :, c])
                     torch.mul(power * h, 2.0 * away, out=pull[:, :, c])
         return q, pull
@@ -296,13 +294,16 @@ def pair_numbers(n_species: int, device: torch.device) -> Int[Tensor, "S S"]:
     return numbers
 
 
-def _power(known: dict[float, Tensor], zeta: float) -> Tensor:
-    """Return h**zeta, by squarings of what is already known where zeta is an integer."""
-    if zeta not in known:
-        if zeta != int(zeta):
-            known[zeta] = known[1.0].clamp(min=0.0) ** zeta  # rounding may leave h at -1e-17
-        elif zeta % 2 == 0:
-            known[zeta] = _power(known, zeta / 2).square()
-        else:
-            known[zeta] = _power(known, zeta - 1) * known[1.0]
+def _power(known: dict[float, Tensor], zeta: float, *, out: Tensor | None = None) -> Tensor:
+    """Return h**zeta, by squarings of what is already known where zeta is an integer; also in ``out``."""
+    if zeta in known:
+        return known[zeta] if out is None else out.copy_(known[zeta])
+    if zeta != int(zeta):
+        # Rounding may leave h at -1e-17.
+        known[zeta] = torch.pow(known[1.0].clamp(min=0.0), zeta, out=out)
+    elif zeta % 2 == 0:
+        half = _power(known, zeta / 2)
+        known[zeta] = torch.mul(half, half, out=out)
+    else:
+        known[zeta] = torch.mul(_power(known, zeta - 1), known[1.0], out=out)
     return known[zeta]
