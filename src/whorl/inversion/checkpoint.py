@@ -54,6 +54,10 @@ def _problem_hash(problem: InversionProblem) -> str:
         template.structure_index,
         problem.target,
     )
-    for tensor in (*tensors, *(() if problem.weights is None else (problem.weights,))):
+    given = [tensor for tensor in (problem.weights, problem.frozen) if tensor is not None]
+    if problem.frozen is not None:
+        given.append(template.positions)
+    digest.update(f"{problem.free_cell} {problem.separation}".encode())
+    for tensor in (*tensors, *given):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

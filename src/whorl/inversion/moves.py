@@ -1,7 +1,8 @@
 r"""Moves of a population search: from one arrangement of the atoms to another one worth descending from.
 
 A population holds C arrangements of the same n atoms: positions (C, n, 3) and cells (C, 3, 3) in Å. Distances
-are between nearest images; in a very skewed cell another image may be nearer still, which matters little here.
+are between nearest images; in a very skewed cell another image may be nearer still, which matters little
+here.
 
 =============  ==================================================================================
 ``shake``      every atom by a normal displacement; a free cell is strained a little too

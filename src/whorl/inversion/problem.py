@@ -207,7 +207,7 @@ class InversionProblem:
         return loss
 
     def contacts(self, structures: StructureBatch) -> Float[Tensor, "T n"]:
-        """Return how far each atom is inside the distances it must keep, :math:`c_a`; 0 where there is none."""
+        """Return how far each atom is inside the distances it must keep, :math:`c_a`; else 0."""
         rows, _ = self._contacts(structures, jacobian=False)
         return rows
 
@@ -220,9 +220,9 @@ class InversionProblem:
         other than the square each row is scaled by :math:`\sqrt{\rho'(u) / 2u}` and its residual likewise
         (iteratively reweighted least squares), so that the rows give the gradient of the loss.
 
-        The q columns of the Jacobian are the coordinates of the atoms, atom by atom, those beyond a structure's
-        own and of frozen atoms zero. With a free cell there follow the nine components of a symmetric strain,
-        row by row.
+        The q columns of the Jacobian are the coordinates of the atoms, atom by atom, those beyond a
+        structure's own and of frozen atoms zero. With a free cell there follow the nine components of a
+        symmetric strain, row by row.
         """
         value, jacobian = self.representation.value_and_jacobian(structures, strain=self.free_cell)
         residual = value.flatten(1) - self.target

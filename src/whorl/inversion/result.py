@@ -63,7 +63,8 @@ class InversionResult:
             (T, starts).
         evaluations: How often a fingerprint was computed for each target, with its derivatives, shape (T,).
         seconds: Time spent on each target, shape (T,); targets that are searched together share the time.
-        solutions: For each target, all different structures found that have its fingerprint, best first; empty
+        solutions: For each target, all different structures found that have its fingerprint, best first;
+        empty
             where there is none.
         infeasibility: How likely it is that no structure has the fingerprint, from 0 to 1, shape (T,); see
             :func:`whorl.inversion.feasibility.infeasibility`.

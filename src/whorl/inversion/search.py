@@ -2,11 +2,14 @@ r"""The search: for each target a small population, all of them improved togethe
 
 For each target:
 
-1. Many random arrangements of different size and shape are compared with the target, and the nearest ones in the
+1. Many random arrangements of different size and shape are compared with the target, and the nearest ones in
+the
    broad features become the first population.
-2. Every round, members are chosen (the better, the likelier), moved (:mod:`whorl.inversion.moves`), and improved
-   by Levenberg–Marquardt from coarse to fine: first the sharp features count little, and only the more promising
-   third of the children goes on to where all features count. The best that differ from one another stay.
+2. Every round, members are chosen (the better, the likelier), moved (:mod:`whorl.inversion.moves`), and
+improved
+   by Levenberg–Marquardt from coarse to fine: first the sharp features count little, and only the more
+   promising third of the children goes on to where all features count. The best that differ from one another
+   stay.
 3. A population that has not improved for some rounds starts afresh; the best of all is kept.
 
 A target is left as soon as it is solved, and another one takes its place.
@@ -14,16 +17,19 @@ A target is left as soon as it is solved, and another one takes its place.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from whorl.errors import InputError
+from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.feasibility import infeasibility
 from whorl.inversion.moves import Atoms, move, signature
 from whorl.inversion.problem import InversionProblem
@@ -41,7 +47,8 @@ _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
 _ALIKE = 0.15  # Å by which the distances of two members must differ
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.02  # least spread of a feature, as a part of the median spread
-_POLISH = 30  # steps with the loss that was asked for, where no solution was found
+_POLISH = 30  # steps for what is nearly a solution
+_NEAR = 1e-3  # root mean square of the whitened residuals there
 _IMPROVED = 0.98  # a population that lowers its loss by less than this factor has not improved
 
 
@@ -95,9 +102,36 @@ def solve(
     tolerance: float | None = None,
     population: Population | None = None,
     invalid_above: float | None = None,
+    checkpoint: Path | str | None = None,
     progress: Progress | None = None,
 ) -> InversionResult:
-    """Find the structures that have the fingerprints asked for."""
+    """Find the structures that have the fingerprints asked for.
+
+    Random numbers of a target follow from ``seed`` and from the target itself, so that it does not matter
+    what else is searched with it. Without ``budget_seconds`` the same call gives the same result.
+
+    Args:
+        problem: What is sought. Without weights of its own, the search weighs each feature by its spread over
+            random arrangements; the losses returned are those of the problem as it is.
+        budget_evaluations: How often the fingerprint and its derivatives may be computed for one target.
+        budget_seconds: For all targets together; they are then searched side by side.
+        seed: Of all random numbers.
+        batch_size: Structures that are evaluated at once; with larger ones fewer, so that memory is bounded.
+        tolerance: A target is solved where the root mean square of its residuals, each as a part of the
+        spread
+            of its feature, is below this; by default 1e-5 in float64 and 1e-3 in float32.
+        population: How the search is laid out.
+        invalid_above: Loss above which an unsolved target is called invalid. ``None`` leaves that to
+            :func:`whorl.inversion.feasibility.infeasibility`.
+        checkpoint: Folder in which finished targets are kept. The same call made again goes on from there.
+        progress: Called as ``progress(done, targets, message)``.
+
+    Returns:
+        For each target the best structure, its loss, a status, and all different solutions that were found.
+
+    Raises:
+        InputError: A setting out of range.
+    """
     population = population or Population()
     if batch_size < 1:
         raise InputError(f"batch_size: got {batch_size}, expected 1 or more.")
@@ -105,29 +139,46 @@ def solve(
         raise InputError("budget: expected a positive number of evaluations, and of seconds.")
     search = _Search(problem, population, seed, batch_size, tolerance, budget_evaluations)
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
-    waiting = list(range(len(problem)))
+    store = None
+    if checkpoint is not None:
+        settings = {
+            "population": dataclasses.asdict(population),
+            "budget": [budget_evaluations, budget_seconds],
+            "seed": seed,
+            "tolerance": tolerance,
+            "invalid_above": invalid_above,
+        }
+        store = Checkpoint(Path(checkpoint), problem=problem, settings=settings)
+    hunts = [search.hunt(index) for index in range(len(problem))]
+    resumed = [hunt for hunt in hunts if store and hunt.restore(store)]
+    waiting = [hunt for hunt in hunts if hunt not in resumed]
     at_once = len(problem) if deadline is not None else _AT_ONCE
     running: list[_Hunt] = []
-    done: dict[int, _Hunt] = {}
+    done = list(resumed)
+
+    def report() -> None:
+        if progress:
+            solved = sum(hunt.solved for hunt in done)
+            said = f"{solved} solved, {len(running)} running, {len(done) - solved} given up"
+            progress(len(done), len(problem), said)
+
+    report()
     while waiting or running:
-        entering, waiting = waiting[: at_once - len(running)], waiting[at_once - len(running) :]
-        running += [search.hunt(index) for index in entering]
+        room = at_once - len(running)
+        running, waiting = running + waiting[:room], waiting[room:]
         spent = deadline is not None and time.monotonic() > deadline
         finished = [hunt for hunt in running if spent or search.is_over(hunt)]
         if finished:
             search.finish(finished, invalid_above)
-            done |= {hunt.index: hunt for hunt in finished}
-            running = [hunt for hunt in running if hunt.index not in done]
-            if progress:
-                solved = sum(hunt.solved for hunt in done.values())
-                progress(
-                    len(done),
-                    len(problem),
-                    f"{solved} solved, {len(running)} running, {len(done) - solved} given up",
-                )
-            continue
-        search.round(running, deadline)
-    return search.result([done[index] for index in range(len(problem))])
+            running = [hunt for hunt in running if hunt not in finished]
+            done += finished
+            if store:
+                for hunt in finished:
+                    hunt.keep(store)
+        else:
+            search.round(running, deadline)
+        report()
+    return search.result(hunts)
 
 
 class _Hunt:
@@ -155,6 +206,34 @@ class _Hunt:
         """All different structures found that have the fingerprint."""
         positions, cells = self.found
         return self.template[[0] * len(cells)].replace(positions=positions.flatten(0, 1), cells=cells)
+
+    def keep(self, store: Checkpoint) -> None:
+        """Save what it ended with."""
+        numbers = [self.loss_as_asked, self.infeasibility, self.seconds, self.evaluations, self.solved]
+        store.save(
+            f"target-{self.index}",
+            {
+                "positions": self.best_positions,
+                "cell": self.best_cell,
+                "found_positions": self.found[0],
+                "found_cells": self.found[1],
+                "numbers": torch.tensor(numbers, dtype=torch.float64),
+                "status": torch.tensor(list(InversionStatus).index(self.status)),
+            },
+        )
+
+    def restore(self, store: Checkpoint) -> bool:
+        """Take up what an earlier run ended with, and say whether there was one."""
+        piece = store.load(f"target-{self.index}", device=self.template.device)
+        if piece is None:
+            return False
+        self.best_positions, self.best_cell = piece["positions"], piece["cell"]
+        self.found = piece["found_positions"], piece["found_cells"]
+        loss, infeasibility, seconds, evaluations, solved = piece["numbers"].tolist()
+        self.loss_as_asked, self.infeasibility, self.seconds = loss, infeasibility, seconds
+        self.evaluations, self.solved = int(evaluations), bool(solved)
+        self.status = list(InversionStatus)[int(piece["status"])]
+        return True
 
     def take(self, positions: Tensor, cells: Tensor, loss: Tensor, *, most: int) -> None:
         """Join new arrangements to the members, and keep the best that differ."""
@@ -229,12 +308,12 @@ class _Search:
         self.batch_size, self.budget = batch_size, budget
         single = problem.target.dtype == torch.float32
         self.tolerance = (tolerance or (1e-3 if single else 1e-5)) ** 2
-        self.solver = LevenbergMarquardt(floor=self.tolerance * (1e-2 if single else 1e-10))
-        n_features = problem.target.shape[1]
-        sharpness = problem.representation.sharpness().to(problem.target)
-        self.sharp = sharpness > _SHARP
-        self.weights = problem.target.new_ones(len(problem), n_features)
-        self.levels: dict[float, InversionProblem] = {}
+        self.solver = LevenbergMarquardt(floor=1e-10 if single else 1e-20)
+        self.sharp = problem.representation.sharpness().to(problem.target) > _SHARP
+        self.weights = torch.ones_like(problem.target)
+        if problem.weights is not None:
+            self.weights = problem.weights.expand_as(problem.target).clone()
+        self.levels: dict[tuple[float, str], InversionProblem] = {}
 
     def hunt(self, index: int) -> _Hunt:
         template = self.asked.template[index]
@@ -284,14 +363,12 @@ class _Search:
             own = features[mine]
             if self.asked.weights is None and not hunt.ends:
                 self.weights[hunt.index] = _whitening(own)
-            elif not hunt.ends:
-                self.weights[hunt.index] = self.asked.select([hunt.index]).weights
             weights = self.weights[hunt.index] * torch.where(self.sharp, size.opening[0][0], 1.0)
             distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
             chosen += [mine[p] for p in distance.argsort(stable=True)[: size.first].tolist()]
         self.levels.clear()
-        improved = self._improve(jobs.pick(chosen), size.opening)
-        self._deliver(improved)
+        self._deliver(self._improve(jobs.pick(chosen), size.opening))
+        self._lead(hunts)
 
     def _breed(self, hunts: list[_Hunt]) -> None:
         """One round: children of good members, the promising ones improved to the end."""
@@ -323,11 +400,18 @@ class _Search:
             promising += [mine[p] for p in order.tolist()]
         fine = self._improve(jobs.pick(promising), size.fine)
         self._deliver(fine)
-        if size.polish:
-            leaders = _Jobs(
-                hunts, list(range(len(hunts))), [h.positions[0] for h in hunts], [h.cells[0] for h in hunts]
-            )
-            self._deliver(self._improve(leaders, ((1.0, size.polish),)))
+        self._lead(hunts)
+
+    def _lead(self, hunts: list[_Hunt]) -> None:
+        """Improve the best of each by absolute values, which kinks of the fingerprint mislead less."""
+        for near in (False, True):
+            some = [hunt for hunt in hunts if len(hunt.loss) and (hunt.best_loss < _NEAR**2) == near]
+            steps = _POLISH if near else self.population.polish
+            if some and steps:
+                leaders = _Jobs(
+                    some, list(range(len(some))), [h.positions[0] for h in some], [h.cells[0] for h in some]
+                )
+                self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae"))
 
     def _deliver(self, jobs: _Jobs) -> None:
         assert jobs.loss is not None
@@ -346,7 +430,8 @@ class _Search:
         """Cut into batches of like sizes."""
         n = [len(one) for one in jobs.positions]
         order = sorted(range(len(n)), key=lambda k: n[k])
-        batches, current = [], []
+        batches: list[list[int]] = []
+        current: list[int] = []
         for k in order:
             columns = 3 * n[k] + 9
             most = max(1, min(self.batch_size, _NUMBERS // (columns * self.asked.target.shape[1])))
@@ -371,14 +456,14 @@ class _Search:
         with torch.no_grad():
             return self.asked.representation(structures).flatten(1)
 
-    def _level(self, weight: float) -> InversionProblem:
-        if weight not in self.levels:
+    def _level(self, weight: float, loss: str = "squared") -> InversionProblem:
+        if (weight, loss) not in self.levels:
             weights = self.weights * torch.where(self.sharp, weight, 1.0)
-            self.levels[weight] = self.asked.replace(weights=weights, loss="squared")
-        return self.levels[weight]
+            self.levels[weight, loss] = self.asked.replace(weights=weights, loss=loss)
+        return self.levels[weight, loss]
 
-    def _improve(self, jobs: _Jobs, levels: Sequence[Level]) -> _Jobs:
-        problems = [(self._level(weight), steps) for weight, steps in levels]
+    def _improve(self, jobs: _Jobs, levels: Sequence[Level], *, loss: str = "squared") -> _Jobs:
+        problems = [(self._level(weight, loss), steps) for weight, steps in levels]
         batches = self._batches(jobs)
 
         def improve(work: tuple[_Jobs, list[int]]) -> tuple[StructureBatch, Tensor, Tensor]:
@@ -395,23 +480,27 @@ class _Search:
                     evaluations += moving
                     state = self.solver.step(part, state)
                 structures = state.best
-            return structures, torch.where(state.failed, torch.inf, state.best_loss), evaluations
+            lowest = state.best_loss
+            if loss != "squared":
+                with torch.no_grad():
+                    lowest = self._level(1.0).select(index).value(structures)
+            return structures, torch.where(state.failed, torch.inf, lowest), evaluations
 
-        loss = torch.full(
+        lowest = torch.full(
             (len(jobs.of),), torch.inf, dtype=self.asked.target.dtype, device=self.asked.target.device
         )
         positions, cells = list(jobs.positions), list(jobs.cells)
         for (_, batch), (structures, losses, evaluations) in zip(
             batches, map_threads(improve, batches), strict=True
         ):
-            loss[batch] = losses
+            lowest[batch] = losses
             sizes = structures.n_atoms.tolist()
             for k, one, cell, count in zip(
                 batch, structures.positions.split(sizes), structures.cells, evaluations.tolist(), strict=True
             ):
                 positions[k], cells[k] = one, cell
                 jobs.hunts[jobs.of[k]].evaluations += count
-        return _Jobs(jobs.hunts, jobs.of, positions, cells, loss)
+        return _Jobs(jobs.hunts, jobs.of, positions, cells, lowest)
 
     # Endings.
 

@@ -14,15 +14,19 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.inversion.moves import Atoms, covalent_radii, push_apart
+from whorl.inversion.symmetry import lattice_rotations, random_group, symmetric_arrangement
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
 
+_SYMMETRIC = 0.8  # part of the varied starts in a crystal that have a symmetry
+_PER_GROUP = 4  # arrangements with the same group of operations
 _CANDIDATES = 32  # places tried for an atom before the roomiest of them is taken
 
 
@@ -178,8 +182,8 @@ def varied_starts(
     """Return ``count`` random arrangements of one structure's atoms, of different size and shape.
 
     Clusters fill ellipsoids, from dense and round to wide, flat or long. In a cell the atoms are uniform. A
-    free cell has random parameters, from dense to a quarter full. Atoms that are too near one another are then
-    pushed apart; frozen ones stay where the template has them.
+    free cell has random parameters, from dense to a quarter full. Atoms that are too near one another are
+    then pushed apart; frozen ones stay where the template has them.
 
     Args:
         template: One structure.
@@ -194,8 +198,10 @@ def varied_starts(
     if bool(periodic.all()):
         if atoms.free_cell:
             cells = _random_cells(filled, count, rng).to(device)
-        fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng).to(device)
-        positions = torch.einsum("cnk,ckx->cnx", fractional, cells)
+        fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng)
+        if n > 1 and bool(atoms.free.all()):
+            _make_symmetric(fractional, cells, atoms, rng)
+        positions = torch.einsum("cnk,ckx->cnx", fractional.to(device), cells)
     elif bool(periodic.any()):
         boxes, centres = _boxes(template, torch.tensor([filled / 0.3], dtype=dtype, device=device))
         fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng).to(device) - 0.5
@@ -223,3 +229,23 @@ def _random_cells(filled: float, count: int, rng: torch.Generator) -> Float[Tens
     packing = 0.25 + 0.65 * torch.rand(count, dtype=torch.float64, generator=rng)
     scale = (filled / packing / torch.linalg.det(cells).abs()) ** (1 / 3)
     return cells * scale[:, None, None]
+
+
+def _make_symmetric(
+    fractional: Float[Tensor, "C n 3"], cells: Float[Tensor, "C 3 3"], atoms: Atoms, rng: torch.Generator
+) -> None:
+    """Replace most arrangements by ones with the symmetry of random groups of the lattice, in place.
+
+    Of a free cell, those of one group also share the lattice.
+    """
+    draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng)))
+    numbers = atoms.numbers.cpu().numpy()
+    several = max(1, int(_SYMMETRIC * len(fractional)) // _PER_GROUP)
+    for k in range(several):
+        group = random_group(lattice_rotations(cells[k * _PER_GROUP].cpu().numpy()), draw)
+        for place in range(k * _PER_GROUP, min((k + 1) * _PER_GROUP, len(fractional))):
+            if atoms.free_cell:
+                cells[place] = cells[k * _PER_GROUP]
+            found = symmetric_arrangement(numbers, group, draw)
+            if found is not None:
+                fractional[place] = torch.from_numpy(found)

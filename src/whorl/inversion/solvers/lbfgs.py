@@ -1,9 +1,9 @@
 r"""L-BFGS (Liu and Nocedal, Math. Program. 45, 503, 1989), for many structures at once.
 
-The direction :math:`-H g` is made of the last m steps s and changes of the gradient y by the two-loop recursion.
-Each structure halves its own step until the loss falls enough,
-:math:`L(x + αd) \le L(x) + 10^{-4} α\, g^T d`: one trial for every call of ``step``, so that a batch stays
-together; a trial that fails leaves the structure where it is, and the next one goes half as far.
+The direction :math:`-H g` is made of the last m steps s and changes of the gradient y by the two-loop
+recursion. Each structure halves its own step until the loss falls enough, :math:`L(x + αd) \le L(x) + 10^{-4}
+α\, g^T d`: one trial for every call of ``step``, so that a batch stays together; a trial that fails leaves
+the structure where it is, and the next one goes half as far.
 """
 
 from __future__ import annotations

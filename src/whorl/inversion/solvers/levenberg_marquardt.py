@@ -6,8 +6,8 @@ With weighted residuals r and their Jacobian J, a step solves
           D = \tfrac12\,\mathrm{diag}(J^T J) + \tfrac12\,\overline{\mathrm{diag}(J^T J)}\,1 .
 
 It is taken where it lowers the loss; then the damping μ falls, else it rises. No atom moves farther in a step
-than the trust radius. Each structure has its own damping, and leaves the work when it has nothing more to gain.
-With a free cell the unknowns are those of the atoms and of a symmetric strain of the cell they sit in.
+than the trust radius. Each structure has its own damping, and leaves the work when it has nothing more to
+gain. With a free cell the unknowns are those of the atoms and of a symmetric strain of the cell they sit in.
 """
 
 from __future__ import annotations
