@@ -20,10 +20,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,11 +32,12 @@ from torch import Tensor
 from whorl.errors import InputError
 from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.feasibility import infeasibility
-from whorl.inversion.moves import Atoms, move, signature
+from whorl.inversion.moves import Atoms, move, push_apart, signature
 from whorl.inversion.problem import InversionProblem
 from whorl.inversion.result import InversionResult, InversionStatus, centred
 from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
 from whorl.inversion.starts import content_key, derive_seed, varied_starts
+from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, symmetric_move
 from whorl.parallel import map_threads
 from whorl.structures.batch import StructureBatch
 
@@ -45,8 +47,9 @@ Level = tuple[float, int]  # weight of the sharp features, steps of the solver
 _AT_ONCE = 32  # targets that are searched at the same time
 _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
 _ALIKE = 0.15  # Å by which the distances of two members must differ
+_BREAK = 0.15  # part of the children of a symmetric arrangement that are moved without regard to it
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
-_FLOOR = 0.02  # least spread of a feature, as a part of the median spread
+_FLOOR = 0.3  # least spread of a feature, as a part of the median spread
 _POLISH = 30  # steps for what is nearly a solution
 _NEAR = 1e-3  # root mean square of the whitened residuals there
 _IMPROVED = 0.98  # a population that lowers its loss by less than this factor has not improved
@@ -190,6 +193,7 @@ class _Hunt:
         self.positions = template.positions.new_zeros(0, n, 3)
         self.cells = template.cells.new_zeros(0, 3, 3)
         self.loss = template.positions.new_zeros(0)
+        self.groups: list[Group | None] = []
         self.best_positions, self.best_cell = template.positions, template.cells[0]
         self.best_loss = math.inf
         self.ends: list[tuple[Tensor, float]] = []  # signature and loss of the best of each population
@@ -235,8 +239,11 @@ class _Hunt:
         self.status = list(InversionStatus)[int(piece["status"])]
         return True
 
-    def take(self, positions: Tensor, cells: Tensor, loss: Tensor, *, most: int) -> None:
+    def take(
+        self, positions: Tensor, cells: Tensor, loss: Tensor, groups: list[Group | None], *, most: int
+    ) -> None:
         """Join new arrangements to the members, and keep the best that differ."""
+        groups = self.groups + groups
         positions = torch.cat([self.positions, positions])
         cells, loss = torch.cat([self.cells, cells]), torch.cat([self.loss, loss])
         order = loss.argsort(stable=True)
@@ -251,9 +258,38 @@ class _Hunt:
                 kept.append(k)
         chosen = order[kept]
         self.positions, self.cells, self.loss = positions[chosen], cells[chosen], loss[chosen]
+        self.groups = [groups[k] for k in chosen.tolist()]
         if len(kept) and float(self.loss[0]) < self.best_loss:
             self.best_loss = float(self.loss[0])
             self.best_positions, self.best_cell = self.positions[0], self.cells[0]
+
+    def children(self, parents: Tensor) -> Iterator[tuple[Tensor, Tensor, Group | None]]:
+        """Make one child of each parent; most children of a symmetric one have its symmetry."""
+        moves = self.atoms.moves
+        names = torch.multinomial(torch.tensor(list(moves.values())), len(parents), True, generator=self.rng)
+        broken = torch.rand(len(parents), generator=self.rng) < _BREAK
+        plain = torch.tensor([self.groups[p] is None for p in parents.tolist()]) | broken
+        for m, name in enumerate(moves):
+            some = parents[plain & (names == m)]
+            if len(some):
+                moved = move(name, self.positions[some], self.cells[some], self.atoms, self.rng)
+                yield from zip(*moved, [None] * len(some), strict=True)
+        draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=self.rng)))
+        numbers = self.atoms.numbers.cpu().numpy()
+        chances = np.array(list(SYMMETRIC_MOVES.values()))
+        for p in parents[~plain].tolist():
+            cell, group = self.cells[p].double().cpu().numpy(), self.groups[p]
+            assert group is not None
+            name = str(draw.choice(list(SYMMETRIC_MOVES), p=chances / chances.sum()))
+            fractional = self.positions[p].double().cpu().numpy() @ np.linalg.inv(cell)
+            found = symmetric_move(name, fractional, cell, numbers, group, draw)
+            if found is None:
+                found = symmetric_move("renew", fractional, cell, numbers, group, draw)
+            if found is None:
+                found, group = draw.random(fractional.shape), None
+            positions = torch.from_numpy(found @ cell).to(self.positions)
+            apart = push_apart(positions[None], self.cells[p][None], self.atoms)[0]
+            yield apart, self.cells[p], group
 
     def judge_round(self, patience: int) -> None:
         """Count rounds without improvement, and give the population up after too many."""
@@ -268,6 +304,7 @@ class _Hunt:
             mark = signature(self.positions[:1], self.cells[:1], self.atoms)[0]
             self.ends.append((mark, float(self.loss[0])))
         self.positions, self.cells, self.loss = self.positions[:0], self.cells[:0], self.loss[:0]
+        self.groups = []
         self.lowest, self.idle = math.inf, 0
 
 
@@ -279,6 +316,7 @@ class _Jobs:
     of: list[int]  # which hunt each is for
     positions: list[Tensor]  # (n, 3) each
     cells: list[Tensor]
+    groups: list[Group | None]
     loss: Tensor | None = None
 
     def pick(self, chosen: Sequence[int]) -> _Jobs:
@@ -287,6 +325,7 @@ class _Jobs:
             [self.of[k] for k in chosen],
             [self.positions[k] for k in chosen],
             [self.cells[k] for k in chosen],
+            [self.groups[k] for k in chosen],
             None if self.loss is None else self.loss[list(chosen)],
         )
 
@@ -353,8 +392,9 @@ class _Search:
         jobs = _Jobs(
             hunts,
             [k for k in range(len(hunts)) for _ in range(size.candidates)],
-            [one for positions, _ in started for one in positions],
-            [one for _, cells in started for one in cells],
+            [one for positions, _, _ in started for one in positions],
+            [one for _, cells, _ in started for one in cells],
+            [one for _, _, groups in started for one in groups],
         )
         features = torch.cat(map_threads(self._features, self._batches(jobs)))
         chosen = []
@@ -373,24 +413,15 @@ class _Search:
     def _breed(self, hunts: list[_Hunt]) -> None:
         """One round: children of good members, the promising ones improved to the end."""
         size = self.population
-        jobs = _Jobs(hunts, [], [], [])
+        jobs = _Jobs(hunts, [], [], [], [])
         for k, hunt in enumerate(hunts):
-            moves = hunt.atoms.moves
-            names = torch.multinomial(
-                torch.tensor(list(moves.values())), size.children, True, generator=hunt.rng
-            )
             best = max(1, math.ceil(size.parents * len(hunt.loss)))
             parents = torch.randint(best, (size.children,), generator=hunt.rng)
-            for m, name in enumerate(moves):
-                of_name = parents[names == m]
-                if len(of_name) == 0:
-                    continue
-                positions, cells = move(
-                    name, hunt.positions[of_name], hunt.cells[of_name], hunt.atoms, hunt.rng
-                )
-                jobs.positions += list(positions)
-                jobs.cells += list(cells)
-                jobs.of += [k] * len(of_name)
+            for positions, cell, group in hunt.children(parents):
+                jobs.positions.append(positions)
+                jobs.cells.append(cell)
+                jobs.groups.append(group)
+                jobs.of.append(k)
         jobs = self._improve(jobs, (size.coarse,))
         assert jobs.loss is not None
         promising = []
@@ -409,7 +440,11 @@ class _Search:
             steps = _POLISH if near else self.population.polish
             if some and steps:
                 leaders = _Jobs(
-                    some, list(range(len(some))), [h.positions[0] for h in some], [h.cells[0] for h in some]
+                    some,
+                    list(range(len(some))),
+                    [hunt.positions[0] for hunt in some],
+                    [hunt.cells[0] for hunt in some],
+                    [hunt.groups[0] for hunt in some],
                 )
                 self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae"))
 
@@ -421,6 +456,7 @@ class _Search:
                 torch.stack([jobs.positions[p] for p in mine]),
                 torch.stack([jobs.cells[p] for p in mine]),
                 jobs.loss[mine],
+                [jobs.groups[p] for p in mine],
                 most=self.population.members,
             )
 
@@ -500,7 +536,7 @@ class _Search:
             ):
                 positions[k], cells[k] = one, cell
                 jobs.hunts[jobs.of[k]].evaluations += count
-        return _Jobs(jobs.hunts, jobs.of, positions, cells, lowest)
+        return _Jobs(jobs.hunts, jobs.of, positions, cells, jobs.groups, lowest)
 
     # Endings.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.inversion.moves import Atoms, covalent_radii, push_apart
-from whorl.inversion.symmetry import lattice_rotations, random_group, symmetric_arrangement
+from whorl.inversion.symmetry import Group, lattice_rotations, random_group, symmetric_arrangement
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
 
@@ -178,7 +178,7 @@ def _place_apart(
 
 def varied_starts(
     template: StructureBatch, atoms: Atoms, *, count: int, rng: torch.Generator
-) -> tuple[Float[Tensor, "C n 3"], Float[Tensor, "C 3 3"]]:
+) -> tuple[Float[Tensor, "C n 3"], Float[Tensor, "C 3 3"], list[Group | None]]:
     """Return ``count`` random arrangements of one structure's atoms, of different size and shape.
 
     Clusters fill ellipsoids, from dense and round to wide, flat or long. In a cell the atoms are uniform. A
@@ -190,7 +190,11 @@ def varied_starts(
         atoms: Its atoms, which of them are free, and whether the cell is.
         count: C.
         rng: On the CPU.
+
+    Returns:
+        Positions and cells in Å, and the group of each that has a symmetry.
     """
+    groups: list[Group | None] = [None] * count
     n, dtype, device = len(atoms.numbers), torch.float64, template.device
     cells = template.cells.to(dtype).expand(count, 3, 3).clone()
     filled = float((4 / 3 * math.pi * atoms.radii**3).sum())  # Å³
@@ -200,7 +204,7 @@ def varied_starts(
             cells = _random_cells(filled, count, rng).to(device)
         fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng)
         if n > 1 and bool(atoms.free.all()):
-            _make_symmetric(fractional, cells, atoms, rng)
+            groups = _make_symmetric(fractional, cells, atoms, rng)
         positions = torch.einsum("cnk,ckx->cnx", fractional.to(device), cells)
     elif bool(periodic.any()):
         boxes, centres = _boxes(template, torch.tensor([filled / 0.3], dtype=dtype, device=device))
@@ -218,7 +222,7 @@ def varied_starts(
     if not bool(atoms.free.all()):
         positions = torch.where(atoms.free[:, None], positions, template.positions.to(dtype))
     positions = push_apart(positions, cells, atoms, closest=0.8, steps=30)
-    return positions.to(template.dtype), cells.to(template.dtype)
+    return positions.to(template.dtype), cells.to(template.dtype), groups
 
 
 def _random_cells(filled: float, count: int, rng: torch.Generator) -> Float[Tensor, "C 3 3"]:
@@ -233,13 +237,14 @@ def _random_cells(filled: float, count: int, rng: torch.Generator) -> Float[Tens
 
 def _make_symmetric(
     fractional: Float[Tensor, "C n 3"], cells: Float[Tensor, "C 3 3"], atoms: Atoms, rng: torch.Generator
-) -> None:
+) -> list[Group | None]:
     """Replace most arrangements by ones with the symmetry of random groups of the lattice, in place.
 
     Of a free cell, those of one group also share the lattice.
     """
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng)))
     numbers = atoms.numbers.cpu().numpy()
+    groups: list[Group | None] = [None] * len(fractional)
     several = max(1, int(_SYMMETRIC * len(fractional)) // _PER_GROUP)
     for k in range(several):
         group = random_group(lattice_rotations(cells[k * _PER_GROUP].cpu().numpy()), draw)
@@ -249,3 +254,5 @@ def _make_symmetric(
             found = symmetric_arrangement(numbers, group, draw)
             if found is not None:
                 fractional[place] = torch.from_numpy(found)
+                groups[place] = group if len(group) > 1 else None
+    return groups

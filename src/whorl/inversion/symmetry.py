@@ -42,6 +42,15 @@ class Group:
         same = (np.minimum(distance, 1.0 - distance) < 1e-4).all(2)
         return images[same.argmax(1) == np.arange(len(images))]
 
+    def permutation(self, fractional: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, "g n"] | None:
+        """Return to which atom each operation takes each, or ``None`` where they are not symmetric (0.02)."""
+        images = np.einsum("gij,nj->gni", self.rotations, fractional) + self.translations[:, None] / _PARTS
+        gaps = images[:, :, None] - fractional
+        distance = np.abs(gaps - gaps.round()).max(3)
+        nearest = distance.argmin(2)
+        alike = np.sort(nearest, 1) == np.arange(len(fractional))
+        return nearest if distance.min(2).max() < 0.02 and alike.all() else None
+
     def special(self, x: Float[np.ndarray, "3"], rng: np.random.Generator) -> Float[np.ndarray, "3"]:
         """Return a point that some operation leaves in place, near no particular one; or ``x`` itself."""
         k = int(rng.integers(1, len(self))) if len(self) > 1 else 0
@@ -160,6 +169,67 @@ def symmetric_arrangement(
             fractional[places[filled : filled + len(orbit)]] = orbit
             taken.append(orbit)
             filled += len(orbit)
+    return fractional
+
+
+SYMMETRIC_MOVES = {"shake": 0.25, "relocate": 0.35, "renew": 0.25, "swap": 0.15}
+
+
+def symmetric_move(
+    name: str,
+    fractional: Float[np.ndarray, "n 3"],
+    cell: Float[np.ndarray, "3 3"],
+    numbers: Int[np.ndarray, "n"],
+    group: Group,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "n 3"] | None:
+    """Return the arrangement after a move that keeps its group, or ``None`` where there is none.
+
+    ``shake`` moves all atoms by symmetric displacements of 0.35 Å, ``relocate`` puts one orbit elsewhere,
+    ``swap`` exchanges the places of two orbits of different species, and ``renew`` draws all orbits again.
+    """
+    if name == "renew":
+        return symmetric_arrangement(numbers, group, rng)
+    permutation = group.permutation(fractional)
+    if permutation is None:
+        return None
+    if name == "shake":
+        shift = 0.35 * rng.standard_normal(fractional.shape) @ np.linalg.inv(cell)
+        mean = np.zeros_like(shift)
+        for rotation, there in zip(group.rotations, permutation, strict=True):
+            mean[there] += shift @ rotation.T
+        return fractional + mean / np.sqrt(len(group))
+    first = permutation.min(0)
+    heads = np.flatnonzero(first == np.arange(len(first)))
+    head = int(rng.choice(heads))
+    size = int((first == head).sum())
+    moved = fractional.copy()
+    if name == "relocate":
+        for _ in range(20):
+            x = rng.random(3)
+            for _ in range(int(rng.integers(0, 4))):
+                x = group.special(x, rng)
+            if len(group.orbit(x)) == size:
+                return _place(moved, head, x, group, permutation)
+        return None
+    sizes = np.array([(first == other).sum() for other in heads])
+    others = heads[(numbers[heads] != numbers[head]) & (sizes == size)]
+    if len(others) == 0:
+        return None
+    other = int(rng.choice(others))
+    moved = _place(moved, head, fractional[other], group, permutation)
+    return _place(moved, other, fractional[head], group, permutation)
+
+
+def _place(
+    fractional: np.ndarray, head: int, x: np.ndarray, group: Group, permutation: np.ndarray
+) -> np.ndarray:
+    """Put the orbit of an atom at ``x`` and its images; the site must be of the same kind."""
+    orbit = group.orbit(x)
+    atoms = np.unique(permutation[:, head])
+    if len(orbit) != len(atoms):
+        return fractional
+    fractional[atoms] = orbit
     return fractional
 
 

@@ -305,7 +305,11 @@ def _search(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (first, second, shift) in the reduced lattice, in chunks of bounded memory."""
     structure, translation = rows
-    counts = structures.n_atoms[structure]
+    n_atoms = structures.n_atoms
+    if not minimum and len(structure) and bool((n_atoms == n_atoms[0]).all()) and int(n_atoms[0]):
+        yield from _search_equal(lattice, structure, translation, cutoff, n=int(n_atoms[0]))
+        return
+    counts = n_atoms[structure]
     work = torch.cumsum(counts**2, 0)
     if minimum:  # all images of a structure must be compared in one chunk
         last = torch.searchsorted(
@@ -331,6 +335,28 @@ def _search(
         keep = torch.nonzero((distance2 < cutoff**2) & _one_direction(i, j, shift)).squeeze(1)
         yield i[keep], j[keep], shift[keep]
         start, done = stop, int(work[stop - 1])
+
+
+def _search_equal(
+    lattice: _Lattice, structure: Tensor, translation: Tensor, cutoff: float, *, n: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Search structures of n atoms each: all distances as matrix products, (row, i, j)."""
+    positions = lattice.positions.reshape(-1, n, 3)
+    once = torch.ones(n, n, dtype=torch.bool, device=structure.device).triu(1)
+    own = torch.eye(n, dtype=torch.bool, device=structure.device)
+    step = max(1, _CANDIDATES_AT_ONCE // n**2)
+    for start in range(0, len(structure), step):
+        of, shift = structure[start : start + step], translation[start : start + step]
+        moved = torch.einsum("rk,rkx->rx", shift.to(positions.dtype), lattice.cells[of])
+        first, second = positions[of], positions[of] + moved[:, None]
+        # |a - b|² less |a|² is compared with the cutoff; its rounding errors are the size of those of |a|².
+        gap = torch.baddbmm(second.square().sum(2)[:, None], first, second.transpose(1, 2), alpha=-2.0)
+        near = gap < cutoff**2 - first.square().sum(2)[:, :, None]
+        ahead = shift.sign() @ shift.new_tensor([4, 2, 1]) > 0
+        near &= once | (own & ahead[:, None, None])
+        row, i, j = near.nonzero().unbind(1)
+        base = of[row] * n
+        yield base + i, base + j, shift[row]
 
 
 def _one_direction(i: Tensor, j: Tensor, shift: Tensor) -> Bool[Tensor, "P"]:
