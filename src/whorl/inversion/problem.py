@@ -158,6 +158,7 @@ class InversionProblem:
         """Return the problem of the chosen targets, repeats allowed: targets × starts is one flat batch."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.target.device)
+            index = index if index.dtype == torch.bool else index.long()  # [] would be float
         weights, frozen = self.weights, self.frozen
         if weights is not None and weights.dim() == 2:
             weights = weights[index]

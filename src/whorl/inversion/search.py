@@ -73,7 +73,7 @@ class Population:
         polish: Steps that the best member gets in every round.
     """
 
-    candidates: int = 200
+    candidates: int = 400
     first: int = 24
     members: int = 8
     children: int = 24
@@ -423,15 +423,17 @@ class _Search:
                 jobs.groups.append(group)
                 jobs.of.append(k)
         jobs = self._improve(jobs, (size.coarse,))
-        assert jobs.loss is not None
-        promising = []
-        for k in range(len(hunts)):
-            mine = jobs.of_hunt(k)
-            order = jobs.loss[mine].nan_to_num(torch.inf).argsort(stable=True)[: size.promising]
-            promising += [mine[p] for p in order.tolist()]
-        fine = self._improve(jobs.pick(promising), size.fine)
-        self._deliver(fine)
+        self._deliver(self._improve(jobs.pick(self._promising(jobs, size.promising)), size.fine))
         self._lead(hunts)
+
+    def _promising(self, jobs: _Jobs, most: int) -> list[int]:
+        """Return the jobs of the lowest losses, so many of each hunt."""
+        assert jobs.loss is not None
+        chosen = []
+        for k in range(len(jobs.hunts)):
+            mine = jobs.of_hunt(k)
+            chosen += [mine[p] for p in jobs.loss[mine].argsort(stable=True)[:most].tolist()]
+        return chosen
 
     def _lead(self, hunts: list[_Hunt]) -> None:
         """Improve the best of each by absolute values, which kinks of the fingerprint mislead less."""

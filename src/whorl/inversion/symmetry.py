@@ -205,11 +205,12 @@ def symmetric_move(
     size = int((first == head).sum())
     moved = fractional.copy()
     if name == "relocate":
+        others = fractional[first != head]
         for _ in range(20):
             x = rng.random(3)
             for _ in range(int(rng.integers(0, 4))):
                 x = group.special(x, rng)
-            if len(group.orbit(x)) == size:
+            if len(group.orbit(x)) == size and not _meets(x, others):
                 return _place(moved, head, x, group, permutation)
         return None
     sizes = np.array([(first == other).sum() for other in heads])
@@ -234,5 +235,7 @@ def _place(
 
 
 def _meets(x: np.ndarray, others: np.ndarray) -> bool:
+    if len(others) == 0:
+        return False
     distance = np.abs(others - x) % 1.0
     return bool((np.minimum(distance, 1.0 - distance) < 1e-3).all(1).any())
