@@ -1,6 +1,7 @@
 """From tensors back to structures: what is sought, where to begin, how to search, what came of it."""
 
 from whorl.inversion.algorithm1 import algorithm1
+from whorl.inversion.atomwise import AtomwiseProblem
 from whorl.inversion.problem import InversionProblem, whitening_weights
 from whorl.inversion.result import InversionResult, InversionStatus, invalid_threshold
 from whorl.inversion.search import Population, solve
@@ -10,6 +11,7 @@ from whorl.inversion.starts import random_starts
 __all__ = [
     "LBFGS",
     "Adam",
+    "AtomwiseProblem",
     "InversionProblem",
     "InversionResult",
     "InversionStatus",

@@ -35,7 +35,7 @@ def _huber(residual: Tensor) -> Tensor:
     return torch.where(size <= 1, 0.5 * size.square(), size - 0.5)
 
 
-_PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
+PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
     "mae": torch.abs,
     "squared": torch.square,
     "huber": _huber,  # bends at 1, so that the weights say where
@@ -77,8 +77,8 @@ class InversionProblem:
     separation: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.loss not in _PENALTIES:
-            raise unknown_option("loss", self.loss, _PENALTIES)
+        if self.loss not in PENALTIES:
+            raise unknown_option("loss", self.loss, PENALTIES)
         n_features = len(self.representation.layout)
         if self.target.dim() != 2 or self.target.shape[1] != n_features:
             raise InputError(
@@ -190,22 +190,37 @@ class InversionProblem:
         return dataclasses.replace(self, **changes)
 
     def _unchecked(self, **changes: object) -> InversionProblem:
-        new = object.__new__(InversionProblem)
+        new = object.__new__(type(self))
         for field in dataclasses.fields(self):
             object.__setattr__(new, field.name, changes.get(field.name, getattr(self, field.name)))
         return new
 
+    @property
+    def n_features(self) -> int | Float[Tensor, "T"]:
+        """Number of features F over which a loss is the mean, of all targets or of each."""
+        return self.target.shape[1]
+
+    def features(self, structures: StructureBatch) -> Float[Tensor, "T F"]:
+        """Return R(x) as it stands beside the target, differentiable in the positions and cells."""
+        return self.representation(structures).flatten(1)
+
+    def _features_and_jacobian(
+        self, structures: StructureBatch
+    ) -> tuple[Float[Tensor, "T F"], Float[Tensor, "T F m 3"]]:
+        value, jacobian = self.representation.value_and_jacobian(structures, strain=self.free_cell)
+        return value.flatten(1), jacobian
+
     def residual(self, structures: StructureBatch) -> Float[Tensor, "T F"]:
         r"""Return :math:`w\,(R(x) - R^*)`, differentiable in the positions and cells."""
-        residual = self.representation(structures).flatten(1) - self.target
+        residual = self.features(structures) - self.target
         return residual if self.weights is None else residual * self.weights
 
     def value(self, structures: StructureBatch) -> Float[Tensor, "T"]:
         """Return the loss of each structure against the target of the same index, differentiable."""
-        loss = _PENALTIES[self.loss](self.residual(structures)).mean(1)
+        loss = PENALTIES[self.loss](self.residual(structures)).sum(1)
         if self.separation:
-            loss = loss + self.contacts(structures).square().sum(1) / self.target.shape[1]
-        return loss
+            loss = loss + self.contacts(structures).square().sum(1)
+        return loss / self.n_features
 
     def contacts(self, structures: StructureBatch) -> Float[Tensor, "T n"]:
         """Return how far each atom is inside the distances it must keep, :math:`c_a`; else 0."""
@@ -225,19 +240,19 @@ class InversionProblem:
         structure's own and of frozen atoms zero. With a free cell there follow the nine components of a
         symmetric strain, row by row.
         """
-        value, jacobian = self.representation.value_and_jacobian(structures, strain=self.free_cell)
-        residual = value.flatten(1) - self.target
+        value, jacobian = self._features_and_jacobian(structures)
+        residual = value - self.target
         if self.weights is not None:
             weights = self.weights.expand_as(residual)
             residual, jacobian = residual * weights, jacobian * weights[..., None, None]
-        loss = _PENALTIES[self.loss](residual).mean(1)
+        loss = PENALTIES[self.loss](residual).sum(1)
         if self.loss != "squared":
             scale = _reweighting(self.loss, residual)
             residual, jacobian = residual * scale, jacobian * scale[..., None, None]
         if self.separation:
             rows, slopes = self._contacts(structures, jacobian=True)
             assert slopes is not None
-            loss = loss + rows.square().sum(1) / self.target.shape[1]
+            loss = loss + rows.square().sum(1)
             residual, jacobian = torch.cat([residual, rows], 1), torch.cat([jacobian, slopes], 1)
         if self.frozen is not None:
             place = structures.structure_index, structures.position_in_structure
@@ -245,7 +260,7 @@ class InversionProblem:
         if self.free_cell:
             strain = jacobian[:, :, -3:]
             jacobian = torch.cat([jacobian[:, :, :-3], 0.5 * (strain + strain.transpose(2, 3))], 2)
-        return loss, residual, jacobian.flatten(2)
+        return loss / self.n_features, residual, jacobian.flatten(2)
 
     def _contacts(
         self, structures: StructureBatch, *, jacobian: bool
@@ -276,7 +291,7 @@ class InversionProblem:
     def scale(self) -> Float[Tensor, "T"]:
         """Return the loss that a representation of all zeros would have: a size to compare losses with."""
         residual = self.target if self.weights is None else self.target * self.weights
-        return _PENALTIES[self.loss](residual).mean(1)
+        return PENALTIES[self.loss](residual).sum(1) / self.n_features
 
     def value_and_gradient(
         self, structures: StructureBatch

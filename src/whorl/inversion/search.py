@@ -490,9 +490,9 @@ class _Search:
         )
 
     def _features(self, work: tuple[_Jobs, list[int]]) -> Tensor:
-        _, structures = self._structures(*work)
+        index, structures = self._structures(*work)
         with torch.no_grad():
-            return self.asked.representation(structures).flatten(1)
+            return self.asked.select(index).features(structures)
 
     def _level(self, weight: float, loss: str = "squared") -> InversionProblem:
         if (weight, loss) not in self.levels:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ from whorl.errors import InputError, unknown_option
 from whorl.parallel import map_threads
 from whorl.representations.acsf_jacobian import (
     AngularPart,
+    AtomicRadialPart,
     Atoms,
     Pairs,
     RadialPart,
@@ -278,36 +279,71 @@ class ACSF(Representation):
         self, structures: StructureBatch, *, strain: bool = False
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
         """Return R and its analytic Jacobian; see the base class for shapes and units."""
-        pairs = self._pairs(structures)
-        species, n_max = self._species_index(structures), int(structures.n_atoms.max())
-        width = len(self.atomic_names)
+        width, n_max = len(self.atomic_names), int(structures.n_atoms.max())
         n_pools = len(self.layout) // width
         value = structures.positions.new_empty(len(structures), n_pools, width)
         jacobian = value.new_empty(len(structures), n_pools, width, n_max + 3 * strain, 3)
+
+        def compute(part: _Part, atoms: Atoms, second: Tensor, of: slice) -> None:
+            self._pooled_jacobian(part, atoms, second, value[of], jacobian[of], strain)
+
+        self._over_parts(compute, structures, pools=n_pools)
+        return value.flatten(1), jacobian.flatten(1, 2)
+
+    @torch.no_grad()
+    def atomic_value_and_jacobian(
+        self, structures: StructureBatch, *, strain: bool = False
+    ) -> tuple[Float[Tensor, "B n f"], Float[Tensor, "B n f m 3"]]:
+        r"""Return the features of each atom before pooling, and their analytic Jacobian.
+
+        Atoms stand by structure, n of the largest, zeros beyond a structure's own. The last two axes are
+        those of :meth:`value_and_jacobian`: atoms that move, and with ``strain`` three rows of a strain.
+
+        Raises:
+            InputError: A structure holds an element that was not declared.
+        """
+        width, n_max = len(self.atomic_names), int(structures.n_atoms.max())
+        value = structures.positions.new_zeros(len(structures), n_max, width)
+        jacobian = value.new_zeros(len(structures), n_max, width, n_max + 3 * strain, 3)
+
+        def compute(part: _Part, atoms: Atoms, second: Tensor, of: slice) -> None:
+            self._atomic_jacobian(part, atoms, second, value[of], jacobian[of], strain)
+
+        self._over_parts(compute, structures, pools=n_max)
+        return value, jacobian
+
+    def _over_parts(
+        self,
+        compute: Callable[[_Part, Atoms, Tensor, slice], None],
+        structures: StructureBatch,
+        *,
+        pools: int,
+    ) -> None:
+        """Call ``compute`` with parts of bounded memory: their atoms, ends of pairs, and structures."""
+        pairs = self._pairs(structures)
+        species = self._species_index(structures)
         index, place = structures.structure_index, structures.position_in_structure
 
-        def compute(part: _Part) -> None:
-            first, last = index[part.atoms.start], index[part.atoms.stop - 1] + 1
+        def run(part: _Part) -> None:
+            first, last = int(index[part.atoms.start]), int(index[part.atoms.stop - 1]) + 1
             places = place[part.atoms]
             atoms = Atoms(
                 structure=index[part.atoms] - first,
                 place=places,
                 species=species[part.atoms],
-                n_structures=int(last - first),
+                n_structures=last - first,
                 n=int(places.max()) + 1,
             )
-            second = pairs.second[part.pairs] - part.atoms.start
-            self._pooled_jacobian(part, atoms, second, value[first:last], jacobian[first:last], strain)
+            compute(part, atoms, pairs.second[part.pairs] - part.atoms.start, slice(first, last))
 
         # Numbers held for each pair, more or less.
-        per_pair = n_pools * self._radial.size + sum(
+        per_pair = pools * self._radial.size + sum(
             8 * len(group.kernel.powers) * len(group.kernel.etas) for group in self._angular
         )
         parts = self._parts(
             structures, pairs, pairs.vectors(structures), pairs_at_once=_JACOBIAN_CHUNK // per_pair
         )
-        map_threads(compute, list(parts))
-        return value.flatten(1), jacobian.flatten(1, 2)
+        map_threads(run, list(parts))
 
     def _pooled_jacobian(
         self, part: _Part, atoms: Atoms, second: Tensor, value: Tensor, jacobian: Tensor, strain: bool
@@ -316,20 +352,7 @@ class ACSF(Representation):
         n, size, n_species = atoms.n, atoms.n_structures, part.n_species
         slots = atoms.structure * n + atoms.place  # the centres' rows
         to_second = atoms.place[second]
-        # Where nearly every atom sees every other one, their own order saves a product.
-        isolated = not bool(part.shift.any()) and n_species == 1 and not strain
-        by_atom = isolated and size * n * (n - 1) <= 1.3 * len(part.vectors)
-        centred = Pairs.of(
-            part.vectors,
-            row=slots[part.centre],
-            kind=part.species,
-            ends=(atoms.place[part.centre], to_second),
-            n_rows=size * n,
-            n_kinds=n_species,
-            n_atoms=n,
-            strain=strain,
-            by_atom=by_atom,
-        )
+        centred = _centred_pairs(part, atoms, to_second, strain)
         # Each undirected pair in the direction that goes from the lighter species to the heavier.
         one, other = part.directions.unbind(1)
         half = torch.where(atoms.species[part.centre[one]] <= part.species[one], one, other)
@@ -393,6 +416,36 @@ class ACSF(Representation):
             jacobian[:, :, :, :n] = result[:, :, :, :n]
             if strain:
                 jacobian[:, :, :, -3:] = result[:, :, :, -3:]
+
+    def _atomic_jacobian(
+        self, part: _Part, atoms: Atoms, second: Tensor, value: Tensor, jacobian: Tensor, strain: bool
+    ) -> None:
+        """Write value (B, n, f) and Jacobian (B, n, f, m, 3) of some structures into zeros."""
+        n, size, n_species = atoms.n, atoms.n_structures, part.n_species
+        pairs = _centred_pairs(part, atoms, atoms.place[second], strain)
+        value, tail = value[:, :n], jacobian.shape[3] - 3 * strain
+
+        def write(columns: slice | Tensor, change: Tensor) -> None:
+            change = change.unflatten(0, (size, n)).permute(0, 1, 3, 4, 2)  # (B, n, K, R, 3)
+            jacobian[:, :n, columns, :n] = change[:, :, :, :n]
+            if strain:
+                jacobian[:, :n, columns, tail:] = change[:, :, :, n:]
+
+        radial = AtomicRadialPart(self._radial, self.cutoff, pairs)
+        for s, values in radial.values():
+            value[:, :, s * self._radial.size : (s + 1) * self._radial.size] = values.unflatten(0, (size, n))
+        for s, change in radial.jacobians():
+            write(slice(s * self._radial.size, (s + 1) * self._radial.size), change)
+        n_radial, n_angular = n_species * self._radial.size, len(self.g4) + len(self.g5)
+        numbers = pair_numbers(n_species, torch.device("cpu")).tolist()
+        for group in self._angular:
+            kernel = AngularPart(group.kernel, self.cutoff, pairs, _FACTORS_AT_ONCE)
+            for s, t, values in kernel.values():
+                columns = _columns(group.columns + n_radial + n_angular * numbers[s][t])
+                value[:, :, columns] = values[:, group.place].unflatten(0, (size, n))
+            for s, t, change in kernel.jacobians():
+                columns = _columns(group.columns + n_radial + n_angular * numbers[s][t])
+                write(columns, change[:, :, group.place])
 
     # The kernels, put together in the order of the layout.
 
@@ -624,6 +677,24 @@ class _AtomicFeatures(torch.autograd.Function):
         (gradient,) = outputs
         of_parts = map_threads(lambda part: ctx.acsf._vjp(part, gradient[part.atoms]), ctx.parts)
         return torch.cat(of_parts), None, None, None
+
+
+def _centred_pairs(part: _Part, atoms: Atoms, to_second: Tensor, strain: bool) -> Pairs:
+    """Arrange the pairs of each centre in its row; a row for every place of every structure."""
+    n, size = atoms.n, atoms.n_structures
+    # Where nearly every atom sees every other one, their own order saves a product.
+    isolated = not bool(part.shift.any()) and part.n_species == 1 and not strain
+    return Pairs.of(
+        part.vectors,
+        row=(atoms.structure * n + atoms.place)[part.centre],
+        kind=part.species,
+        ends=(atoms.place[part.centre], to_second),
+        n_rows=size * n,
+        n_kinds=part.n_species,
+        n_atoms=n,
+        strain=strain,
+        by_atom=isolated and size * n * (n - 1) <= 1.3 * len(part.vectors),
+    )
 
 
 def _columns(numbers: Tensor) -> Tensor | slice:

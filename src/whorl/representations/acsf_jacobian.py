@@ -142,6 +142,18 @@ class Pairs:
             by_atom=by_atom,
         )
 
+    def moved(self, slopes: Float[Tensor, "N K m"], columns: slice) -> Float[Tensor, "N K R"]:
+        """Return derivatives in the coordinates from those in the vectors of some columns; rows are centres.
+
+        The result may take the memory of the slopes.
+        """
+        if not self.by_atom:
+            return slopes @ self.lever[:, :, columns].transpose(1, 2)
+        # Each column is an atom: that of the centre, which is its own neighbour nowhere, takes the recoil.
+        of_structures = slopes.unflatten(0, (-1, slopes.shape[2]))
+        of_structures.diagonal(dim1=1, dim2=3).sub_(of_structures.sum(-1).transpose(1, 2))
+        return slopes
+
 
 class RadialPart:
     """Radial features of the atoms, and their pooled Jacobian: each undirected pair serves both of its ends.
@@ -193,6 +205,29 @@ class RadialPart:
                 total = change if total is None else total.add_(change)
             assert total is not None
             yield species, total.reshape(n_structures, n_pools, size, -1, 3)
+
+
+class AtomicRadialPart:
+    """Radial features of the atoms, and the Jacobian of each atom's.
+
+    Rows of ``pairs`` are centres, kinds are species.
+    """
+
+    def __init__(self, radial: Radial, cutoff: Cutoff, pairs: Pairs) -> None:
+        self._pairs = pairs
+        fc, dfc = cutoff(pairs.r) * pairs.real, cutoff.derivative(pairs.r) * pairs.real
+        self._value, self._slope = radial.value_and_slope(pairs.r, fc, dfc)  # (N, K, M)
+
+    def values(self) -> Iterator[tuple[int, Float[Tensor, "N K"]]]:
+        """Yield for each species that occurs the features of each centre."""
+        for s, columns in self._pairs.blocks:
+            yield s, self._value[:, :, columns].sum(2)
+
+    def jacobians(self) -> Iterator[tuple[int, Float[Tensor, "N 3 K R"]]]:
+        """Yield for each species that occurs the Jacobian of each centre."""
+        for s, columns in self._pairs.blocks:
+            slopes = self._slope[:, None, :, columns] * self._pairs.unit[:, :, None, columns]
+            yield s, self._pairs.moved(slopes.flatten(1, 2), columns).unflatten(1, (3, -1))
 
 
 class AngularPart:
@@ -280,13 +315,7 @@ class AngularPart:
     def _moved(self, k: int, j: int) -> Float[Tensor, "N xEC R"]:
         """Return the part of the Jacobian from neighbours j of one block, with k of another."""
         of_j = self._pairs.blocks[j][1]
-        slopes = self._slopes(k, of_j).flatten(1, 3)
-        if not self._pairs.by_atom:
-            return slopes @ self._pairs.lever[:, :, of_j].transpose(1, 2)
-        # Each column is an atom: that of the centre, which is its own neighbour nowhere, takes the recoil.
-        of_structures = slopes.unflatten(0, (-1, slopes.shape[2]))
-        of_structures.diagonal(dim1=1, dim2=3).sub_(of_structures.sum(-1).transpose(1, 2))
-        return slopes
+        return self._pairs.moved(self._slopes(k, of_j).flatten(1, 3), of_j)
 
     def _slopes(self, k: int, of_j: slice) -> Float[Tensor, "N 3 E C m"]:
         """Return the derivatives in the vectors to the neighbours j, in the memory of the sums."""
