@@ -31,11 +31,11 @@ from whorl.errors import InputError, unknown_option
 from whorl.evaluation.matching import rmsd, structure_matcher_rms
 from whorl.files import write_text
 from whorl.inversion import InversionProblem
-from whorl.representations import ACSF
 from whorl.structures import StructureBatch, from_ase
+from whorl.workflow.round_trip import RECOVERED, forget
+from whorl.workflow.round_trip_settings import REPRESENTATIONS, fingerprint
 
-SOLVED = 0.05  # Å
-REPRESENTATIONS = ("fung2022", "fung2022-minimum", "crystal")
+SOLVED = RECOVERED  # Å
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,45 +70,6 @@ class Outcome:
     def of(self, names: set[str]) -> list[Row]:
         """Return the rows of some targets."""
         return [row for row in self.rows if row.name in names]
-
-
-def fingerprint(kind: str, species: Sequence[str], *, pooling: Sequence[str]) -> ACSF:
-    """Return the representation of a kind; of several elements, each is pooled apart.
-
-    ``fung2022``: the paper's functions, all atoms within 20 Å; ``fung2022-minimum``: the same with nearest
-    images alone, the paper's convention; ``crystal``: fewer functions within 6 Å, all images.
-    """
-    if kind == "crystal":
-        shifts = [1.0 + 0.5 * i for i in range(10)]
-        acsf = ACSF(
-            species=species,
-            cutoff=6.0,
-            g2=[(0.2, 0.0), (0.2, 2.0), (0.2, 4.0), *((4.0, shift) for shift in shifts)],
-            g5=[
-                (eta, zeta, lam)
-                for zeta in (1.0, 2.0, 4.0, 16.0)
-                for lam in (-1.0, 1.0)
-                for eta in (0.04, 0.3)
-            ],
-        )
-    elif kind in REPRESENTATIONS:
-        acsf = ACSF.fung2022(species, images="minimum" if kind.endswith("minimum") else "all")
-    else:
-        raise unknown_option("representation", kind, REPRESENTATIONS)
-    apart = len(set(species)) > 1
-    return ACSF.from_config({**acsf.config(), "pooling": list(pooling), "per_centre_species": apart})
-
-
-def forget(structures: StructureBatch) -> StructureBatch:
-    """Return elements, cells and periodicity; atoms sorted by element, all at the origin, nothing else."""
-    order = np.lexsort((structures.atomic_numbers.numpy(), structures.structure_index.numpy()))
-    return StructureBatch(
-        positions=torch.zeros_like(structures.positions),
-        cells=structures.cells.clone(),
-        pbc=structures.pbc.clone(),
-        atomic_numbers=structures.atomic_numbers[torch.as_tensor(order)],
-        structure_index=structures.structure_index.clone(),
-    )
 
 
 def run_solver(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -139,7 +139,8 @@ class _Lines:
         self.last = now
         made, elapsed = done - self.first, now - self.start
         left = f", {_duration((total - done) * elapsed / made)} left" if made else ""
-        err.print(f"  {self.what}: {done}/{total}, {_rate(made, elapsed) or 'starting'}{left}")
+        said = f"; {message}" if message else ""
+        err.print(f"  {self.what}: {done}/{total}, {_rate(made, elapsed) or _duration(elapsed)}{left}{said}")
 
 
 def _rate(count: int, seconds: float) -> str:
@@ -171,6 +172,39 @@ def show_table(heading: str, table: Table) -> None:
         for target, row in table.by_target:
             shown.add_row(target, *(row[i] for i, _ in columns))
         err.print(shown)
+
+
+def plain_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: Sequence[int] = (),
+    colored: int,
+    styles: Sequence[str],
+    shortened: int,
+) -> None:
+    """Write a table that fits the terminal.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells.
+        left: Columns that are aligned to the left.
+        colored: Column with the colour of its row.
+        styles: A colour for each row.
+        shortened: Column whose cells lose their beginning where the terminal is narrow.
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    room = err.width - sum(widths) + widths[shortened] - 3 * len(head) - 2
+    room = max(8, len(head[shortened]), min(room, widths[shortened]))
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    for i, name in enumerate(head):
+        shown.add_column(name, justify="left" if i in left else "right", no_wrap=True)
+    for row, style in zip(rows, styles, strict=True):
+        cells = list(row)
+        if len(cells[shortened]) > room:
+            cells[shortened] = "…" + cells[shortened][1 - room :]
+        shown.add_row(*(Text(cell, style=style if i == colored else "") for i, cell in enumerate(cells)))
+    err.print(shown)
 
 
 def show_error(error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""``whorl invert``, ``evaluate`` and ``report``: atoms, verdicts, pages."""
+"""``whorl evaluate`` and ``report``: verdicts and pages."""
 
 from __future__ import annotations
 
@@ -9,72 +9,9 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out, show_table
-from whorl.cli.options import Seed, given, options_from
+from whorl.cli.options import options_from
 from whorl.errors import InputError
 from whorl.files import provenance
-from whorl.workflow.settings import InvertSettings
-
-_INVERT = InvertSettings()
-
-
-@app.command()
-def invert(
-    generated: Annotated[Path, typer.Argument(help="From 'whorl generate'.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Structures to write (.safetensors; .extxyz beside it).")
-    ],
-    composition: Annotated[
-        str | None, typer.Option(help="Atoms to place, such as Pt10.", show_default="as in --dataset")
-    ] = None,
-    dataset: Annotated[
-        Path | None,
-        typer.Option(help="Data set: the structure nearest in features gives composition and cell."),
-    ] = None,
-    features: Annotated[
-        Path | None, typer.Option(help="Features of the data set, needed with --dataset and --rows.")
-    ] = None,
-    rows: Annotated[
-        Path | None,
-        typer.Option(help="From 'whorl data sample': its validation rows show which loss is too high."),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Samples of each target to invert.")] = _INVERT.samples,
-    starts: Annotated[int, typer.Option(help="Random starts of each.")] = _INVERT.starts,
-    hops: Annotated[int, typer.Option(help="Rounds of each start.")] = _INVERT.hops,
-    iterations: Annotated[int, typer.Option(help="Steps of each round.")] = _INVERT.iterations,
-    polish: Annotated[int, typer.Option(help="Steps for the best of all.")] = _INVERT.polish,
-    learning_rate: Annotated[float, typer.Option(help="In Å.")] = _INVERT.learning_rate,
-    noise: Annotated[float, typer.Option(help="Displacement between rounds, in Å.")] = _INVERT.noise,
-    weights: Annotated[str, typer.Option(help="Of the features: none (the paper) or whitening.")] = "none",
-    reference: Annotated[int, typer.Option(help="Real ones inverted for comparison.")] = _INVERT.reference,
-    batch_size: Annotated[int, typer.Option(help="Structures at once.")] = _INVERT.batch_size,
-    seed: Seed = 0,
-) -> None:
-    """Find atoms whose fingerprints are the generated ones (Algorithm 1 of Fung et al. 2022).
-
-    Every one gets a loss and a status; those that probably no structure has are marked invalid, not hidden.
-    Stopped or killed, it continues when started again.
-    """
-    from whorl.workflow import atoms
-    from whorl.workflow.recipe import settings_from
-
-    names = (
-        *("samples", "starts", "hops", "iterations", "polish", "learning_rate", "noise", "weights"),
-        *("reference", "batch_size"),
-    )
-    settings = settings_from(InvertSettings, given(locals(), names), source="whorl invert")
-    with monitored() as monitor:
-        atoms.invert(
-            generated,
-            settings=settings,
-            output=output,
-            seed=seed,
-            monitor=monitor,
-            features=features,
-            rows=rows,
-            dataset=dataset,
-            formula=composition,
-        )
-        out.print(str(output))
 
 
 @app.command()

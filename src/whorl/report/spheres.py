@@ -25,11 +25,14 @@ _BALL = 0.58  # ball radius over covalent radius
 _STICK = 0.17  # Å
 _EDGE = 0.05  # Å, radius of the lines of a cell
 _BOND = 1.2  # bonded when nearer than this times the sum of covalent radii
+_FACE = 1e-3  # part of a cell by which an atom upon its face may lie outside
 _FINER = 2  # rendered this many times finer, then averaged: smooth edges
 _SMALLEST = 7.0  # Å: a picture never shows less than this, so that a dimer does not fill it
 
 
-def render_structure(structure: StructureBatch, *, pixels: int = 260) -> bytes:
+def render_structure(
+    structure: StructureBatch, *, pixels: int = 260, seen_as: StructureBatch | None = None
+) -> bytes:
     """Return a PNG of one structure.
 
     The viewpoint follows from the structure: principal axes of the atoms, the longest across, the second
@@ -40,12 +43,13 @@ def render_structure(structure: StructureBatch, *, pixels: int = 260) -> bytes:
     Args:
         structure: A batch of one.
         pixels: Width and height.
+        seen_as: Take the viewpoint from this structure instead, so that two can be compared.
     """
     from PIL import Image
 
     if not len(structure.atomic_numbers) or not bool(torch.isfinite(structure.positions).all()):
         return _png(Image.new("RGB", (pixels, pixels), "white"))
-    scene = _Scene.of(structure)
+    scene = _Scene.of(structure, seen_as)
     image = Image.fromarray(_shade(scene, pixels * _FINER))
     image = image.resize((pixels, pixels), Image.Resampling.LANCZOS)
     return _png(image)
@@ -71,7 +75,7 @@ class _Scene:
     extent: float  # half the width of the frame
 
     @classmethod
-    def of(cls, structure: StructureBatch) -> _Scene:
+    def of(cls, structure: StructureBatch, seen_as: StructureBatch | None = None) -> _Scene:
         from ase.data import covalent_radii
 
         numbers = structure.atomic_numbers.numpy()
@@ -81,10 +85,15 @@ class _Scene:
         corners = np.zeros((0, 3))
         if periodic:
             fractional = np.linalg.solve(cell.T, positions.T).T
-            inside = np.where(structure.pbc[0].numpy(), (fractional + 1e-6) % 1.0 - 1e-6, fractional)
+            inside = np.where(structure.pbc[0].numpy(), (fractional + _FACE) % 1.0 - _FACE, fractional)
             positions = inside @ cell
             corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) @ cell
-        view = _tilt() @ (_along_cell(cell) if periodic else _principal_axes(positions))
+        other = structure if seen_as is None else seen_as
+        view = _tilt() @ (
+            _along_cell(other.cells[0].double().numpy())
+            if periodic
+            else _principal_axes(other.positions.detach().double().numpy())
+        )
         radii = _BALL * covalent_radii[numbers]
         points = (positions if not periodic else np.vstack([positions, corners])) @ view.T
         pad = radii.max() if len(radii) else 0.0

@@ -1,0 +1,421 @@
+"""Encode structures, forget where their atoms are, search, and see whether the atoms came back.
+
+The search gets the fingerprints, and of the structures their elements, periodicity and (unless it is sought
+too) cell; no positions, and the atoms sorted by element. Only what it found is compared with the originals.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from whorl.datasets import Dataset, load_dataset, read_dataset
+from whorl.errors import InputError
+from whorl.evaluation.alignment import superimpose
+from whorl.evaluation.matching import rmsd
+from whorl.files import provenance, read_json, stable_hash, write_json, write_text
+from whorl.inversion import InversionProblem, InversionResult, algorithm1, solve
+from whorl.report.comparison import Comparison, write_comparison
+from whorl.representations import ACSF
+from whorl.structures import StructureBatch, find_problems
+from whorl.version import __version__
+from whorl.workflow.data import contents_hash, species_of
+from whorl.workflow.monitor import Monitor, ProgressCallback
+from whorl.workflow.round_trip_files import listed, write_results
+from whorl.workflow.round_trip_settings import RoundTripSettings
+
+RECOVERED = 0.05  # Å
+
+
+def forget(structures: StructureBatch, *, cell: bool = False) -> StructureBatch:
+    """Return elements, cells and periodicity; atoms sorted by element, all at the origin, nothing else.
+
+    Args:
+        structures: What to forget.
+        cell: Forget the cells too: each becomes a cube of 20 Å³ an atom.
+    """
+    order = np.lexsort((structures.atomic_numbers.numpy(), structures.structure_index.numpy()))
+    cells = structures.cells.clone()
+    if cell:
+        lengths = (20.0 * structures.n_atoms.to(cells)) ** (1 / 3)
+        cells = torch.eye(3).to(cells) * lengths[:, None, None]
+    return StructureBatch(
+        positions=torch.zeros_like(structures.positions),
+        cells=cells,
+        pbc=structures.pbc.clone(),
+        atomic_numbers=structures.atomic_numbers[torch.as_tensor(order)],
+        structure_index=structures.structure_index.clone(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Targets that are searched together, since they share a representation."""
+
+    members: list[int]
+    species: list[str]
+    kind: str
+    free_cell: bool
+    representation: ACSF
+    originals: StructureBatch
+
+    @property
+    def label(self) -> str:
+        return "-".join(self.species)
+
+    @property
+    def words(self) -> str:
+        pools = ", ".join(self.representation.pooling.names)
+        cell = ", cell free" if self.free_cell else ""
+        return f"{self.kind} ({pools}; {len(self.representation.layout)} features){cell}"
+
+
+def round_trip(
+    path: Path, *, settings: RoundTripSettings, output: Path, monitor: Monitor
+) -> list[Comparison]:
+    """Make the round trip of every structure of a file, and write what came of it.
+
+    Into ``output``: ``solutions.extxyz`` (one structure a target), ``alternatives.extxyz`` (other structures
+    with the same fingerprints, where there are any), ``result.csv``, ``settings.yaml``, ``comparison.html``,
+    and ``solutions/NNN.cif`` of each periodic one. Finished searches are kept in ``.search``: started again
+    with the same settings, it goes on from there.
+
+    Args:
+        path: Structures in any format of :func:`whorl.datasets.read_dataset`, or a data set of whorl.
+        settings: Of encoding and search.
+        output: Folder.
+        monitor: Told of progress, warnings and entries that cannot be used.
+
+    Raises:
+        InputError: Nothing in the file can be used, or the output would overwrite it.
+    """
+    _check_output(path, output)
+    data = _read(path, settings, monitor)
+    assert data.structures is not None
+    structures = data.structures.to(dtype=torch.float64)
+    groups = _groups(structures, settings, monitor)
+    resolved = settings.resolved()
+    made_with = provenance(seed=settings.seed, settings=resolved)
+    skipped = list(monitor.skipped)
+    record = {
+        **made_with,
+        "file": str(path),
+        "file_hash": contents_hash(path),
+        "targets": len(structures),
+        "settings": resolved,
+        "representations": _configs(groups),
+        "skipped": [{"source": source, "reason": reason} for source, reason in skipped],
+    }
+    header = f"# whorl invert --round-trip: every setting, defaults included (whorl {__version__}).\n"
+    body = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    write_text(output / "settings.yaml", header + body)
+
+    ledger = _Ledger(output / ".search" / f"budget-{stable_hash([resolved, record['file_hash']])}.json")
+    progress = _Overall(monitor.progress("searching"), len(structures))
+    found: dict[int, Comparison] = {}
+    left = settings.budget_seconds
+    for number, group in enumerate(groups):
+        waiting = sum(int(g.originals.n_atoms.sum()) for g in groups[number:])
+        share = None if left is None else left * int(group.originals.n_atoms.sum()) / waiting
+        share = ledger.budget(number, share)
+        with torch.no_grad():
+            wanted = group.representation(group.originals).flatten(1)
+        problem = InversionProblem(
+            representation=group.representation,
+            target=wanted,
+            template=forget(group.originals, cell=group.free_cell),
+            free_cell=group.free_cell,
+        )
+        began = time.monotonic()
+        result = _search(problem, settings, share, output / ".search", progress.part(group, len(groups)))
+        taken = time.monotonic() - began
+        left = None if left is None else max(left - taken, 0.02 * left)
+        shared = ledger.seconds(number, taken) / len(group.members)
+        progress.finish(len(group.members))
+        for one in _compare(group, problem, result, data.ids, settings, shared):
+            found[one.number] = one
+    targets = [found[number] for number in range(len(structures))]
+    write_results(output, targets, made_with, monitor)
+    write_comparison(
+        output / "comparison.html",
+        targets,
+        title=path.name,
+        settings={"file": str(path), **resolved},
+        skipped=skipped,
+        provenance=made_with,
+    )
+    return targets
+
+
+def _check_output(path: Path, output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: is a file, expected a folder for the results.")
+    given, folder = path.resolve(), output.resolve()
+    names = ("solutions.extxyz", "alternatives.extxyz", "result.csv", "solutions")
+    mine = [folder / name for name in names]
+    if given in mine or given.parent == folder / "solutions":
+        raise InputError(f"{path}: would be overwritten by the results. Choose another output folder.")
+
+
+def _read(path: Path, settings: RoundTripSettings, monitor: Monitor) -> Dataset:
+    if path.suffix == ".safetensors":
+        data = load_dataset(path)
+        if data.structures is None:
+            raise InputError(f"{path}: holds no structures.")
+    else:
+        data = read_dataset(path, property=None, progress=monitor.progress("reading"))
+    for entry in data.skipped:
+        monitor.skip(entry.source, entry.reason)
+    assert data.structures is not None
+    problems = find_problems(data.structures, species=settings.declared)
+    for index, reason in problems.items():
+        monitor.skip(data.ids[index], reason)
+    good = [index for index in range(len(data)) if index not in problems]
+    if not good:
+        raise InputError(f"{path}: none of its entries can be used (see the reasons above).")
+    return data.select(torch.tensor(good, dtype=torch.int64))
+
+
+def _groups(structures: StructureBatch, settings: RoundTripSettings, monitor: Monitor) -> list[_Group]:
+    plain = structures.replace(info=())
+    keys: dict[tuple[tuple[str, ...], str, bool], list[int]] = {}
+    fixed = []
+    for number, one in enumerate(plain):
+        free = settings.free_cell and bool(one.pbc.all())
+        if settings.free_cell and bool(one.pbc.any()) and not free:
+            fixed.append(number)
+        kind = settings.kind(periodic=bool(one.pbc.any()))
+        keys.setdefault((tuple(settings.declared or species_of(one)), kind, free), []).append(number)
+    if fixed:
+        monitor.warn(
+            f"{listed(fixed)}: periodic in one or two directions, so the cell is kept; only cells that are "
+            "periodic in all three are sought."
+        )
+    elif settings.free_cell and not any(free for _, _, free in keys):
+        monitor.warn("nothing in the file is periodic, so there is no cell to find.")
+    return [
+        _Group(
+            members=members,
+            species=list(species),
+            kind=kind,
+            free_cell=free,
+            representation=settings.build(kind, species),
+            originals=plain[members],
+        )
+        for (species, kind, free), members in keys.items()
+    ]
+
+
+def _configs(groups: Sequence[_Group]) -> list[dict[str, Any]]:
+    """Return each configuration once, with the elements and targets it was used for."""
+    found: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        config = group.representation.config()
+        species = config.pop("species")
+        entry = found.setdefault(stable_hash(config), {"used_for": [], **config})
+        entry["used_for"].append({"species": species, "targets": group.members})
+    return list(found.values())
+
+
+class _Ledger:
+    """Budgets given and seconds taken, kept so that a run that goes on gives each group the same again.
+
+    A search is taken up where its settings are the same, and the budget is one of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, Any] = {}
+        if path.exists():
+            try:
+                self.entries = dict(read_json(path))
+            except (InputError, ValueError, TypeError):
+                self.entries = {}  # damaged: the searches are made again
+
+    def budget(self, group: int, share: float | None) -> float | None:
+        """Return what the group was given before, or note what it is given now."""
+        known = self._note(f"budget {group}", share)
+        return None if known is None else float(known)
+
+    def seconds(self, group: int, taken: float) -> float:
+        """Return the longest time that the group took: the first one, if it was finished at once."""
+        longest = max(taken, float(self.entries.get(f"seconds {group}", 0.0)))
+        self.entries[f"seconds {group}"] = longest
+        write_json(self.path, self.entries)
+        return longest
+
+    def _note(self, name: str, value: float | None) -> Any:
+        if name not in self.entries:
+            self.entries[name] = value
+            write_json(self.path, self.entries)
+        return self.entries[name]
+
+
+class _Overall:
+    """One count of targets over all groups."""
+
+    def __init__(self, tell: ProgressCallback, total: int) -> None:
+        self.tell, self.total, self.done = tell, total, 0
+        self.number = 0
+        tell(0, total, "")
+
+    def part(self, group: _Group, groups: int) -> ProgressCallback:
+        """Return the callback of a group's search."""
+        self.number += 1
+        before = f"{group.label} ({self.number} of {groups}): " if groups > 1 else ""
+
+        def report(done: int, total: int, message: str = "") -> None:
+            share = done / max(total, 1) * len(group.members)
+            self.tell(self.done + int(share), self.total, before + message)
+
+        return report
+
+    def finish(self, count: int) -> None:
+        """Count a group that is done."""
+        self.done += count
+        self.tell(self.done, self.total, "")
+
+
+def _search(
+    problem: InversionProblem,
+    settings: RoundTripSettings,
+    seconds: float | None,
+    checkpoint: Path,
+    progress: ProgressCallback,
+) -> InversionResult:
+    if settings.solver == "algorithm1":
+        return algorithm1(
+            problem, seed=settings.seed, checkpoint=checkpoint, progress=progress, **settings.steps
+        )
+    return solve(
+        problem,
+        budget_seconds=seconds,
+        seed=settings.seed,
+        checkpoint=checkpoint,
+        progress=progress,
+        **settings.steps,
+    )
+
+
+def _compare(
+    group: _Group,
+    problem: InversionProblem,
+    result: InversionResult,
+    ids: Sequence[str],
+    settings: RoundTripSettings,
+    shared_seconds: float,
+) -> list[Comparison]:
+    """Lay what was found beside the originals: only here are they looked at again."""
+    distances = rmsd(result.structures, group.originals).tolist()
+    with torch.no_grad():
+        reached = group.representation(result.structures).flatten(1)
+    targets = []
+    for k, number in enumerate(group.members):
+        original = group.originals[k]
+        others = _others(result, k)
+        twin = len(others) > 0 and bool((rmsd(others, original[[0] * len(others)]) < RECOVERED).any())
+        status, distance = result.status[k].value, distances[k]
+        recovered = distance < RECOVERED
+        targets.append(
+            Comparison(
+                number=number,
+                name=ids[number],
+                formula=_formula(original),
+                status=status,
+                recovered=recovered,
+                loss=float(result.loss[k]),
+                rmsd=distance,
+                seconds=shared_seconds if result.seconds is None else float(result.seconds[k]),
+                evaluations=math.nan if result.evaluations is None else float(result.evaluations[k]),
+                infeasibility=math.nan if result.infeasibility is None else float(result.infeasibility[k]),
+                advice=_advice(status, recovered, twin=twin, others=len(others), settings=settings),
+                representation=group.words,
+                original=original,
+                found=_laid(result.structures[k], original, distance, free_cell=group.free_cell),
+                alternatives=others,
+                wanted=problem.target[k],
+                reached=reached[k],
+            )
+        )
+    return targets
+
+
+def _others(result: InversionResult, target: int) -> StructureBatch:
+    """Return the solutions of a target that are neither the one given nor like one another."""
+    best = result.structures[target]
+    kept: list[StructureBatch] = []
+    for one in result.solutions[target] if result.solutions else ():
+        if all(float(rmsd(one, other)) >= RECOVERED for other in (best, *kept)):
+            kept.append(one)
+    return StructureBatch.concatenate(kept) if kept else best[torch.zeros(0, dtype=torch.int64)]
+
+
+def _laid(
+    found: StructureBatch, original: StructureBatch, distance: float, *, free_cell: bool
+) -> StructureBatch:
+    """Return what was found in the place and order of the original, where they can be laid on one another."""
+    laid = superimpose(found, original) if math.isfinite(distance) else None
+    if laid is None:
+        return found
+    if not free_cell and torch.allclose(laid.cells, original.cells, atol=1e-6):
+        laid = laid.replace(cells=original.cells)  # the same, without what turning it left in the last digits
+    # The same structure still?
+    return laid if float(rmsd(laid, found)) < 1e-3 else found
+
+
+def _formula(structure: StructureBatch) -> str:
+    from ase.formula import Formula
+
+    from whorl.structures import to_ase
+
+    formula = Formula(to_ase(structure)[0].get_chemical_formula("hill"))
+    return formula.format("metal" if bool(structure.pbc.any()) else "hill")
+
+
+def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: RoundTripSettings) -> str:
+    """Say what the outcome means, knowing that the structure exists."""
+    if status == "converged" and recovered:
+        text = "The atoms came back."
+        if others:
+            text += (
+                f" But {others} other structure{'s have' if others > 1 else ' has'} the same fingerprint: it "
+                "does not tell them apart (alternatives.extxyz)."
+            )
+        return text
+    if status == "converged":
+        text = (
+            "Another structure has the same fingerprint, so the fingerprint alone cannot tell which was meant"
+        )
+        if twin:
+            return f"{text}; the original is among the alternatives (alternatives.extxyz)."
+        pools = "" if settings.pooling else ", or other pools (--pooling mean,std)"
+        return f"{text}. Use a representation with more features (--representation){pools}."
+    if recovered:
+        return (
+            "The atoms came back, but the search did not get below its tolerance before it ended: they are "
+            f"right to about the RMSD. {_more(settings)}"
+        )
+    if status == "failed":
+        return "No start gave a finite loss: look at the structure and its cell, or try another --seed."
+    if status == "invalid":
+        return (
+            "Not found. The search took the fingerprint for one that no structure has, which is wrong here. "
+            + _more(settings)
+        )
+    return f"Not found: what the search has is the nearest so far, not a solution. {_more(settings)}"
+
+
+def _more(settings: RoundTripSettings) -> str:
+    if settings.solver == "algorithm1":
+        return "Give it more --starts or --hops, or use --solver whorl."
+    if settings.budget_seconds is not None:
+        return f"Give it more time (--budget-seconds {3 * settings.budget_seconds:g}), or try another --seed."
+    return "Try another --seed, or a fingerprint that is easier to follow (--pooling mean,std)."
