@@ -175,6 +175,15 @@ class AtomwiseProblem(InversionProblem):
         value = self.representation(structures)
         return _taken(value, self.assignment(value, structures)).flatten(1)
 
+    def spread(self, features: Float[Tensor, "n F"]) -> Float[Tensor, "F"]:
+        """Return the standard deviation of each feature over the atoms of one species, in all of their rows."""
+        shape = self.representation.layout.shape
+        rows, species = features.unflatten(1, shape), _species(self.template[0], shape[0])[0]
+        spread = rows.new_zeros(shape)
+        for z in species[species > 0].unique():
+            spread[species == z] = rows[:, species == z].flatten(0, 1).std(0)
+        return spread.flatten()
+
     def _features_and_jacobian(
         self, structures: StructureBatch
     ) -> tuple[Float[Tensor, "T F"], Float[Tensor, "T F m 3"]]:

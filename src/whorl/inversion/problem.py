@@ -204,6 +204,10 @@ class InversionProblem:
         """Return R(x) as it stands beside the target, differentiable in the positions and cells."""
         return self.representation(structures).flatten(1)
 
+    def spread(self, features: Float[Tensor, "n F"]) -> Float[Tensor, "F"]:
+        """Return the standard deviation of each feature over arrangements of the one target there is."""
+        return features.std(0)
+
     def _features_and_jacobian(
         self, structures: StructureBatch
     ) -> tuple[Float[Tensor, "T F"], Float[Tensor, "T F m 3"]]:

@@ -402,7 +402,7 @@ class _Search:
             mine = jobs.of_hunt(k)
             own = features[mine]
             if self.asked.weights is None and not hunt.ends:
-                self.weights[hunt.index] = _whitening(own)
+                self.weights[hunt.index] = _whitening(self.asked.select([hunt.index]).spread(own))
             weights = self.weights[hunt.index] * torch.where(self.sharp, size.opening[0][0], 1.0)
             distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
             chosen += [mine[p] for p in distance.argsort(stable=True)[: size.first].tolist()]
@@ -610,8 +610,8 @@ class _Search:
         )
 
 
-def _whitening(features: Float[Tensor, "n F"]) -> Float[Tensor, "F"]:
-    spread = features.std(0).nan_to_num(0.0)
+def _whitening(spread: Float[Tensor, "F"]) -> Float[Tensor, "F"]:
+    spread = spread.nan_to_num(0.0)
     if not bool((spread > 0).any()):
         return torch.ones_like(spread)
     return 1.0 / spread.clamp(min=_FLOOR * float(spread[spread > 0].median()))
