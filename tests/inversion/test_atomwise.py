@@ -170,6 +170,31 @@ def test_order_and_company_do_not_matter():
     assert isinstance(whole.select([1]).to(dtype=torch.float32), AtomwiseProblem)
 
 
+def test_spread_is_that_of_a_species_whatever_the_row():
+    structures, acsf = molecules("H2O", "CH4"), small()
+    problem = problem_of(structures, acsf).select([0])
+    arrangements = torch.cat([problem.features(rattled(structures[0], 0.3, seed)) for seed in range(5)])
+    rows = arrangements.unflatten(1, problem.representation.layout.shape)
+    spread = problem.spread(arrangements).unflatten(0, problem.representation.layout.shape)
+    torch.testing.assert_close(spread[0], rows[:, 0].std(0))  # oxygen comes first
+    torch.testing.assert_close(spread[1], torch.cat([rows[:, 1], rows[:, 2]]).std(0))
+    assert torch.equal(spread[2], spread[1]) and not bool(spread[3:].any())
+
+
+def test_frozen_atoms_do_not_move():
+    structures = molecules("CH3OH")
+    frozen = torch.tensor([True, True, False, False, False, False])
+    problem = problem_of(structures, loss="squared", frozen=frozen)
+    start = rattled(structures, 0.1)
+    start = start.replace(positions=torch.where(frozen[:, None], structures.positions, start.positions))
+    solver = LevenbergMarquardt()
+    state = solver.init(problem, start)
+    for _ in range(20):
+        state = solver.step(problem, state)
+    assert float(state.best_loss) < 1e-20
+    torch.testing.assert_close(state.best.positions[frozen], structures.positions[frozen])
+
+
 @pytest.mark.parametrize("solver", [Adam(learning_rate=0.02), LBFGS(), LevenbergMarquardt()])
 def test_solvers_work_unchanged(solver):
     structures = molecules("CH3OH", "H2O")

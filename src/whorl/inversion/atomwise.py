@@ -176,7 +176,7 @@ class AtomwiseProblem(InversionProblem):
         return _taken(value, self.assignment(value, structures)).flatten(1)
 
     def spread(self, features: Float[Tensor, "n F"]) -> Float[Tensor, "F"]:
-        """Return the standard deviation of each feature over the atoms of one species, in all of their rows."""
+        """Return the standard deviation of each feature over the atoms of a species in all their rows."""
         shape = self.representation.layout.shape
         rows, species = features.unflatten(1, shape), _species(self.template[0], shape[0])[0]
         spread = rows.new_zeros(shape)
