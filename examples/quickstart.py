@@ -5,12 +5,12 @@ import torch
 from whorl.datasets import build_clusters, split
 from whorl.evaluation import mean_absolute_error, percent_within
 from whorl.generators import CVAE, fit
-from whorl.inversion import InversionProblem, algorithm1
+from whorl.inversion import InversionProblem, solve
 from whorl.potentials import bulk_energy, formation_energy, make_potential
 from whorl.representations import ACSF
 
 
-def main(*, atoms=10, count=300, epochs=2000, samples=20, target=2.0, **search):
+def main(*, atoms=10, count=300, epochs=2000, samples=20, target=2.0, budget=2000):
     """Train on EMT-labelled Pt clusters, ask for ``target`` eV/atom, find the atoms, judge them by EMT."""
     emt = make_potential("emt")
     clusters = build_clusters(
@@ -35,7 +35,7 @@ def main(*, atoms=10, count=300, epochs=2000, samples=20, target=2.0, **search):
 
     template = structures[[0] * samples]  # which atoms to place, and in which cell
     problem = InversionProblem(representation=representation, target=wanted, template=template)
-    found = algorithm1(problem, **search)  # 10 starts × 5 hops × 140 steps, then 900 of polish
+    found = solve(problem, budget_evaluations=budget)
 
     energy = formation_energy(emt(found.structures).energy, atoms, bulk_energy(emt, "Pt"))
     error, hits = mean_absolute_error(energy, target), percent_within(energy, target)

@@ -11,7 +11,7 @@ def test_quickstart_runs(tmp_path, monkeypatch, capsys):
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.main(atoms=4, count=20, epochs=10, samples=2, starts=1, hops=1, iterations=5, polish=5)
+    module.main(atoms=4, count=20, epochs=10, samples=2, budget=50)
     assert "asked for 2.0 eV/atom: mean absolute error" in capsys.readouterr().out
     lines = (EXAMPLES / "quickstart.py").read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.strip()]) <= 40

@@ -48,6 +48,7 @@ _AT_ONCE = 32  # targets that are searched at the same time
 _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
 _ALIKE = 0.15  # Å by which the distances of two members must differ
 _BREAK = 0.15  # part of the children of a symmetric arrangement that are moved without regard to it
+_DOUBT = 0.95  # probability from which a target is called one that no structure has
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
 _POLISH = 30  # steps for what is nearly a solution
@@ -79,7 +80,7 @@ class Population:
     children: int = 24
     promising: int = 8
     parents: float = 0.6
-    patience: int = 8
+    patience: int = 4
     opening: tuple[Level, ...] = ((0.1, 12), (0.3, 6), (1.0, 8))
     coarse: Level = (0.1, 6)
     fine: tuple[Level, ...] = ((0.3, 4), (1.0, 8))
@@ -559,8 +560,13 @@ class _Search:
             losses = self.asked.select([hunt.index for hunt in hunts]).value(structures).tolist()
         for hunt, loss in zip(hunts, losses, strict=True):
             hunt.loss_as_asked = loss if math.isfinite(hunt.best_loss) else math.inf
-            hunt.infeasibility = 0.0 if hunt.solved else infeasibility(hunt.ends)
+            hunt.infeasibility = self._infeasibility(hunt)
             hunt.status = self._status(hunt, invalid_above)
+
+    def _infeasibility(self, hunt: _Hunt) -> float:
+        if hunt.solved or not hunt.ends:
+            return 0.0
+        return infeasibility(hunt.ends, evaluations=hunt.evaluations, n_atoms=len(hunt.atoms.numbers))
 
     def _status(self, hunt: _Hunt, invalid_above: float | None) -> InversionStatus:
         if hunt.solved:
@@ -569,7 +575,7 @@ class _Search:
             return InversionStatus.FAILED
         if invalid_above is not None and hunt.loss_as_asked > invalid_above:
             return InversionStatus.INVALID
-        if invalid_above is None and hunt.infeasibility > 0.5:
+        if invalid_above is None and hunt.infeasibility > _DOUBT:
             return InversionStatus.INVALID
         return (
             InversionStatus.LOCAL_MINIMUM if hunt.evaluations >= self.budget else InversionStatus.BUDGET_SPENT
