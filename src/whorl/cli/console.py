@@ -116,7 +116,8 @@ class _Bar:
             self.start, self.first = now, done
             return
         rate = _rate(done - self.first, now - self.start)
-        self.bars.update(self.task, completed=done, total=total, rate=rate, message=message)
+        said = f"· {message}" if message else ""
+        self.bars.update(self.task, completed=done, total=total, rate=rate, message=said)
         if done >= total:
             self.bars.remove_task(self.task)
             self.task = None
@@ -191,18 +192,19 @@ def plain_table(
         left: Columns that are aligned to the left.
         colored: Column with the colour of its row.
         styles: A colour for each row.
-        shortened: Column whose cells lose their beginning where the terminal is narrow.
+        shortened: Column whose cells lose their middle where the terminal is narrow.
     """
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    room = err.width - sum(widths) + widths[shortened] - 3 * len(head) - 2
+    room = err.width - sum(widths) + widths[shortened] - 2 * len(head) - 2
     room = max(8, len(head[shortened]), min(room, widths[shortened]))
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for i, name in enumerate(head):
         shown.add_column(name, justify="left" if i in left else "right", no_wrap=True)
     for row, style in zip(rows, styles, strict=True):
         cells = list(row)
         if len(cells[shortened]) > room:
-            cells[shortened] = "…" + cells[shortened][1 - room :]
+            begin, end = (room - 1) // 2, room - 1 - (room - 1) // 2
+            cells[shortened] = f"{cells[shortened][:begin]}…{cells[shortened][-end:]}"
         shown.add_row(*(Text(cell, style=style if i == colored else "") for i, cell in enumerate(cells)))
     err.print(shown)
 

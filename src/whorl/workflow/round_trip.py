@@ -397,7 +397,7 @@ def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: 
         if twin:
             return f"{text}; the original is among the alternatives (alternatives.extxyz)."
         pools = "" if settings.pooling else ", or other pools (--pooling mean,std)"
-        return f"{text}. Use a representation with more features (--representation){pools}."
+        return f"{text}. Use a representation with more functions or a longer cutoff (--representation){pools}."
     if recovered:
         return (
             "The atoms came back, but the search did not get below its tolerance before it ended: they are "
