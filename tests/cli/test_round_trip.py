@@ -74,11 +74,11 @@ def test_stopped_it_goes_on_with_the_same_budgets(whorl, molecules, tmp_path, mo
 
     budgets, solve = [], round_trip.solve
 
-    def stopped(*args, budget_seconds, **kwargs):
-        budgets.append(budget_seconds)
+    def stopped(*args, **settings):
+        budgets.append(settings["budget_seconds"])
         if len(budgets) == 3:
             raise KeyboardInterrupt
-        return solve(*args, budget_seconds=budget_seconds, **kwargs)
+        return solve(*args, **settings)
 
     monkeypatch.setattr(round_trip, "solve", stopped)
     command = ("invert", molecules, "--round-trip", "-o", tmp_path / "o", "--budget-seconds", 30)

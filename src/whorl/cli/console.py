@@ -112,6 +112,8 @@ class _Bar:
     def __call__(self, done: int, total: int, message: str = "") -> None:
         now = time.monotonic()
         if self.task is None or self.task not in self.bars.task_ids:
+            if done >= total:  # nothing to wait for
+                return
             self.task = self.bars.add_task(self.what, total=total, completed=done, rate="", message="")
             self.start, self.first = now, done
             return

@@ -33,6 +33,7 @@ from whorl.workflow.round_trip_files import listed, write_results
 from whorl.workflow.round_trip_settings import RoundTripSettings
 
 RECOVERED = 0.05  # Å
+_ENDLESS = 10**12  # evaluations
 
 
 def forget(structures: StructureBatch, *, cell: bool = False) -> StructureBatch:
@@ -295,9 +296,14 @@ def _search(
         return algorithm1(
             problem, seed=settings.seed, checkpoint=checkpoint, progress=progress, **settings.steps
         )
+    # With a clock, the clock alone decides. That no structure has the fingerprint is known to be wrong here.
+    clock: dict[str, Any] = (
+        {} if seconds is None else {"budget_evaluations": _ENDLESS, "budget_seconds": seconds}
+    )
     return solve(
         problem,
-        budget_seconds=seconds,
+        **clock,
+        invalid_above=math.inf,
         seed=settings.seed,
         checkpoint=checkpoint,
         progress=progress,
@@ -397,7 +403,9 @@ def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: 
         if twin:
             return f"{text}; the original is among the alternatives (alternatives.extxyz)."
         pools = "" if settings.pooling else ", or other pools (--pooling mean,std)"
-        return f"{text}. Use a representation with more functions or a longer cutoff (--representation){pools}."
+        return (
+            f"{text}. Use a representation with more functions or a longer cutoff (--representation){pools}."
+        )
     if recovered:
         return (
             "The atoms came back, but the search did not get below its tolerance before it ended: they are "
@@ -405,11 +413,6 @@ def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: 
         )
     if status == "failed":
         return "No start gave a finite loss: look at the structure and its cell, or try another --seed."
-    if status == "invalid":
-        return (
-            "Not found. The search took the fingerprint for one that no structure has, which is wrong here. "
-            + _more(settings)
-        )
     return f"Not found: what the search has is the nearest so far, not a solution. {_more(settings)}"
 
 
@@ -418,4 +421,4 @@ def _more(settings: RoundTripSettings) -> str:
         return "Give it more --starts or --hops, or use --solver whorl."
     if settings.budget_seconds is not None:
         return f"Give it more time (--budget-seconds {3 * settings.budget_seconds:g}), or try another --seed."
-    return "Try another --seed, or a fingerprint that is easier to follow (--pooling mean,std)."
+    return "Give it a budget by the clock (--budget-seconds) longer than it took, or try another --seed."
