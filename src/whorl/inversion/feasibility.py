@@ -1,12 +1,13 @@
 r"""Is what is left of the loss the search's failure, or does no structure have this fingerprint?
 
-Targets that do have a structure are solved sooner or later. Of Pt10 clusters, the share that is still unsolved
-after E evaluations was measured to fall about as
+Targets that do have a structure are solved sooner or later. Of Pt10 clusters, the share that is still
+unsolved after E evaluations was measured to fall about as
 
 .. math:: S(E) = \Bigl(1 + \frac{E}{\tau}\Bigr)^{-0.8}, \qquad \tau = 1500\,\Bigl(\frac{n}{10}\Bigr)^{2}
 
-for n atoms (larger clusters take longer). With even odds beforehand, the probability that an unsolved target has no
-structure at all is :math:`1 / (1 + S)` (Bayes). Populations that start afresh and end in the very same structure
+for n atoms (larger clusters take longer). With even odds beforehand, the probability that an unsolved target
+has no structure at all is :math:`1 / (1 + S)` (Bayes). Populations that start afresh and end in the very same
+structure
 speak for it too: it is then the lowest there is, and yet no solution. Ends that agree by chance were rare in
 feasible targets, about one in five.
 """
@@ -26,7 +27,8 @@ def infeasibility(ends: Sequence[tuple[Tensor, float]], *, evaluations: int, n_a
     """Return how likely it is that no structure has the fingerprint of an unsolved target, from 0 to 1.
 
     Args:
-        ends: Of each population, the signature (:func:`whorl.inversion.moves.signature`) and loss of its best.
+        ends: Of each population, the signature (:func:`whorl.inversion.moves.signature`) and loss of its
+        best.
         evaluations: E, spent on the target.
         n_atoms: n.
     """

@@ -52,7 +52,7 @@ _DOUBT = 0.95  # probability from which a target is called one that no structure
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
 _POLISH = 30  # steps for what is nearly a solution
-_NEAR = 1e-3  # root mean square of the whitened residuals there
+_TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
 _IMPROVED = 0.98  # a population that lowers its loss by less than this factor has not improved
 
 
@@ -103,7 +103,7 @@ def solve(
     budget_seconds: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
-    tolerance: float | None = None,
+    tolerance: float = 1e-3,
     population: Population | None = None,
     invalid_above: float | None = None,
     checkpoint: Path | str | None = None,
@@ -123,7 +123,8 @@ def solve(
         batch_size: Structures that are evaluated at once; with larger ones fewer, so that memory is bounded.
         tolerance: A target is solved where the root mean square of its residuals, each as a part of the
         spread
-            of its feature, is below this; by default 1e-5 in float64 and 1e-3 in float32.
+            of its feature, is below this. What is below is polished as far as it goes, mostly to 1e-9 in
+            float64.
         population: How the search is laid out.
         invalid_above: Loss above which an unsolved target is called invalid. ``None`` leaves that to
             :func:`whorl.inversion.feasibility.infeasibility`.
@@ -341,13 +342,13 @@ class _Search:
         population: Population,
         seed: int,
         batch_size: int,
-        tolerance: float | None,
+        tolerance: float,
         budget: int,
     ) -> None:
         self.asked, self.population, self.seed = problem, population, seed
         self.batch_size, self.budget = batch_size, budget
         single = problem.target.dtype == torch.float32
-        self.tolerance = (tolerance or (1e-3 if single else 1e-5)) ** 2
+        self.tolerance = tolerance**2
         self.solver = LevenbergMarquardt(floor=1e-10 if single else 1e-20)
         self.sharp = problem.representation.sharpness().to(problem.target) > _SHARP
         self.weights = torch.ones_like(problem.target)
@@ -439,7 +440,7 @@ class _Search:
     def _lead(self, hunts: list[_Hunt]) -> None:
         """Improve the best of each by absolute values, which kinks of the fingerprint mislead less."""
         for near in (False, True):
-            some = [hunt for hunt in hunts if len(hunt.loss) and (hunt.best_loss < _NEAR**2) == near]
+            some = [hunt for hunt in hunts if len(hunt.loss) and (hunt.best_loss < self.tolerance) == near]
             steps = _POLISH if near else self.population.polish
             if some and steps:
                 leaders = _Jobs(
@@ -546,7 +547,7 @@ class _Search:
     def finish(self, hunts: list[_Hunt], invalid_above: float | None) -> None:
         """Settle what each hunt ends with: the structure, its loss as it was asked for, and the verdict."""
         for hunt in hunts:
-            found = hunt.loss < self.tolerance
+            found = hunt.loss <= max(_TWIN**2, hunt.best_loss) if hunt.solved else hunt.loss < 0
             hunt.found = hunt.positions[found], hunt.cells[found]
             hunt.end_population()
         unsolved = [hunt for hunt in hunts if not hunt.solved and math.isfinite(hunt.best_loss)]

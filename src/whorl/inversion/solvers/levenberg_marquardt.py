@@ -161,7 +161,8 @@ class LevenbergMarquardt(Solver):
         structures = state.structures
         of_atoms = slope[:, : 3 * int(structures.n_atoms.max())].reshape(len(slope), -1, 3)
         of_atoms = of_atoms[structures.structure_index, structures.position_in_structure]
-        return 2.0 / problem.target.shape[1] * of_atoms
+        factor = 2.0 / torch.as_tensor(problem.n_features).to(slope)
+        return factor.expand(len(slope))[structures.structure_index, None] * of_atoms
 
 
 def _widen(jacobian: Tensor, columns: int, free_cell: bool) -> Tensor:
