@@ -1,4 +1,4 @@
-"""Crystals, cell known: ``python -m benchmarks.inversion.crystals``."""
+"""Crystals, cell known or free: ``python -m benchmarks.inversion.crystals [--free-cell]``."""
 
 import sys
 from pathlib import Path

@@ -81,6 +81,7 @@ def run_solver(
     pooling: Sequence[str],
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
+    free_cell: bool = False,
 ) -> Outcome:
     """Solve all targets; those of the same elements share a representation and are one batch."""
     if solver not in SOLVERS:
@@ -96,7 +97,10 @@ def run_solver(
         with torch.no_grad():
             features = acsf(originals)
         problem = InversionProblem(
-            representation=acsf.to(device), target=features, template=forget(originals)
+            representation=acsf.to(device),
+            target=features,
+            template=forget(originals, cell=free_cell),
+            free_cell=free_cell,
         ).to(device=device, dtype=dtype)
         label = f"{solver}: {'-'.join(species)} ({done + 1} of {len(systems)})"
         began = time.perf_counter()
@@ -231,6 +235,9 @@ def arguments(suite: str, description: str, *, representation: str = "fung2022")
     add("--seed", type=int, default=0, help="of the search (the targets stay the same)")
     add("--budget-seconds", type=float, help="for each target, on average")
     add("--batch-size", type=int, help="structures at once; it bounds the memory")
+    add("--free-cell", action="store_true", help="crystals: forget the lattice too")
+    add("--max-atoms", type=int, help="leave out larger targets")
+    add("--min-atoms", type=int, default=0, help="leave out smaller targets")
     add("--device", default="cpu", help="cpu or cuda")
     add("--dtype", default="float64", choices=("float32", "float64"))
     add("--threads", type=int, help="torch threads")
@@ -244,7 +251,8 @@ def run_suite(suite: str, options: argparse.Namespace, build: Callable[[], list[
         torch.set_num_threads(options.threads)
     pooling = options.pooling.split(",")
     if options.csv is None:
-        name = f"{suite}-{options.solver}-{'-'.join(pooling)}{'-quick' * options.quick}.csv"
+        marks = "-free-cell" * options.free_cell + "-quick" * options.quick
+        name = f"{suite}-{options.solver}-{'-'.join(pooling)}{marks}.csv"
         options.csv = Path("runs/benchmarks/inversion") / name
     budget = 1.0 if options.quick and options.budget_seconds is None else options.budget_seconds
     limits = Limits(
@@ -260,6 +268,7 @@ def run_suite(suite: str, options: argparse.Namespace, build: Callable[[], list[
             pooling=pooling,
             device=options.device,
             dtype=getattr(torch, options.dtype),
+            free_cell=options.free_cell,
         )
 
     try:
@@ -270,6 +279,8 @@ def run_suite(suite: str, options: argparse.Namespace, build: Callable[[], list[
             return 0
         if options.quick:
             targets = sorted(targets, key=len)[:3]
+        largest = options.max_atoms or max(map(len, targets))
+        targets = [atoms for atoms in targets if options.min_atoms <= len(atoms) <= largest]
         if options.limit:
             targets = spread_over(targets, options.limit)
         few = spread_over(targets, options.baseline_targets)
