@@ -9,7 +9,6 @@ here.
 ``relocate``   one atom goes next to another, or now and then anywhere in a periodic cell
 ``swap``       two atoms of different species change places
 ``reflect``    the smaller side of a plane through three atoms is mirrored in it
-``splice``     one side of an arrangement, and the other side of another one (Deaven and Ho, 1995)
 =============  ==================================================================================
 """
 
@@ -23,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+MOVES = ("shake", "relocate", "swap", "reflect")
 _SHAKE, _STRAIN = 0.35, 0.05  # Å, and no unit
 _NEAREST, _FARTHEST = 0.85, 1.15  # of a relocated atom, as parts of the sum of the covalent radii
 _ANYWHERE = 0.3  # part of the relocations in a crystal that go anywhere in the cell

@@ -29,10 +29,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.errors import InputError
+from whorl.errors import InputError, unknown_option
 from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.feasibility import infeasibility
-from whorl.inversion.moves import Atoms, move, push_apart, signature
+from whorl.inversion.moves import MOVES, Atoms, move, push_apart, signature
 from whorl.inversion.problem import InversionProblem
 from whorl.inversion.result import InversionResult, InversionStatus, centred
 from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
@@ -72,6 +72,8 @@ class Population:
         coarse: Level for all children.
         fine: Levels for the promising ones.
         polish: Steps that the best member gets in every round.
+        moves: Which of :mod:`whorl.inversion.moves` may be made, where the atoms allow them.
+        symmetric: Part of the random arrangements of a crystal that have a symmetry.
     """
 
     candidates: int = 400
@@ -85,6 +87,8 @@ class Population:
     coarse: Level = (0.1, 6)
     fine: tuple[Level, ...] = ((0.3, 4), (1.0, 8))
     polish: int = 6
+    moves: tuple[str, ...] = ("shake", "relocate", "swap", "reflect")
+    symmetric: float = 0.8
 
     def __post_init__(self) -> None:
         for name in ("candidates", "first", "members", "children", "promising", "patience"):
@@ -92,6 +96,11 @@ class Population:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
         if self.promising > self.children or self.first > self.candidates:
             raise InputError("population: promising ≤ children and first ≤ candidates are expected.")
+        if "shake" not in self.moves and "relocate" not in self.moves:
+            raise InputError(f"moves: got {list(self.moves)}, expected shake or relocate among them.")
+        for name in self.moves:
+            if name not in MOVES:
+                raise unknown_option("move", name, MOVES)
         if not 0 < self.parents <= 1:
             raise InputError(f"parents: got {self.parents}, expected a part above 0 and up to 1.")
 
@@ -265,9 +274,11 @@ class _Hunt:
             self.best_loss = float(self.loss[0])
             self.best_positions, self.best_cell = self.positions[0], self.cells[0]
 
-    def children(self, parents: Tensor) -> Iterator[tuple[Tensor, Tensor, Group | None]]:
+    def children(
+        self, parents: Tensor, allowed: Sequence[str]
+    ) -> Iterator[tuple[Tensor, Tensor, Group | None]]:
         """Make one child of each parent; most children of a symmetric one have its symmetry."""
-        moves = self.atoms.moves
+        moves = {name: often for name, often in self.atoms.moves.items() if name in allowed}
         names = torch.multinomial(torch.tensor(list(moves.values())), len(parents), True, generator=self.rng)
         broken = torch.rand(len(parents), generator=self.rng) < _BREAK
         plain = torch.tensor([self.groups[p] is None for p in parents.tolist()]) | broken
@@ -389,7 +400,10 @@ class _Search:
         """Begin a population for each: the best of many random arrangements, improved."""
         size = self.population
         started = [
-            varied_starts(hunt.template, hunt.atoms, count=size.candidates, rng=hunt.rng) for hunt in hunts
+            varied_starts(
+                hunt.template, hunt.atoms, count=size.candidates, rng=hunt.rng, symmetric=size.symmetric
+            )
+            for hunt in hunts
         ]
         jobs = _Jobs(
             hunts,
@@ -419,7 +433,7 @@ class _Search:
         for k, hunt in enumerate(hunts):
             best = max(1, math.ceil(size.parents * len(hunt.loss)))
             parents = torch.randint(best, (size.children,), generator=hunt.rng)
-            for positions, cell, group in hunt.children(parents):
+            for positions, cell, group in hunt.children(parents, size.moves):
                 jobs.positions.append(positions)
                 jobs.cells.append(cell)
                 jobs.groups.append(group)

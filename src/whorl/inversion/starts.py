@@ -25,7 +25,6 @@ from whorl.inversion.symmetry import Group, lattice_rotations, random_group, sym
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
 
-_SYMMETRIC = 0.8  # part of the varied starts in a crystal that have a symmetry
 _PER_GROUP = 4  # arrangements with the same group of operations
 _CANDIDATES = 32  # places tried for an atom before the roomiest of them is taken
 
@@ -177,7 +176,7 @@ def _place_apart(
 
 
 def varied_starts(
-    template: StructureBatch, atoms: Atoms, *, count: int, rng: torch.Generator
+    template: StructureBatch, atoms: Atoms, *, count: int, rng: torch.Generator, symmetric: float = 0.8
 ) -> tuple[Float[Tensor, "C n 3"], Float[Tensor, "C 3 3"], list[Group | None]]:
     """Return ``count`` random arrangements of one structure's atoms, of different size and shape.
 
@@ -190,6 +189,7 @@ def varied_starts(
         atoms: Its atoms, which of them are free, and whether the cell is.
         count: C.
         rng: On the CPU.
+        symmetric: Part of those in a crystal that have the symmetry of a random group of its lattice.
 
     Returns:
         Positions and cells in Å, and the group of each that has a symmetry.
@@ -204,7 +204,7 @@ def varied_starts(
             cells = _random_cells(filled, count, rng).to(device)
         fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng)
         if n > 1 and bool(atoms.free.all()):
-            groups = _make_symmetric(fractional, cells, atoms, rng)
+            groups = _make_symmetric(fractional, cells, atoms, rng, symmetric)
         positions = torch.einsum("cnk,ckx->cnx", fractional.to(device), cells)
     elif bool(periodic.any()):
         boxes, centres = _boxes(template, torch.tensor([filled / 0.3], dtype=dtype, device=device))
@@ -236,7 +236,11 @@ def _random_cells(filled: float, count: int, rng: torch.Generator) -> Float[Tens
 
 
 def _make_symmetric(
-    fractional: Float[Tensor, "C n 3"], cells: Float[Tensor, "C 3 3"], atoms: Atoms, rng: torch.Generator
+    fractional: Float[Tensor, "C n 3"],
+    cells: Float[Tensor, "C 3 3"],
+    atoms: Atoms,
+    rng: torch.Generator,
+    part: float,
 ) -> list[Group | None]:
     """Replace most arrangements by ones with the symmetry of random groups of the lattice, in place.
 
@@ -245,7 +249,7 @@ def _make_symmetric(
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng)))
     numbers = atoms.numbers.cpu().numpy()
     groups: list[Group | None] = [None] * len(fractional)
-    several = max(1, int(_SYMMETRIC * len(fractional)) // _PER_GROUP)
+    several = int(part * len(fractional)) // _PER_GROUP
     for k in range(several):
         group = random_group(lattice_rotations(cells[k * _PER_GROUP].cpu().numpy()), draw)
         for place in range(k * _PER_GROUP, min((k + 1) * _PER_GROUP, len(fractional))):
