@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Run as modules: ``python -m benchmarks.inversion.pt10``.
-INVERSION := speed shapes pt10 crystals molecules large
+INVERSION := speed shapes pt10 crystals molecules large atomwise ablation infeasible
 
 .PHONY: help demo test lint docs bench bench-quick clean
 

@@ -1,9 +1,10 @@
 """Can the search tell fingerprints that no structure has? ``python -m benchmarks.inversion.infeasible``.
 
-Fingerprints of real Pt10 clusters are disturbed by noise of several sizes, as parts of each feature's spread in the
-data set; noise takes a fingerprint off the set of those that structures have. Samples of a trained generator can be
-added. The area under the ROC curve says how well ``infeasibility`` (0 for what is solved) tells the disturbed from the
-real: 1 is perfect, 0.5 is chance.
+Fingerprints of real Pt10 clusters are disturbed by noise of several sizes, as parts of each feature's spread
+in the data set; noise takes a fingerprint off the set of those that structures have. Samples of a trained
+generator can be added. The area under the ROC curve says how well ``infeasibility`` (0 for what is solved)
+tells the
+disturbed from the real: 1 is perfect, 0.5 is chance.
 """
 
 import argparse
@@ -68,9 +69,7 @@ def main() -> int:
         chosen = torch.randperm(len(made.features), generator=rng)[: options.targets]
         kinds["generated"] = made.features[chosen].flatten(1).double()
 
-    print(
-        "| fingerprints | solved | called invalid | median loss | median RMSD to the original | ROC AUC | s/target |"
-    )
+    print("| fingerprints | solved | called invalid | median loss | median RMSD | ROC AUC | s/target |")
     print("|---|---|---|---|---|---|---|", flush=True)
     of_real = torch.zeros(0)
     for kind, target in kinds.items():
