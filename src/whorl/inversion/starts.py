@@ -25,6 +25,11 @@ from whorl.inversion.symmetry import Group, lattice_rotations, random_group, sym
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
 
+# The last two are the primitive cells of centred cubic lattices.
+_SYSTEMS = (
+    *("triclinic", "monoclinic", "orthorhombic", "tetragonal", "hexagonal", "rhombohedral", "cubic"),
+    *("face-centred", "body-centred"),
+)
 _PER_GROUP = 4  # arrangements with the same group of operations
 _CANDIDATES = 32  # places tried for an atom before the roomiest of them is taken
 
@@ -226,9 +231,29 @@ def varied_starts(
 
 
 def _random_cells(filled: float, count: int, rng: torch.Generator) -> Float[Tensor, "C 3 3"]:
-    lengths = torch.exp(0.35 * torch.randn(count, 3, dtype=torch.float64, generator=rng))
+    """Return cells of all lattice systems, so that symmetric arrangements can be tried in them."""
+    lengths = torch.exp(0.4 * torch.randn(count, 3, dtype=torch.float64, generator=rng))
     angles = 90.0 + 12.0 * torch.randn(count, 3, dtype=torch.float64, generator=rng).clamp(-2.5, 2.5)
-    angles[: count // 3] = 90.0
+    one_angle = 60.0 + 52.0 * torch.rand(count, dtype=torch.float64, generator=rng)
+    system = (torch.rand(count, generator=rng) * len(_SYSTEMS)).long()
+    for k, name in enumerate(_SYSTEMS):
+        some = system == k
+        if name in ("tetragonal", "hexagonal"):
+            lengths[some, 1] = lengths[some, 0]
+        if name in ("rhombohedral", "cubic", "face-centred", "body-centred"):
+            lengths[some] = 1.0
+        if name in ("orthorhombic", "tetragonal", "hexagonal", "cubic"):
+            angles[some] = 90.0
+        if name == "monoclinic":
+            angles[some, 0], angles[some, 2] = 90.0, 90.0
+        if name == "hexagonal":
+            angles[some, 2] = 120.0
+        if name == "rhombohedral":
+            angles[some] = one_angle[some, None]
+        if name == "face-centred":
+            angles[some] = 60.0
+        if name == "body-centred":
+            angles[some] = math.degrees(math.acos(-1 / 3))
     cells = cells_from_parameters(torch.cat([lengths, angles], 1))
     packing = 0.25 + 0.65 * torch.rand(count, dtype=torch.float64, generator=rng)
     scale = (filled / packing / torch.linalg.det(cells).abs()) ** (1 / 3)
