@@ -186,8 +186,8 @@ def varied_starts(
     """Return ``count`` random arrangements of one structure's atoms, of different size and shape.
 
     Clusters fill ellipsoids, from dense and round to wide, flat or long. In a cell the atoms are uniform. A
-    free cell has random parameters, from dense to a quarter full. Atoms that are too near one another are
-    then pushed apart; frozen ones stay where the template has them.
+    free cell has random parameters, from dense to that of a molecular crystal. Atoms that are too near one
+    another are then pushed apart; frozen ones stay where the template has them.
 
     Args:
         template: One structure.
@@ -255,7 +255,7 @@ def _random_cells(filled: float, count: int, rng: torch.Generator) -> Float[Tens
         if name == "body-centred":
             angles[some] = math.degrees(math.acos(-1 / 3))
     cells = cells_from_parameters(torch.cat([lengths, angles], 1))
-    packing = 0.25 + 0.65 * torch.rand(count, dtype=torch.float64, generator=rng)
+    packing = 0.08 * (0.75 / 0.08) ** torch.rand(count, dtype=torch.float64, generator=rng)
     scale = (filled / packing / torch.linalg.det(cells).abs()) ** (1 / 3)
     return cells * scale[:, None, None]
 
