@@ -2,9 +2,10 @@
 
 from whorl.inversion.algorithm1 import algorithm1
 from whorl.inversion.atomwise import AtomwiseProblem
+from whorl.inversion.population import Population
 from whorl.inversion.problem import InversionProblem, whitening_weights
 from whorl.inversion.result import InversionResult, InversionStatus, invalid_threshold
-from whorl.inversion.search import Population, solve
+from whorl.inversion.search import solve
 from whorl.inversion.solvers import LBFGS, Adam, LevenbergMarquardt, Solver, SolverState
 from whorl.inversion.starts import random_starts
 

@@ -2,14 +2,11 @@ r"""The search: for each target a small population, all of them improved togethe
 
 For each target:
 
-1. Many random arrangements of different size and shape are compared with the target, and the nearest ones in
-the
+1. Many random arrangements of different size and shape are compared with the target. The nearest ones in the
    broad features become the first population.
-2. Every round, members are chosen (the better, the likelier), moved (:mod:`whorl.inversion.moves`), and
-improved
-   by Levenberg–Marquardt from coarse to fine: first the sharp features count little, and only the more
-   promising third of the children goes on to where all features count. The best that differ from one another
-   stay.
+2. Every round, good members are moved (:mod:`whorl.inversion.moves`) and their children improved by
+   Levenberg–Marquardt from coarse to fine: first the sharp features count little, and only the more promising
+   third goes on to where all features count. The best that differ from one another stay.
 3. A population that has not improved for some rounds starts afresh; the best of all is kept.
 
 A target is left as soon as it is solved, and another one takes its place.
@@ -20,89 +17,34 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.errors import InputError, unknown_option
+from whorl.errors import InputError
 from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.feasibility import infeasibility
-from whorl.inversion.moves import MOVES, Atoms, move, push_apart, signature
+from whorl.inversion.moves import Atoms
+from whorl.inversion.population import Hunt, Jobs, Level, Population
 from whorl.inversion.problem import InversionProblem
 from whorl.inversion.result import InversionResult, InversionStatus, centred
 from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
 from whorl.inversion.starts import content_key, derive_seed, varied_starts
-from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, symmetric_move
 from whorl.parallel import map_threads
 from whorl.structures.batch import StructureBatch
 
 Progress = Callable[[int, int, str], None]
-Level = tuple[float, int]  # weight of the sharp features, steps of the solver
 
 _AT_ONCE = 32  # targets that are searched at the same time
 _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
-_ALIKE = 0.15  # Å by which the distances of two members must differ
-_BREAK = 0.15  # part of the children of a symmetric arrangement that are moved without regard to it
 _DOUBT = 0.95  # probability from which a target is called one that no structure has
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
 _POLISH = 30  # steps for what is nearly a solution
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
-_IMPROVED = 0.98  # a population that lowers its loss by less than this factor has not improved
-
-
-@dataclass(frozen=True, kw_only=True)
-class Population:
-    """How the search for one target is laid out.
-
-    Attributes:
-        candidates: Random arrangements that are compared with the target at the start of a population.
-        first: Of these, how many are improved.
-        members: Arrangements kept.
-        children: New ones in each round.
-        promising: Of these, how many are improved to the end.
-        parents: Part of the members, best first, that have children.
-        patience: Rounds without improvement after which a population is given up.
-        opening: Levels of the first improvement: weight of the sharp features, and steps.
-        coarse: Level for all children.
-        fine: Levels for the promising ones.
-        polish: Steps that the best member gets in every round.
-        moves: Which of :mod:`whorl.inversion.moves` may be made, where the atoms allow them.
-        symmetric: Part of the random arrangements of a crystal that have a symmetry.
-    """
-
-    candidates: int = 400
-    first: int = 24
-    members: int = 8
-    children: int = 24
-    promising: int = 8
-    parents: float = 0.6
-    patience: int = 4
-    opening: tuple[Level, ...] = ((0.1, 12), (0.3, 6), (1.0, 8))
-    coarse: Level = (0.1, 6)
-    fine: tuple[Level, ...] = ((0.3, 4), (1.0, 8))
-    polish: int = 6
-    moves: tuple[str, ...] = ("shake", "relocate", "swap", "reflect")
-    symmetric: float = 0.8
-
-    def __post_init__(self) -> None:
-        for name in ("candidates", "first", "members", "children", "promising", "patience"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
-        if self.promising > self.children or self.first > self.candidates:
-            raise InputError("population: promising ≤ children and first ≤ candidates are expected.")
-        if "shake" not in self.moves and "relocate" not in self.moves:
-            raise InputError(f"moves: got {list(self.moves)}, expected shake or relocate among them.")
-        for name in self.moves:
-            if name not in MOVES:
-                raise unknown_option("move", name, MOVES)
-        if not 0 < self.parents <= 1:
-            raise InputError(f"parents: got {self.parents}, expected a part above 0 and up to 1.")
 
 
 def solve(
@@ -127,13 +69,12 @@ def solve(
         problem: What is sought. Without weights of its own, the search weighs each feature by its spread over
             random arrangements; the losses returned are those of the problem as it is.
         budget_evaluations: How often the fingerprint and its derivatives may be computed for one target.
-        budget_seconds: For all targets together; they are then searched side by side.
+        budget_seconds: For all targets together; they are then searched side by side. Each gets its first
+            population, even if that takes longer.
         seed: Of all random numbers.
         batch_size: Structures that are evaluated at once; with larger ones fewer, so that memory is bounded.
         tolerance: A target is solved where the root mean square of its residuals, each as a part of the
-        spread
-            of its feature, is below this. What is below is polished as far as it goes, mostly to 1e-9 in
-            float64.
+            spread of its feature, is below this. What is below is polished as far as it goes.
         population: How the search is laid out.
         invalid_above: Loss above which an unsolved target is called invalid. ``None`` leaves that to
             :func:`whorl.inversion.feasibility.infeasibility`.
@@ -167,7 +108,7 @@ def solve(
     resumed = [hunt for hunt in hunts if store and hunt.restore(store)]
     waiting = [hunt for hunt in hunts if hunt not in resumed]
     at_once = len(problem) if deadline is not None else _AT_ONCE
-    running: list[_Hunt] = []
+    running: list[Hunt] = []
     done = list(resumed)
 
     def report() -> None:
@@ -181,7 +122,7 @@ def solve(
         room = at_once - len(running)
         running, waiting = running + waiting[:room], waiting[room:]
         spent = deadline is not None and time.monotonic() > deadline
-        finished = [hunt for hunt in running if spent or search.is_over(hunt)]
+        finished = [hunt for hunt in running if search.is_over(hunt) or (spent and hunt.evaluations)]
         if finished:
             search.finish(finished, invalid_above)
             running = [hunt for hunt in running if hunt not in finished]
@@ -190,160 +131,9 @@ def solve(
                 for hunt in finished:
                     hunt.keep(store)
         else:
-            search.round(running, deadline)
+            search.round(running)
         report()
     return search.result(hunts)
-
-
-class _Hunt:
-    """The search for one target, and all that it has found."""
-
-    def __init__(self, index: int, atoms: Atoms, template: StructureBatch, rng: torch.Generator) -> None:
-        self.index, self.atoms, self.template, self.rng = index, atoms, template, rng
-        n = len(atoms.numbers)
-        self.positions = template.positions.new_zeros(0, n, 3)
-        self.cells = template.cells.new_zeros(0, 3, 3)
-        self.loss = template.positions.new_zeros(0)
-        self.groups: list[Group | None] = []
-        self.best_positions, self.best_cell = template.positions, template.cells[0]
-        self.best_loss = math.inf
-        self.ends: list[tuple[Tensor, float]] = []  # signature and loss of the best of each population
-        self.evaluations, self.seconds = 0, 0.0
-        self.lowest, self.idle = math.inf, 0
-        self.solved = False
-        # Settled at the end.
-        self.loss_as_asked, self.infeasibility = math.inf, 0.0
-        self.status = InversionStatus.BUDGET_SPENT
-        self.found = self.positions, self.cells
-
-    @property
-    def solutions(self) -> StructureBatch:
-        """All different structures found that have the fingerprint."""
-        positions, cells = self.found
-        return self.template[[0] * len(cells)].replace(positions=positions.flatten(0, 1), cells=cells)
-
-    def keep(self, store: Checkpoint) -> None:
-        """Save what it ended with."""
-        numbers = [self.loss_as_asked, self.infeasibility, self.seconds, self.evaluations, self.solved]
-        store.save(
-            f"target-{self.index}",
-            {
-                "positions": self.best_positions,
-                "cell": self.best_cell,
-                "found_positions": self.found[0],
-                "found_cells": self.found[1],
-                "numbers": torch.tensor(numbers, dtype=torch.float64),
-                "status": torch.tensor(list(InversionStatus).index(self.status)),
-            },
-        )
-
-    def restore(self, store: Checkpoint) -> bool:
-        """Take up what an earlier run ended with, and say whether there was one."""
-        piece = store.load(f"target-{self.index}", device=self.template.device)
-        if piece is None:
-            return False
-        self.best_positions, self.best_cell = piece["positions"], piece["cell"]
-        self.found = piece["found_positions"], piece["found_cells"]
-        loss, infeasibility, seconds, evaluations, solved = piece["numbers"].tolist()
-        self.loss_as_asked, self.infeasibility, self.seconds = loss, infeasibility, seconds
-        self.evaluations, self.solved = int(evaluations), bool(solved)
-        self.status = list(InversionStatus)[int(piece["status"])]
-        return True
-
-    def take(
-        self, positions: Tensor, cells: Tensor, loss: Tensor, groups: list[Group | None], *, most: int
-    ) -> None:
-        """Join new arrangements to the members, and keep the best that differ."""
-        groups = self.groups + groups
-        positions = torch.cat([self.positions, positions])
-        cells, loss = torch.cat([self.cells, cells]), torch.cat([self.loss, loss])
-        order = loss.argsort(stable=True)
-        order = order[torch.isfinite(loss[order])]
-        marks = signature(positions[order], cells[order], self.atoms)
-        kept: list[int] = []
-        for k in range(len(order)):
-            if len(kept) == most:
-                break
-            far = (marks[kept] - marks[k]).square().mean(1).sqrt() > _ALIKE if kept else torch.ones(1)
-            if bool(far.all()):
-                kept.append(k)
-        chosen = order[kept]
-        self.positions, self.cells, self.loss = positions[chosen], cells[chosen], loss[chosen]
-        self.groups = [groups[k] for k in chosen.tolist()]
-        if len(kept) and float(self.loss[0]) < self.best_loss:
-            self.best_loss = float(self.loss[0])
-            self.best_positions, self.best_cell = self.positions[0], self.cells[0]
-
-    def children(
-        self, parents: Tensor, allowed: Sequence[str]
-    ) -> Iterator[tuple[Tensor, Tensor, Group | None]]:
-        """Make one child of each parent; most children of a symmetric one have its symmetry."""
-        moves = {name: often for name, often in self.atoms.moves.items() if name in allowed}
-        names = torch.multinomial(torch.tensor(list(moves.values())), len(parents), True, generator=self.rng)
-        broken = torch.rand(len(parents), generator=self.rng) < _BREAK
-        plain = torch.tensor([self.groups[p] is None for p in parents.tolist()]) | broken
-        for m, name in enumerate(moves):
-            some = parents[plain & (names == m)]
-            if len(some):
-                moved = move(name, self.positions[some], self.cells[some], self.atoms, self.rng)
-                yield from zip(*moved, [None] * len(some), strict=True)
-        draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=self.rng)))
-        numbers = self.atoms.numbers.cpu().numpy()
-        chances = np.array(list(SYMMETRIC_MOVES.values()))
-        for p in parents[~plain].tolist():
-            cell, group = self.cells[p].double().cpu().numpy(), self.groups[p]
-            assert group is not None
-            name = str(draw.choice(list(SYMMETRIC_MOVES), p=chances / chances.sum()))
-            fractional = self.positions[p].double().cpu().numpy() @ np.linalg.inv(cell)
-            found = symmetric_move(name, fractional, cell, numbers, group, draw)
-            if found is None:
-                found = symmetric_move("renew", fractional, cell, numbers, group, draw)
-            if found is None:
-                found, group = draw.random(fractional.shape), None
-            positions = torch.from_numpy(found @ cell).to(self.positions)
-            apart = push_apart(positions[None], self.cells[p][None], self.atoms)[0]
-            yield apart, self.cells[p], group
-
-    def judge_round(self, patience: int) -> None:
-        """Count rounds without improvement, and give the population up after too many."""
-        lowest = float(self.loss[0]) if len(self.loss) else math.inf
-        self.idle = 0 if lowest < _IMPROVED * self.lowest else self.idle + 1
-        self.lowest = min(lowest, self.lowest)
-        if self.idle >= patience:
-            self.end_population()
-
-    def end_population(self) -> None:
-        if len(self.loss):
-            mark = signature(self.positions[:1], self.cells[:1], self.atoms)[0]
-            self.ends.append((mark, float(self.loss[0])))
-        self.positions, self.cells, self.loss = self.positions[:0], self.cells[:0], self.loss[:0]
-        self.groups = []
-        self.lowest, self.idle = math.inf, 0
-
-
-@dataclass
-class _Jobs:
-    """Arrangements to be improved, each for a target."""
-
-    hunts: list[_Hunt]
-    of: list[int]  # which hunt each is for
-    positions: list[Tensor]  # (n, 3) each
-    cells: list[Tensor]
-    groups: list[Group | None]
-    loss: Tensor | None = None
-
-    def pick(self, chosen: Sequence[int]) -> _Jobs:
-        return _Jobs(
-            self.hunts,
-            [self.of[k] for k in chosen],
-            [self.positions[k] for k in chosen],
-            [self.cells[k] for k in chosen],
-            [self.groups[k] for k in chosen],
-            None if self.loss is None else self.loss[list(chosen)],
-        )
-
-    def of_hunt(self, k: int) -> list[int]:
-        return [place for place, hunt in enumerate(self.of) if hunt == k]
 
 
 class _Search:
@@ -367,19 +157,19 @@ class _Search:
             self.weights = problem.weights.expand_as(problem.target).clone()
         self.levels: dict[tuple[float, str], InversionProblem] = {}
 
-    def hunt(self, index: int) -> _Hunt:
+    def hunt(self, index: int) -> Hunt:
         template = self.asked.template[index]
         frozen = self.asked.select([index]).frozen
         free = torch.ones_like(template.atomic_numbers, dtype=torch.bool) if frozen is None else ~frozen
         atoms = Atoms(template.atomic_numbers, template.pbc[0], free, self.asked.free_cell)
         key = content_key(self.asked.target[index], template)
         rng = torch.Generator().manual_seed(derive_seed(self.seed, "solve", key))
-        return _Hunt(index, atoms, template, rng)
+        return Hunt(index, atoms, template, rng)
 
-    def is_over(self, hunt: _Hunt) -> bool:
+    def is_over(self, hunt: Hunt) -> bool:
         return hunt.solved or hunt.evaluations >= self.budget
 
-    def round(self, hunts: list[_Hunt], deadline: float | None) -> None:
+    def round(self, hunts: list[Hunt]) -> None:
         began = time.monotonic()
         before = [hunt.evaluations for hunt in hunts]
         fresh = [hunt for hunt in hunts if len(hunt.loss) == 0]
@@ -396,7 +186,7 @@ class _Search:
             if not hunt.solved:
                 hunt.judge_round(self.population.patience)
 
-    def _open(self, hunts: list[_Hunt]) -> None:
+    def _open(self, hunts: list[Hunt]) -> None:
         """Begin a population for each: the best of many random arrangements, improved."""
         size = self.population
         started = [
@@ -405,7 +195,7 @@ class _Search:
             )
             for hunt in hunts
         ]
-        jobs = _Jobs(
+        jobs = Jobs(
             hunts,
             [k for k in range(len(hunts)) for _ in range(size.candidates)],
             [one for positions, _, _ in started for one in positions],
@@ -426,10 +216,10 @@ class _Search:
         self._deliver(self._improve(jobs.pick(chosen), size.opening))
         self._lead(hunts)
 
-    def _breed(self, hunts: list[_Hunt]) -> None:
+    def _breed(self, hunts: list[Hunt]) -> None:
         """One round: children of good members, the promising ones improved to the end."""
         size = self.population
-        jobs = _Jobs(hunts, [], [], [], [])
+        jobs = Jobs(hunts, [], [], [], [])
         for k, hunt in enumerate(hunts):
             best = max(1, math.ceil(size.parents * len(hunt.loss)))
             parents = torch.randint(best, (size.children,), generator=hunt.rng)
@@ -442,7 +232,7 @@ class _Search:
         self._deliver(self._improve(jobs.pick(self._promising(jobs, size.promising)), size.fine))
         self._lead(hunts)
 
-    def _promising(self, jobs: _Jobs, most: int) -> list[int]:
+    def _promising(self, jobs: Jobs, most: int) -> list[int]:
         """Return the jobs of the lowest losses, so many of each hunt."""
         assert jobs.loss is not None
         chosen = []
@@ -451,13 +241,13 @@ class _Search:
             chosen += [mine[p] for p in jobs.loss[mine].argsort(stable=True)[:most].tolist()]
         return chosen
 
-    def _lead(self, hunts: list[_Hunt]) -> None:
+    def _lead(self, hunts: list[Hunt]) -> None:
         """Improve the best of each by absolute values, which kinks of the fingerprint mislead less."""
         for near in (False, True):
             some = [hunt for hunt in hunts if len(hunt.loss) and (hunt.best_loss < self.tolerance) == near]
             steps = _POLISH if near else self.population.polish
             if some and steps:
-                leaders = _Jobs(
+                leaders = Jobs(
                     some,
                     list(range(len(some))),
                     [hunt.positions[0] for hunt in some],
@@ -466,7 +256,7 @@ class _Search:
                 )
                 self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae"))
 
-    def _deliver(self, jobs: _Jobs) -> None:
+    def _deliver(self, jobs: Jobs) -> None:
         assert jobs.loss is not None
         for k, hunt in enumerate(jobs.hunts):
             mine = jobs.of_hunt(k)
@@ -480,7 +270,7 @@ class _Search:
 
     # Batches of bounded memory.
 
-    def _batches(self, jobs: _Jobs) -> list[tuple[_Jobs, list[int]]]:
+    def _batches(self, jobs: Jobs) -> list[tuple[Jobs, list[int]]]:
         """Cut into batches of like sizes."""
         n = [len(one) for one in jobs.positions]
         order = sorted(range(len(n)), key=lambda k: n[k])
@@ -497,7 +287,7 @@ class _Search:
             batches.append(current)
         return [(jobs, batch) for batch in batches]
 
-    def _structures(self, jobs: _Jobs, batch: list[int]) -> tuple[Tensor, StructureBatch]:
+    def _structures(self, jobs: Jobs, batch: list[int]) -> tuple[Tensor, StructureBatch]:
         index = torch.tensor([jobs.hunts[jobs.of[k]].index for k in batch], device=self.asked.target.device)
         template = self.asked.template[index]
         return index, template.replace(
@@ -505,7 +295,7 @@ class _Search:
             cells=torch.stack([jobs.cells[k] for k in batch]),
         )
 
-    def _features(self, work: tuple[_Jobs, list[int]]) -> Tensor:
+    def _features(self, work: tuple[Jobs, list[int]]) -> Tensor:
         index, structures = self._structures(*work)
         with torch.no_grad():
             return self.asked.select(index).features(structures)
@@ -516,11 +306,11 @@ class _Search:
             self.levels[weight, loss] = self.asked.replace(weights=weights, loss=loss)
         return self.levels[weight, loss]
 
-    def _improve(self, jobs: _Jobs, levels: Sequence[Level], *, loss: str = "squared") -> _Jobs:
+    def _improve(self, jobs: Jobs, levels: Sequence[Level], *, loss: str = "squared") -> Jobs:
         problems = [(self._level(weight, loss), steps) for weight, steps in levels]
         batches = self._batches(jobs)
 
-        def improve(work: tuple[_Jobs, list[int]]) -> tuple[StructureBatch, Tensor, Tensor]:
+        def improve(work: tuple[Jobs, list[int]]) -> tuple[StructureBatch, Tensor, Tensor]:
             index, structures = self._structures(*work)
             evaluations = torch.zeros_like(index)
             for whole, steps in problems:
@@ -554,11 +344,11 @@ class _Search:
             ):
                 positions[k], cells[k] = one, cell
                 jobs.hunts[jobs.of[k]].evaluations += count
-        return _Jobs(jobs.hunts, jobs.of, positions, cells, jobs.groups, lowest)
+        return Jobs(jobs.hunts, jobs.of, positions, cells, jobs.groups, lowest)
 
     # Endings.
 
-    def finish(self, hunts: list[_Hunt], invalid_above: float | None) -> None:
+    def finish(self, hunts: list[Hunt], invalid_above: float | None) -> None:
         """Settle what each hunt ends with: the structure, its loss as it was asked for, and the verdict."""
         for hunt in hunts:
             found = hunt.loss <= max(_TWIN**2, hunt.best_loss) if hunt.solved else hunt.loss < 0
@@ -578,12 +368,12 @@ class _Search:
             hunt.infeasibility = self._infeasibility(hunt)
             hunt.status = self._status(hunt, invalid_above)
 
-    def _infeasibility(self, hunt: _Hunt) -> float:
+    def _infeasibility(self, hunt: Hunt) -> float:
         if hunt.solved or not hunt.ends:
             return 0.0
         return infeasibility(hunt.ends, evaluations=hunt.evaluations, n_atoms=len(hunt.atoms.numbers))
 
-    def _status(self, hunt: _Hunt, invalid_above: float | None) -> InversionStatus:
+    def _status(self, hunt: Hunt, invalid_above: float | None) -> InversionStatus:
         if hunt.solved:
             return InversionStatus.CONVERGED
         if not math.isfinite(hunt.loss_as_asked):
@@ -596,7 +386,7 @@ class _Search:
             InversionStatus.LOCAL_MINIMUM if hunt.evaluations >= self.budget else InversionStatus.BUDGET_SPENT
         )
 
-    def _polish(self, hunts: list[_Hunt]) -> None:
+    def _polish(self, hunts: list[Hunt]) -> None:
         """Go on from the best of each, now with the loss and weights as they were asked for."""
         index = [hunt.index for hunt in hunts]
         part = self.asked.select(index)
@@ -611,7 +401,7 @@ class _Search:
         for hunt, structure in zip(hunts, state.best, strict=True):
             hunt.best_positions, hunt.best_cell = structure.positions, structure.cells[0]
 
-    def result(self, hunts: list[_Hunt]) -> InversionResult:
+    def result(self, hunts: list[Hunt]) -> InversionResult:
         """Put together what the hunts found; losses are those of the problem as it was asked."""
         template = self.asked.template
         structures = template

@@ -1,0 +1,227 @@
+"""What the search for one target is made of: how it is laid out, its members, and what they become."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whorl.errors import InputError, unknown_option
+from whorl.inversion.checkpoint import Checkpoint
+from whorl.inversion.moves import MOVES, Atoms, move, push_apart, signature
+from whorl.inversion.result import InversionStatus
+from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, symmetric_move
+from whorl.structures.batch import StructureBatch
+
+Level = tuple[float, int]  # weight of the sharp features, steps of the solver
+
+_ALIKE = 0.15  # Å by which the distances of two members must differ
+_BREAK = 0.15  # part of the children of a symmetric arrangement that are moved without regard to it
+_IMPROVED = 0.98  # a population that lowers its loss by less than this factor has not improved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """How the search for one target is laid out.
+
+    Attributes:
+        candidates: Random arrangements that are compared with the target at the start of a population.
+        first: Of these, how many are improved.
+        members: Arrangements kept.
+        children: New ones in each round.
+        promising: Of these, how many are improved to the end.
+        parents: Part of the members, best first, that have children.
+        patience: Rounds without improvement after which a population is given up.
+        opening: Levels of the first improvement: weight of the sharp features, and steps.
+        coarse: Level for all children.
+        fine: Levels for the promising ones.
+        polish: Steps that the best member gets in every round.
+        moves: Which of :mod:`whorl.inversion.moves` may be made, where the atoms allow them.
+        symmetric: Part of the random arrangements of a crystal that have a symmetry.
+    """
+
+    candidates: int = 400
+    first: int = 24
+    members: int = 8
+    children: int = 24
+    promising: int = 8
+    parents: float = 0.6
+    patience: int = 4
+    opening: tuple[Level, ...] = ((0.1, 12), (0.3, 6), (1.0, 8))
+    coarse: Level = (0.1, 6)
+    fine: tuple[Level, ...] = ((0.3, 4), (1.0, 8))
+    polish: int = 6
+    moves: tuple[str, ...] = ("shake", "relocate", "swap", "reflect")
+    symmetric: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "first", "members", "children", "promising", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
+        if self.promising > self.children or self.first > self.candidates:
+            raise InputError("population: promising ≤ children and first ≤ candidates are expected.")
+        if "shake" not in self.moves and "relocate" not in self.moves:
+            raise InputError(f"moves: got {list(self.moves)}, expected shake or relocate among them.")
+        for name in self.moves:
+            if name not in MOVES:
+                raise unknown_option("move", name, MOVES)
+        if not 0 < self.parents <= 1:
+            raise InputError(f"parents: got {self.parents}, expected a part above 0 and up to 1.")
+
+
+class Hunt:
+    """The search for one target, and all that it has found."""
+
+    def __init__(self, index: int, atoms: Atoms, template: StructureBatch, rng: torch.Generator) -> None:
+        self.index, self.atoms, self.template, self.rng = index, atoms, template, rng
+        n = len(atoms.numbers)
+        self.positions = template.positions.new_zeros(0, n, 3)
+        self.cells = template.cells.new_zeros(0, 3, 3)
+        self.loss = template.positions.new_zeros(0)
+        self.groups: list[Group | None] = []
+        self.best_positions, self.best_cell = template.positions, template.cells[0]
+        self.best_loss = math.inf
+        self.ends: list[tuple[Tensor, float]] = []  # signature and loss of the best of each population
+        self.evaluations, self.seconds = 0, 0.0
+        self.lowest, self.idle = math.inf, 0
+        self.solved = False
+        # Settled at the end.
+        self.loss_as_asked, self.infeasibility = math.inf, 0.0
+        self.status = InversionStatus.BUDGET_SPENT
+        self.found = self.positions, self.cells
+
+    @property
+    def solutions(self) -> StructureBatch:
+        """All different structures found that have the fingerprint."""
+        positions, cells = self.found
+        return self.template[[0] * len(cells)].replace(positions=positions.flatten(0, 1), cells=cells)
+
+    def keep(self, store: Checkpoint) -> None:
+        """Save what it ended with."""
+        numbers = [self.loss_as_asked, self.infeasibility, self.seconds, self.evaluations, self.solved]
+        store.save(
+            f"target-{self.index}",
+            {
+                "positions": self.best_positions,
+                "cell": self.best_cell,
+                "found_positions": self.found[0],
+                "found_cells": self.found[1],
+                "numbers": torch.tensor(numbers, dtype=torch.float64),
+                "status": torch.tensor(list(InversionStatus).index(self.status)),
+            },
+        )
+
+    def restore(self, store: Checkpoint) -> bool:
+        """Take up what an earlier run ended with, and say whether there was one."""
+        piece = store.load(f"target-{self.index}", device=self.template.device)
+        if piece is None:
+            return False
+        self.best_positions, self.best_cell = piece["positions"], piece["cell"]
+        self.found = piece["found_positions"], piece["found_cells"]
+        loss, infeasibility, seconds, evaluations, solved = piece["numbers"].tolist()
+        self.loss_as_asked, self.infeasibility, self.seconds = loss, infeasibility, seconds
+        self.evaluations, self.solved = int(evaluations), bool(solved)
+        self.status = list(InversionStatus)[int(piece["status"])]
+        return True
+
+    def take(
+        self, positions: Tensor, cells: Tensor, loss: Tensor, groups: list[Group | None], *, most: int
+    ) -> None:
+        """Join new arrangements to the members, and keep the best that differ."""
+        groups = self.groups + groups
+        positions = torch.cat([self.positions, positions])
+        cells, loss = torch.cat([self.cells, cells]), torch.cat([self.loss, loss])
+        order = loss.argsort(stable=True)
+        order = order[torch.isfinite(loss[order])]
+        marks = signature(positions[order], cells[order], self.atoms)
+        kept: list[int] = []
+        for k in range(len(order)):
+            if len(kept) == most:
+                break
+            far = (marks[kept] - marks[k]).square().mean(1).sqrt() > _ALIKE if kept else torch.ones(1)
+            if bool(far.all()):
+                kept.append(k)
+        chosen = order[kept]
+        self.positions, self.cells, self.loss = positions[chosen], cells[chosen], loss[chosen]
+        self.groups = [groups[k] for k in chosen.tolist()]
+        if len(kept) and float(self.loss[0]) < self.best_loss:
+            self.best_loss = float(self.loss[0])
+            self.best_positions, self.best_cell = self.positions[0], self.cells[0]
+
+    def children(
+        self, parents: Tensor, allowed: Sequence[str]
+    ) -> Iterator[tuple[Tensor, Tensor, Group | None]]:
+        """Make one child of each parent; most children of a symmetric one have its symmetry."""
+        moves = {name: often for name, often in self.atoms.moves.items() if name in allowed}
+        names = torch.multinomial(torch.tensor(list(moves.values())), len(parents), True, generator=self.rng)
+        broken = torch.rand(len(parents), generator=self.rng) < _BREAK
+        plain = torch.tensor([self.groups[p] is None for p in parents.tolist()]) | broken
+        for m, name in enumerate(moves):
+            some = parents[plain & (names == m)]
+            if len(some):
+                moved = move(name, self.positions[some], self.cells[some], self.atoms, self.rng)
+                yield from zip(*moved, [None] * len(some), strict=True)
+        draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=self.rng)))
+        numbers = self.atoms.numbers.cpu().numpy()
+        chances = np.array(list(SYMMETRIC_MOVES.values()))
+        for p in parents[~plain].tolist():
+            cell, group = self.cells[p].double().cpu().numpy(), self.groups[p]
+            assert group is not None
+            name = str(draw.choice(list(SYMMETRIC_MOVES), p=chances / chances.sum()))
+            fractional = self.positions[p].double().cpu().numpy() @ np.linalg.inv(cell)
+            found = symmetric_move(name, fractional, cell, numbers, group, draw)
+            if found is None:
+                found = symmetric_move("renew", fractional, cell, numbers, group, draw)
+            if found is None:
+                found, group = draw.random(fractional.shape), None
+            positions = torch.from_numpy(found @ cell).to(self.positions)
+            apart = push_apart(positions[None], self.cells[p][None], self.atoms)[0]
+            yield apart, self.cells[p], group
+
+    def judge_round(self, patience: int) -> None:
+        """Count rounds without improvement, and give the population up after too many."""
+        lowest = float(self.loss[0]) if len(self.loss) else math.inf
+        self.idle = 0 if lowest < _IMPROVED * self.lowest else self.idle + 1
+        self.lowest = min(lowest, self.lowest)
+        if self.idle >= patience:
+            self.end_population()
+
+    def end_population(self) -> None:
+        """Give the members up, and remember how the best of them ended."""
+        if len(self.loss):
+            mark = signature(self.positions[:1], self.cells[:1], self.atoms)[0]
+            self.ends.append((mark, float(self.loss[0])))
+        self.positions, self.cells, self.loss = self.positions[:0], self.cells[:0], self.loss[:0]
+        self.groups = []
+        self.lowest, self.idle = math.inf, 0
+
+
+@dataclass
+class Jobs:
+    """Arrangements to be improved, each for a target."""
+
+    hunts: list[Hunt]
+    of: list[int]  # which hunt each is for
+    positions: list[Tensor]  # (n, 3) each
+    cells: list[Tensor]
+    groups: list[Group | None]
+    loss: Tensor | None = None
+
+    def pick(self, chosen: Sequence[int]) -> Jobs:
+        """Return some of them, in the order asked for."""
+        return Jobs(
+            self.hunts,
+            [self.of[k] for k in chosen],
+            [self.positions[k] for k in chosen],
+            [self.cells[k] for k in chosen],
+            [self.groups[k] for k in chosen],
+            None if self.loss is None else self.loss[list(chosen)],
+        )
+
+    def of_hunt(self, k: int) -> list[int]:
+        """Return the places of those for hunt k."""
+        return [place for place, hunt in enumerate(self.of) if hunt == k]
