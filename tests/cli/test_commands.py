@@ -99,7 +99,7 @@ def test_single_commands_do_the_same_from_files_to_files(whorl, clusters, repres
         "-o",
         generated,
     )
-    search = ("--samples", 2, "--starts", 1, "--hops", 1, "--iterations", 2, "--polish", 2, "--reference", 2)
+    search = ("--samples", 2, "--budget-evaluations", 100, "--reference", 0)
     good(
         "invert",
         generated,

@@ -2,6 +2,7 @@ import pytest
 
 from whorl.errors import InputError
 from whorl.workflow.recipe import parse_recipe, read_recipe, save_recipe
+from whorl.workflow.settings import InvertSettings
 
 CLUSTERS = """\
 name: tiny
@@ -31,7 +32,8 @@ def test_defaults_are_the_papers():
     assert (surrogate.layers, surrogate.hidden, surrogate.batch_size) == (5, 256, 256)
     assert (surrogate.learning_rate, surrogate.epochs) == (5e-4, 2000)
     assert invert is not None
-    assert (invert.starts, invert.hops, invert.samples) == (10, 5, 100)
+    assert (invert.solver, invert.samples) == ("whorl", 100)
+    assert (invert.starts, invert.hops, invert.iterations, invert.polish) == (10, 5, 140, 900)
     assert recipe.sampling.split == 0.8
     assert recipe.data.clusters is not None
     assert recipe.data.clusters.window == (0.0, 3.7)
@@ -150,3 +152,21 @@ def test_name_follows_the_file_and_absent_files_suggest_another(tmp_path):
     assert read_recipe(path).name == "pt10_demo"
     with pytest.raises(InputError, match=r"no such recipe.*pt10_demo\.yaml"):
         read_recipe(tmp_path / "pt10_dmo.yaml")
+
+
+def test_settings_of_the_other_solver_are_not_lost_in_silence():
+    said = message(CLUSTERS + "invert: {starts: 2, noise: 0.2}\n")
+    assert "starts, noise: of the solver algorithm1, and the solver here is whorl" in said
+    assert "write solver: algorithm1" in said
+    recipe = parse_recipe(CLUSTERS + "invert: {solver: algorithm1, starts: 2}\n")
+    assert recipe.invert is not None
+    assert recipe.invert.search(real=False)["starts"] == 2
+    assert "budget_evaluations: of the solver whorl" in message(
+        CLUSTERS + "invert: {solver: algorithm1, budget_evaluations: 10}\n"
+    )
+
+
+def test_real_fingerprints_are_searched_longer_than_generated_ones():
+    settings = InvertSettings(budget_evaluations=7, reference_evaluations=70, batch_size=3)
+    assert settings.search(real=False) == {"budget_evaluations": 7, "batch_size": 3}
+    assert settings.search(real=True) == {"budget_evaluations": 70, "batch_size": 3}

@@ -126,7 +126,7 @@ def test_nothing_is_repeated(run):
         ("generator.epochs=21", [n for n in ALL if n in ALL[5:]]),
         ("surrogate.epochs=21", ["train/surrogate", "evaluate", "report"]),
         ("generate.samples=6", ALL[7:]),
-        ("invert.polish=6", ALL[9:]),
+        ("invert.budget_evaluations=160", ALL[9:]),
         ("evaluate.calculator={name: emt, options: {asap_cutoff: true}}", ALL[11:]),
         ("evaluate.tolerance=0.2", ALL[13:]),
         ("report.gallery=2", ALL[14:]),

@@ -22,10 +22,19 @@ _INVERT = InvertSettings()
 _ROUND_TRIP, _GENERATED, _STEPS = (
     "Round trip (--round-trip)",
     "Generated features (without --round-trip)",
-    "Algorithm 1 (generated features, or --solver algorithm1)",
+    "Algorithm 1 (--solver algorithm1)",
 )
 _ONLY_ROUND_TRIP = ("representation", "pooling", "free_cell", "budget_seconds")
-_ONLY_GENERATED = ("composition", "dataset", "features", "rows", "samples", "weights", "reference")
+_ONLY_GENERATED = (
+    "composition",
+    "dataset",
+    "features",
+    "rows",
+    "samples",
+    "weights",
+    "reference",
+    "budget_evaluations",
+)
 _STEP_NAMES = ("starts", "hops", "iterations", "polish", "learning_rate", "noise")
 _MOST_ROWS = 50  # of the table on the terminal
 _FILES = (".yaml", ".yml", ".json")
@@ -86,7 +95,7 @@ def invert(
     ] = None,
     solver: Annotated[
         str | None,
-        typer.Option(help="whorl, or algorithm1 (Fung et al. 2022).", show_default="whorl in a round trip"),
+        typer.Option(help="whorl, or algorithm1 (Fung et al. 2022).", show_default="whorl"),
     ] = None,
     composition: Annotated[
         str | None,
@@ -104,13 +113,14 @@ def invert(
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Features of the data set, needed with --dataset and --rows.", rich_help_panel=_GENERATED
+            help="Of the data set: they show which loss is too high. Needed with --dataset, --rows.",
+            rich_help_panel=_GENERATED,
         ),
     ] = None,
     rows: Annotated[
         Path | None,
         typer.Option(
-            help="From 'whorl data sample': its validation rows show which loss is too high.",
+            help="From 'whorl data sample': its validation rows show what the search can reach.",
             rich_help_panel=_GENERATED,
         ),
     ] = None,
@@ -124,6 +134,10 @@ def invert(
     reference: Annotated[
         int, typer.Option(help="Real ones inverted for comparison.", rich_help_panel=_GENERATED)
     ] = _INVERT.reference,
+    budget_evaluations: Annotated[
+        int,
+        typer.Option(help="Of the solver whorl, for each generated one.", rich_help_panel=_GENERATED),
+    ] = _INVERT.budget_evaluations,
     starts: Annotated[
         int, typer.Option(help="Random starts of each.", rich_help_panel=_STEPS)
     ] = _INVERT.starts,
@@ -177,7 +191,7 @@ def invert(
     from whorl.workflow import atoms
     from whorl.workflow.recipe import settings_from
 
-    names = ("samples", *_STEP_NAMES, "weights", "reference")
+    names = ("samples", *_STEP_NAMES, "weights", "reference", "budget_evaluations")
     chosen = given(locals(), (*names, *({"solver", "batch_size"} & said)))
     settings = settings_from(InvertSettings, chosen, source="whorl invert")
     with monitored() as monitor:

@@ -116,6 +116,12 @@ def _samples(recipe: Mapping[str, Any]) -> str:
 
 
 def _inversion(settings: Mapping[str, Any]) -> str:
+    if settings.get("solver") == "whorl":
+        budget = settings.get("budget_evaluations")
+        return (
+            "population search with Levenberg–Marquardt steps, from coarse to fine (sharp features count "
+            "little at first)" + (f", {budget:,} evaluations for each representation" if budget else "")
+        )
     if not {"starts", "hops", "iterations"} <= settings.keys():
         return ""
     name = {"algorithm1": "Algorithm 1"}.get(settings.get("solver", ""), settings.get("solver", ""))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from whorl.datasets import (
@@ -26,8 +28,9 @@ from whorl.files import provenance, read_json, stable_hash, write_json
 from whorl.inversion import (
     InversionProblem,
     InversionResult,
+    InversionStatus,
     algorithm1,
-    invalid_threshold,
+    solve,
     whitening_weights,
 )
 from whorl.inversion.starts import derive_seed
@@ -40,6 +43,9 @@ from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import CalculatorSettings, InvertSettings
 
 _JUDGED_AT_ONCE = 32  # structures between two saves of energies
+_YARDSTICKS = 2000  # real structures whose neighbours are sought
+_YARDSTICKS_AT_ONCE = 64
+_SAME = 1e-9  # distance of features up to which two structures are the same
 
 
 def invert(
@@ -57,15 +63,18 @@ def invert(
     """Find atoms for generated features, and write them with loss and status.
 
     Composition and cell are those of the training structure nearest in features (``dataset``), or ``formula``
-    without a cell. Held-out real features (the validation ``rows`` of ``features``) are inverted first: what
-    the search leaves of *their* loss says above which loss a generated one is invalid.
+    without a cell. Generated features are mostly those of no structure exactly, so some loss is left. Where
+    it is larger than the distance of real structures from their nearest neighbours
+    (:func:`neighbour_distance`), the target is called invalid: what was found is then no more its structure
+    than another one would be. Held-out real features (the validation ``rows`` of ``features``) are inverted
+    too, since they show what the search can reach.
 
     Args:
         generated: From :func:`whorl.workflow.learning.generate`.
         settings: Of the search.
         output: Structures, ``.safetensors``. Beside it, ``.extxyz``, their own features
-            (``…-features.safetensors``), the held-out ones found again (``…-reference.safetensors``) and the
-            threshold (``…-inversion.json``).
+            (``…-features.safetensors``), the held-out ones found again (``…-reference.safetensors``), and the
+            threshold and how many held-out ones were solved (``…-inversion.json``).
         seed: Of all randomness.
         monitor: Told of progress and warnings.
         features: Features of real structures.
@@ -87,33 +96,46 @@ def invert(
         weights = whitening_weights(real.features.flatten(1).double())
     scratch = output.with_name(f"{output.stem}-search")
 
-    def solve(sought: Tensor, what: str, invalid_above: float | None = None) -> InversionResult:
+    threshold = None
+    if real is not None:
+        threshold = neighbour_distance(
+            real.features.flatten(1).double(), weights=weights, quantile=settings.quantile
+        )
+    if threshold is not None:
+        threshold *= settings.margin
+
+    def search(sought: Tensor, what: str, *, is_real: bool = False) -> InversionResult:
+        n_features = sought.flatten(1).shape[1]
         problem = InversionProblem(
             representation=representation,
             target=sought.flatten(1).double(),
             template=template(sought),
-            weights=weights,
+            # With weights of its own the search would look for what is nearest by another measure.
+            weights=torch.ones(n_features, dtype=torch.float64) if weights is None else weights,
         )
-        return algorithm1(
+        limit = math.inf if is_real or threshold is None else threshold
+        find: Callable[..., InversionResult] = solve if settings.solver == "whorl" else algorithm1
+        return find(
             problem,
-            **settings.search(),
+            **settings.search(real=is_real),
             seed=derive_seed(seed, "invert"),
-            invalid_above=invalid_above,
+            invalid_above=limit,
             checkpoint=scratch,
             progress=monitor.progress(what),
         )
 
     made_with = provenance(seed=seed, settings=settings.model_dump())
-    threshold, reference_losses = None, []
+    reference_losses: list[float] = []
+    reference_solved = 0
     if real is not None and rows is not None and settings.reference:
         held_out = real.select(read_rows(rows)["validation"][: settings.reference])
-        known = solve(held_out.features, "inverting real ones")
+        known = search(held_out.features, "inverting real ones", is_real=True)
         reference_losses = known.loss.tolist()
-        threshold = settings.margin * invalid_threshold(known.loss, quantile=settings.quantile)
+        reference_solved = known.status.count(InversionStatus.CONVERGED)
         save_dataset(
             _as_dataset(known, held_out, made_with), output.with_name(f"{output.stem}-reference.safetensors")
         )
-    found = solve(wanted.features, "inverting", invalid_above=threshold)
+    found = search(wanted.features, "inverting")
     result = _as_dataset(found, wanted, made_with)
     save_dataset(result, output)
     assert result.structures is not None
@@ -130,8 +152,44 @@ def invert(
     )
     write_json(
         output.with_name(f"{output.stem}-inversion.json"),
-        {"invalid_above": threshold, "reference_losses": reference_losses, "counts": found.counts},
+        {
+            "invalid_above": threshold,
+            "reference_losses": reference_losses,
+            "reference_solved": reference_solved,
+            "counts": found.counts,
+        },
     )
+
+
+def neighbour_distance(
+    features: Float[Tensor, "n F"], *, weights: Float[Tensor, "F"] | None = None, quantile: float = 0.95
+) -> float | None:
+    r"""Return how far real structures are from their nearest neighbours, in the terms of the loss.
+
+    .. math:: d_i = \min_{j:\, d_{ij} > 0} d_{ij}, \qquad
+              d_{ij} = \frac1F \sum_f w_f\,\lvert R_f(x_i) - R_f(x_j)\rvert
+
+    Args:
+        features: Of the real structures.
+        weights: Of the features, w; by default 1.
+        quantile: Of the distances :math:`d_i`, over an even draw of at most 2000 structures.
+
+    Returns:
+        The quantile, or ``None`` where no two structures differ.
+    """
+    weighted = features if weights is None else features * weights
+    weighted = weighted[torch.isfinite(weighted).all(1)]
+    if len(weighted) < 2:
+        return None
+    drawn = weighted[:: math.ceil(len(weighted) / _YARDSTICKS)]
+    nearest = []
+    for some in drawn.split(_YARDSTICKS_AT_ONCE):
+        distance = torch.cdist(some, weighted, p=1.0) / features.shape[1]
+        # What is stored twice is no neighbour.
+        nearest.append(torch.where(distance > _SAME, distance, torch.inf).amin(1))
+    found = torch.cat(nearest)
+    found = found[torch.isfinite(found)]
+    return float(torch.quantile(found, quantile)) if len(found) else None
 
 
 def _first_of_each_target(generated: FeatureSet, count: int) -> FeatureSet:

@@ -310,26 +310,36 @@ class InvertSettings(Section):
     """How atoms are found for generated representations.
 
     Attributes:
-        solver: The search.
+        solver: The search of :func:`whorl.inversion.solve`, or Algorithm 1 of Fung et al. 2022.
         samples: Generated representations inverted for each target.
-        starts: Random initialisations of each.
-        hops: Noise-and-descend rounds of each start.
-        iterations: Descent steps of each round.
-        polish: Descent steps for the best of all.
-        learning_rate: In Å, of the rounds.
-        polish_learning_rate: In Å, of the polish.
-        noise: Displacement between rounds, in Å.
+        budget_evaluations: Of the search, for each representation: how often a fingerprint and its
+            derivatives are computed. Generated ones mostly have no exact structure, and more gains little.
         weights: Of the features in the loss: all alike (the paper), or each by its spread in the data.
-        reference: Held-out real representations inverted too: what the search leaves of their losses says
-            which loss is too high for a generated one ("invalid"); 0 for none.
-        quantile: Share of the real ones whose loss is low enough.
-        margin: So many times the largest of these losses is still low enough: no generated representation is
-            exactly that of a structure.
-        batch_size: Structures searched at once.
+        reference: Held-out real representations inverted too, which shows how many the search solves; 0 for
+            none.
+        reference_evaluations: Of the search, for each of these. They do have an exact structure: the search
+            ends where it is found.
+        quantile: Share of the real structures whose nearest neighbour is not too far away.
+        margin: A generated representation is invalid where its loss is more than so many times the distance
+            of such neighbours: then no structure is as near to it as real ones are to one another.
+        starts: Of Algorithm 1: random initialisations of each.
+        hops: Of Algorithm 1: noise-and-descend rounds of each start.
+        iterations: Of Algorithm 1: descent steps of each round.
+        polish: Of Algorithm 1: descent steps for the best of all.
+        learning_rate: Of Algorithm 1: in Å, of the rounds.
+        polish_learning_rate: Of Algorithm 1: in Å, of the polish.
+        noise: Of Algorithm 1: displacement between rounds, in Å.
+        batch_size: Structures that are worked on at once; by default 64, and 256 in Algorithm 1.
     """
 
-    solver: Literal["algorithm1"] = "algorithm1"
+    solver: Literal["whorl", "algorithm1"] = "whorl"
     samples: Count = 100
+    budget_evaluations: Count = 2000
+    weights: Literal["none", "whitening"] = "none"
+    reference: Annotated[int, Field(ge=0)] = 50
+    reference_evaluations: Count = 10_000
+    quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
+    margin: Positive = 1.0
     starts: Count = 10
     hops: Count = 5
     iterations: Count = 140
@@ -337,16 +347,48 @@ class InvertSettings(Section):
     learning_rate: Positive = 0.4
     polish_learning_rate: Positive = 0.1
     noise: NonNegative = 0.3
-    weights: Literal["none", "whitening"] = "none"
-    reference: Annotated[int, Field(ge=0)] = 50
-    quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
-    margin: Annotated[float, Field(ge=1)] = 2.0
-    batch_size: Count = 256
+    batch_size: Count | None = None
 
-    def search(self) -> dict[str, Any]:
-        """Return the settings of :func:`whorl.inversion.algorithm1`."""
-        names = ("starts", "hops", "iterations", "polish", "learning_rate", "polish_learning_rate", "noise")
-        return {name: getattr(self, name) for name in (*names, "batch_size")}
+    @model_validator(mode="after")
+    def _settings_of_the_solver(self) -> InvertSettings:
+        other = "whorl" if self.solver == "algorithm1" else "algorithm1"
+        # A resolved recipe names them all; only what was changed would be lost.
+        lost = [
+            name
+            for name in _SOLVER_SETTINGS[other]
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if lost:
+            raise ValueError(
+                f"{', '.join(lost)}: of the solver {other}, and the solver here is {self.solver}. Leave it "
+                f"out, or write solver: {other}"
+            )
+        return self
+
+    def search(self, *, real: bool) -> dict[str, Any]:
+        """Return what the solver is called with, for held-out real representations or for generated ones."""
+        settings: dict[str, Any] = {}
+        if self.solver == "algorithm1":
+            settings = {name: getattr(self, name) for name in _SOLVER_SETTINGS["algorithm1"]}
+        else:
+            settings["budget_evaluations"] = self.reference_evaluations if real else self.budget_evaluations
+        if self.batch_size is not None:
+            settings["batch_size"] = self.batch_size
+        return settings
+
+
+_SOLVER_SETTINGS = {
+    "whorl": ("budget_evaluations", "reference_evaluations"),
+    "algorithm1": (
+        "starts",
+        "hops",
+        "iterations",
+        "polish",
+        "learning_rate",
+        "polish_learning_rate",
+        "noise",
+    ),
+}
 
 
 class EvaluateSettings(Section):

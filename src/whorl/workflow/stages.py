@@ -68,8 +68,9 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         settings: Any = None,
         needs: tuple[str, ...] = (),
         keeps: tuple[str, ...] = (),
+        version: int = 1,
     ) -> str:
-        steps.append(Step(name=name, settings=settings, run=run, needs=needs, keeps=keeps))
+        steps.append(Step(name=name, settings=settings, run=run, needs=needs, keeps=keeps, version=version))
         return name
 
     dataset = folder / "data" / "dataset.safetensors"
@@ -326,6 +327,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
         ),
         settings={"seed": seed, **settings.model_dump(mode="json")},
         needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
+        version=2,  # 1 judged by what Algorithm 1 left of real structures
     )
     if (calculator := recipe.calculator) is not None:
         add(
