@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The steps of a recipe as single commands, from files to files. The numbers are small, so that it takes a minute;
-# without --epochs, --samples, --starts and --hops, the settings are those of the paper.
+# leave out --epochs, --samples and --budget-evaluations for the defaults.
 set -euo pipefail
 export PATH="$PWD/.venv/bin:$PATH" # where `make demo` installs it
 mkdir -p "${1:-runs/commands}"
@@ -15,7 +15,7 @@ whorl train generator features.safetensors --property formation_energy --rows ro
 whorl generate generator.safetensors --features features.safetensors --property formation_energy \
     --target 1.2 --target 2.0 --samples 100 --output generated.safetensors
 whorl invert generated.safetensors --composition Pt10 --features features.safetensors --rows rows.json \
-    --samples 5 --starts 2 --hops 2 --polish 200 --reference 5 --output atoms.safetensors
+    --samples 5 --budget-evaluations 500 --reference 5 --output atoms.safetensors
 whorl evaluate generated.safetensors --features features.safetensors --property formation_energy \
     --rows rows.json --judge surrogate.safetensors --structures atoms.safetensors --calculator emt --output verdict
 whorl data show clusters.safetensors

@@ -106,3 +106,21 @@ def test_a_recipe_of_the_first_version_is_still_read():
     assert settings is not None
     old = {**settings.model_dump(), "solver": "algorithm1", "starts": 4, "margin": 2.0, "batch_size": 256}
     assert InvertSettings(**old).search(real=False)["starts"] == 4
+
+
+def test_a_search_that_finds_few_real_structures_again_says_so(tiny_run, tmp_path):
+    monitor = Monitor()
+    invert(
+        tiny_run / "generate" / "n15" / "generated.safetensors",
+        settings=InvertSettings(
+            solver="algorithm1", samples=1, reference=2, starts=1, hops=1, iterations=1, polish=0
+        ),
+        output=tmp_path / "found.safetensors",
+        seed=3,
+        monitor=monitor,
+        features=tiny_run / "encode" / "features.safetensors",
+        rows=tiny_run / "sampling" / "n15" / "rows.json",
+        formula="Pt4",
+    )
+    assert len(monitor.warnings) == 1
+    assert "found only 0 of 2 held-out real structures again" in monitor.warnings[0]
