@@ -134,8 +134,8 @@ def invert(
         reference_solved = known.status.count(InversionStatus.CONVERGED)
         if 2 * reference_solved < len(known):
             monitor.warn(
-                f"the search found only {reference_solved} of {len(known)} held-out real structures again, so "
-                "for generated ones too a lower loss may exist. Give it more evaluations (or starts)."
+                f"the search found only {reference_solved} of {len(known)} held-out real structures again, "
+                "so for generated ones too a lower loss may exist. Give it more evaluations (or starts)."
             )
         save_dataset(
             _as_dataset(known, held_out, made_with), output.with_name(f"{output.stem}-reference.safetensors")
