@@ -186,12 +186,13 @@ class AtomwiseProblem(InversionProblem):
 
     def _features_and_jacobian(
         self, structures: StructureBatch
-    ) -> tuple[Float[Tensor, "T F"], Float[Tensor, "T F m 3"]]:
+    ) -> tuple[Float[Tensor, "T F"], Float[Tensor, "T F q"]]:
         value, jacobian = self.representation.value_and_jacobian(structures, strain=self.free_cell)
         rows = value.unflatten(1, self.representation.layout.shape)
         order = self.assignment(rows, structures)
         by_row = jacobian.unflatten(1, self.representation.layout.shape)
-        return _taken(rows, order).flatten(1), _taken(by_row, order).flatten(1, 2)
+        jacobian = _taken(by_row, order).flatten(1, 2)
+        return _taken(rows, order).flatten(1), self._in_coordinates(jacobian, structures)
 
     @torch.no_grad()
     def assignment(self, value: Float[Tensor, "T n f"], structures: StructureBatch) -> Int[Tensor, "T n"]:

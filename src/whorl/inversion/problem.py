@@ -27,7 +27,9 @@ from whorl.errors import InputError, unknown_option
 from whorl.inversion.moves import covalent_radii
 from whorl.representations.base import Representation
 from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import strained
 from whorl.structures.neighbors import neighbor_list
+from whorl.structures.orbits import Orbits
 
 
 def _huber(residual: Tensor) -> Tensor:
@@ -61,6 +63,8 @@ class InversionProblem:
         frozen: Atoms that stay where the template has them, shape (A,); ``None``: all may move.
         free_cell: Whether the lattice is sought too. The template's cells are then only a first guess.
         separation: Least distance s of two atoms, as a part of the sum of their covalent radii; 0: none.
+        orbits: For structures that have a symmetry and keep it: how their atoms move together, all of the
+            same number. ``None``: each atom moves by itself.
 
     Raises:
         InputError: Shapes that do not fit, NaN in the targets or weights, an unknown loss, a species that
@@ -75,6 +79,7 @@ class InversionProblem:
     frozen: Bool[Tensor, "A"] | None = None
     free_cell: bool = False
     separation: float = 0.0
+    orbits: Orbits | None = None
 
     def __post_init__(self) -> None:
         if self.loss not in PENALTIES:
@@ -167,8 +172,16 @@ class InversionProblem:
             frozen = marked[index].atomic_numbers.bool()
         # Already checked, and checks would cost as much as a step of the search.
         return self._unchecked(
-            target=self.target[index], template=self.template[index], weights=weights, frozen=frozen
+            target=self.target[index],
+            template=self.template[index],
+            weights=weights,
+            frozen=frozen,
+            orbits=None if self.orbits is None else self.orbits[index],
         )
+
+    def symmetric(self, orbits: Orbits) -> InversionProblem:
+        """Return the problem for structures that have a symmetry and keep it."""
+        return self._unchecked(orbits=orbits)
 
     def to(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -210,9 +223,27 @@ class InversionProblem:
 
     def _features_and_jacobian(
         self, structures: StructureBatch
-    ) -> tuple[Float[Tensor, "T F"], Float[Tensor, "T F m 3"]]:
+    ) -> tuple[Float[Tensor, "T F"], Float[Tensor, "T F q"]]:
+        if self.orbits is not None:
+            return self.representation.value_and_jacobian_along(structures, self.orbits)
         value, jacobian = self.representation.value_and_jacobian(structures, strain=self.free_cell)
-        return value.flatten(1), jacobian
+        return value.flatten(1), self._in_coordinates(jacobian, structures)
+
+    def _in_coordinates(
+        self, jacobian: Float[Tensor, "T R m 3"], structures: StructureBatch
+    ) -> Float[Tensor, "T R q"]:
+        """Return derivatives in the coordinates that a solver moves; see :meth:`value_and_rows`."""
+        if self.orbits is not None:
+            n = self.orbits.head.shape[1]
+            along = self.orbits.along(jacobian[:, :, :n])
+            return along + self.orbits.along_strain(jacobian[:, :, n:]) if self.free_cell else along
+        if self.frozen is not None:
+            place = structures.structure_index, structures.position_in_structure
+            jacobian[place[0][self.frozen], :, place[1][self.frozen]] = 0.0
+        if self.free_cell:
+            strain = jacobian[:, :, -3:]
+            jacobian = torch.cat([jacobian[:, :, :-3], 0.5 * (strain + strain.transpose(2, 3))], 2)
+        return jacobian.flatten(2)
 
     def residual(self, structures: StructureBatch) -> Float[Tensor, "T F"]:
         r"""Return :math:`w\,(R(x) - R^*)`, differentiable in the positions and cells."""
@@ -242,29 +273,58 @@ class InversionProblem:
 
         The q columns of the Jacobian are the coordinates of the atoms, atom by atom, those beyond a
         structure's own and of frozen atoms zero. With a free cell there follow the nine components of a
-        symmetric strain, row by row.
+        symmetric strain, row by row. With orbits they are those of the orbits.
         """
         value, jacobian = self._features_and_jacobian(structures)
         residual = value - self.target
         if self.weights is not None:
             weights = self.weights.expand_as(residual)
-            residual, jacobian = residual * weights, jacobian * weights[..., None, None]
+            residual, jacobian = residual * weights, jacobian * weights[..., None]
         loss = PENALTIES[self.loss](residual).sum(1)
         if self.loss != "squared":
             scale = _reweighting(self.loss, residual)
-            residual, jacobian = residual * scale, jacobian * scale[..., None, None]
+            residual, jacobian = residual * scale, jacobian * scale[..., None]
         if self.separation:
             rows, slopes = self._contacts(structures, jacobian=True)
             assert slopes is not None
             loss = loss + rows.square().sum(1)
+            slopes = self._in_coordinates(slopes, structures)
             residual, jacobian = torch.cat([residual, rows], 1), torch.cat([jacobian, slopes], 1)
-        if self.frozen is not None:
-            place = structures.structure_index, structures.position_in_structure
-            jacobian[place[0][self.frozen], :, place[1][self.frozen]] = 0.0
-        if self.free_cell:
-            strain = jacobian[:, :, -3:]
-            jacobian = torch.cat([jacobian[:, :, :-3], 0.5 * (strain + strain.transpose(2, 3))], 2)
-        return loss / self.n_features, residual, jacobian.flatten(2)
+        return loss / self.n_features, residual, jacobian
+
+    def displaced(
+        self, structures: StructureBatch, step: Float[Tensor, "T q"], *, trust: float
+    ) -> StructureBatch:
+        """Return the structures after a step in the coordinates of :meth:`value_and_rows`.
+
+        A step that would move an atom farther than ``trust`` (Å), or strain the cell as much, is shortened.
+        """
+        strain: Tensor | None = None
+        if self.orbits is not None:
+            shifts, strain = self.orbits.displacement(step)
+            strain = strain if self.free_cell else None
+        elif self.free_cell:
+            shifts, strain = step[:, :-9].reshape(len(step), -1, 3), step[:, -9:].reshape(-1, 3, 3)
+        else:
+            shifts = step.reshape(len(step), -1, 3)
+        longest = shifts.norm(dim=2).amax(1)
+        if strain is not None:
+            span = torch.linalg.det(structures.cells).abs() ** (1 / 3)
+            longest = torch.maximum(longest, strain.flatten(1).norm(dim=1) * span)
+        shrink = (trust / longest.clamp(min=trust)).nan_to_num(0.0)[:, None, None]
+        shift = (shifts * shrink)[structures.structure_index, structures.position_in_structure]
+        moved = structures.replace(positions=structures.positions + shift.nan_to_num(0.0))
+        return moved if strain is None else strained(moved, (strain * shrink).nan_to_num(0.0))
+
+    def gradient(self, structures: StructureBatch, slope: Float[Tensor, "T q"]) -> Float[Tensor, "A 3"]:
+        """Return for each atom the gradient of the loss from :math:`J^T r`, with unit weight per feature."""
+        if self.orbits is not None:
+            of_atoms = torch.einsum("bnxq,bq->bnx", self.orbits.atoms, slope)
+        else:
+            of_atoms = slope[:, : 3 * int(structures.n_atoms.max())].reshape(len(slope), -1, 3)
+        of_atoms = of_atoms[structures.structure_index, structures.position_in_structure]
+        factor = 2.0 / torch.as_tensor(self.n_features).to(slope)
+        return factor.expand(len(slope))[structures.structure_index, None] * of_atoms
 
     def _contacts(
         self, structures: StructureBatch, *, jacobian: bool

@@ -12,7 +12,10 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+
+from whorl.structures.orbits import Orbits
 
 _PARTS = 24  # of a lattice vector: halves, thirds, quarters, sixths and eighths
 _MOST = 96  # operations of a group that is made at random
@@ -51,6 +54,44 @@ class Group:
         alike = np.sort(nearest, 1) == np.arange(len(fractional))
         return nearest if distance.min(2).max() < 0.02 and alike.all() else None
 
+    def orbits(
+        self, fractional: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"], *, free_cell: bool = False
+    ) -> Orbits | None:
+        """Return which atoms are alike and how they may move, ``None`` where they are not symmetric (0.02).
+
+        The coordinates of the atoms are an orthonormal basis of the displacements that keep the symmetry.
+        Those of a free cell, of the symmetric strains that do, follow.
+        """
+        n = len(fractional)
+        turns = np.einsum("xi,gij,jy->gxy", cell.T, self.rotations, np.linalg.inv(cell.T))
+        head = np.full(n, -1)
+        motions = []
+        for first in range(n):
+            if head[first] >= 0:
+                continue
+            images = self.rotations @ fractional[first] + self.translations / _PARTS
+            gaps = np.abs((images[:, None] - fractional + 0.5) % 1.0 - 0.5).max(2)
+            there = gaps.argmin(1)
+            if gaps.min(1).max() > 0.02 or (head[there] >= 0).any():
+                return None
+            head[there] = first
+            # What leaves the first atom in place leaves its displacement as it is.
+            stays = turns[there == first].mean(0)
+            values, axes = np.linalg.eigh((stays + stays.T) / 2)
+            axes = axes[:, values > 0.5]
+            atoms, operation = np.unique(there, return_index=True)
+            motion = np.zeros((n, 3, axes.shape[1]))
+            motion[atoms] = turns[operation] @ axes / np.sqrt(len(atoms))
+            motions.append(motion)
+        atoms_move = np.concatenate(motions, 2)
+        strains = _invariant_strains(turns) if free_cell else np.zeros((3, 3, 0))
+        width = (atoms_move.shape[2], strains.shape[2])
+        return Orbits(
+            head=torch.from_numpy(head)[None],
+            atoms=torch.from_numpy(np.pad(atoms_move, ((0, 0), (0, 0), (0, width[1]))))[None],
+            strain=torch.from_numpy(np.pad(strains, ((0, 0), (0, 0), (width[0], 0))))[None],
+        )
+
     def special(self, x: Float[np.ndarray, "3"], rng: np.random.Generator) -> Float[np.ndarray, "3"]:
         """Return a point that some operation leaves in place, near no particular one; or ``x`` itself."""
         k = int(rng.integers(1, len(self))) if len(self) > 1 else 0
@@ -59,6 +100,15 @@ class Group:
         inverse = np.linalg.pinv(turn)
         there = x + inverse @ (shift - turn @ x)
         return there if np.abs(turn @ there - shift).max() < 1e-6 else x
+
+
+def _invariant_strains(turns: Float[np.ndarray, "g 3 3"]) -> Float[np.ndarray, "3 3 q"]:
+    """Return an orthonormal basis of the symmetric strains that rotations leave as they are."""
+    mean = np.einsum("gab,gcd->acbd", turns, turns).reshape(9, 9) / len(turns)
+    symmetric = 0.5 * (np.eye(9) + np.eye(9).reshape(3, 3, 3, 3).swapaxes(0, 1).reshape(9, 9))
+    both = symmetric @ mean @ symmetric
+    values, vectors = np.linalg.eigh((both + both.T) / 2)
+    return vectors[:, values > 0.5].reshape(3, 3, -1)
 
 
 @lru_cache(maxsize=1)

@@ -42,7 +42,8 @@ from whorl.representations.cutoffs import Cutoff
 from whorl.representations.pooling import Pooling
 from whorl.representations.symmetry_functions import Angular, Environment, Radial, pair_numbers
 from whorl.structures.batch import StructureBatch
-from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list
+from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list, surroundings
+from whorl.structures.orbits import Orbits
 
 # Numbers that one array may hold: small enough for the processor's caches, large enough to amortise a call.
 _CHUNK = 1_000_000
@@ -291,6 +292,113 @@ class ACSF(Representation):
         return value.flatten(1), jacobian.flatten(1, 2)
 
     @torch.no_grad()
+    def value_and_jacobian_along(
+        self, structures: StructureBatch, orbits: Orbits
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F Q"]]:
+        """Return R and its derivatives, computed from one atom of each orbit; see the base class."""
+        if self.images != "all" or not bool(structures.pbc.all()):
+            return super().value_and_jacobian_along(structures, orbits)
+        species = self._species_index(structures).reshape(orbits.head.shape)
+        value = structures.positions.new_empty(len(structures), len(self.layout))
+        jacobian = value.new_empty(*value.shape, orbits.atoms.shape[3])
+        is_head = orbits.head == torch.arange(orbits.head.shape[1], device=orbits.head.device)
+        step = max(1, _ATOMS_AT_ONCE // (8 * int(is_head.sum(1).max())))
+
+        def compute(start: int) -> None:
+            some = slice(start, start + step)
+            out = value[some].unflatten(1, (-1, len(self.atomic_names)))
+            along = jacobian[some].unflatten(1, out.shape[1:])
+            self._orbit_jacobian(structures[some], orbits[some], species[some], is_head[some], out, along)
+
+        map_threads(compute, list(range(0, len(structures), step)))
+        return value, jacobian
+
+    def _orbit_jacobian(
+        self,
+        structures: StructureBatch,
+        orbits: Orbits,
+        species: Tensor,
+        is_head: Tensor,
+        value: Tensor,
+        jacobian: Tensor,
+    ) -> None:
+        """Write value (B, P, f) and Jacobian (B, P, f, Q) of some structures."""
+        (size, n), n_species = species.shape, len(self.species)
+        first, second, vectors = surroundings(structures, is_head.flatten(), cutoff=self.cutoff.radius)
+        n_rows = int(is_head.sum(1).max())
+        row_of = torch.cumsum(is_head, 1) - 1 + n_rows * torch.arange(size, device=is_head.device)[:, None]
+        motion = orbits.atoms.flatten(0, 1)
+        levers = motion[second] - motion[first]
+        if bool((orbits.strain != 0).any()):
+            levers += torch.einsum("px,pxyq->pyq", vectors, orbits.strain[structures.structure_index[first]])
+        pairs = Pairs.of(
+            vectors,
+            row=row_of.flatten()[first],
+            kind=species.flatten()[second],
+            ends=(first, second),
+            n_rows=size * n_rows,
+            n_kinds=n_species,
+            n_atoms=n,
+            strain=False,
+            levers=levers,
+        )
+        radial = AtomicRadialPart(self._radial, self.cutoff, pairs)
+        angular = [AngularPart(group.kernel, self.cutoff, pairs, _FACTORS_AT_ONCE) for group in self._angular]
+        features = value.new_zeros(size * n_rows, value.shape[2])
+        for columns, _, of_rows in self._centred_values(radial, angular):
+            features[:, columns] = of_rows
+        # Every atom takes part in a pool with the features of the one that stands for it.
+        rows = row_of.gather(1, orbits.head).flatten()
+        pooled, weights = self.pooling.with_weights(
+            features[rows], structures.structure_index, species.flatten(), size
+        )
+        value.copy_(pooled)
+        if jacobian.shape[3] == 0:
+            return
+        of_heads = weights.new_zeros(len(weights), *features.shape).index_add(1, rows, weights)
+        many = self.pooling.groups
+        groups = value.new_zeros(size * n_rows, many)
+        heads = is_head.flatten()
+        groups[row_of.flatten()[heads], species.flatten()[heads] if many > 1 else 0] = 1.0
+        groups = groups.unflatten(0, (size, n_rows)).transpose(1, 2)
+        jacobian.zero_()
+        for columns, place, change in self._centred_jacobians(radial, angular):
+            change = change.unflatten(0, (size, n_rows))
+            for name, of_rows in enumerate(of_heads[..., columns]):
+                pools = slice(name * many, (name + 1) * many)
+                of_rows = of_rows.unflatten(0, (size, n_rows))
+                pooled = pool_jacobian(change, of_rows, place, groups, extremes=None)
+                jacobian[:, pools, columns] = pooled.squeeze(-1)
+
+    def _centred_values(
+        self, radial: AtomicRadialPart, angular: Sequence[AngularPart]
+    ) -> Iterator[tuple[Tensor | slice, Tensor, Tensor]]:
+        """Yield values of each centre, the columns they belong to, and their places among those computed."""
+        for s, values in radial.values():
+            yield self._radial_columns(s), torch.arange(values.shape[1]), values
+        for group, kernel in zip(self._angular, angular, strict=True):
+            for s, t, values in kernel.values():
+                yield self._angular_columns(group, s, t), group.place, values[:, group.place]
+
+    def _centred_jacobians(
+        self, radial: AtomicRadialPart, angular: Sequence[AngularPart]
+    ) -> Iterator[tuple[Tensor | slice, Tensor, Tensor]]:
+        """Yield Jacobians of each centre, the columns they belong to, and the places of these in them."""
+        for s, change in radial.jacobians():
+            yield self._radial_columns(s), torch.arange(change.shape[2]), change
+        for group, kernel in zip(self._angular, angular, strict=True):
+            for s, t, change in kernel.jacobians():
+                yield self._angular_columns(group, s, t), group.place, change
+
+    def _radial_columns(self, s: int) -> slice:
+        return slice(s * self._radial.size, (s + 1) * self._radial.size)
+
+    def _angular_columns(self, group: _AngularGroup, s: int, t: int) -> Tensor | slice:
+        number = self._species_pairs.index((s, t))
+        n_radial, n_angular = len(self.species) * self._radial.size, len(self.g4) + len(self.g5)
+        return _columns(group.columns + n_radial + n_angular * number)
+
+    @torch.no_grad()
     def atomic_value_and_jacobian(
         self, structures: StructureBatch, *, strain: bool = False
     ) -> tuple[Float[Tensor, "B n f"], Float[Tensor, "B n f m 3"]]:
@@ -421,7 +529,7 @@ class ACSF(Representation):
         self, part: _Part, atoms: Atoms, second: Tensor, value: Tensor, jacobian: Tensor, strain: bool
     ) -> None:
         """Write value (B, n, f) and Jacobian (B, n, f, m, 3) of some structures into zeros."""
-        n, size, n_species = atoms.n, atoms.n_structures, part.n_species
+        n, size = atoms.n, atoms.n_structures
         pairs = _centred_pairs(part, atoms, atoms.place[second], strain)
         value, tail = value[:, :n], jacobian.shape[3] - 3 * strain
 
@@ -432,20 +540,11 @@ class ACSF(Representation):
                 jacobian[:, :n, columns, tail:] = change[:, :, :, n:]
 
         radial = AtomicRadialPart(self._radial, self.cutoff, pairs)
-        for s, values in radial.values():
-            value[:, :, s * self._radial.size : (s + 1) * self._radial.size] = values.unflatten(0, (size, n))
-        for s, change in radial.jacobians():
-            write(slice(s * self._radial.size, (s + 1) * self._radial.size), change)
-        n_radial, n_angular = n_species * self._radial.size, len(self.g4) + len(self.g5)
-        numbers = pair_numbers(n_species, torch.device("cpu")).tolist()
-        for group in self._angular:
-            kernel = AngularPart(group.kernel, self.cutoff, pairs, _FACTORS_AT_ONCE)
-            for s, t, values in kernel.values():
-                columns = _columns(group.columns + n_radial + n_angular * numbers[s][t])
-                value[:, :, columns] = values[:, group.place].unflatten(0, (size, n))
-            for s, t, change in kernel.jacobians():
-                columns = _columns(group.columns + n_radial + n_angular * numbers[s][t])
-                write(columns, change[:, :, group.place])
+        angular = [AngularPart(group.kernel, self.cutoff, pairs, _FACTORS_AT_ONCE) for group in self._angular]
+        for columns, _, values in self._centred_values(radial, angular):
+            value[:, :, columns] = values.unflatten(0, (size, n))
+        for columns, place, change in self._centred_jacobians(radial, angular):
+            write(columns, change[:, :, place])
 
     # The kernels, put together in the order of the layout.
 

@@ -62,7 +62,8 @@ class Pairs:
         real: 1, or 0 where padded, shape (N, M).
         inverse_r: 1/r, 0 where padded or without direction, shape (N, M).
         unit: Unit vectors, 0 where padded or without direction, shape (N, 3, M).
-        lever: How each vector moves with the R coordinates of its structure, shape (N, R, M).
+        lever: How each vector moves with the R coordinates of its structure, shape (N, R, M) where a
+            coordinate is a direction of one atom, or (N, 3, M, R).
         ends: One where the pair begins, and one where it ends, shape (2, N, n, M).
         by_atom: Whether the column of a pair is the place of the atom where it ends; ends and lever are not
             filled then.
@@ -73,7 +74,7 @@ class Pairs:
     real: Float[Tensor, "N M"]
     inverse_r: Float[Tensor, "N M"]
     unit: Float[Tensor, "N 3 M"]
-    lever: Float[Tensor, "N R M"]
+    lever: Float[Tensor, "N R M"] | Float[Tensor, "N 3 M R"]
     ends: Float[Tensor, "2 N n M"]
     by_atom: bool
 
@@ -90,10 +91,12 @@ class Pairs:
         n_atoms: int,
         strain: bool,
         by_atom: bool = False,
+        levers: Float[Tensor, "P 3 Q"] | None = None,
     ) -> Pairs:
         """Arrange pairs by their row and kind; ``ends`` are the two atoms' places within the structure.
 
-        ``by_atom`` needs pairs of one kind, no two of which end in the same atom.
+        ``by_atom`` needs pairs of one kind, no two of which end in the same atom. ``levers`` say how each
+        vector moves with Q coordinates, in place of those of its ends.
         """
         counts = torch.bincount(row * n_kinds + kind, minlength=n_rows * n_kinds)
         widths = counts.reshape(n_rows, n_kinds).amax(0)
@@ -104,6 +107,7 @@ class Pairs:
             order = torch.argsort(group, stable=True)
             group, row, kind, vectors = group[order], row[order], kind[order], vectors[order]
             ends = ends[0][order], ends[1][order]
+            levers = None if levers is None else levers[order]
         rank = torch.arange(len(group), device=group.device) - (torch.cumsum(counts, 0) - counts)[group]
         column = offsets[kind] + rank
         m = int(widths.sum())
@@ -123,12 +127,18 @@ class Pairs:
         by_row = padded.reshape(n_rows, m, 5).transpose(1, 2).contiguous()
         distance, real = by_row[:, 3], by_row[:, 4]
         inverse = torch.where(distance > _TINY, 1.0 / distance.clamp(min=_TINY), 0.0)
+        if levers is not None:
+            lever = levers.new_zeros(n_rows * m, *levers.shape[1:])
+            lever[slot] = levers
+            lever = lever.unflatten(0, (n_rows, m)).transpose(1, 2).contiguous()
+            n_atoms = 0
         at_ends = vectors.new_zeros(2, n_rows * n_atoms * m)
-        if not by_atom:
+        if not by_atom and levers is None:
             at_ends[0, (row * n_atoms + ends[0]) * m + column] = 1.0
             at_ends[1, (row * n_atoms + ends[1]) * m + column] = 1.0
         at_ends = at_ends.reshape(2, n_rows, n_atoms, m)
-        lever = at_ends[1] - at_ends[0]
+        if levers is None:
+            lever = at_ends[1] - at_ends[0]
         if strain:
             lever = torch.cat([lever, by_row[:, :3]], 1)
         return cls(
@@ -142,15 +152,19 @@ class Pairs:
             by_atom=by_atom,
         )
 
-    def moved(self, slopes: Float[Tensor, "N K m"], columns: slice) -> Float[Tensor, "N K R"]:
+    def moved(self, slopes: Float[Tensor, "N 3 K m"], columns: slice) -> Float[Tensor, "N x K R"]:
         """Return derivatives in the coordinates from those in the vectors of some columns; rows are centres.
 
-        The result may take the memory of the slopes.
+        The result may take the memory of the slopes. x is the direction in which a coordinate moves an atom,
+        or of length one where ``levers`` tell the direction.
         """
+        if self.lever.dim() == 4:
+            return (slopes.transpose(1, 2).flatten(2) @ self.lever[:, :, columns].flatten(1, 2))[:, None]
+        flat = slopes.flatten(1, 2)
         if not self.by_atom:
-            return slopes @ self.lever[:, :, columns].transpose(1, 2)
+            return (flat @ self.lever[:, :, columns].transpose(1, 2)).unflatten(1, (3, -1))
         # Each column is an atom: that of the centre, which is its own neighbour nowhere, takes the recoil.
-        of_structures = slopes.unflatten(0, (-1, slopes.shape[2]))
+        of_structures = flat.unflatten(0, (-1, flat.shape[2]))
         of_structures.diagonal(dim1=1, dim2=3).sub_(of_structures.sum(-1).transpose(1, 2))
         return slopes
 
@@ -223,11 +237,11 @@ class AtomicRadialPart:
         for s, columns in self._pairs.blocks:
             yield s, self._value[:, :, columns].sum(2)
 
-    def jacobians(self) -> Iterator[tuple[int, Float[Tensor, "N 3 K R"]]]:
+    def jacobians(self) -> Iterator[tuple[int, Float[Tensor, "N x K R"]]]:
         """Yield for each species that occurs the Jacobian of each centre."""
         for s, columns in self._pairs.blocks:
             slopes = self._slope[:, None, :, columns] * self._pairs.unit[:, :, None, columns]
-            yield s, self._pairs.moved(slopes.flatten(1, 2), columns).unflatten(1, (3, -1))
+            yield s, self._pairs.moved(slopes, columns)
 
 
 class AngularPart:
@@ -302,7 +316,7 @@ class AngularPart:
                 total = (self._w[:, :, None, of_j] * self._sums[k][:, 0, :, :, of_j]).sum(-1).flatten(1)
                 yield s, t, total.mul_(0.5) if s == t else total
 
-    def jacobians(self) -> Iterator[tuple[int, int, Float[Tensor, "N 3 EC R"]]]:
+    def jacobians(self) -> Iterator[tuple[int, int, Float[Tensor, "N x EC R"]]]:
         """Yield for each pair of species s ≤ t that occurs the Jacobian of each centre. Works once only."""
         blocks = self._pairs.blocks
         for k, (s, _) in enumerate(blocks):
@@ -310,12 +324,12 @@ class AngularPart:
                 change = self._moved(k, j)
                 if j != k:
                     change += self._moved(j, k)
-                yield s, t, change.unflatten(1, (3, -1))
+                yield s, t, change
 
-    def _moved(self, k: int, j: int) -> Float[Tensor, "N xEC R"]:
+    def _moved(self, k: int, j: int) -> Float[Tensor, "N x EC R"]:
         """Return the part of the Jacobian from neighbours j of one block, with k of another."""
         of_j = self._pairs.blocks[j][1]
-        return self._pairs.moved(self._slopes(k, of_j).flatten(1, 3), of_j)
+        return self._pairs.moved(self._slopes(k, of_j).flatten(2, 3), of_j)
 
     def _slopes(self, k: int, of_j: slice) -> Float[Tensor, "N 3 E C m"]:
         """Return the derivatives in the vectors to the neighbours j, in the memory of the sums."""
@@ -334,13 +348,13 @@ class AngularPart:
 
 
 def pool_jacobian(
-    change: Float[Tensor, "B n 3 K R"],
+    change: Float[Tensor, "B n x K R"],
     weights: Float[Tensor, "B n f"],
     place: Int[Tensor, "f"],
     groups: Float[Tensor, "B G n"],
     *,
     extremes: Float[Tensor, "B f"] | None,
-) -> Float[Tensor, "B G f R 3"]:
+) -> Float[Tensor, "B G f R x"]:
     """Return the Jacobian of pooled features from that of the atoms.
 
     Args:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from whorl.files import stable_hash
 from whorl.structures.batch import StructureBatch
+from whorl.structures.orbits import Orbits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +106,24 @@ class Representation(nn.Module, ABC):
             if strain:
                 jacobian[:, feature, n_max:] = of_strain[0]
         return value.detach(), jacobian
+
+    def value_and_jacobian_along(
+        self, structures: StructureBatch, orbits: Orbits
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F Q"]]:
+        r"""Return R and its derivatives in the coordinates of symmetric structures.
+
+        Args:
+            structures: Structures that have the symmetry, all of equally many atoms.
+            orbits: Which atoms are alike, and how they move.
+
+        Returns:
+            ``value`` (B, F) and the Jacobian (B, F, Q) in feature units per unit of each coordinate.
+
+        This default computes the Jacobian of all atoms; a representation of pooled atoms computes those that
+        stand for the others.
+        """
+        strain = bool((orbits.strain != 0).any())
+        value, jacobian = self.value_and_jacobian(structures, strain=strain)
+        n = orbits.head.shape[1]
+        along = orbits.along(jacobian[:, :, :n])
+        return value, along + orbits.along_strain(jacobian[:, :, n:]) if strain else along

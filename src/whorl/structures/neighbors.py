@@ -130,6 +130,43 @@ def neighbor_list(structures: StructureBatch, *, cutoff: float, images: str = "a
         return NeighborList.from_half(i, j, (shift[:, :, None] * basis).sum(1))
 
 
+def surroundings(
+    structures: StructureBatch, centres: Bool[Tensor, "A"], *, cutoff: float
+) -> tuple[Int[Tensor, "P"], Int[Tensor, "P"], Float[Tensor, "P 3"]]:
+    """Find the neighbours of some atoms, all periodic images, in crystals of equally many atoms.
+
+    Returns:
+        For each pair the flat index of the centre and of its neighbour, and the vector between them in Å.
+
+    Raises:
+        InputError: A periodic cell has no volume.
+    """
+    n = len(structures.positions) // max(len(structures), 1)
+    lattice = _Lattice.of(structures)
+    structure, translation = _translations(structures, lattice, cutoff)
+    positions = lattice.positions.reshape(-1, n, 3)
+    # The centres of each structure in a row, the last one repeated where others have more.
+    marked = centres.reshape(-1, n)
+    many = marked.sum(1)
+    places = marked.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(many.max())]
+    real = torch.arange(places.shape[1], device=places.device) < many[:, None]
+    found = []
+    step = max(1, _CANDIDATES_AT_ONCE // (n * places.shape[1]))
+    for start in range(0, len(structure), step):
+        of, shift = structure[start : start + step], translation[start : start + step]
+        moved = torch.einsum("rk,rkx->rx", shift.to(positions.dtype), lattice.cells[of])
+        first, second = positions[of[:, None], places[of]], positions[of] + moved[:, None]
+        gap = torch.baddbmm(second.square().sum(2)[:, None], first, second.transpose(1, 2), alpha=-2.0)
+        near = gap < cutoff**2 - first.square().sum(2)[:, :, None]
+        near &= real[of][:, :, None]
+        home = torch.nonzero((shift == 0).all(1)).squeeze(1)  # where an atom meets itself
+        near[home[:, None], torch.arange(places.shape[1], device=home.device), places[of[home]]] = False
+        row, i, j = near.nonzero().unbind(1)
+        found.append((of[row] * n + places[of[row], i], of[row] * n + j, second[row, j] - first[row, i]))
+    i, j, vectors = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return i, j, vectors
+
+
 def _all_pairs(counts: Tensor, first_atom: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (row, i, j) for every ordered pair of atoms within each row's structure."""
     per_row = counts**2

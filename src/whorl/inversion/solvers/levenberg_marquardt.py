@@ -23,7 +23,6 @@ from whorl.errors import InputError
 from whorl.inversion.problem import InversionProblem
 from whorl.inversion.solvers.base import Solver, SolverState, unseen
 from whorl.structures.batch import StructureBatch
-from whorl.structures.cells import strained
 
 _EASIER, _HARDER = 0.3, 4.0  # factors on the damping
 _LEAST, _MOST = 1e-9, 1e6
@@ -80,7 +79,7 @@ class LevenbergMarquardt(Solver):
             state,
             loss=best,
             best_loss=best,
-            gradient=self._gradient(problem, state, state.slope),
+            gradient=problem.gradient(state.structures, state.slope),
             failed=~sound,
         )
 
@@ -92,7 +91,7 @@ class LevenbergMarquardt(Solver):
         everything = len(moving) == len(state.loss)
         part = problem if everything else problem.select(moving)
         here = state.structures if everything else state.structures[moving]
-        there = self._moved(problem, here, self._solve(state, moving))
+        there = part.displaced(here, self._solve(state, moving), trust=self.trust)
         loss, residual, jacobian = part.value_and_rows(there)
         better = loss < state.loss[moving]  # False for NaN
 
@@ -111,7 +110,7 @@ class LevenbergMarquardt(Solver):
             state,
             structures=structures,
             loss=losses,
-            gradient=self._gradient(problem, state, slope),
+            gradient=problem.gradient(structures, slope),
             best_positions=structures.positions,
             best_cells=structures.cells,
             best_loss=losses,
@@ -140,29 +139,6 @@ class LevenbergMarquardt(Solver):
         factor, info = torch.linalg.cholesky_ex(matrix)
         step = -torch.cholesky_solve(slope[..., None], factor).squeeze(-1)
         return torch.where((info == 0)[:, None], step, torch.nan)
-
-    def _moved(
-        self, problem: InversionProblem, structures: StructureBatch, step: Float[Tensor, "m q"]
-    ) -> StructureBatch:
-        strain = step[:, -9:].reshape(-1, 3, 3) if problem.free_cell else None
-        shifts = (step[:, :-9] if problem.free_cell else step).reshape(len(step), -1, 3)
-        longest = shifts.norm(dim=2).amax(1)
-        if strain is not None:
-            span = torch.linalg.det(structures.cells).abs() ** (1 / 3)
-            longest = torch.maximum(longest, strain.flatten(1).norm(dim=1) * span)
-        shrink = (self.trust / longest.clamp(min=self.trust)).nan_to_num(0.0)[:, None, None]
-        shift = (shifts * shrink)[structures.structure_index, structures.position_in_structure]
-        moved = structures.replace(positions=structures.positions + shift.nan_to_num(0.0))
-        return moved if strain is None else strained(moved, (strain * shrink).nan_to_num(0.0))
-
-    def _gradient(
-        self, problem: InversionProblem, state: LevenbergMarquardtState, slope: Float[Tensor, "T q"]
-    ) -> Float[Tensor, "A 3"]:
-        structures = state.structures
-        of_atoms = slope[:, : 3 * int(structures.n_atoms.max())].reshape(len(slope), -1, 3)
-        of_atoms = of_atoms[structures.structure_index, structures.position_in_structure]
-        factor = 2.0 / torch.as_tensor(problem.n_features).to(slope)
-        return factor.expand(len(slope))[structures.structure_index, None] * of_atoms
 
 
 def _widen(jacobian: Tensor, columns: int, free_cell: bool) -> Tensor:
