@@ -235,7 +235,7 @@ def test_an_end_in_the_middle_leaves_chunks_and_no_processes(built, tmp_path, nu
     assert process.stdout is not None
     assert process.stdout.readline().strip().isdigit()  # the first chunk is there
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     for _ in range(100):  # its workers notice within moments
         if not group_lives(process.pid):
             break

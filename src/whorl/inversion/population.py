@@ -16,6 +16,7 @@ from whorl.inversion.moves import MOVES, Atoms, move, push_apart, signature
 from whorl.inversion.result import InversionStatus
 from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, symmetric_move
 from whorl.structures.batch import StructureBatch
+from whorl.structures.orbits import Orbits
 
 Level = tuple[float, int]  # weight of the sharp features, steps of the solver
 
@@ -221,6 +222,18 @@ class Jobs:
             [self.groups[k] for k in chosen],
             None if self.loss is None else self.loss[list(chosen)],
         )
+
+    def orbits(self, k: int) -> Orbits | None:
+        """Return the orbits of one arrangement; of one that has lost its symmetry, none."""
+        group = self.groups[k]
+        if group is None:
+            return None
+        cell = self.cells[k].double().cpu().numpy()
+        fractional = self.positions[k].double().cpu().numpy() @ np.linalg.inv(cell)
+        found = group.orbits(fractional, cell, free_cell=self.hunts[self.of[k]].atoms.free_cell)
+        if found is None:
+            self.groups[k] = None
+        return found
 
     def of_hunt(self, k: int) -> list[int]:
         """Return the places of those for hunt k."""

@@ -214,7 +214,12 @@ class InversionProblem:
         return self.target.shape[1]
 
     def features(self, structures: StructureBatch) -> Float[Tensor, "T F"]:
-        """Return R(x) as it stands beside the target, differentiable in the positions and cells."""
+        """Return R(x) as it stands beside the target.
+
+        It is differentiable in the positions and cells, unless the problem has orbits.
+        """
+        if self.orbits is not None:
+            return self.representation.value_and_jacobian_along(structures, self.orbits.resting)[0]
         return self.representation(structures).flatten(1)
 
     def spread(self, features: Float[Tensor, "n F"]) -> Float[Tensor, "F"]:

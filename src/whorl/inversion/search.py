@@ -18,6 +18,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
 from whorl.inversion.starts import content_key, derive_seed, varied_starts
 from whorl.parallel import map_threads
 from whorl.structures.batch import StructureBatch
+from whorl.structures.orbits import Orbits
 
 Progress = Callable[[int, int, str], None]
 
@@ -134,6 +136,21 @@ def solve(
             search.round(running)
         report()
     return search.result(hunts)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Jobs that are worked on at once: targets they are for, structures, and their orbits if symmetric."""
+
+    jobs: list[int]
+    index: Tensor
+    structures: StructureBatch
+    orbits: Orbits | None
+
+    def of(self, problem: InversionProblem) -> InversionProblem:
+        """Return a problem for these structures."""
+        part = problem.select(self.index)
+        return part if self.orbits is None else part.symmetric(self.orbits)
 
 
 class _Search:
@@ -254,7 +271,7 @@ class _Search:
                     [hunt.cells[0] for hunt in some],
                     [hunt.groups[0] for hunt in some],
                 )
-                self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae"))
+                self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae", broken=near))
 
     def _deliver(self, jobs: Jobs) -> None:
         assert jobs.loss is not None
@@ -270,35 +287,41 @@ class _Search:
 
     # Batches of bounded memory.
 
-    def _batches(self, jobs: Jobs) -> list[tuple[Jobs, list[int]]]:
-        """Cut into batches of like sizes."""
+    def _batches(self, jobs: Jobs, *, broken: bool = False) -> list[_Batch]:
+        """Cut into batches of like sizes; symmetric arrangements apart, unless all symmetry is ``broken``."""
+        orbits = [None] * len(jobs.of) if broken else map_threads(jobs.orbits, range(len(jobs.of)))
         n = [len(one) for one in jobs.positions]
-        order = sorted(range(len(n)), key=lambda k: n[k])
+        heads = [n[k] if one is None else len(one.head.unique()) for k, one in enumerate(orbits)]
+        order = sorted(range(len(n)), key=lambda k: (orbits[k] is None, n[k], heads[k]))
         batches: list[list[int]] = []
         current: list[int] = []
         for k in order:
-            columns = 3 * n[k] + 9
+            one = orbits[k]
+            columns = 3 * n[k] + 9 if one is None else 1 + one.atoms.shape[3]
             most = max(1, min(self.batch_size, _NUMBERS // (columns * self.asked.target.shape[1])))
-            if len(current) >= most:
+            apart = current and (one is None) != (orbits[current[0]] is None)
+            other_size = current and one is not None and n[k] != n[current[0]]
+            if len(current) >= most or apart or other_size:
                 batches.append(current)
                 current = []
             current.append(k)
         if current:
             batches.append(current)
-        return [(jobs, batch) for batch in batches]
+        return [self._batch(jobs, batch, orbits) for batch in batches]
 
-    def _structures(self, jobs: Jobs, batch: list[int]) -> tuple[Tensor, StructureBatch]:
-        index = torch.tensor([jobs.hunts[jobs.of[k]].index for k in batch], device=self.asked.target.device)
-        template = self.asked.template[index]
-        return index, template.replace(
+    def _batch(self, jobs: Jobs, batch: list[int], orbits: Sequence[Orbits | None]) -> _Batch:
+        target = self.asked.target
+        index = torch.tensor([jobs.hunts[jobs.of[k]].index for k in batch], device=target.device)
+        structures = self.asked.template[index].replace(
             positions=torch.cat([jobs.positions[k] for k in batch]),
             cells=torch.stack([jobs.cells[k] for k in batch]),
         )
+        alike = [one for one in (orbits[k] for k in batch) if one is not None]
+        return _Batch(batch, index, structures, Orbits.stack(alike).to(target) if alike else None)
 
-    def _features(self, work: tuple[Jobs, list[int]]) -> Tensor:
-        index, structures = self._structures(*work)
+    def _features(self, batch: _Batch) -> Tensor:
         with torch.no_grad():
-            return self.asked.select(index).features(structures)
+            return batch.of(self.asked).features(batch.structures)
 
     def _level(self, weight: float, loss: str = "squared") -> InversionProblem:
         if (weight, loss) not in self.levels:
@@ -306,15 +329,17 @@ class _Search:
             self.levels[weight, loss] = self.asked.replace(weights=weights, loss=loss)
         return self.levels[weight, loss]
 
-    def _improve(self, jobs: Jobs, levels: Sequence[Level], *, loss: str = "squared") -> Jobs:
+    def _improve(
+        self, jobs: Jobs, levels: Sequence[Level], *, loss: str = "squared", broken: bool = False
+    ) -> Jobs:
         problems = [(self._level(weight, loss), steps) for weight, steps in levels]
-        batches = self._batches(jobs)
+        batches = self._batches(jobs, broken=broken)
 
-        def improve(work: tuple[Jobs, list[int]]) -> tuple[StructureBatch, Tensor, Tensor]:
-            index, structures = self._structures(*work)
-            evaluations = torch.zeros_like(index)
+        def improve(batch: _Batch) -> tuple[StructureBatch, Tensor, Tensor]:
+            structures = batch.structures
+            evaluations = torch.zeros_like(batch.index)
             for whole, steps in problems:
-                part = whole.select(index)
+                part = batch.of(whole)
                 state = self.solver.init(part, structures)
                 evaluations += 1
                 for _ in range(steps):
@@ -327,20 +352,24 @@ class _Search:
             lowest = state.best_loss
             if loss != "squared":
                 with torch.no_grad():
-                    lowest = self._level(1.0).select(index).value(structures)
+                    lowest = batch.of(self._level(1.0)).value(structures)
             return structures, torch.where(state.failed, torch.inf, lowest), evaluations
 
         lowest = torch.full(
             (len(jobs.of),), torch.inf, dtype=self.asked.target.dtype, device=self.asked.target.device
         )
         positions, cells = list(jobs.positions), list(jobs.cells)
-        for (_, batch), (structures, losses, evaluations) in zip(
+        for batch, (structures, losses, evaluations) in zip(
             batches, map_threads(improve, batches), strict=True
         ):
-            lowest[batch] = losses
+            lowest[batch.jobs] = losses
             sizes = structures.n_atoms.tolist()
             for k, one, cell, count in zip(
-                batch, structures.positions.split(sizes), structures.cells, evaluations.tolist(), strict=True
+                batch.jobs,
+                structures.positions.split(sizes),
+                structures.cells,
+                evaluations.tolist(),
+                strict=True,
             ):
                 positions[k], cells[k] = one, cell
                 jobs.hunts[jobs.of[k]].evaluations += count

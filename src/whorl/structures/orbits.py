@@ -50,6 +50,10 @@ class Orbits:
         """Return those of the chosen structures."""
         return Orbits(head=self.head[index], atoms=self.atoms[index], strain=self.strain[index])
 
+    def to(self, like: Tensor) -> Orbits:
+        """Return the orbits with the device and floating-point type of another tensor."""
+        return Orbits(head=self.head.to(like.device), atoms=self.atoms.to(like), strain=self.strain.to(like))
+
     @property
     def resting(self) -> Orbits:
         """The same orbits without coordinates: for values whose derivatives nobody asks for."""

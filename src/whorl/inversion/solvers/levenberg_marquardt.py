@@ -125,7 +125,8 @@ class LevenbergMarquardt(Solver):
         precision = 1e3 * torch.finfo(state.loss.dtype).eps
         floor = precision**2 if self.floor is None else self.floor
         least = (floor if problem.loss == "squared" else floor**0.5) * problem.scale()
-        return ~state.failed & (state.loss > least) & (state.damping < _MOST)
+        downhill = (state.slope != 0).any(1)
+        return ~state.failed & (state.loss > least) & (state.damping < _MOST) & downhill
 
     def _solve(self, state: LevenbergMarquardtState, moving: Tensor) -> Float[Tensor, "m q"]:
         normal, slope = state.normal[moving], state.slope[moving]
