@@ -1,0 +1,478 @@
+r"""CrysTens: a crystal as an image of four layers (Alverson et al., Digital Discovery 3, 62, 2024).
+
+Of a crystal with A ≤ N atoms the tensor has shape (N + 12, N + 12, 4). Column 12 + i of the first twelve
+rows, and row 12 + i of the first twelve columns, belong to atom i, in each of the four layers:
+
+====  =========================  ====  ============================
+row   value                      row   value
+====  =========================  ====  ============================
+0     atomic number              7–9   angles α, β, γ
+1–3   fractional x, y, z         10    number of the space group
+4–6   lengths a, b, c            11    empty
+====  =========================  ====  ============================
+
+The N × N block of the first layer holds the distance of each pair of atoms, those of the other three the
+directed differences :math:`x_j - x_i`, :math:`y_j - y_i`, :math:`z_j - z_i` in row i and column j. What
+belongs to no atom is zero. So a length, an angle and the space group are there 8 A times, what belongs to an
+atom 8 times, and differences give A guesses of each coordinate.
+
+**Normalisation.** Every value is divided by the upper end of the range of its quantity: 0 stays 0, so that
+empty places do not move, and values lie in [0, 1]. Differences lie between -1 and 1 and are taken to
+[0, 1] by :math:`(d + 1) / 2`, empty places with them. The ranges are hyperparameters: :meth:`CrysTens.fit`
+learns them from data, and :meth:`CrysTens.config` carries them wherever features or models are saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whorl.errors import InputError, unknown_option
+from whorl.representations.base import FeatureLayout, Representation
+from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import (
+    cell_parameters,
+    fractional_coordinates,
+    minimum_image,
+    volumes,
+)
+from whorl.structures.convert import EXTRAS
+from whorl.structures.symmetry import CELLS, space_group_numbers, standardized
+
+if TYPE_CHECKING:
+    from whorl.representations.crystens_decoding import DecodedCrystals, Measures
+
+HEADER = 12  # rows and columns beside the block of pairs; the last of them is empty
+ROWS = ("atomic_number", "x", "y", "z", "a", "b", "c", "alpha", "beta", "gamma", "space_group")
+LAYERS = 4
+PAIRWISE = ("fractional", "cartesian")
+ELEMENTS = ("number", "periodic")
+ORDERS = ("as_is", "canonical")
+SPACE_GROUP_KEYS = ("space_group_number", "spacegroup_number")  # of ``info``, the first that is there
+
+_HEAVIEST = 118
+_AT_ONCE = 512  # structures encoded together: it bounds the memory of the arrays of pairs
+_SAME_COORDINATE = 1e-4  # fractional coordinates that are sorted as one
+
+
+class CrysTens(Representation):
+    r"""The tensor of the paper, with a closed-form inverse (:meth:`decode`).
+
+    The cell enters by its lengths and angles, so neither a rotation nor the handedness of the lattice vectors
+    is kept; a left-handed cell is described by the vectors -a, -b, -c, of which the structure is the same.
+
+    Args:
+        max_atoms: N; the tensor has N + 12 rows and columns.
+        pairwise: ``"fractional"``, as published: the length of the difference of fractional coordinates; or
+            ``"cartesian"``: the distance to the nearest periodic image in Å.
+        elements: ``"number"``, as published: the atomic number in row 0 of every layer. ``"periodic"``: what
+            the periodic table says, so that elements are far apart in at least one layer: the atomic number,
+            the period (1–7), the block (s, p, d, f as 1–4), and the place in the block (1–14).
+        cell: Cell that is encoded: ``"as_is"``, spglib's standardized ``"primitive"`` or ``"conventional"``
+            cell (with the standard origin), or ``"niggli"``, the Niggli-reduced lattice of the primitive
+            cell.
+        order: ``"as_is"``, or ``"canonical"``: by atomic number, then x, y and z in [0, 1) (those within
+            1e-4 count as equal).
+        symprec: Tolerance in Å with which space groups and standardized cells are found.
+        ranges: Upper end of the range of each quantity; see :data:`RANGES`. Those not given are its.
+
+    Raises:
+        InputError: Unknown options, or ranges that are not positive numbers.
+
+    >>> from ase.build import bulk
+    >>> from whorl.structures import from_ase
+    >>> codec = CrysTens(max_atoms=4)
+    >>> tensor = codec(from_ase(bulk("NaCl", "rocksalt", a=5.64)))
+    >>> tuple(tensor.shape)
+    (1, 16, 16, 4)
+    >>> codec.decode(tensor).structures.atomic_numbers.tolist()
+    [11, 17]
+    """
+
+    kind = "crystens"
+
+    def __init__(
+        self,
+        *,
+        max_atoms: int = 52,
+        pairwise: str = "fractional",
+        elements: str = "number",
+        cell: str = "as_is",
+        order: str = "as_is",
+        symprec: float = 0.01,
+        ranges: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        for what, word, options in (
+            ("pairwise distance", pairwise, PAIRWISE),
+            ("description of elements", elements, ELEMENTS),
+            ("cell", cell, CELLS),
+            ("order of atoms", order, ORDERS),
+        ):
+            if word not in options:
+                raise unknown_option(what, str(word), options)
+        if int(max_atoms) != max_atoms or max_atoms < 1:
+            raise InputError(f"max_atoms: got {max_atoms}, expected a whole number of at least 1.")
+        if not symprec > 0:
+            raise InputError(f"symprec: got {symprec}, expected a positive length in Å.")
+        self.max_atoms = int(max_atoms)
+        self.pairwise = pairwise
+        self.elements = elements
+        self.cell = cell
+        self.order = order
+        self.symprec = float(symprec)
+        self.ranges = _checked(ranges or {}, pairwise)
+        self.layout = _layout(self.max_atoms, pairwise, elements)
+        header, table = self._header_scale(), element_table(elements)
+        self.register_buffer("header_scale", header, persistent=False)
+        self.register_buffer("element_codes", table, persistent=False)
+        self.header_scale: Tensor  # (11, 4): what a value in row r and layer l is divided by
+        self.element_codes: Tensor  # (119, 4): row 0 of each layer, before normalisation
+
+    def _header_scale(self) -> Tensor:
+        rows = [1.0 if name in ("x", "y", "z") else self.ranges[name] for name in ROWS]
+        scale = torch.tensor(rows, dtype=torch.float64)[:, None].repeat(1, LAYERS)
+        if self.elements == "periodic":
+            scale[0] = torch.tensor([self.ranges["atomic_number"], 7.0, 4.0, 14.0])
+        return scale
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> CrysTens:
+        """Rebuild from :meth:`config`."""
+        return cls(**{key: value for key, value in config.items() if key != "kind"})
+
+    def config(self) -> dict[str, Any]:
+        """Return the hyperparameters, JSON-able."""
+        return {
+            "kind": self.kind,
+            "max_atoms": self.max_atoms,
+            "pairwise": self.pairwise,
+            "elements": self.elements,
+            "cell": self.cell,
+            "order": self.order,
+            "symprec": self.symprec,
+            "ranges": dict(self.ranges),
+        }
+
+    def fit(self, structures: StructureBatch) -> CrysTens:
+        """Return this codec with the ranges of these structures: their largest values become 1.
+
+        Raises:
+            InputError: No structures, or some that cannot be encoded.
+        """
+        if len(structures) == 0:
+            raise InputError("CrysTens.fit: got no structures, expected at least one.")
+        standard = self.standardized(structures)
+        largest = dict.fromkeys(RANGES, 0.0)
+        largest["space_group"] = RANGES["space_group"]
+        for part in standard.chunks(_AT_ONCE):
+            parts = _Parts.of(part, self.pairwise)
+            for name, value in zip(ROWS[4:10], parts.parameters.amax(0).tolist(), strict=True):
+                largest[name] = max(largest[name], value)
+            largest["distance"] = max(largest["distance"], float(parts.distances.max()))
+        largest["atomic_number"] = float(standard.atomic_numbers.max())
+        if largest["distance"] == 0.0:  # single atoms only
+            largest["distance"] = RANGES["distance"]
+        return CrysTens.from_config({**self.config(), "ranges": largest})
+
+    def find_problems(self, structures: StructureBatch) -> dict[int, str]:
+        """Return the index of each structure that cannot be encoded, and why.
+
+        That is: no atoms, no periodic cell, a cell without volume, numbers that are not finite, elements that
+        are none, or more than ``max_atoms`` atoms in the cell that is encoded.
+        """
+        problems = self._problems(structures, count=self.cell == "as_is")
+        good = [index for index in range(len(structures)) if index not in problems]
+        if self.cell != "as_is" and good:
+            encoded = standardized(structures[good], cell=self.cell, symprec=self.symprec)
+            found = self._problems(encoded, count=True)
+            problems |= {good[index]: reason for index, reason in found.items()}
+        return dict(sorted(problems.items()))
+
+    def _problems(self, structures: StructureBatch, *, count: bool) -> dict[int, str]:
+        counts, index = structures.n_atoms, structures.structure_index
+        cells = structures.cells.detach()
+        flat = ~(volumes(cells) > 1e-9 * cells.norm(dim=-1).prod(-1))
+        finite = cells.isfinite().flatten(1).all(1)
+        finite[index[~structures.positions.isfinite().all(1)]] = False
+        known = torch.ones_like(finite)
+        known[index[(structures.atomic_numbers < 1) | (structures.atomic_numbers > _HEAVIEST)]] = False
+        too_many = (counts > self.max_atoms) & count
+        reasons = (
+            (counts == 0, "has no atoms"),
+            (~finite, "has a position or cell that is not finite"),
+            (~known, f"has an atomic number that is no element's, expected 1 to {_HEAVIEST}"),
+            (~structures.pbc.all(1), "is not periodic in all three directions"),
+            (flat, "has a cell without volume"),
+        )
+        problems: dict[int, str] = {}
+        for bad, reason in reasons:
+            for i in torch.nonzero(bad).flatten().tolist():
+                problems.setdefault(i, reason)
+        for i in torch.nonzero(too_many).flatten().tolist():
+            problems.setdefault(
+                i, f"has {int(counts[i])} atoms, but the tensor has room for {self.max_atoms}"
+            )
+        return dict(sorted(problems.items()))
+
+    def standardized(self, structures: StructureBatch) -> StructureBatch:
+        """Return the structures as they are encoded: cell, handedness, order and wrapping of the atoms.
+
+        Coordinates are in [0, 1), those that are 1 but for rounding at 0. Except with ``cell="as_is"`` no
+        gradient passes.
+
+        Raises:
+            InputError: A structure cannot be encoded.
+        """
+        self._require(structures, count=self.cell == "as_is")
+        if self.cell != "as_is":
+            structures = standardized(structures, cell=self.cell, symprec=self.symprec)
+            self._require(structures, count=True)
+        mirrored = torch.where(torch.linalg.det(structures.cells) < 0, -1.0, 1.0).to(structures.dtype)
+        structures = structures.replace(cells=structures.cells * mirrored[:, None, None])
+        fractional = fractional_coordinates(structures)
+        shift = torch.floor(fractional.detach() + 1e-12)
+        cells = structures.cells[structures.structure_index]
+        structures = structures.replace(
+            positions=structures.positions - torch.einsum("ak,akx->ax", shift, cells)
+        )
+        return structures if self.order == "as_is" else _sorted_atoms(structures, fractional - shift)
+
+    def _require(self, structures: StructureBatch, *, count: bool) -> None:
+        problems = self._problems(structures, count=count)
+        if problems:
+            index, reason = next(iter(problems.items()))
+            raise InputError(
+                f"CrysTens: structure {index} {reason} ({len(problems)} of {len(structures)} structures "
+                "cannot be encoded). Leave out those that CrysTens.find_problems names, or raise max_atoms."
+            )
+
+    def forward(self, structures: StructureBatch) -> Float[Tensor, "B H W 4"]:
+        """Return the tensors; space groups are those of ``info``, or found (see :meth:`encode`)."""
+        return self.encode(structures)
+
+    def encode(
+        self,
+        structures: StructureBatch,
+        space_groups: Int[Tensor, "B"] | Sequence[int] | None = None,
+    ) -> Float[Tensor, "B H W 4"]:
+        """Return the tensors of crystals, differentiable in positions and cell where ``cell="as_is"``.
+
+        Args:
+            structures: Periodic, at most ``max_atoms`` atoms each.
+            space_groups: Number of each one's space group. By default the one that stands in its ``info`` as
+                ``space_group_number`` or ``spacegroup_number``, or else the one that spglib finds with
+                ``symprec``: some milliseconds a structure, which is more than all the rest.
+
+        Raises:
+            InputError: A structure cannot be encoded, or numbers of space groups that do not fit.
+        """
+        numbers = self._space_groups(structures, space_groups)
+        structures = self.standardized(structures)
+        side = self.max_atoms + HEADER
+        out = structures.positions.new_zeros(len(structures), side, side, LAYERS)
+        out[:, HEADER:, HEADER:, 1:] = 0.5
+        for start in range(0, len(structures), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            self._write(structures[some], numbers[some], out[some])
+        return out
+
+    def _space_groups(self, structures: StructureBatch, given: Tensor | Sequence[int] | None) -> Tensor:
+        if given is None:
+            known = [_known_space_group(info) for info in structures.info] or [0] * len(structures)
+            unknown = [index for index, number in enumerate(known) if number == 0]
+            if unknown:
+                self._require(structures, count=False)
+                found = space_group_numbers(structures[unknown], symprec=self.symprec)
+                for index, number in zip(unknown, found.tolist(), strict=True):
+                    known[index] = number
+            given = known
+        numbers = torch.as_tensor(given, device=structures.device)
+        if numbers.shape != (len(structures),) or not bool(((numbers >= 1) & (numbers <= 230)).all()):
+            raise InputError(
+                f"space groups: got {numbers.numel()} numbers for {len(structures)} structures, expected one "
+                "for each, from 1 to 230."
+            )
+        return numbers.to(structures.dtype)
+
+    def _write(self, structures: StructureBatch, space_groups: Tensor, out: Tensor) -> None:
+        """Write the tensors of some structures into ``out`` (B, H, W, 4), which holds those of no atoms."""
+        parts = _Parts.of(structures, self.pairwise)
+        n, present = parts.present.shape[1], parts.present[:, :, None]
+        wide = torch.cat([parts.parameters, space_groups[:, None]], 1)[:, None, :]  # (B, 1, 7)
+        atomic = torch.cat([parts.fractional, wide.expand(-1, n, -1)], 2) * present  # (B, n, 10)
+        codes = self.element_codes.to(atomic)[parts.numbers]  # (B, n, 4), zeros where no atom is
+        header = torch.cat([codes[:, :, None], atomic[:, :, :, None].expand(-1, -1, -1, LAYERS)], 2)
+        header = header / self.header_scale.to(atomic)  # (B, n, 11, 4)
+        last = HEADER + n
+        out[:, HEADER:last, : HEADER - 1] = header
+        out[:, : HEADER - 1, HEADER:last] = header.transpose(1, 2)
+        out[:, HEADER:last, HEADER:last, 0] = parts.distances / self.ranges["distance"]
+        out[:, HEADER:last, HEADER:last, 1:] = (parts.differences + 1.0) / 2.0
+
+    def decode(
+        self, tensors: Tensor | Sequence[Tensor], *, clustering: str | None = "auto", **settings: Any
+    ) -> DecodedCrystals:
+        """Return the crystals of tensors; see :func:`whorl.representations.crystens_decoding.decode`."""
+        from whorl.representations.crystens_decoding import decode
+
+        return decode(self, tensors, clustering=clustering, **settings)
+
+    def measures(self, tensors: Float[Tensor, "B H W 4"]) -> Measures:
+        """Return how well tensors agree with themselves (the paper's tables 1 and 2).
+
+        See :func:`whorl.representations.crystens_decoding.measures`.
+        """
+        from whorl.representations.crystens_decoding import measures
+
+        return measures(self, tensors)
+
+
+RANGES: Mapping[str, float] = {
+    "atomic_number": 118.0,
+    "a": 50.0,
+    "b": 50.0,
+    "c": 50.0,
+    "alpha": 180.0,
+    "beta": 180.0,
+    "gamma": 180.0,
+    "space_group": 230.0,
+    "distance": 50.0,
+}
+"""Upper ends of the ranges without data: Å, degrees; fractional distances have √3."""
+
+
+def _checked(given: Mapping[str, float], pairwise: str) -> dict[str, float]:
+    ranges = {**RANGES, **({"distance": math.sqrt(3.0)} if pairwise == "fractional" else {})}
+    for name, value in given.items():
+        if name not in ranges:
+            raise unknown_option("quantity of ranges", str(name), ranges)
+        if not (isinstance(value, int | float) and 0.0 < value < math.inf):
+            raise InputError(f"ranges['{name}']: got {value!r}, expected a positive number.")
+        ranges[name] = float(value)
+    return ranges
+
+
+@lru_cache(maxsize=8)
+def _layout(max_atoms: int, pairwise: str, elements: str) -> FeatureLayout:
+    side = max_atoms + HEADER
+    rows = [*ROWS, "empty"]
+    first = ("Z", "period", "block", "place") if elements == "periodic" else ("atomic_number",) * LAYERS
+    blocks = ["distance" if pairwise == "fractional" else "distance/Å", "dx", "dy", "dz"]
+
+    def name(i: int, j: int, layer: int) -> str:
+        if i < HEADER and j < HEADER:
+            return f"{layer + 1}/corner/{i},{j}"
+        if i >= HEADER and j >= HEADER:
+            return f"{layer + 1}/{blocks[layer]}/{i - HEADER},{j - HEADER}"
+        row, atom, side_of = (i, j - HEADER, "row") if i < HEADER else (j, i - HEADER, "column")
+        return f"{layer + 1}/{side_of}/{first[layer] if row == 0 else rows[row]}/{atom}"
+
+    names = tuple(name(i, j, layer) for i in range(side) for j in range(side) for layer in range(LAYERS))
+    width = side * LAYERS
+    parts = {row: slice(k * width, (k + 1) * width) for k, row in enumerate(rows)}
+    parts["atoms"] = slice(HEADER * width, side * width)
+    return FeatureLayout(names=names, shape=(side, side, LAYERS), blocks=parts)
+
+
+@lru_cache(maxsize=2)
+def element_table(elements: str) -> Float[Tensor, "119 4"]:
+    """Return row 0 of each layer for each atomic number, 0 (no atom) first."""
+    if elements == "number":
+        return torch.arange(_HEAVIEST + 1, dtype=torch.float64)[:, None].repeat(1, LAYERS)
+    table = [[0.0] * LAYERS]
+    # Subshells fill by n + l, then n; in the periodic table a row ends with its p elements.
+    shells = [(n, block) for n in range(1, 8) for block in range(min(n, 4))]  # blocks s, p, d, f
+    for n, block in sorted(shells, key=lambda shell: (sum(shell), shell[0])):
+        for place in range(4 * block + 2):
+            if len(table) <= _HEAVIEST:
+                table.append([float(len(table)), float(n + max(block - 1, 0)), block + 1.0, place + 1.0])
+    return torch.tensor(table, dtype=torch.float64)
+
+
+class _Parts:
+    """What a tensor is made of, for B structures of at most n atoms, zero where no atom is."""
+
+    def __init__(
+        self, present: Tensor, numbers: Tensor, fractional: Tensor, parameters: Tensor, distances: Tensor
+    ) -> None:
+        self.present = present  # (B, n)
+        self.numbers = numbers  # (B, n)
+        self.fractional = fractional  # (B, n, 3)
+        self.parameters = parameters  # (B, 6): a, b, c, α, β, γ
+        self.distances = distances  # (B, n, n)
+
+    @classmethod
+    def of(cls, structures: StructureBatch, pairwise: str) -> _Parts:
+        size, n = len(structures), int(structures.n_atoms.max())
+        place = (structures.structure_index, structures.position_in_structure)
+        fractional = structures.positions.new_zeros(size, n, 3)
+        fractional = fractional.index_put(place, fractional_coordinates(structures))
+        numbers = torch.zeros(size, n, dtype=torch.int64, device=structures.device)
+        numbers[place] = structures.atomic_numbers
+        present = numbers > 0
+        parameters = cell_parameters(structures.cells)
+        if pairwise == "fractional":
+            both = present[:, :, None] & present[:, None, :]
+            distances = length(fractional[:, None] - fractional[:, :, None]) * both
+        else:
+            distances = image_distances(structures, n)
+        return cls(present, numbers, fractional, parameters, distances)
+
+    @property
+    def differences(self) -> Tensor:
+        """x_j - x_i in row i and column j, (B, n, n, 3)."""
+        both = self.present[:, :, None] & self.present[:, None, :]
+        return (self.fractional[:, None] - self.fractional[:, :, None]) * both[..., None]
+
+
+def length(vectors: Float[Tensor, "*s 3"]) -> Float[Tensor, "*s"]:
+    """Return lengths; the derivative of none is 0."""
+    # The root has no derivative at 0, where an atom meets itself.
+    square = vectors.square().sum(-1)
+    return torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0)
+
+
+def image_distances(structures: StructureBatch, n: int) -> Float[Tensor, "B n n"]:
+    """Return the distances of all atoms to each other's nearest images in Å; zeros where no atom is."""
+    within = structures.position_in_structure
+    counts = structures.n_atoms[structures.structure_index]
+    later = counts - 1 - within  # pairs i < j only
+    i = torch.repeat_interleave(torch.arange(len(within), device=within.device), later)
+    ends = torch.cumsum(later, 0)
+    j = i + 1 + torch.arange(len(i), device=i.device) - (ends - later)[i]
+    owner = structures.structure_index[i]
+    vectors = minimum_image(structures.positions[j] - structures.positions[i], structures, owner)
+    half = structures.positions.new_zeros(len(structures), n, n)
+    half = half.index_put((owner, within[i], within[j]), length(vectors))
+    return half + half.transpose(1, 2)
+
+
+def _sorted_atoms(structures: StructureBatch, fractional: Tensor) -> StructureBatch:
+    step = torch.round(fractional.detach() / _SAME_COORDINATE).to(torch.int64)
+    keys = step % round(1 / _SAME_COORDINATE)
+    order = torch.arange(len(keys), device=keys.device)
+    for key in (keys[:, 2], keys[:, 1], keys[:, 0], structures.atomic_numbers, structures.structure_index):
+        order = order[torch.argsort(key[order], stable=True)]
+    return structures.replace(
+        positions=structures.positions[order],
+        atomic_numbers=structures.atomic_numbers[order],
+        info=tuple({k: v for k, v in info.items() if k != EXTRAS} for info in structures.info),  # per atom
+    )
+
+
+def _known_space_group(info: Mapping[str, Any]) -> int:
+    for key in SPACE_GROUP_KEYS:
+        if key in info:
+            try:
+                number = int(info[key])
+            except (TypeError, ValueError):
+                return 0
+            return number if 1 <= number <= 230 else 0
+    return 0

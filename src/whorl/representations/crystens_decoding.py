@@ -1,0 +1,528 @@
+r"""From CrysTens tensors to crystals, in closed form, and how well the tensors agree with themselves.
+
+A tensor says everything several times, and so it tells its own noise. For each tensor:
+
+1. **Number of atoms.** With :math:`f_i` the means over all repeats of what slot i says of cell and space
+   group (normalised), the best division into A slots that say the same and N - A that say zero has
+   :math:`A = \arg\max_A |\sum_{i \le A} f_i|^2 / A`.
+2. **Means.** Lengths, angles and the space group over their 8 A repeats, what belongs to an atom over its 8;
+   coordinates on the circle. The variances :math:`\sigma^2` of the repeats are the noise.
+3. **Coordinates.** From :math:`\hat x_i` (8 repeats) and the differences :math:`d_{ij}` (2 repeats), by least
+   squares in the noise of both: :math:`x_i = \hat x_i + \frac{w_d}{w_x + A w_d} \sum_j (d_{ji} - \hat x_i +
+   \hat x_j)`, :math:`w_x = 8/\sigma_x^2`, :math:`w_d = 2/\sigma_d^2`, all differences to the nearest image.
+   Their error is :math:`s = (w_x + A w_d)^{-1/2}`. (The paper averages the A guesses with equal weights.)
+4. **Clustering.** ``"auto"``: coordinates are merged as far as s allows (:mod:`whorl.representations
+   .clustering`); elements by :func:`_parsimonious`; lengths and angles by :func:`_metric`. ``"paper"``: the
+   paper's means, then k-means of fixed K for atomic numbers and the values of x, y and z.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from whorl.errors import InputError, unknown_option
+from whorl.representations.clustering import k_means, merge_on_circle
+from whorl.representations.crystens import HEADER, CrysTens, image_distances, length
+from whorl.representations.lattice_classes import most_likely_lattice
+from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import cells_from_parameters
+from whorl.structures.symmetry import LADDER, Refined, refine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLUSTERINGS = ("auto", "paper")
+
+_AT_ONCE = 256  # tensors decoded together
+_SMALLEST_ANGLE = 15.0  # degrees; slots that say less hold no atoms
+_SMALLEST_VOLUME = 0.1  # Å³
+_NEW_ELEMENT = math.log(118.0)  # what one more element costs: the choice among all
+_ERROR = {"coordinate": 1e-4, "length": 1e-3, "angle": 1e-2, "space_group": 0.25, "element": 1e-3}
+"""Least standard errors, since models make errors alike in all repeats; that of elements is normalised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """How far each tensor contradicts itself; zeros where it does not, NaN where there are no atoms.
+
+    The first four are table 1 of the paper, the last two are table 2; the paper gives means over tensors.
+
+    Attributes:
+        variance_lengths: Variance of the 8 A repeats of a, b and c, averaged over the three, in Å².
+        variance_angles: The same of α, β and γ, in square degrees.
+        variance_space_group: The same of the number of the space group.
+        variance_coordinates: Variance of the 8 repeats of a fractional coordinate (on the circle), averaged
+            over atoms and directions.
+        coordinate_agreement: Mean over atoms and directions of the absolute difference between a coordinate's
+            mean and the mean of its A - 1 guesses from the differences; fractional.
+        pairwise_difference: Sum over pairs (i, j) of the absolute difference between the distances in the
+            first layer and those of the decoded coordinates, over A; fractional, or Å for
+            ``pairwise="cartesian"``.
+    """
+
+    variance_lengths: Float[Tensor, "B"]
+    variance_angles: Float[Tensor, "B"]
+    variance_space_group: Float[Tensor, "B"]
+    variance_coordinates: Float[Tensor, "B"]
+    coordinate_agreement: Float[Tensor, "B"]
+    pairwise_difference: Float[Tensor, "B"]
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each over the tensors that have atoms."""
+        return {one.name: float(getattr(self, one.name).nanmean()) for one in fields(self)}
+
+    def __getitem__(self, index: Tensor) -> Measures:
+        """Return those of some tensors."""
+        return Measures(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Measures]) -> Measures:
+        """Join measures, in order."""
+        return cls(**{one.name: torch.cat([getattr(p, one.name) for p in parts]) for one in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedCrystals:
+    """Crystals from tensors, and why some tensors gave none.
+
+    Attributes:
+        structures: G ≤ B crystals; ``info`` has the encoded ``space_group_number`` and the measures as
+            ``crystens_…``.
+        index: Which tensor each crystal is from.
+        skipped: Reason for each tensor that is no crystal.
+        measures: Of the crystals' tensors.
+        space_group: Mean of what the tensor says of the space group's number; not whole.
+        space_group_error: Standard error of that.
+        position_error: Standard error in Å of an atom's place, from the noise of the tensor.
+    """
+
+    structures: StructureBatch
+    index: Int[Tensor, "G"]
+    skipped: dict[int, str]
+    measures: Measures
+    space_group: Float[Tensor, "G"]
+    space_group_error: Float[Tensor, "G"]
+    position_error: Float[Tensor, "G"]
+
+    def refined(self, *, ladder: Sequence[float] = LADDER, most: float | None = None) -> Refined:
+        """Return the crystals refined to their symmetry; see :func:`whorl.structures.symmetry.refine`.
+
+        The space group that the tensor names is preferred. ``info`` of the structures gets the
+        ``space_group_number`` found, ``symmetry_symprec`` and ``symmetry_displacement`` (Å).
+
+        Args:
+            ladder: Tolerances in Å.
+            most: Greatest distance in Å an atom may be moved; by default five standard errors of its place,
+                at least 0.1 and at most 0.8.
+        """
+        limit = (5.0 * self.position_error).clamp(0.1, 0.8)
+        found = refine(
+            self.structures,
+            expected=self.space_group,
+            expected_error=self.space_group_error,
+            ladder=ladder,
+            most=limit if most is None else most,
+        )
+        rows = zip(
+            self.structures.info,
+            found.space_group.tolist(),
+            found.symprec.tolist(),
+            found.displacement.tolist(),
+            strict=True,
+        )
+        info = tuple(
+            {**old, "space_group_number": n, "symmetry_symprec": rung, "symmetry_displacement": moved}
+            for old, n, rung, moved in rows
+        )
+        return Refined(
+            structures=found.structures.replace(info=info),
+            space_group=found.space_group,
+            symprec=found.symprec,
+            displacement=found.displacement,
+            strain=found.strain,
+        )
+
+
+@torch.no_grad()
+def decode(
+    codec: CrysTens,
+    tensors: Tensor | Sequence[Tensor],
+    *,
+    clustering: str | None = "auto",
+    k_elements: int = 3,
+    k_coordinates: int = 6,
+) -> DecodedCrystals:
+    """Return the crystals of tensors. One that is none is skipped with a reason, and the rest goes on.
+
+    Args:
+        codec: With which they were encoded, or their generator was trained.
+        tensors: Shape (B, H, W, 4), or a sequence of tensors, of which each has its own chance.
+        clustering: ``"auto"``, ``"paper"``, or None for the means as they are; see the module.
+        k_elements: K of the paper's clustering of atomic numbers.
+        k_coordinates: K of its clustering of coordinates, for each direction.
+
+    Raises:
+        InputError: Unknown clustering, or K below 1.
+    """
+    if clustering is not None and clustering not in CLUSTERINGS:
+        raise unknown_option("clustering", str(clustering), CLUSTERINGS)
+    if min(k_elements, k_coordinates) < 1:
+        raise InputError(f"k-means: got K = {min(k_elements, k_coordinates)}, expected at least 1.")
+    skipped: dict[int, str] = {}
+    parts: list[DecodedCrystals] = []
+    for start, part in _chunks(codec, tensors, skipped):
+        parts.append(_decode(codec, part, start, skipped, clustering, k_elements, k_coordinates))
+    if not parts:
+        shape = (1, *codec.layout.shape)
+        parts.append(_decode(codec, torch.zeros(shape), torch.zeros(1).long(), {}, None, 1, 1))
+    return DecodedCrystals(
+        structures=StructureBatch.concatenate([part.structures for part in parts]),
+        index=torch.cat([part.index for part in parts]),
+        skipped=dict(sorted(skipped.items())),
+        measures=Measures.concatenate([part.measures for part in parts]),
+        space_group=torch.cat([part.space_group for part in parts]),
+        space_group_error=torch.cat([part.space_group_error for part in parts]),
+        position_error=torch.cat([part.position_error for part in parts]),
+    )
+
+
+@torch.no_grad()
+def measures(codec: CrysTens, tensors: Float[Tensor, "B H W 4"]) -> Measures:
+    """Return how far each tensor contradicts itself: what tables 1 and 2 of the paper are made of.
+
+    Raises:
+        InputError: Tensors of another shape.
+    """
+    if tuple(tensors.shape[1:]) != codec.layout.shape:
+        raise InputError(
+            f"CrysTens measures: got tensors of shape {tuple(tensors.shape[1:])}, expected "
+            f"{codec.layout.shape}."
+        )
+    parts = []
+    for part in tensors.split(_AT_ONCE):
+        reading = _Reading(codec, part.double())
+        bad = ~part.isfinite().flatten(1).all(1) | ~reading.holds_atoms
+        found = reading.measures()
+        parts.append(
+            Measures(
+                **{one.name: getattr(found, one.name).masked_fill(bad, torch.nan) for one in fields(found)}
+            )
+        )
+    return Measures.concatenate(parts or [_Reading(codec, tensors.double()).measures()])
+
+
+def _chunks(
+    codec: CrysTens, tensors: Tensor | Sequence[Tensor], skipped: dict[int, str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (index, tensors) of sound ones, some at a time, as float64."""
+    shape = codec.layout.shape
+    total = len(tensors)
+    for start in range(0, total, _AT_ONCE):
+        some = tensors[start : start + _AT_ONCE]
+        index = torch.arange(start, start + len(some))
+        if not isinstance(some, Tensor) or tuple(some.shape[1:]) != shape:
+            for i, one in zip(index.tolist(), some, strict=True):
+                if tuple(one.shape) != shape:
+                    skipped[i] = f"has the shape {tuple(one.shape)}, expected {shape}"
+            sound = [(i, one) for i, one in zip(index.tolist(), some, strict=True) if i not in skipped]
+            if not sound:
+                continue
+            index = torch.tensor([i for i, _ in sound])
+            some = torch.stack([one.double() for _, one in sound])
+        finite = some.isfinite().flatten(1).all(1)
+        for i in index[~finite.cpu()].tolist():
+            skipped[i] = "holds values that are not finite"
+        if bool(finite.any()):
+            yield index[finite.cpu()], some[finite].double()
+
+
+class _Reading:
+    """What B tensors say of N slots; arrays are padded by slots that are not ``present``."""
+
+    def __init__(self, codec: CrysTens, tensors: Tensor) -> None:
+        self.codec = codec
+        scale = codec.header_scale.to(tensors)
+        rows = tensors[:, : HEADER - 1, HEADER:].transpose(1, 2)
+        header = torch.cat([rows, tensors[:, HEADER:, : HEADER - 1]], -1)  # (B, N, 11, 8), normalised
+        guess = header[:, :, 4:].mean(-1)  # (B, N, 7)
+        slots = torch.arange(1, guess.shape[1] + 1, device=tensors.device)
+        self.count = (guess.cumsum(1).square().sum(-1) / slots).argmax(1) + 1  # A, (B,)
+        n = int(self.count.max()) if len(tensors) else 1
+        self.present = slots[:n] <= self.count[:, None]
+        self.elements = header[:, :n, 0].unflatten(-1, (2, 4))  # (B, n, 2, 4), normalised
+        values = header[:, :n, 1:] * torch.cat([scale, scale], 1)[1:]
+        of_crystal = values[:, :, 3:].transpose(1, 2)  # (B, 7, n, 8)
+        weight = self.present[:, None, :, None].to(tensors)
+        self.repeats = 8.0 * self.count  # of lengths, angles and space group
+        mean = (of_crystal * weight).sum((2, 3)) / self.repeats[:, None]
+        spread = (of_crystal - mean[:, :, None, None]).square() * weight
+        self.crystal = mean  # (B, 7): a, b, c, α, β, γ, space group
+        self.crystal_variance = spread.sum((2, 3)) / self.repeats[:, None]
+        # Coordinates: a mean direction on the circle, then the mean of what is left along it.
+        x = values[:, :, :3]  # (B, n, 3, 8)
+        angle = 2.0 * torch.pi * x
+        near = torch.atan2(torch.sin(angle).mean(-1), torch.cos(angle).mean(-1)) / (2.0 * torch.pi)
+        apart = _nearest(x - near[..., None])
+        direct = near + apart.mean(-1)
+        # In the period of the values themselves: noise about 0 shall not become 0.99.
+        self.direct = direct + torch.round(x.mean(-1) - direct)
+        self.direct_variance = apart.var(-1, correction=0)  # (B, n, 3)
+        block = slice(HEADER, HEADER + n)
+        self.differences = 2.0 * tensors[:, block, block, 1:] - 1.0  # x_j - x_i
+        self.distances = tensors[:, block, block, 0] * codec.ranges["distance"]
+        self.pairs = self.present[:, :, None] & self.present[:, None, :]
+
+    @property
+    def holds_atoms(self) -> Bool[Tensor, "B"]:
+        """Whether there are atoms at all: no cell has angles below 15°."""
+        return self.crystal[:, 3:6].mean(1) > _SMALLEST_ANGLE
+
+    def _mean(self, values: Tensor, of: Tensor, size: Tensor) -> Tensor:
+        """Return the mean over atoms or pairs, and directions."""
+        shown = torch.where(of[..., None], values, 0.0)
+        return shown.flatten(1).sum(1) / (size * values.shape[-1])
+
+    def disagreement(self) -> Tensor:
+        """What differences and direct values differ by: d_ji - (x_i - x_j) in row i, (B, n, n, 3)."""
+        between = self.direct[:, :, None] - self.direct[:, None, :]
+        return torch.where(self.pairs[..., None], _nearest(self.differences.transpose(1, 2) - between), 0.0)
+
+    def coordinates(self) -> tuple[Tensor, Tensor]:
+        """Return coordinates by least squares (B, n, 3), and their standard errors (B,)."""
+        size = self.count.to(self.direct)
+        noise = self._mean(self.direct_variance, self.present, size) * 8.0 / 7.0
+        apart = self.disagreement()
+        both = 0.5 * (apart - apart.transpose(1, 2))  # of the two entries for each pair
+        odd = (apart + apart.transpose(1, 2)).square()
+        pairs = (size * (size - 1.0)).clamp(min=1.0)
+        diagonal = torch.eye(odd.shape[1], dtype=torch.bool, device=odd.device)
+        odd = torch.where(diagonal[None, :, :, None], 0.0, odd)
+        from_two = odd.flatten(1).sum(1) / (6.0 * pairs)
+        # A model may contradict itself in the same way in both entries.
+        from_direct = 2.0 * (both.square().flatten(1).sum(1) / (3.0 * pairs) - noise / 4.0)
+        other = torch.maximum(from_two, from_direct)
+        w_x = 8.0 / noise.clamp(min=1e-20)
+        w_d = torch.where(self.count > 1, 2.0 / other.clamp(min=1e-20), 0.0)
+        share = w_d / (w_x + size * w_d)
+        return self.direct + share[:, None, None] * both.sum(2), (w_x + size * w_d).rsqrt()
+
+    def guesses(self) -> Tensor:
+        """Return the paper's coordinates: the mean of A guesses of equal weight, (B, n, 3)."""
+        return self.direct + self.disagreement().sum(2) / self.count[:, None, None]
+
+    def measures(self) -> Measures:
+        size = self.count.to(self.direct)
+        apart = self.disagreement()
+        eye = torch.eye(apart.shape[1], dtype=torch.bool, device=apart.device)[None, :, :, None]
+        others = torch.where(eye, 0.0, apart).sum(2) / (size - 1.0).clamp(min=1.0)[:, None, None]
+        x, _ = self.coordinates()
+        if self.codec.pairwise == "fractional":
+            expected = length(x[:, None] - x[:, :, None])
+        else:
+            expected = self._image_distances(x)
+        off = torch.where(self.pairs, (expected - self.distances).abs(), 0.0)
+        return Measures(
+            variance_lengths=self.crystal_variance[:, :3].mean(1),
+            variance_angles=self.crystal_variance[:, 3:6].mean(1),
+            variance_space_group=self.crystal_variance[:, 6],
+            variance_coordinates=self._mean(self.direct_variance, self.present, size),
+            coordinate_agreement=self._mean(others.abs(), self.present, size),
+            pairwise_difference=off.flatten(1).sum(1) / size,
+        )
+
+    def _image_distances(self, x: Tensor) -> Tensor:
+        """Return distances to nearest images; zeros where the cell is none."""
+        expected = torch.zeros_like(self.distances)
+        sound = torch.tensor([not reason for reason in self.problems()], device=x.device)
+        if bool(sound.any()):
+            some = _structures(x[sound], self.present[sound], self.crystal[sound, :6])
+            expected[sound] = image_distances(some, x.shape[1])
+        return expected
+
+    def problems(self) -> list[str]:
+        """Return why each tensor is no crystal, or nothing."""
+        reasons = []
+        for atoms, (a, b, c, *angles) in zip(
+            self.holds_atoms.tolist(), self.crystal[:, :6].tolist(), strict=True
+        ):
+            text = f"a, b, c = {a:.3g}, {b:.3g}, {c:.3g} Å and angles " + ", ".join(
+                f"{angle:.3g}°" for angle in angles
+            )
+            if not atoms:
+                reasons.append("holds no atoms")
+            elif min(a, b, c) <= 0.0:
+                reasons.append(f"has no cell: {text}")
+            elif _volume(a, b, c, *angles) < _SMALLEST_VOLUME:
+                reasons.append(f"has a cell without volume: {text}")
+            else:
+                reasons.append("")
+        return reasons
+
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """Return each atom's mean code in each layer (B, n, 4), normalised, and its noise (B,)."""
+        repeats = self.elements
+        layer = repeats.mean(2)
+        about = layer.mean(-1, keepdim=True) if self.codec.elements == "number" else layer
+        square = (repeats - about[:, :, None]).square().flatten(2).sum(-1)
+        freedom = 7.0 if self.codec.elements == "number" else 4.0
+        variance = torch.where(self.present, square, 0.0).sum(1) / (freedom * self.count)
+        return layer, variance.sqrt()
+
+    def element_costs(self) -> Tensor:
+        """Return -log likelihood of each atomic number but 0, (B, n, 118)."""
+        seen, noise = self.codes()
+        table = (self.codec.element_codes / self.codec.header_scale[0])[1:].to(seen)
+        if self.codec.elements == "number":
+            square = 8.0 * (seen.mean(-1, keepdim=True) - table[:, 0]).square()
+        else:
+            # Σ (s - t)² = s² - 2 s t + t², a matrix product
+            square = 2.0 * (
+                seen.square().sum(-1, keepdim=True) - 2.0 * seen @ table.T + table.square().sum(1)
+            )
+        least = noise.clamp(min=_ERROR["element"])
+        return square.clamp(min=0.0) / (2.0 * least.square())[:, None, None]
+
+
+def _decode(
+    codec: CrysTens,
+    tensors: Tensor,
+    index: Tensor,
+    skipped: dict[int, str],
+    clustering: str | None,
+    k_elements: int,
+    k_coordinates: int,
+) -> DecodedCrystals:
+    everything = _Reading(codec, tensors.to(torch.float64))
+    reasons = everything.problems()
+    skipped.update({int(i): reason for i, reason in zip(index, reasons, strict=True) if reason})
+    good = torch.tensor([not reason for reason in reasons])
+    index = index[good]
+    reading = everything if bool(good.all()) else _Reading(codec, tensors[good].to(torch.float64))
+    present, crystal = reading.present, reading.crystal
+    size = reading.count.to(crystal)
+    # The mean of 8 A repeats; of these as many tell the variance, but for one.
+    errors = (reading.crystal_variance / (reading.repeats - 1.0)[:, None]).sqrt()
+    space_group_error = errors[:, 6].clamp(min=_ERROR["space_group"])
+    x, x_error = reading.coordinates()
+    x_error = x_error.clamp(min=_ERROR["coordinate"])
+    parameters = crystal[:, :6]
+    if clustering == "paper":
+        x = _per_direction(lambda v, p: k_means(v, p, k_coordinates), reading.guesses(), present)
+        mean = (reading.codes()[0] * codec.header_scale[0]).mean(-1)
+        if codec.elements == "periodic":
+            mean = reading.element_costs().argmin(-1) + 1.0
+        numbers = k_means(mean, present, k_elements).round().clamp(1, 118).to(torch.int64)
+    elif clustering == "auto":
+        repeated = torch.repeat_interleave(x_error, 3)
+        x = _per_direction(lambda v, p: merge_on_circle(v, p, repeated), x, present)
+        numbers = _parsimonious(reading.element_costs(), present)
+        floors = crystal.new_tensor([_ERROR["length"]] * 3 + [_ERROR["angle"]] * 3)
+        parameters = most_likely_lattice(
+            parameters,
+            torch.maximum(errors[:, :6], floors),
+            space_group=crystal[:, 6] if codec.cell in ("as_is", "conventional") else None,
+            space_group_error=space_group_error,
+        )
+    else:
+        numbers = reading.element_costs().argmin(-1) + 1
+    structures = _structures(x, present, parameters, numbers)
+    found = reading.measures()
+    columns = {f"crystens_{one.name}": getattr(found, one.name).tolist() for one in fields(found)}
+    columns["space_group_number"] = crystal[:, 6].round().clamp(1, 230).to(torch.int64).tolist()
+    info: tuple[dict[str, Any], ...] = tuple(
+        {name: values[i] for name, values in columns.items()} for i in range(len(structures))
+    )
+    reach = structures.cells.square().sum((1, 2)).sqrt()
+    return DecodedCrystals(
+        structures=structures.replace(info=info),
+        index=index,
+        skipped={},
+        measures=found,
+        space_group=crystal[:, 6],
+        space_group_error=space_group_error,
+        position_error=reach * x_error if len(size) else size,
+    )
+
+
+def _parsimonious(costs: Float[Tensor, "B n 118"], present: Bool[Tensor, "B n"]) -> Int[Tensor, "B n"]:
+    r"""Return atomic numbers of few elements: the atoms' misfits plus ln 118 for each element are small.
+
+    At first each atom is of its likeliest element. Elements are given up one at a time, each time that whose
+    atoms lose least by going to the next best one, as long as they lose less than ln 118; then the atoms of
+    an element choose their number together. This is done twice.
+    """
+    costs = torch.where(present[..., None], costs, 0.0)
+    numbers = costs.argmin(-1)  # counted from hydrogen
+    for _ in range(2):
+        numbers = _merged(costs, numbers, present)
+        together = (numbers[:, :, None] == numbers[:, None, :]) & present[:, None, :]
+        numbers = (together.to(costs) @ costs).argmin(-1)
+    return numbers + 1
+
+
+def _merged(costs: Tensor, numbers: Tensor, present: Tensor) -> Tensor:
+    size, n = numbers.shape
+    slots = torch.arange(n, device=numbers.device)
+    same = (numbers[:, :, None] == numbers[:, None, :]) & present[:, :, None] & present[:, None, :]
+    first = torch.where(same, slots, n).amin(2) == slots  # the atom that stands for its element
+    active = first & present
+    out = torch.arange(size, device=numbers.device)
+    answer = numbers.clone()
+    left = out
+    while len(left):
+        # (L, n atoms, n candidates)
+        of = costs[left].gather(2, numbers[left][:, None, :].expand(-1, n, -1))
+        of = torch.where(active[left][:, None, :], of, torch.inf)
+        two = of.topk(min(2, n), dim=2, largest=False)
+        best = two.indices[..., 0]
+        answer[left] = numbers[left].gather(1, best)
+        if n == 1:
+            break
+        loss = torch.where(present[left], two.values[..., 1] - two.values[..., 0], 0.0)
+        total = torch.zeros_like(of[:, 0]).scatter_add(1, best, loss)
+        total = torch.where(active[left], total, torch.inf)
+        lost, which = total.min(1)
+        go = lost < _NEW_ELEMENT
+        active[left[go], which[go]] = False
+        left = left[go]
+    return answer
+
+
+def _per_direction(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, present: Tensor) -> Tensor:
+    """Apply a function of rows (P, n) to each direction of coordinates (B, n, 3)."""
+    rows = function(x.transpose(1, 2).flatten(0, 1), torch.repeat_interleave(present, 3, dim=0))
+    return rows.unflatten(0, (-1, 3)).transpose(1, 2)
+
+
+def _structures(
+    x: Tensor, present: Tensor, parameters: Tensor, numbers: Tensor | None = None
+) -> StructureBatch:
+    cells = cells_from_parameters(parameters)
+    owner, slot = torch.nonzero(present, as_tuple=True)
+    x = x - torch.floor(x + 1e-9)
+    kinds = torch.ones_like(slot) if numbers is None else numbers[owner, slot]
+    return StructureBatch(
+        positions=torch.einsum("ak,akx->ax", x[owner, slot], cells[owner]),
+        cells=cells,
+        pbc=torch.ones(len(cells), 3, dtype=torch.bool, device=cells.device),
+        atomic_numbers=kinds,
+        structure_index=owner,
+    )
+
+
+def _volume(a: float, b: float, c: float, *angles: float) -> float:
+    x, y, z = (math.cos(math.radians(angle)) for angle in angles)
+    if not all(0.0 < angle < 180.0 for angle in angles):
+        return 0.0
+    return a * b * c * math.sqrt(max(1.0 + 2.0 * x * y * z - x * x - y * y - z * z, 0.0))
+
+
+def _nearest(difference: Tensor) -> Tensor:
+    return difference - torch.round(difference)

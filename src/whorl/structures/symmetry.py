@@ -1,0 +1,261 @@
+r"""Space groups of crystals: their numbers, standardized cells, and crystals refined to their symmetry.
+
+spglib finds the operations :math:`x \to W x + w` (fractional coordinates) that take a crystal onto itself
+within a tolerance. :func:`refine` then makes them exact: each atom goes to the mean of all images that fall
+upon it, and the metric of the lattice :math:`G = L L^T` to the mean of :math:`W^T G W`. Cell and order of the
+atoms stay as they are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whorl.errors import InputError, unknown_option
+from whorl.parallel import map_threads
+from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import fractional_coordinates
+
+CELLS = ("as_is", "primitive", "conventional", "niggli")
+LADDER = (0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55)
+"""Tolerances in Å that :func:`refine` tries."""
+
+_EXACT = 1e-3  # Å within which a refined crystal must have its space group
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Array = NDArray[np.float64]
+_Crystal = tuple[Array, Array, NDArray[np.int64]]  # lattice (rows), fractional coordinates, atomic numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refined:
+    """Crystals refined to their space groups; those for which no rung was accepted are as they were.
+
+    Attributes:
+        structures: The crystals, atoms in the same order; ``info`` is kept.
+        space_group: Number of each one's space group, found at 0.001 Å after the refinement.
+        symprec: Accepted rung of the ladder in Å; NaN where there is none.
+        displacement: Greatest distance in Å that an atom was moved, shape (B,).
+        strain: Greatest change of a lattice vector, relative to the longest, shape (B,).
+    """
+
+    structures: StructureBatch
+    space_group: Int[Tensor, "B"]
+    symprec: Float[Tensor, "B"]
+    displacement: Float[Tensor, "B"]
+    strain: Float[Tensor, "B"]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    crystal: _Crystal
+    number: int
+    operations: int
+    symprec: float
+    displacement: float
+    strain: float
+
+
+def space_group_numbers(structures: StructureBatch, *, symprec: float = 0.01) -> Int[Tensor, "B"]:
+    """Return the numbers of the space groups (1–230) as spglib finds them; 1 where it finds none.
+
+    Args:
+        structures: Periodic in all directions.
+        symprec: Tolerance in Å.
+    """
+
+    def number(crystal: _Crystal) -> int:
+        dataset = _dataset(crystal, symprec)
+        return 1 if dataset is None else int(dataset.number)
+
+    return torch.tensor(_map(number, _crystals(structures)), dtype=torch.int64)
+
+
+def standardized(structures: StructureBatch, *, cell: str, symprec: float = 0.01) -> StructureBatch:
+    """Return each crystal in another cell, as spglib standardizes it; where it cannot, as it is.
+
+    Args:
+        structures: Periodic in all directions.
+        cell: ``"primitive"`` or ``"conventional"``: the standardized cell, with the standard origin and
+            orientation, atoms at their symmetric places; ``"niggli"``: the primitive cell with its lattice
+            reduced after Niggli; ``"as_is"``.
+        symprec: Tolerance in Å.
+
+    Raises:
+        InputError: Another name of a cell.
+    """
+    if cell not in CELLS:
+        raise unknown_option("cell", cell, CELLS)
+    if cell == "as_is" or len(structures) == 0:
+        return structures
+    spglib = _spglib()
+
+    def change(crystal: _Crystal) -> _Crystal:
+        found = spglib.standardize_cell(crystal, to_primitive=cell != "conventional", symprec=symprec)
+        lattice, fractional, numbers = crystal if found is None else found
+        reduced = spglib.niggli_reduce(lattice) if cell == "niggli" else None
+        if reduced is not None:
+            fractional, lattice = fractional @ lattice @ np.linalg.inv(reduced), reduced
+        return lattice, fractional - np.floor(fractional + 1e-9), numbers
+
+    return _with_crystals(structures, _map(change, _crystals(structures)))
+
+
+def refine(
+    structures: StructureBatch,
+    *,
+    expected: Float[Tensor, "B"] | Sequence[float] | None = None,
+    expected_error: Float[Tensor, "B"] | Sequence[float] | None = None,
+    ladder: Sequence[float] = LADDER,
+    most: float | Float[Tensor, "B"] = 0.6,
+) -> Refined:
+    """Find the symmetry of crystals over a ladder of tolerances, and make it exact.
+
+    Each rung gives a space group and a crystal refined to it, which counts if spglib finds that group again
+    at 0.001 Å, and if no atom moved farther than ``most``. Of these candidates that one is taken whose number
+    is within the error of the expected one; if there are several or none such, that of the most operations;
+    among equals the one that moved least.
+
+    Args:
+        structures: Periodic in all directions.
+        expected: Number of the space group that is expected, which need not be whole; None for none.
+        expected_error: Standard error of it; a number counts as expected within half of 1, or 2.5 errors.
+        ladder: Tolerances in Å.
+        most: Greatest distance in Å that an atom may be moved; one for all, or one for each.
+
+    Raises:
+        InputError: An empty ladder, or tolerances that are not positive.
+    """
+    if len(ladder) == 0 or not all(rung > 0 for rung in ladder):
+        raise InputError(f"ladder: got {list(ladder)}, expected tolerances in Å greater than 0.")
+    crystals = _crystals(structures)
+    wanted = [None] * len(crystals) if expected is None else torch.as_tensor(expected).tolist()
+    errors = [0.0] * len(crystals) if expected_error is None else torch.as_tensor(expected_error).tolist()
+    limits = torch.as_tensor(most).expand(len(crystals)).tolist()
+    items = list(zip(crystals, wanted, errors, limits, strict=True))
+    found = _map(lambda item: _refine(*item, ladder=sorted(ladder)), items)
+    kind = torch.float64
+    return Refined(
+        structures=_with_crystals(structures, [one.crystal for one in found]),
+        space_group=torch.tensor([one.number for one in found], dtype=torch.int64),
+        symprec=torch.tensor([one.symprec for one in found], dtype=kind),
+        displacement=torch.tensor([one.displacement for one in found], dtype=kind),
+        strain=torch.tensor([one.strain for one in found], dtype=kind),
+    )
+
+
+def _refine(
+    crystal: _Crystal, expected: float | None, error: float, most: float, *, ladder: Sequence[float]
+) -> _Candidate:
+    candidates: dict[int, _Candidate] = {}
+    for rung in ladder:
+        dataset = _dataset(crystal, rung)
+        if dataset is None:
+            continue
+        number = int(dataset.number)
+        moved = _symmetrized(crystal, dataset.rotations, dataset.translations)
+        if moved is None:
+            continue
+        refined, displacement, strain = moved
+        if displacement > most or (number in candidates and candidates[number].displacement <= displacement):
+            continue
+        again = _dataset(refined, _EXACT)
+        if again is None or int(again.number) != number:
+            continue
+        # The cell is the same for all candidates, so that centring translations count too.
+        candidates[number] = _Candidate(refined, number, len(again.rotations), rung, displacement, strain)
+    if not candidates:
+        return _Candidate(crystal, 1, 1, float("nan"), 0.0, 0.0)
+    choice = list(candidates.values())
+    if expected is not None:
+        near = [one for one in choice if abs(one.number - expected) <= max(0.5, 2.5 * error)]
+        choice = near or choice
+    return max(choice, key=lambda one: (one.operations, -one.displacement))
+
+
+def _symmetrized(
+    crystal: _Crystal, rotations: NDArray[np.int32], translations: Array
+) -> tuple[_Crystal, float, float] | None:
+    """Return the crystal with exact symmetry, the largest displacement and the strain.
+
+    ``None`` where an operation does not take the atoms onto one another.
+    """
+    lattice, fractional, numbers = crystal
+    metric = lattice @ lattice.T
+    symmetric = np.einsum("gji,jk,gkl->il", rotations, metric, rotations) / len(rotations)
+    images = np.einsum("gij,nj->gni", rotations, fractional) + translations[:, None]
+    gaps = images[:, :, None] - fractional  # (g, n, n, 3)
+    gaps -= np.round(gaps)
+    square = np.einsum("gnmi,ij,gnmj->gnm", gaps, symmetric, gaps, optimize=True)
+    square[:, numbers[:, None] != numbers] = np.inf
+    onto = square.argmin(2)
+    if not (np.sort(onto, 1) == np.arange(len(numbers))).all():
+        return None
+    gap = np.take_along_axis(gaps, onto[:, :, None, None], 2)[:, :, 0]
+    if not np.isfinite(np.take_along_axis(square, onto[:, :, None], 2)).all():
+        return None
+    shift = np.zeros_like(fractional)
+    np.add.at(shift, onto.ravel(), gap.reshape(-1, 3))
+    shift /= len(rotations)
+    # The same orientation: the symmetric part of the change alone, L' = L (L⁻¹ G' L⁻ᵀ)^½.
+    inverse = np.linalg.inv(lattice)
+    values, vectors = np.linalg.eigh(inverse @ symmetric @ inverse.T)
+    if values.min() <= 0:
+        return None
+    new = lattice @ (vectors * np.sqrt(values)) @ vectors.T
+    strain = np.linalg.norm(new - lattice, axis=1).max() / np.linalg.norm(lattice, axis=1).max()
+    moved = np.linalg.norm(shift @ new, axis=1).max()
+    return (new, fractional + shift, numbers), float(moved), float(strain)
+
+
+def _dataset(crystal: _Crystal, symprec: float) -> Any:
+    return _spglib().get_symmetry_dataset(crystal, symprec=symprec)
+
+
+def _map(function: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+    with warnings.catch_warnings():
+        # spglib says with it that an answer of None will become an error.
+        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
+        return map_threads(function, items)
+
+
+def _spglib() -> Any:
+    import spglib
+
+    return spglib
+
+
+def _crystals(structures: StructureBatch) -> list[_Crystal]:
+    fractional = fractional_coordinates(structures.replace(positions=structures.positions.detach()))
+    ends = torch.cumsum(structures.n_atoms, 0)[:-1].tolist()
+    x = np.split(fractional.detach().cpu().double().numpy(), ends)
+    z = np.split(structures.atomic_numbers.cpu().numpy(), ends)
+    cells = structures.cells.detach().cpu().double().numpy()
+    return list(zip(cells, x, z, strict=True)) if len(structures) else []
+
+
+def _with_crystals(structures: StructureBatch, crystals: Sequence[_Crystal]) -> StructureBatch:
+    if not crystals:
+        return structures
+    counts = torch.tensor([len(numbers) for _, _, numbers in crystals])
+    positions = np.concatenate([fractional @ lattice for lattice, fractional, _ in crystals])
+    device = structures.device
+    return StructureBatch(
+        positions=torch.from_numpy(positions).to(structures.positions),
+        cells=torch.from_numpy(np.stack([lattice for lattice, _, _ in crystals])).to(structures.cells),
+        pbc=structures.pbc,
+        atomic_numbers=torch.from_numpy(
+            np.concatenate([numbers for _, _, numbers in crystals]).astype(np.int64)
+        ).to(device),
+        structure_index=torch.repeat_interleave(torch.arange(len(crystals)), counts).to(device),
+        info=structures.info,
+    )
