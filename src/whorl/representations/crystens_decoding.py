@@ -43,7 +43,7 @@ CLUSTERINGS = ("auto", "paper")
 _AT_ONCE = 256  # tensors decoded together
 _SMALLEST_ANGLE = 15.0  # degrees; slots that say less hold no atoms
 _SMALLEST_VOLUME = 0.1  # Å³
-_NEW_ELEMENT = math.log(118.0)  # what one more element costs: the choice among all
+_NEW_ELEMENT = math.log(118.0)  # what one more element costs: the choice among all; see _parsimonious
 _ERROR = {"coordinate": 1e-4, "length": 1e-3, "angle": 1e-2, "space_group": 0.25, "element": 1e-3}
 """Least standard errors, since models make errors alike in all repeats; that of elements is normalised."""
 
@@ -452,11 +452,12 @@ def _decode(
 
 
 def _parsimonious(costs: Float[Tensor, "B n 118"], present: Bool[Tensor, "B n"]) -> Int[Tensor, "B n"]:
-    r"""Return atomic numbers of few elements: the atoms' misfits plus ln 118 for each element are small.
+    r"""Return atomic numbers of few elements, by the same criterion as the clustering of coordinates.
 
-    At first each atom is of its likeliest element. Elements are given up one at a time, each time that whose
-    atoms lose least by going to the next best one, as long as they lose less than ln 118; then the atoms of
-    an element choose their number together. This is done twice.
+    With :math:`c_{iz}` the misfit of atom i to element z, what shall be small is
+    :math:`\sum_i c_{i z_i} - \sum_z n_z \ln(n_z / n)`, and ln 118 for each element. At first each atom is of
+    its likeliest element. Elements are given up one at a time, each time that which brings most, its atoms
+    going to the next best ones; then the atoms of an element choose their number together. All this twice.
     """
     costs = torch.where(present[..., None], costs, 0.0)
     numbers = costs.argmin(-1)  # counted from hydrogen
@@ -468,31 +469,42 @@ def _parsimonious(costs: Float[Tensor, "B n 118"], present: Bool[Tensor, "B n"])
 
 
 def _merged(costs: Tensor, numbers: Tensor, present: Tensor) -> Tensor:
-    size, n = numbers.shape
+    """Give up elements as long as that lowers the criterion; candidates are the elements there are."""
+    n = numbers.shape[1]
     slots = torch.arange(n, device=numbers.device)
     same = (numbers[:, :, None] == numbers[:, None, :]) & present[:, :, None] & present[:, None, :]
-    first = torch.where(same, slots, n).amin(2) == slots  # the atom that stands for its element
-    active = first & present
-    out = torch.arange(size, device=numbers.device)
-    answer = numbers.clone()
-    left = out
-    while len(left):
-        # (L, n atoms, n candidates)
-        of = costs[left].gather(2, numbers[left][:, None, :].expand(-1, n, -1))
+    first = torch.where(same, slots, n).amin(2)  # the atom that stands for each atom's element
+    active = (first == slots) & present
+    share = first.clamp(max=n - 1)  # of each atom: its candidate
+    left = torch.arange(len(numbers), device=numbers.device)
+    total = present.sum(1).to(costs)
+    while len(left) and n > 1:
+        here, mine = present[left], share[left]
+        of = costs[left].gather(2, numbers[left][:, None, :].expand(-1, n, -1))  # (L, atoms, candidates)
         of = torch.where(active[left][:, None, :], of, torch.inf)
-        two = of.topk(min(2, n), dim=2, largest=False)
-        best = two.indices[..., 0]
-        answer[left] = numbers[left].gather(1, best)
-        if n == 1:
-            break
-        loss = torch.where(present[left], two.values[..., 1] - two.values[..., 0], 0.0)
-        total = torch.zeros_like(of[:, 0]).scatter_add(1, best, loss)
-        total = torch.where(active[left], total, torch.inf)
-        lost, which = total.min(1)
+        now = of.gather(2, mine[..., None])[..., 0]
+        others = of.scatter(2, mine[..., None], torch.inf)
+        value, target = others.min(2)
+        loss = torch.where(here, value - now, 0.0)
+        owner = torch.zeros_like(of).scatter_(2, mine[..., None], here[..., None].to(of))
+        counts = owner.sum(1)
+        moved = owner.transpose(1, 2) @ torch.zeros_like(of).scatter_(2, target[..., None], 1.0)
+        after = counts[:, None, :] * (1.0 - torch.eye(n, dtype=of.dtype, device=of.device)) + moved
+        size = total[left]
+        change = torch.zeros_like(counts).scatter_add(1, mine, loss)
+        change = change + _entropy(after, size[:, None]) - _entropy(counts, size)[:, None]
+        change = torch.where(active[left] & change.isfinite(), change, torch.inf)
+        lost, which = change.min(1)
         go = lost < _NEW_ELEMENT
-        active[left[go], which[go]] = False
-        left = left[go]
-    return answer
+        left, which, target, mine = left[go], which[go], target[go], mine[go]
+        active[left, which] = False
+        share[left] = torch.where(mine == which[:, None], target, mine)
+    return numbers.gather(1, share)
+
+
+def _entropy(counts: Tensor, total: Tensor) -> Tensor:
+    """Return -Σ n_k ln(n_k / n)."""
+    return -torch.special.xlogy(counts, counts / total[..., None].clamp(min=1.0)).sum(-1)
 
 
 def _per_direction(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, present: Tensor) -> Tensor:

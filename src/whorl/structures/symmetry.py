@@ -8,6 +8,7 @@ atoms stay as they are.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -229,6 +230,8 @@ def _map(function: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answ
 
 
 def _spglib() -> Any:
+    # Where a rung of the ladder finds nothing, spglib would say so on standard error, line after line.
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")
     import spglib
 
     return spglib
