@@ -288,7 +288,7 @@ class CrysTens(Representation):
             known = [_known_space_group(info) for info in structures.info] or [0] * len(structures)
             unknown = [index for index, number in enumerate(known) if number == 0]
             if unknown:
-                self._require(structures, count=False)
+                self._require(structures, count=self.cell == "as_is")
                 found = space_group_numbers(structures[unknown], symprec=self.symprec)
                 for index, number in zip(unknown, found.tolist(), strict=True):
                     known[index] = number

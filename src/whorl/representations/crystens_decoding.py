@@ -273,11 +273,12 @@ class _Reading:
         direct = near + apart.mean(-1)
         # In the period of the values themselves: noise about 0 shall not become 0.99.
         self.direct = direct + torch.round(x.mean(-1) - direct)
-        self.direct_variance = apart.var(-1, correction=0)  # (B, n, 3)
+        self.direct_variance = (apart - apart.mean(-1, keepdim=True)).square().mean(-1)  # (B, n, 3)
         block = slice(HEADER, HEADER + n)
         self.differences = 2.0 * tensors[:, block, block, 1:] - 1.0  # x_j - x_i
         self.distances = tensors[:, block, block, 0] * codec.ranges["distance"]
         self.pairs = self.present[:, :, None] & self.present[:, None, :]
+        self.others = self.pairs & ~torch.eye(n, dtype=torch.bool, device=tensors.device)
 
     @property
     def holds_atoms(self) -> Bool[Tensor, "B"]:
@@ -290,9 +291,9 @@ class _Reading:
         return shown.flatten(1).sum(1) / (size * values.shape[-1])
 
     def disagreement(self) -> Tensor:
-        """What differences and direct values differ by: d_ji - (x_i - x_j) in row i, (B, n, n, 3)."""
+        """What others' differences and direct values differ by: d_ji - (x_i - x_j) in row i, (B, n, n, 3)."""
         between = self.direct[:, :, None] - self.direct[:, None, :]
-        return torch.where(self.pairs[..., None], _nearest(self.differences.transpose(1, 2) - between), 0.0)
+        return torch.where(self.others[..., None], _nearest(self.differences.transpose(1, 2) - between), 0.0)
 
     def coordinates(self) -> tuple[Tensor, Tensor]:
         """Return coordinates by least squares (B, n, 3), and their standard errors (B,)."""
@@ -302,8 +303,6 @@ class _Reading:
         both = 0.5 * (apart - apart.transpose(1, 2))  # of the two entries for each pair
         odd = (apart + apart.transpose(1, 2)).square()
         pairs = (size * (size - 1.0)).clamp(min=1.0)
-        diagonal = torch.eye(odd.shape[1], dtype=torch.bool, device=odd.device)
-        odd = torch.where(diagonal[None, :, :, None], 0.0, odd)
         from_two = odd.flatten(1).sum(1) / (6.0 * pairs)
         # A model may contradict itself in the same way in both entries.
         from_direct = 2.0 * (both.square().flatten(1).sum(1) / (3.0 * pairs) - noise / 4.0)
@@ -319,9 +318,7 @@ class _Reading:
 
     def measures(self) -> Measures:
         size = self.count.to(self.direct)
-        apart = self.disagreement()
-        eye = torch.eye(apart.shape[1], dtype=torch.bool, device=apart.device)[None, :, :, None]
-        others = torch.where(eye, 0.0, apart).sum(2) / (size - 1.0).clamp(min=1.0)[:, None, None]
+        others = self.disagreement().sum(2) / (size - 1.0).clamp(min=1.0)[:, None, None]
         x, _ = self.coordinates()
         if self.codec.pairwise == "fractional":
             expected = length(x[:, None] - x[:, :, None])

@@ -106,7 +106,7 @@ def standardized(structures: StructureBatch, *, cell: str, symprec: float = 0.01
         reduced = spglib.niggli_reduce(lattice) if cell == "niggli" else None
         if reduced is not None:
             fractional, lattice = fractional @ lattice @ np.linalg.inv(reduced), reduced
-        return lattice, fractional - np.floor(fractional + 1e-9), numbers
+        return lattice, fractional - np.floor(fractional + 1e-9), numbers.astype(np.int64)
 
     return _with_crystals(structures, _map(change, _crystals(structures)))
 
