@@ -57,7 +57,7 @@ ORDERS = ("as_is", "canonical")
 SPACE_GROUP_KEYS = ("space_group_number", "spacegroup_number")  # of ``info``, the first that is there
 
 _HEAVIEST = 118
-_AT_ONCE = 512  # structures encoded together: it bounds the memory of the arrays of pairs
+_AT_ONCE = 64  # structures encoded together: their arrays of pairs shall stay in the caches
 _SAME_COORDINATE = 1e-4  # fractional coordinates that are sorted as one
 
 

@@ -21,13 +21,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
+from whorl.parallel import map_threads
 from whorl.representations.clustering import k_means, merge_on_circle
 from whorl.representations.crystens import HEADER, CrysTens, image_distances, length
 from whorl.representations.lattice_classes import most_likely_lattice
@@ -35,12 +37,9 @@ from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
 from whorl.structures.symmetry import LADDER, Refined, refine
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 CLUSTERINGS = ("auto", "paper")
 
-_AT_ONCE = 256  # tensors decoded together
+_AT_ONCE = 32  # tensors decoded together: their arrays of pairs shall stay in the processor's caches
 _SMALLEST_ANGLE = 15.0  # degrees; slots that say less hold no atoms
 _SMALLEST_VOLUME = 0.1  # Å³
 _NEW_ELEMENT = math.log(118.0)  # what one more element costs: the choice among all; see _parsimonious
@@ -175,17 +174,16 @@ def decode(
         raise unknown_option("clustering", str(clustering), CLUSTERINGS)
     if min(k_elements, k_coordinates) < 1:
         raise InputError(f"k-means: got K = {min(k_elements, k_coordinates)}, expected at least 1.")
-    skipped: dict[int, str] = {}
-    parts: list[DecodedCrystals] = []
-    for start, part in _chunks(codec, tensors, skipped):
-        parts.append(_decode(codec, part, start, skipped, clustering, k_elements, k_coordinates))
-    if not parts:
-        shape = (1, *codec.layout.shape)
-        parts.append(_decode(codec, torch.zeros(shape), torch.zeros(1).long(), {}, None, 1, 1))
+
+    def decoded(start: int) -> DecodedCrystals:
+        index, some, skipped = _sound(codec, tensors[start : start + _AT_ONCE], start)
+        return _decode(codec, some, index, skipped, clustering, k_elements, k_coordinates)
+
+    parts = map_threads(decoded, list(range(0, max(len(tensors), 1), _AT_ONCE)))
     return DecodedCrystals(
         structures=StructureBatch.concatenate([part.structures for part in parts]),
         index=torch.cat([part.index for part in parts]),
-        skipped=dict(sorted(skipped.items())),
+        skipped={index: reason for part in parts for index, reason in sorted(part.skipped.items())},
         measures=Measures.concatenate([part.measures for part in parts]),
         space_group=torch.cat([part.space_group for part in parts]),
         space_group_error=torch.cat([part.space_group_error for part in parts]),
@@ -218,29 +216,25 @@ def measures(codec: CrysTens, tensors: Float[Tensor, "B H W 4"]) -> Measures:
     return Measures.concatenate(parts or [_Reading(codec, tensors.double()).measures()])
 
 
-def _chunks(
-    codec: CrysTens, tensors: Tensor | Sequence[Tensor], skipped: dict[int, str]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (index, tensors) of sound ones, some at a time, as float64."""
-    shape = codec.layout.shape
-    total = len(tensors)
-    for start in range(0, total, _AT_ONCE):
-        some = tensors[start : start + _AT_ONCE]
-        index = torch.arange(start, start + len(some))
-        if not isinstance(some, Tensor) or tuple(some.shape[1:]) != shape:
-            for i, one in zip(index.tolist(), some, strict=True):
-                if tuple(one.shape) != shape:
-                    skipped[i] = f"has the shape {tuple(one.shape)}, expected {shape}"
-            sound = [(i, one) for i, one in zip(index.tolist(), some, strict=True) if i not in skipped]
-            if not sound:
-                continue
-            index = torch.tensor([i for i, _ in sound])
-            some = torch.stack([one.double() for _, one in sound])
-        finite = some.isfinite().flatten(1).all(1)
-        for i in index[~finite.cpu()].tolist():
-            skipped[i] = "holds values that are not finite"
-        if bool(finite.any()):
-            yield index[finite.cpu()], some[finite].double()
+def _sound(
+    codec: CrysTens, tensors: Tensor | Sequence[Tensor], start: int
+) -> tuple[Tensor, Tensor, dict[int, str]]:
+    """Return index and tensors of those that can be read, as float64, and why the others cannot."""
+    shape, skipped = codec.layout.shape, {}
+    index = torch.arange(start, start + len(tensors))
+    if not isinstance(tensors, Tensor) or tuple(tensors.shape[1:]) != shape:
+        for i, one in zip(index.tolist(), tensors, strict=True):
+            if tuple(one.shape) != shape:
+                skipped[i] = f"has the shape {tuple(one.shape)}, expected {shape}"
+        rows = [one for i, one in zip(index.tolist(), tensors, strict=True) if i not in skipped]
+        index = torch.tensor([i for i in index.tolist() if i not in skipped], dtype=torch.int64)
+        tensors = torch.stack(rows) if rows else torch.zeros(0, *shape)
+    finite = tensors.isfinite().flatten(1).all(1)
+    for i in index[~finite.cpu()].tolist():
+        skipped[i] = "holds values that are not finite"
+    if not bool(finite.all()):
+        index, tensors = index[finite.cpu()], tensors[finite]
+    return index, tensors.double(), skipped
 
 
 class _Reading:
@@ -280,7 +274,7 @@ class _Reading:
         self.pairs = self.present[:, :, None] & self.present[:, None, :]
         self.others = self.pairs & ~torch.eye(n, dtype=torch.bool, device=tensors.device)
 
-    @property
+    @cached_property
     def holds_atoms(self) -> Bool[Tensor, "B"]:
         """Whether there are atoms at all: no cell has angles below 15°."""
         return self.crystal[:, 3:6].mean(1) > _SMALLEST_ANGLE
@@ -290,16 +284,18 @@ class _Reading:
         shown = torch.where(of[..., None], values, 0.0)
         return shown.flatten(1).sum(1) / (size * values.shape[-1])
 
+    @cached_property
     def disagreement(self) -> Tensor:
         """What others' differences and direct values differ by: d_ji - (x_i - x_j) in row i, (B, n, n, 3)."""
         between = self.direct[:, :, None] - self.direct[:, None, :]
         return torch.where(self.others[..., None], _nearest(self.differences.transpose(1, 2) - between), 0.0)
 
+    @cached_property
     def coordinates(self) -> tuple[Tensor, Tensor]:
         """Return coordinates by least squares (B, n, 3), and their standard errors (B,)."""
         size = self.count.to(self.direct)
         noise = self._mean(self.direct_variance, self.present, size) * 8.0 / 7.0
-        apart = self.disagreement()
+        apart = self.disagreement
         both = 0.5 * (apart - apart.transpose(1, 2))  # of the two entries for each pair
         odd = (apart + apart.transpose(1, 2)).square()
         pairs = (size * (size - 1.0)).clamp(min=1.0)
@@ -314,12 +310,12 @@ class _Reading:
 
     def guesses(self) -> Tensor:
         """Return the paper's coordinates: the mean of A guesses of equal weight, (B, n, 3)."""
-        return self.direct + self.disagreement().sum(2) / self.count[:, None, None]
+        return self.direct + self.disagreement.sum(2) / self.count[:, None, None]
 
     def measures(self) -> Measures:
         size = self.count.to(self.direct)
-        others = self.disagreement().sum(2) / (size - 1.0).clamp(min=1.0)[:, None, None]
-        x, _ = self.coordinates()
+        others = self.disagreement.sum(2) / (size - 1.0).clamp(min=1.0)[:, None, None]
+        x, _ = self.coordinates
         if self.codec.pairwise == "fractional":
             expected = length(x[:, None] - x[:, :, None])
         else:
@@ -337,12 +333,13 @@ class _Reading:
     def _image_distances(self, x: Tensor) -> Tensor:
         """Return distances to nearest images; zeros where the cell is none."""
         expected = torch.zeros_like(self.distances)
-        sound = torch.tensor([not reason for reason in self.problems()], device=x.device)
+        sound = torch.tensor([not reason for reason in self.problems], device=x.device)
         if bool(sound.any()):
             some = _structures(x[sound], self.present[sound], self.crystal[sound, :6])
             expected[sound] = image_distances(some, x.shape[1])
         return expected
 
+    @cached_property
     def problems(self) -> list[str]:
         """Return why each tensor is no crystal, or nothing."""
         reasons = []
@@ -396,18 +393,18 @@ def _decode(
     k_elements: int,
     k_coordinates: int,
 ) -> DecodedCrystals:
-    everything = _Reading(codec, tensors.to(torch.float64))
-    reasons = everything.problems()
+    everything = _Reading(codec, tensors)
+    reasons = everything.problems
     skipped.update({int(i): reason for i, reason in zip(index, reasons, strict=True) if reason})
-    good = torch.tensor([not reason for reason in reasons])
+    good = torch.tensor([not reason for reason in reasons], dtype=torch.bool)
     index = index[good]
-    reading = everything if bool(good.all()) else _Reading(codec, tensors[good].to(torch.float64))
+    reading = everything if bool(good.all()) else _Reading(codec, tensors[good])
     present, crystal = reading.present, reading.crystal
     size = reading.count.to(crystal)
     # The mean of 8 A repeats; of these as many tell the variance, but for one.
     errors = (reading.crystal_variance / (reading.repeats - 1.0)[:, None]).sqrt()
     space_group_error = errors[:, 6].clamp(min=_ERROR["space_group"])
-    x, x_error = reading.coordinates()
+    x, x_error = reading.coordinates
     x_error = x_error.clamp(min=_ERROR["coordinate"])
     parameters = crystal[:, :6]
     if clustering == "paper":
@@ -440,7 +437,7 @@ def _decode(
     return DecodedCrystals(
         structures=structures.replace(info=info),
         index=index,
-        skipped={},
+        skipped=skipped,
         measures=found,
         space_group=crystal[:, 6],
         space_group_error=space_group_error,
