@@ -409,7 +409,7 @@ def _decode(
     parameters = crystal[:, :6]
     if clustering == "paper":
         x = _per_direction(lambda v, p: k_means(v, p, k_coordinates), reading.guesses(), present)
-        mean = (reading.codes()[0] * codec.header_scale[0]).mean(-1)
+        mean = (reading.codes()[0] * codec.header_scale[0].to(x)).mean(-1)
         if codec.elements == "periodic":
             mean = reading.element_costs().argmin(-1) + 1.0
         numbers = k_means(mean, present, k_elements).round().clamp(1, 118).to(torch.int64)
