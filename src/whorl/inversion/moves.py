@@ -97,14 +97,18 @@ def push_apart(
     """Push atoms apart that are nearer than ``closest`` × the sum of their radii, a little at a time."""
     least = closest * atoms.contacts.to(positions.dtype)
     least.fill_diagonal_(0.0)
+    positions = positions.clone()
+    near = torch.arange(len(positions), device=positions.device)  # those in which atoms are still too near
     for _ in range(steps):
-        vectors = nearest_vectors(positions, cells, atoms.pbc)
+        vectors = nearest_vectors(positions[near], cells[near], atoms.pbc)
         distance = vectors.norm(dim=-1)
         push = (least - distance).clamp(min=0.0)
-        if not bool((push > 1e-3).any()):
+        some = (push > 1e-3).flatten(1).any(1)
+        if not bool(some.any()):
             break
-        away = vectors / distance.clamp(min=1e-3)[..., None]
-        positions = positions + 0.5 * (away * push[..., None]).sum(2) * atoms.free[:, None]
+        near, push = near[some], push[some]
+        away = vectors[some] / distance[some].clamp(min=1e-3)[..., None]
+        positions[near] += 0.5 * (away * push[..., None]).sum(2) * atoms.free[:, None]
     return positions
 
 

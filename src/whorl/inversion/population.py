@@ -14,14 +14,15 @@ from whorl.errors import InputError, unknown_option
 from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.moves import MOVES, Atoms, move, push_apart, signature
 from whorl.inversion.result import InversionStatus
-from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, symmetric_move
+from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, random_subgroup, symmetric_move
 from whorl.structures.batch import StructureBatch
 from whorl.structures.orbits import Orbits
 
 Level = tuple[float, int]  # weight of the sharp features, steps of the solver
 
 _ALIKE = 0.15  # Å by which the distances of two members must differ
-_BREAK = 0.15  # part of the children of a symmetric arrangement that are moved without regard to it
+_BREAK = 0.05  # part of the children of a symmetric arrangement that are moved without regard to it
+_LOWER = 0.15  # part of them that keep some of its symmetry only
 _IMPROVED = 0.98  # a population that lowers its loss by less than this factor has not improved
 
 
@@ -172,6 +173,8 @@ class Hunt:
         for p in parents[~plain].tolist():
             cell, group = self.cells[p].double().cpu().numpy(), self.groups[p]
             assert group is not None
+            if draw.random() < _LOWER:
+                group = random_subgroup(group, draw) or group
             name = str(draw.choice(list(SYMMETRIC_MOVES), p=chances / chances.sum()))
             fractional = self.positions[p].double().cpu().numpy() @ np.linalg.inv(cell)
             found = symmetric_move(name, fractional, cell, numbers, group, draw)

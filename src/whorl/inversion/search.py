@@ -34,6 +34,7 @@ from whorl.inversion.problem import InversionProblem
 from whorl.inversion.result import InversionResult, InversionStatus, centred
 from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
 from whorl.inversion.starts import content_key, derive_seed, varied_starts
+from whorl.inversion.symmetry import Group
 from whorl.parallel import map_threads
 from whorl.structures.batch import StructureBatch
 from whorl.structures.orbits import Orbits
@@ -45,6 +46,7 @@ _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
 _DOUBT = 0.95  # probability from which a target is called one that no structure has
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
+_ORDERS = (1, 4, 16)  # of groups, up to which a symmetry is none, low, medium
 _POLISH = 30  # steps for what is nearly a solution
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
 
@@ -228,7 +230,8 @@ class _Search:
                 self.weights[hunt.index] = _whitening(self.asked.select([hunt.index]).spread(own))
             weights = self.weights[hunt.index] * torch.where(self.sharp, size.opening[0][0], 1.0)
             distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
-            chosen += [mine[p] for p in distance.argsort(stable=True)[: size.first].tolist()]
+            order = [mine[p] for p in distance.argsort(stable=True).tolist()]
+            chosen += _share_out(order, [_symmetry(jobs.groups[p]) for p in order], size.first)
         self.levels.clear()
         self._deliver(self._improve(jobs.pick(chosen), size.opening))
         self._lead(hunts)
@@ -377,6 +380,12 @@ class _Search:
 
     # Endings.
 
+    def _best(self, hunts: list[Hunt]) -> StructureBatch:
+        return self.asked.template[[hunt.index for hunt in hunts]].replace(
+            positions=torch.cat([hunt.best_positions for hunt in hunts]),
+            cells=torch.stack([hunt.best_cell for hunt in hunts]),
+        )
+
     def finish(self, hunts: list[Hunt], invalid_above: float | None) -> None:
         """Settle what each hunt ends with: the structure, its loss as it was asked for, and the verdict."""
         for hunt in hunts:
@@ -386,10 +395,8 @@ class _Search:
         unsolved = [hunt for hunt in hunts if not hunt.solved and math.isfinite(hunt.best_loss)]
         if unsolved:
             self._polish(unsolved)
-        structures = self.asked.template[[hunt.index for hunt in hunts]].replace(
-            positions=torch.cat([hunt.best_positions for hunt in hunts]),
-            cells=torch.stack([hunt.best_cell for hunt in hunts]),
-        )
+            self._judge_again(unsolved)
+        structures = self._best(hunts)
         with torch.no_grad():
             losses = self.asked.select([hunt.index for hunt in hunts]).value(structures).tolist()
         for hunt, loss in zip(hunts, losses, strict=True):
@@ -418,11 +425,7 @@ class _Search:
     def _polish(self, hunts: list[Hunt]) -> None:
         """Go on from the best of each, now with the loss and weights as they were asked for."""
         index = [hunt.index for hunt in hunts]
-        part = self.asked.select(index)
-        start = part.template.replace(
-            positions=torch.cat([hunt.best_positions for hunt in hunts]),
-            cells=torch.stack([hunt.best_cell for hunt in hunts]),
-        )
+        part, start = self.asked.select(index), self._best(hunts)
         solver = LevenbergMarquardt()
         state = solver.init(part, start)
         for _ in range(_POLISH):
@@ -430,15 +433,20 @@ class _Search:
         for hunt, structure in zip(hunts, state.best, strict=True):
             hunt.best_positions, hunt.best_cell = structure.positions, structure.cells[0]
 
+    def _judge_again(self, hunts: list[Hunt]) -> None:
+        """Take those for solved that the last steps have brought there."""
+        index = [hunt.index for hunt in hunts]
+        structures = self._best(hunts)
+        with torch.no_grad():
+            losses = self._level(1.0).select(index).value(structures).tolist()
+        for hunt, loss in zip(hunts, losses, strict=True):
+            if loss < self.tolerance:
+                hunt.solved = True
+                hunt.found = hunt.best_positions[None], hunt.best_cell[None]
+
     def result(self, hunts: list[Hunt]) -> InversionResult:
         """Put together what the hunts found; losses are those of the problem as it was asked."""
-        template = self.asked.template
-        structures = template
-        if hunts:
-            structures = template.replace(
-                positions=torch.cat([hunt.best_positions for hunt in hunts]),
-                cells=torch.stack([hunt.best_cell for hunt in hunts]),
-            )
+        structures = self._best(hunts) if hunts else self.asked.template
         return InversionResult(
             structures=centred(structures) if self.asked.frozen is None else structures,
             loss=torch.tensor([hunt.loss_as_asked for hunt in hunts], dtype=torch.float64),
@@ -448,6 +456,23 @@ class _Search:
             solutions=tuple(hunt.solutions for hunt in hunts),
             infeasibility=torch.tensor([hunt.infeasibility for hunt in hunts], dtype=torch.float64),
         )
+
+
+def _symmetry(group: Group | None) -> int:
+    """Return a class of symmetry: none, low, medium, or high."""
+    order = 1 if group is None else len(group)
+    return sum(order > limit for limit in _ORDERS)
+
+
+def _share_out(order: list[int], classes: list[int], most: int) -> list[int]:
+    """Return the first of each class in turn: those of high symmetry differ most, and cost least."""
+    turns: dict[int, int] = {}
+    turn = []
+    for one in classes:
+        turn.append(turns.get(one, 0))
+        turns[one] = turn[-1] + 1
+    ranked = sorted(range(len(order)), key=lambda k: turn[k])
+    return [order[k] for k in ranked[:most]]
 
 
 def _whitening(spread: Float[Tensor, "F"]) -> Float[Tensor, "F"]:

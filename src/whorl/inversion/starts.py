@@ -31,6 +31,7 @@ _SYSTEMS = (
     *("face-centred", "body-centred"),
 )
 _PER_GROUP = 4  # arrangements with the same group of operations
+_GROUPS_TRIED = 4  # groups into which the atoms may not fit, until a start has no symmetry
 _CANDIDATES = 32  # places tried for an atom before the roomiest of them is taken
 
 
@@ -276,12 +277,17 @@ def _make_symmetric(
     groups: list[Group | None] = [None] * len(fractional)
     several = int(part * len(fractional)) // _PER_GROUP
     for k in range(several):
-        group = random_group(lattice_rotations(cells[k * _PER_GROUP].cpu().numpy()), draw)
-        for place in range(k * _PER_GROUP, min((k + 1) * _PER_GROUP, len(fractional))):
-            if atoms.free_cell:
-                cells[place] = cells[k * _PER_GROUP]
-            found = symmetric_arrangement(numbers, group, draw)
-            if found is not None:
-                fractional[place] = torch.from_numpy(found)
-                groups[place] = group if len(group) > 1 else None
+        first = k * _PER_GROUP
+        rotations = lattice_rotations(cells[first].cpu().numpy())
+        places = list(range(first, first + _PER_GROUP))
+        if atoms.free_cell:
+            cells[places] = cells[first].clone()
+        for _ in range(_GROUPS_TRIED):
+            group = random_group(rotations, draw)
+            while places:
+                found = symmetric_arrangement(numbers, group, draw)
+                if found is None:
+                    break
+                fractional[places[0]] = torch.from_numpy(found)
+                groups[places.pop(0)] = group if len(group) > 1 else None
     return groups

@@ -186,9 +186,9 @@ class ACSF(Representation):
 
     @classmethod
     def crystal(
-        cls, species: Sequence[str], *, cutoff: float = 6.0, pooling: Sequence[str] = ("mean", "std")
+        cls, species: Sequence[str], *, cutoff: float = 5.0, pooling: Sequence[str] = ("mean", "std")
     ) -> ACSF:
-        r"""Build a fingerprint that tells crystals apart: 25 radial and 16 angular functions at 6 Å.
+        r"""Build a fingerprint that tells crystals apart: 20 radial and 16 angular functions at 5 Å.
 
         Atoms of each species are pooled apart, and every periodic image within the cutoff counts, so that it
         is the same for a supercell. The radial functions come in three widths: η = 8 Å⁻² (σ = 0.25 Å) at
@@ -197,7 +197,7 @@ class ACSF(Representation):
         (from 81° to 20° wide) with λ = ±1, once over all neighbours (η = 0.02) and once over the nearest
         (η = 0.1).
 
-        With S species and two pools these are 2 S (25 S + 8 S (S + 1)) features: 82, 392, 1026, 2080 and 3650
+        With S species and two pools these are 2 S (20 S + 8 S (S + 1)) features: 72, 352, 936, 1920 and 3400
         for S = 1 … 5.
         """
         steps = range(int((cutoff - 2.0) / 0.25) + 1)
@@ -307,8 +307,11 @@ class ACSF(Representation):
         def compute(start: int) -> None:
             some = slice(start, start + step)
             out = value[some].unflatten(1, (-1, len(self.atomic_names)))
+            part = orbits[some].trimmed()  # those with few coordinates often stand together
             along = jacobian[some].unflatten(1, out.shape[1:])
-            self._orbit_jacobian(structures[some], orbits[some], species[some], is_head[some], out, along)
+            along[..., part.atoms.shape[3] :] = 0.0
+            along = along[..., : part.atoms.shape[3]]
+            self._orbit_jacobian(structures[some], part, species[some], is_head[some], out, along)
 
         map_threads(compute, list(range(0, len(structures), step)))
         return value, jacobian

@@ -59,6 +59,14 @@ class Orbits:
         """The same orbits without coordinates: for values whose derivatives nobody asks for."""
         return Orbits(head=self.head, atoms=self.atoms[..., :0], strain=self.strain[..., :0])
 
+    def trimmed(self) -> Orbits:
+        """Return the orbits without last coordinates that move nothing."""
+        moving = torch.nonzero(
+            (self.atoms != 0).flatten(0, 2).any(0) | (self.strain != 0).flatten(0, 2).any(0)
+        )
+        width = int(moving[-1]) + 1 if len(moving) else 0
+        return Orbits(head=self.head, atoms=self.atoms[..., :width], strain=self.strain[..., :width])
+
     def along(self, jacobian: Float[Tensor, "B F n 3"]) -> Float[Tensor, "B F Q"]:
         """Return derivatives in the coordinates from those in all atoms, without strain."""
         return jacobian.flatten(2) @ self.atoms.flatten(1, 2)

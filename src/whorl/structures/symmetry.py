@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -216,6 +217,23 @@ def _symmetrized(
     strain = np.linalg.norm(new - lattice, axis=1).max() / np.linalg.norm(lattice, axis=1).max()
     moved = np.linalg.norm(shift @ new, axis=1).max()
     return (new, fractional + shift, numbers), float(moved), float(strain)
+
+
+@lru_cache(maxsize=1)
+def space_group_settings() -> list[tuple[int, Int[np.ndarray, "g 3 3"], Float[np.ndarray, "g 3"]]]:
+    """Return number, rotations and translations of all 530 settings of the space groups (Hall symbols).
+
+    An operation takes fractional coordinates x to W x + w in the conventional cell of its setting.
+    """
+    found = []
+    for hall in range(1, 531):
+        operations, kind = _map(_setting, [hall])[0]
+        found.append((int(kind.number), operations["rotations"].astype(np.int64), operations["translations"]))
+    return found
+
+
+def _setting(hall: int) -> tuple[Any, Any]:
+    return _spglib().get_symmetry_from_database(hall), _spglib().get_spacegroup_type(hall)
 
 
 def _dataset(crystal: _Crystal, symprec: float) -> Any:
