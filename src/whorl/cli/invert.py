@@ -89,7 +89,7 @@ def invert(
         float | None,
         typer.Option(
             help="For all targets together.",
-            show_default="30 000 evaluations for each",
+            show_default="150 000 evaluations for each, fewer beyond ten atoms",
             rich_help_panel=_ROUND_TRIP,
         ),
     ] = None,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from whorl.errors import InputError, unknown_option
 
-ScalingMode = Literal["standard", "minmax"]
+ScalingMode = Literal["standard", "minmax", "shared"]
 
 
 class FeatureScaler(nn.Module):
@@ -18,6 +18,8 @@ class FeatureScaler(nn.Module):
 
     ``"standard"``: :math:`a` is the mean, :math:`s` the standard deviation (over rows, divisor n).
     ``"minmax"``: :math:`a` is the smallest value, :math:`s` the range, so training rows lie in [0, 1].
+    ``"shared"``: the same, but one smallest value and one range for all features together. For tensors such as
+    CrysTens, where several features state the same quantity: what is equal before is equal after.
 
     A feature that does not vary in training carries no information: it becomes exactly 0, and
     :meth:`inverse` gives back its training value, whatever a network says. "Does not vary" means: by no more
@@ -28,7 +30,7 @@ class FeatureScaler(nn.Module):
 
     Args:
         features: Number of features f.
-        mode: ``"standard"`` or ``"minmax"``.
+        mode: ``"standard"``, ``"minmax"`` or ``"shared"``.
 
     Attributes:
         offset: a, shape (f,).
@@ -83,8 +85,11 @@ class FeatureScaler(nn.Module):
         if self.mode == "standard":
             offset = middle + half_range * unit.mean(0)
             scale = half_range * unit.std(0, correction=0)
-        else:
+        elif self.mode == "minmax" or not varies.any():
             offset, scale = minimum, 2 * half_range
+        else:
+            lowest, highest = minimum[varies].min(), maximum[varies].max()
+            offset, scale = lowest.expand_as(minimum), (highest - lowest).expand_as(minimum)
         self.offset.copy_(torch.where(varies, offset, rows[0]))
         self.scale.copy_(torch.where(varies, scale, 0.0))
         self.minimum.copy_(minimum)

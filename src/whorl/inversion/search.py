@@ -46,6 +46,7 @@ _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
 _DOUBT = 0.95  # probability from which a target is called one that no structure has
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
+_BUDGET = 150_000  # evaluations for a target of up to ten atoms
 _ORDERS = (1, 4, 16)  # of groups, up to which a symmetry is none, low, medium
 _POLISH = 30  # steps for what is nearly a solution
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
@@ -54,7 +55,7 @@ _TWIN = 1e-5  # root mean square of the whitened residuals up to which other str
 def solve(
     problem: InversionProblem,
     *,
-    budget_evaluations: int = 30_000,
+    budget_evaluations: int | None = None,
     budget_seconds: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -72,7 +73,8 @@ def solve(
     Args:
         problem: What is sought. Without weights of its own, the search weighs each feature by its spread over
             random arrangements; the losses returned are those of the problem as it is.
-        budget_evaluations: How often the fingerprint and its derivatives may be computed for one target.
+        budget_evaluations: How often the fingerprint and its derivatives may be computed for one target;
+            ``None``: 150 000 times, or as many fewer as a target has more than ten atoms.
         budget_seconds: For all targets together; they are then searched side by side. Each gets its first
             population, even if that takes longer.
         seed: Of all random numbers.
@@ -94,7 +96,9 @@ def solve(
     population = population or Population()
     if batch_size < 1:
         raise InputError(f"batch_size: got {batch_size}, expected 1 or more.")
-    if budget_evaluations < 1 or (budget_seconds is not None and not budget_seconds > 0):
+    if (budget_evaluations is not None and budget_evaluations < 1) or (
+        budget_seconds is not None and not budget_seconds > 0
+    ):
         raise InputError("budget: expected a positive number of evaluations, and of seconds.")
     search = _Search(problem, population, seed, batch_size, tolerance, budget_evaluations)
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
@@ -163,7 +167,7 @@ class _Search:
         seed: int,
         batch_size: int,
         tolerance: float,
-        budget: int,
+        budget: int | None,
     ) -> None:
         self.asked, self.population, self.seed = problem, population, seed
         self.batch_size, self.budget = batch_size, budget
@@ -186,7 +190,13 @@ class _Search:
         return Hunt(index, atoms, template, rng)
 
     def is_over(self, hunt: Hunt) -> bool:
-        return hunt.solved or hunt.evaluations >= self.budget
+        return hunt.solved or self._is_spent(hunt)
+
+    def _is_spent(self, hunt: Hunt) -> bool:
+        budget = self.budget
+        if budget is None:
+            budget = int(_BUDGET / max(1.0, len(hunt.atoms.numbers) / 10))
+        return hunt.evaluations >= budget
 
     def round(self, hunts: list[Hunt]) -> None:
         began = time.monotonic()
@@ -418,9 +428,7 @@ class _Search:
             return InversionStatus.INVALID
         if invalid_above is None and hunt.infeasibility > _DOUBT:
             return InversionStatus.INVALID
-        return (
-            InversionStatus.LOCAL_MINIMUM if hunt.evaluations >= self.budget else InversionStatus.BUDGET_SPENT
-        )
+        return InversionStatus.LOCAL_MINIMUM if self._is_spent(hunt) else InversionStatus.BUDGET_SPENT
 
     def _polish(self, hunts: list[Hunt]) -> None:
         """Go on from the best of each, now with the loss and weights as they were asked for."""
