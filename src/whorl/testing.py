@@ -77,6 +77,20 @@ def _generator_learns(
     generator: ConditionalGenerator, features: torch.Tensor, conditions: torch.Tensor
 ) -> None:
     generator.train()
+    if generator.automatic_optimization:
+        _generator_has_gradients(generator, features, conditions)
+    else:
+        _generator_moves_its_weights(generator, features, conditions)
+    with torch.no_grad():
+        validation = generator.validation_step((features, conditions), 0)
+    assert isinstance(validation, dict) and "loss" in validation, (
+        'validation_step must return a mapping with "loss"'
+    )
+
+
+def _generator_has_gradients(
+    generator: ConditionalGenerator, features: torch.Tensor, conditions: torch.Tensor
+) -> None:
     loss = generator.training_step((features, conditions), 0)
     loss = loss["loss"] if isinstance(loss, dict) else loss
     assert isinstance(loss, torch.Tensor) and loss.ndim == 0, "training_step must return the loss"
@@ -86,11 +100,32 @@ def _generator_learns(
         assert parameter.grad is not None, f"{name} does not take part in training"
         assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
     generator.zero_grad()
-    with torch.no_grad():
-        validation = generator.validation_step((features, conditions), 0)
-    assert isinstance(validation, dict) and "loss" in validation, (
-        'validation_step must return a mapping with "loss"'
-    )
+
+
+def _generator_moves_its_weights(
+    generator: ConditionalGenerator, features: torch.Tensor, conditions: torch.Tensor
+) -> None:
+    """Check one that takes its optimisers' steps itself: a second epoch must move what the first left."""
+    from whorl.generators.training import fit
+
+    after: list[dict[str, torch.Tensor]] = []
+    for epochs in (1, 2):
+        fit(
+            generator,
+            features,
+            conditions,
+            validation=torch.arange(6),
+            seed=0,
+            epochs=epochs,
+            batch_size=3,
+            validate_every=1,
+            keep="last",
+        )
+        after.append({name: value.detach().clone() for name, value in generator.named_parameters()})
+    for name, value in after[1].items():
+        assert torch.isfinite(value).all(), f"training makes {name} infinite or NaN"
+        assert not torch.equal(value, after[0][name]), f"{name} does not take part in training"
+    generator.train()
 
 
 def _generator_samples(generator: ConditionalGenerator, conditions: torch.Tensor) -> None:

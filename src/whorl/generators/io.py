@@ -17,9 +17,17 @@ from whorl.files import atomic_path
 from whorl.files import provenance as own_provenance
 from whorl.generators.base import ConditionalGenerator, TensorModel
 from whorl.generators.cvae import CVAE
+from whorl.generators.diffusion import Diffusion
+from whorl.generators.gan import GAN
 from whorl.generators.surrogate import Surrogate
+from whorl.generators.wgan_gp import WGANGP
 
-GENERATORS: dict[str, type[ConditionalGenerator]] = {"cvae": CVAE}
+GENERATORS: dict[str, type[ConditionalGenerator]] = {
+    "cvae": CVAE,
+    "gan": GAN,
+    "wgan_gp": WGANGP,
+    "diffusion": Diffusion,
+}
 MODELS: dict[str, type[TensorModel]] = {**GENERATORS, "surrogate": Surrogate}
 
 _FORMAT = 1

@@ -9,8 +9,12 @@ from whorl.errors import unknown_option
 ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
-def perceptron(*, inputs: int, outputs: int, layers: int, hidden: int, activation: str) -> nn.Sequential:
+def perceptron(
+    *, inputs: int, outputs: int, layers: int, hidden: int, activation: str, constant: bool = True
+) -> nn.Sequential:
     """Return ``layers`` hidden layers of ``hidden`` units, each followed by ``activation``, and a linear end.
+
+    ``constant`` says whether that end adds a constant.
 
     Raises:
         InputError: Unknown activation.
@@ -22,4 +26,4 @@ def perceptron(*, inputs: int, outputs: int, layers: int, hidden: int, activatio
     for _ in range(layers):
         parts += [nn.Linear(width, hidden), ACTIVATIONS[activation]()]
         width = hidden
-    return nn.Sequential(*parts, nn.Linear(width, outputs))
+    return nn.Sequential(*parts, nn.Linear(width, outputs, bias=constant))

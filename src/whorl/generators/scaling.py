@@ -18,8 +18,8 @@ class FeatureScaler(nn.Module):
 
     ``"standard"``: :math:`a` is the mean, :math:`s` the standard deviation (over rows, divisor n).
     ``"minmax"``: :math:`a` is the smallest value, :math:`s` the range, so training rows lie in [0, 1].
-    ``"shared"``: the same, but one smallest value and one range for all features together. For tensors such as
-    CrysTens, where several features state the same quantity: what is equal before is equal after.
+    ``"shared"``: the same, but one smallest value and one range for all features together. For tensors such
+    as CrysTens, where several features state the same quantity: what is equal before is equal after.
 
     A feature that does not vary in training carries no information: it becomes exactly 0, and
     :meth:`inverse` gives back its training value, whatever a network says. "Does not vary" means: by no more

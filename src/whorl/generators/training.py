@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -39,6 +39,8 @@ Progress = Callable[[int, int, str], None]
 
 MINIMUM_ROWS = 10
 
+_PRECISIONS: tuple[Literal["32-true", "bf16-mixed", "16-mixed"], ...] = ("32-true", "bf16-mixed", "16-mixed")
+
 
 def fit(
     model: TensorModel,
@@ -51,6 +53,7 @@ def fit(
     batch_size: int = 64,
     directory: Path | str | None = None,
     device: str = "cpu",
+    precision: str = "32-true",
     validate_every: int | None = None,
     keep: str = "best",
     checkpoint_seconds: float = 10.0,
@@ -78,6 +81,8 @@ def fit(
         batch_size: Rows of a step; the last step of an epoch may have fewer.
         directory: Where to keep checkpoints; without it, nothing is written.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` for a GPU where there is one.
+        precision: Lightning's: ``"32-true"``, or for networks that are large ``"bf16-mixed"`` or
+            ``"16-mixed"`` (on a GPU).
         validate_every: Epochs between validations; by default 10, or fewer where those are more than
             200 steps.
         keep: ``"best"`` by validation, or ``"last"``. Trained on few rows, a generator may make better
@@ -106,7 +111,16 @@ def fit(
     every = min(positive("validate_every", validate_every), epochs)
     if keep not in ("best", "last"):
         raise unknown_option("keep", str(keep), ["best", "last"])
-    settings = {"seed": seed, "epochs": epochs, "batch_size": batch_size, "validate_every": every}
+    if precision not in _PRECISIONS:
+        raise unknown_option("precision", str(precision), _PRECISIONS)
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "validate_every": every,
+    }
+    if precision != _PRECISIONS[0]:
+        settings["precision"] = precision
 
     _draw_weights(model, seed)
     model.fit_scaling(features[training], properties[training])
@@ -135,6 +149,7 @@ def fit(
                 accelerator="gpu" if target.type == "cuda" else "cpu",
                 devices=[target.index or 0] if target.type == "cuda" else 1,
                 deterministic=target.type == "cuda",  # on the CPU these networks are so anyway
+                precision=precision,
                 max_epochs=-(-epochs // every),
                 num_sanity_val_steps=0,
                 callbacks=[watcher],

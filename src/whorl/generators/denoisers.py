@@ -1,0 +1,136 @@
+"""The networks that take noise away: a U-Net for images, residual dense layers for vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from whorl.errors import InputError
+from whorl.generators.images import padded
+from whorl.generators.networks import perceptron
+
+_ATTENTION_SIDE = 16
+"""Sides of at most so many pixels have attention: its cost grows with the fourth power of the side."""
+
+_TIME_FEATURES = 64
+
+
+def diffusers() -> ModuleType:
+    """Return the package ``diffusers``.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import diffusers
+    except ImportError:
+        raise InputError(
+            "diffusion models need the package diffusers, which is not installed. "
+            "Remedy: pip install 'whorl[diffusion]' (or pip install diffusers)."
+        ) from None
+    return diffusers
+
+
+class ImageDenoiser(nn.Module):
+    """A U-Net (Ho et al. 2020, arXiv:2006.11239) that knows the noise level, the conditions and where it is.
+
+    Convolutions do not know their place, and in CrysTens each row has a meaning of its own: the row and the
+    column of each pixel, in [-1, 1], are added as two layers.
+
+    Args:
+        size: (H, W) of the images; they are padded with zeros to multiples of 2^(depth - 1).
+        inputs: Layers that come in.
+        outputs: Layers that go out.
+        conditions: Numbers that describe what is wanted.
+        channels: Of the first level; all others have twice as many, and from the fourth on four times.
+        depth: Levels; each but the first has half the side of the one before.
+        blocks: Residual blocks of each level.
+    """
+
+    place: Tensor
+
+    def __init__(
+        self,
+        *,
+        size: Sequence[int],
+        inputs: int,
+        outputs: int,
+        conditions: int,
+        channels: int,
+        depth: int,
+        blocks: int = 1,
+    ) -> None:
+        super().__init__()
+        self.size, self.multiple = tuple(size), 2 ** (depth - 1)
+        sides = [min(size) / 2**level for level in range(depth)]
+        attends = [side <= _ATTENTION_SIDE and level > 0 for level, side in enumerate(sides)]
+        self.embed = perceptron(
+            inputs=conditions, outputs=4 * channels, layers=1, hidden=4 * channels, activation="silu"
+        )
+        self.unet = diffusers().UNet2DModel(
+            in_channels=inputs + 2,
+            out_channels=outputs,
+            layers_per_block=blocks,
+            block_out_channels=[
+                channels * (1, 2, 2)[level] if level < 3 else 4 * channels for level in range(depth)
+            ],
+            down_block_types=["AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
+            up_block_types=["AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
+            attention_head_dim=math.gcd(channels, 32),
+            norm_num_groups=math.gcd(channels, 8),
+            class_embed_type="identity",
+            resnet_time_scale_shift="scale_shift",
+        )
+        rows, columns = (torch.linspace(-1, 1, length) for length in self.size)
+        place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        self.register_buffer("place", place[None], persistent=False)
+
+    def forward(
+        self, noisy: Float[Tensor, "n _ H W"], time: Float[Tensor, "n"], condition: Float[Tensor, "n c"]
+    ) -> Float[Tensor, "n _ H W"]:
+        """Return the prediction; ``time`` in [0, 1]."""
+        inside = torch.cat([noisy, self.place.to(noisy).expand(len(noisy), -1, -1, -1)], 1)
+        out = self.unet(padded(inside, self.multiple), 1000 * time, class_labels=self.embed(condition)).sample
+        return out[..., : self.size[0], : self.size[1]]
+
+
+class VectorDenoiser(nn.Module):
+    """Residual dense layers that know the noise level and the conditions.
+
+    Args:
+        features: Numbers of a vector.
+        conditions: Numbers that describe what is wanted.
+        hidden: Units.
+        layers: Residual layers.
+    """
+
+    def __init__(self, *, features: int, conditions: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.embed = perceptron(
+            inputs=_TIME_FEATURES + conditions, outputs=hidden, layers=1, hidden=hidden, activation="silu"
+        )
+        self.first = nn.Linear(features, hidden)
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)
+            )
+            for _ in range(layers)
+        )
+        self.last = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, features))
+
+    def forward(
+        self, noisy: Float[Tensor, "n f"], time: Float[Tensor, "n"], condition: Float[Tensor, "n c"]
+    ) -> Float[Tensor, "n f"]:
+        """Return the prediction; ``time`` in [0, 1]."""
+        frequencies = torch.logspace(0, 3, _TIME_FEATURES // 2, device=time.device)
+        phases = time.float()[:, None] * frequencies
+        known = self.embed(torch.cat([phases.sin().to(noisy), phases.cos().to(noisy), condition], 1))
+        inside = self.first(noisy)
+        for layer in self.layers:
+            inside = inside + layer(inside + known)
+        return self.last(inside)

@@ -1,0 +1,395 @@
+"""Conditional denoising diffusion, for vectors and for images, whole or in a cascade of two resolutions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from whorl.errors import InputError, unknown_option
+from whorl.generators.averaging import MovingAverage
+from whorl.generators.base import positive
+from whorl.generators.denoisers import ImageDenoiser, VectorDenoiser, diffusers
+from whorl.generators.images import AnyShapeGenerator, halvings, is_image, padded
+from whorl.generators.surrogate import Surrogate
+
+NOISE_LEVELS = 1000
+SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
+PREDICTIONS = {"velocity": "v_prediction", "noise": "epsilon"}
+SAMPLERS = ("dpm", "ddim", "ddpm")
+
+# The upscaler is trained on small images of the data and used on those of the base model: noise on both makes
+# them more alike (Ho et al. 2022, arXiv:2106.15282).
+_AUGMENTATION = 0.1
+
+_AT_ONCE = 2**20  # numbers of samples made at once
+
+
+class Diffusion(AnyShapeGenerator):
+    r"""Conditional denoising diffusion model (Ho et al. 2020), with classifier-free guidance.
+
+    .. math::
+        x_t &= \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \varepsilon, \qquad
+        \varepsilon \sim \mathcal N(0, 1),\ t = 1 \dots 1000 \\
+        L &= \bigl| f(x_t, t, y) - v_t \bigr|^2, \qquad
+        v_t = \sqrt{\bar\alpha_t}\, \varepsilon - \sqrt{1 - \bar\alpha_t}\, x_0
+
+    averaged over features that vary, with x_0 in network units. In training, y is hidden in a share
+    ``dropout`` of the rows, so that f also learns p(R). Samples follow
+    :math:`f(x_t, t) + w\,\bigl(f(x_t, t, y) - f(x_t, t)\bigr)` with the ``guidance`` w (Ho & Salimans
+    2022, arXiv:2207.12598) from noise down to t = 0. With ``cascade``, one U-Net makes images of half the
+    size and a second makes whole images from them, as in Imagen and in Alverson et al. 2024; both are trained
+    in the same steps.
+
+    Validated, and kept, is an exponential moving average of the weights. Needs the package ``diffusers``.
+
+    :meth:`paper` has the settings of Alverson et al. 2024 (doi:10.1039/D3DD00137G, appendix B.3), for a GPU;
+    with them belong 250,000 steps of 4 rows. See also Salimans & Ho 2022 (arXiv:2202.00512) for velocities,
+    Song et al. 2021 (arXiv:2010.02502) for DDIM, Lu et al. 2022 (arXiv:2211.01095) for DPM-Solver++.
+
+    Args:
+        shape: Shape of one structure's features: (H, W, C) for images, anything else is a vector.
+        properties: Number p of conditions.
+        channels: Of images: channels of the first level, 32 by default. Of vectors: hidden units, by default
+            twice the features, but at least 256 and at most 1024.
+        depth: Of images: levels, by default until a side has at most 8 pixels. Of vectors: residual layers, 3
+            by default.
+        blocks: Of images: residual blocks of each level.
+        cascade: Of images: whether a second U-Net doubles the size.
+        schedule: Of the noise: ``"cosine"`` or ``"linear"``.
+        prediction: What the network is asked for: ``"velocity"`` v_t or ``"noise"`` ε.
+        dropout: Share of training rows whose condition is hidden.
+        guidance: Weight w in samples; 1 samples p(R | y) as learned, above 1 sharpens it.
+        sampler: ``"dpm"`` (DPM-Solver++, second order), ``"ddim"``, or ``"ddpm"`` with noise in each step.
+        steps: Of the sampler.
+        average: Decay of the moving average of weights.
+        learning_rate: Of the Adam optimiser.
+        scaling: Of the features: ``"shared"``, ``"minmax"`` or ``"standard"``; by default ``"shared"`` for
+            images and ``"standard"`` for vectors.
+
+    Raises:
+        InputError: A hyperparameter that makes no sense, or no ``diffusers``.
+    """
+
+    kind = "diffusion"
+
+    def __init__(
+        self,
+        *,
+        shape: Sequence[int],
+        properties: int = 1,
+        channels: int | None = None,
+        depth: int | None = None,
+        blocks: int = 1,
+        cascade: bool = False,
+        schedule: str = "cosine",
+        prediction: str = "velocity",
+        dropout: float = 0.1,
+        guidance: float = 1.0,
+        sampler: str = "dpm",
+        steps: int = 50,
+        average: float = 0.999,
+        learning_rate: float = 5e-4,
+        scaling: str | None = None,
+    ) -> None:
+        image = is_image(shape)
+        if cascade and not image:
+            raise InputError(f"cascade: got features of shape {tuple(shape)}, expected images (H, W, C).")
+        width = 32 if image else min(1024, max(256, 2 * math.prod(shape)))
+        levels = max(2, halvings(shape, 8) + 1) if image else 3
+        options: dict[str, Any] = {
+            "channels": positive("channels", width if channels is None else channels),
+            "depth": positive("depth", levels if depth is None else depth),
+            "blocks": positive("blocks", blocks),
+            "cascade": cascade,
+            "schedule": _known("schedule", schedule, SCHEDULES),
+            "prediction": _known("prediction", prediction, PREDICTIONS),
+            "dropout": _share("dropout", dropout),
+            "guidance": positive("guidance", guidance, allow_zero=True),
+            "sampler": _known("sampler", sampler, SAMPLERS),
+            "steps": _steps(steps),
+            "average": _share("average", average),
+            "learning_rate": positive("learning_rate", learning_rate),
+        }
+        super().__init__(shape=shape, properties=properties, scaling=scaling, options=options)
+        self.schedule, self.prediction, self.dropout = schedule, prediction, dropout
+        self.guidance, self.sampler, self.steps = guidance, sampler, steps
+        self.average, self.learning_rate = average, learning_rate
+        self._check_guidance(guidance)
+        known = properties + 1  # and whether they are given at all
+        self.upscaler: nn.Module | None = None
+        if not image:
+            self.denoiser: nn.Module = VectorDenoiser(
+                features=math.prod(self.shape),
+                conditions=known,
+                hidden=options["channels"],
+                layers=options["depth"],
+            )
+        else:
+            height, width, layers = self.shape
+            body: dict[str, Any] = {
+                "conditions": known,
+                "outputs": layers,
+                **{k: options[k] for k in ("channels", "depth", "blocks")},
+            }
+            if cascade:
+                half = (-(-height // 2), -(-width // 2))
+                self.upscaler = ImageDenoiser(size=(height, width), inputs=2 * layers, **body)
+                self.denoiser = ImageDenoiser(size=half, inputs=layers, **body)
+            else:
+                self.denoiser = ImageDenoiser(size=(height, width), inputs=layers, **body)
+        self._levels: Tensor = self._scheduler("ddim").alphas_cumprod
+
+    @classmethod
+    def paper(cls, *, shape: Sequence[int], properties: int = 1) -> Diffusion:
+        """Return a cascade with the settings of Alverson et al. 2024, as far as they state them."""
+        return cls(
+            shape=shape,
+            properties=properties,
+            channels=256,
+            blocks=2,
+            cascade=True,
+            prediction="noise",
+            sampler="ddpm",
+            steps=NOISE_LEVELS,
+            learning_rate=1e-4,
+        )
+
+    # --- Training ------------------------------------------------------------------------------------------
+
+    def _loss(self, batch: tuple[Tensor, Tensor], times: Tensor, hidden: Tensor) -> Tensor:
+        clean, condition = self.to_network(batch[0]), self._given(self.condition_inside(batch[1]), ~hidden)
+        if self.upscaler is None:
+            return self._error(self.denoiser, clean, self.varying, times, condition)
+        small = _halved(clean)
+        base = self._error(self.denoiser, small, (_halved(self.varying) > 0).to(small), times, condition)
+        beside = _doubled(small + _AUGMENTATION * torch.randn_like(small), clean)
+        return base + self._error(self.upscaler, clean, self.varying, times, condition, beside)
+
+    def _error(
+        self,
+        network: nn.Module,
+        clean: Tensor,
+        varying: Tensor,
+        times: Tensor,
+        condition: Tensor,
+        beside: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean squared error of what the network is asked for, over features that vary."""
+        noise = torch.randn_like(clean) * varying
+        level = self._levels.to(self.device)[times].to(clean).reshape(-1, *[1] * (clean.ndim - 1))
+        noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
+        wanted = level.sqrt() * noise - (1 - level).sqrt() * clean if self.prediction == "velocity" else noise
+        inside = noisy if beside is None else torch.cat([noisy, beside], 1)
+        error = (network(inside, times.to(clean) / NOISE_LEVELS, condition) - wanted) * varying
+        return error.square().sum() / (len(clean) * varying.sum().clamp(min=1))
+
+    def _given(self, condition: Tensor, given: Tensor) -> Tensor:
+        """Return conditions beside whether they are given; zeros where they are not."""
+        flag = given.to(condition)[:, None]
+        return torch.cat([condition * flag, flag], 1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return L of a batch (features, conditions) at random noise levels."""
+        rows = len(batch[0])
+        times = torch.randint(NOISE_LEVELS, (rows,), device=self.device)
+        hidden = torch.rand(rows, device=self.device) < self.dropout
+        return self._loss(batch, times, hidden)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return L at noise levels that are spread evenly over the rows."""
+        rows = len(batch[0])
+        times = ((torch.randperm(rows) + 0.5) * NOISE_LEVELS / rows).long().to(self.device)
+        return {"loss": self._loss(batch, times, torch.zeros(rows, dtype=torch.bool, device=self.device))}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
+
+    def configure_callbacks(self) -> list[lightning.Callback]:
+        """Return the moving average of weights."""
+        return [MovingAverage(self.average)]
+
+    # --- Sampling ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Float[Tensor, "..."],
+        *,
+        rng: torch.Generator,
+        temperature: float = 1.0,
+        steps: int | None = None,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        guide: Surrogate | None = None,
+    ) -> Float[Tensor, "n *shape"]:
+        r"""Draw one sample for each row of ``condition`` (n, p); see :meth:`ConditionalGenerator.sample`.
+
+        With a ``guide`` g for the first property, each step moves its estimate of x_0 towards g = y by a
+        Gauss-Newton step under the uncertainty that the noise level leaves (Song et al. 2023, ΠGDM):
+
+        .. math::
+            x_0 \leftarrow x_0 - \frac{(1 - \bar\alpha)\, (g(x_0) - y)\, \nabla g}
+            {(1 - \bar\alpha)\, |\nabla g|^2 + r^2}
+
+        with the error r of g on its validation rows.
+
+        Args:
+            condition: Properties asked for, in data units.
+            rng: Source of all randomness.
+            temperature: Standard deviation of all noise in units of its proper one.
+            steps: Other than the hyperparameter of this name.
+            sampler: Other than the hyperparameter of this name.
+            guidance: Other than the hyperparameter of this name; 0 leaves the condition to the guide alone.
+            guide: A surrogate for features of this shape.
+
+        Raises:
+            InputError: As the base class; an unknown sampler; a guide for features of another shape.
+        """
+        self.check_condition(condition)
+        positive("temperature", temperature)
+        steps = self.steps if steps is None else _steps(steps)
+        sampler = self.sampler if sampler is None else _known("sampler", sampler, SAMPLERS)
+        guidance = self.guidance if guidance is None else positive("guidance", guidance, allow_zero=True)
+        self._check_guidance(guidance)
+        if guide is not None and guide.shape != self.shape:
+            raise InputError(f"guide: is for features of shape {guide.shape}, these have {self.shape}.")
+
+        def noise(like: Tensor) -> Tensor:
+            drawn = torch.randn(like.shape, generator=rng, device=rng.device)
+            return drawn.to(like) * temperature
+
+        setting: dict[str, Any] = {"noise": noise, "steps": steps, "sampler": sampler, "guidance": guidance}
+        made = [condition.new_zeros(0, *self.shape, device=self.device)]
+        for rows in condition.to(self.device).split(max(1, _AT_ONCE // math.prod(self.shape))):
+            if len(rows) == 0:
+                continue
+            inside = self.condition_inside(rows)
+            towards = None if guide is None else self._towards(guide.to(self.device), rows)
+            varying = self.varying.expand(len(rows), *[-1] * (self.varying.ndim - 1))
+            if self.upscaler is None:
+                drawn = self._draw(self.denoiser, varying, inside, towards=towards, **setting)
+            else:
+                coarse = (_halved(varying) > 0).to(varying)
+                small = self._draw(self.denoiser, coarse, inside, **setting)
+                beside = _doubled(small + _AUGMENTATION * noise(small), varying)
+                drawn = self._draw(self.upscaler, varying, inside, beside=beside, towards=towards, **setting)
+            made.append(self.to_data(drawn, condition.dtype))
+        return torch.cat(made)
+
+    def _draw(
+        self,
+        network: nn.Module,
+        varying: Tensor,
+        condition: Tensor,
+        *,
+        noise: Callable[[Tensor], Tensor],
+        steps: int,
+        sampler: str,
+        guidance: float,
+        beside: Tensor | None = None,
+        towards: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Go from noise to samples with one network."""
+        scheduler = self._scheduler(sampler)
+        scheduler.set_timesteps(steps, device=self.device)
+        everyone = torch.ones(len(condition), dtype=torch.bool, device=self.device)
+        asked, unasked = self._given(condition, everyone), self._given(condition, ~everyone)
+
+        def predicted(noisy: Tensor, time: Tensor, known: Tensor) -> Tensor:
+            inside = noisy if beside is None else torch.cat([noisy, beside], 1)
+            return network(inside, (time / NOISE_LEVELS).to(noisy).expand(len(noisy)), known)
+
+        noisy = noise(varying) * varying
+        for time in scheduler.timesteps:
+            said = predicted(noisy, time, asked if guidance > 0 else unasked)
+            if guidance not in (0, 1):
+                free = predicted(noisy, time, unasked)
+                said = free + guidance * (said - free)
+            if towards is not None:
+                said = self._steered(said, noisy, self._levels[int(time)].to(noisy), towards)
+            extra = {"eta": 1.0, "variance_noise": noise(varying)} if sampler == "ddpm" else {}
+            noisy = scheduler.step(said, time, noisy, **extra).prev_sample * varying
+        return noisy
+
+    def _steered(
+        self, said: Tensor, noisy: Tensor, level: Tensor, towards: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Return what the network would have said, had it seen x_0 where ``towards`` moves it."""
+        signal, spread = level.sqrt(), (1 - level).sqrt()
+        velocity = self.prediction == "velocity"
+        clean = signal * noisy - spread * said if velocity else (noisy - spread * said) / signal
+        clean = towards(clean, 1 - level)
+        return (signal * noisy - clean) / spread if velocity else (noisy - signal * clean) / spread
+
+    def _towards(self, guide: Surrogate, condition: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        wanted = condition[:, 0].double()
+        error = guide.validation_mae or 0.0
+
+        def move(clean: Tensor, variance: Tensor) -> Tensor:
+            with torch.enable_grad():
+                at = clean.detach().requires_grad_(True)
+                off = guide(self.to_data(at, torch.float64)) - wanted
+                (slope,) = torch.autograd.grad(off.sum(), at)
+            every = (-1, *[1] * (clean.ndim - 1))
+            length = slope.flatten(1).square().sum(1).reshape(every)
+            # Where the guide is flat, its slope says nothing.
+            size = variance * off.to(clean).reshape(every) / (variance * length + error**2 + 1e-12)
+            return clean - size * slope * (length > 0)
+
+        return move
+
+    def _check_guidance(self, guidance: float) -> None:
+        if guidance != 1 and self.dropout == 0:
+            raise InputError(
+                f"guidance: got {guidance}, expected 1, since dropout is 0: the model never learns to do "
+                "without conditions. Remedy: train it with dropout 0.1."
+            )
+
+    def _scheduler(self, sampler: str) -> Any:
+        """Return a scheduler of diffusers."""
+        settings = {
+            "num_train_timesteps": NOISE_LEVELS,
+            "beta_schedule": SCHEDULES[self.schedule],
+            "prediction_type": PREDICTIONS[self.prediction],
+            "timestep_spacing": "trailing",
+        }
+        if sampler == "dpm":
+            return diffusers().DPMSolverMultistepScheduler(**settings)
+        return diffusers().DDIMScheduler(clip_sample=False, **settings)
+
+
+def _halved(image: Tensor) -> Tensor:
+    """Return images of half the size, each pixel the mean of four."""
+    return functional.avg_pool2d(padded(image, 2), 2)
+
+
+def _doubled(image: Tensor, like: Tensor) -> Tensor:
+    """Return images of twice the size, cropped to that of ``like``."""
+    large = functional.interpolate(image, scale_factor=2, mode="nearest")
+    return large[..., : like.shape[2], : like.shape[3]]
+
+
+def _known(name: str, value: str, known: Sequence[str] | dict[str, str]) -> str:
+    if value not in known:
+        raise unknown_option(name, str(value), list(known))
+    return value
+
+
+def _share(name: str, value: float) -> float:
+    if positive(name, value, allow_zero=True) >= 1:
+        raise InputError(f"{name}: got {value}, expected a number from 0 to below 1.")
+    return value
+
+
+def _steps(value: int) -> int:
+    if positive("steps", value) > NOISE_LEVELS:
+        raise InputError(f"steps: got {value}, expected at most {NOISE_LEVELS}.")
+    return value

@@ -1,0 +1,243 @@
+"""What generators for tensors of any shape share: vectors go to perceptrons, images to convolutions.
+
+An image is a tensor (H, W, C), channels last, of at least 4 × 4 pixels; any other tensor is a vector of its
+numbers. Networks see images as (n, C, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from whorl.generators.base import ConditionalGenerator
+from whorl.generators.networks import perceptron
+
+SMALLEST_IMAGE = 4
+_LEAK = 0.2
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Return whether convolutions make sense: (H, W, C) of at least 4 × 4 pixels."""
+    return len(shape) == 3 and min(shape[:2]) >= SMALLEST_IMAGE
+
+
+def halvings(shape: Sequence[int], until: int) -> int:
+    """Return how often the shorter side of an image is halved until it is at most ``until`` pixels."""
+    side, count = min(shape[:2]), 0
+    while side > until:
+        side, count = -(-side // 2), count + 1
+    return count
+
+
+class AnyShapeGenerator(ConditionalGenerator):
+    """A generator whose network takes tensors of any shape, centred at 0.
+
+    A feature that does not vary in training is 0 in the network, whatever it says, and comes back exactly.
+    Conditions of 0 and 1 alone (an element that is there or not, a one-hot crystal system) are shown to the
+    network as -1 and 1: standardised, a rare 1 would be a huge number. All others are standardised.
+
+    Args:
+        shape: Shape of one structure's features.
+        properties: Number p of conditions.
+        scaling: ``None`` for ``"shared"`` with images and ``"standard"`` with vectors.
+        options: The other hyperparameters, for :meth:`config`.
+    """
+
+    def __init__(
+        self, *, shape: Sequence[int], properties: int, scaling: str | None, options: Mapping[str, Any]
+    ) -> None:
+        chosen = scaling or ("shared" if is_image(shape) else "standard")
+        own = {"properties": properties, **options, "scaling": chosen}
+        super().__init__(shape=shape, properties=properties, scaling=chosen, options=own)
+        self.image = is_image(self.shape)
+        self.bounded = chosen != "standard"
+        """Whether training rows lie in [-1, 1] in the network."""
+
+    def to_network(self, features: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Return features, given in data units, as the network sees them: (n, C, H, W), or (n, F)."""
+        scaled = self.scale_features(features)
+        scaled = 2 * scaled - 1 if self.bounded else scaled
+        return self._arranged(scaled) * self.varying
+
+    def to_data(self, inside: Float[Tensor, "n ..."], dtype: torch.dtype) -> Float[Tensor, "n *shape"]:
+        """Return the network's (n, C, H, W), or (n, F), in data units. Differentiable."""
+        flat = (inside.permute(0, 2, 3, 1) if self.image else inside).flatten(1).double()
+        flat = (flat + 1) / 2 if self.bounded else flat
+        return self.feature_scaler.inverse(flat).to(dtype).reshape(-1, *self.shape)
+
+    @property
+    def varying(self) -> Float[Tensor, "1 ..."]:
+        """1 where a feature varies in training and 0 where it does not, as the network sees features."""
+        return self._arranged((self.feature_scaler.scale > 0).to(self.dtype)[None])
+
+    def _arranged(self, flat: Tensor) -> Tensor:
+        shaped = flat.reshape(-1, *self.shape)
+        return shaped.permute(0, 3, 1, 2).contiguous() if self.image else shaped.flatten(1)
+
+    def condition_inside(self, condition: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+        """Return conditions as the network sees them."""
+        scaler = self.property_scaler
+        # Within [0, 1], the variance is mean (1 - mean) for values of 0 and 1 alone, and else smaller.
+        largest = scaler.offset * (1 - scaler.offset)
+        yes_or_no = (scaler.minimum == 0) & (scaler.maximum == 1) & (scaler.scale**2 > largest - 1e-9)
+        return torch.where(yes_or_no, 2 * condition - 1, self.scale_properties(condition)).to(self.dtype)
+
+
+class VectorGenerator(nn.Module):
+    """From latent numbers and conditions to a vector: a perceptron.
+
+    Args:
+        features: Numbers of the vector.
+        latent: Latent numbers.
+        properties: Conditions.
+        hidden: Units.
+        layers: Hidden layers.
+        bounded: Whether a tanh keeps values in [-1, 1].
+    """
+
+    def __init__(
+        self, *, features: int, latent: int, properties: int, hidden: int, layers: int, bounded: bool
+    ) -> None:
+        super().__init__()
+        self.body = perceptron(
+            inputs=latent + properties, outputs=features, layers=layers, hidden=hidden, activation="silu"
+        )
+        self.bounded = bounded
+
+    def forward(self, latent: Float[Tensor, "n k"], condition: Float[Tensor, "n p"]) -> Float[Tensor, "n F"]:
+        """Return vectors."""
+        out = self.body(torch.cat([latent, condition], 1))
+        return out.tanh() if self.bounded else out
+
+
+class VectorCritic(nn.Module):
+    """From a vector and conditions to one number: a perceptron.
+
+    Args:
+        features: Numbers of the vector.
+        properties: Conditions.
+        hidden: Units.
+        layers: Hidden layers.
+    """
+
+    def __init__(self, *, features: int, properties: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.body = perceptron(
+            inputs=features + properties,
+            outputs=1,
+            layers=layers,
+            hidden=hidden,
+            activation="silu",
+            constant=False,
+        )
+
+    def forward(self, vector: Float[Tensor, "n F"], condition: Float[Tensor, "n p"]) -> Float[Tensor, "n 1"]:
+        """Return how real each vector looks."""
+        return self.body(torch.cat([vector, condition], 1))
+
+
+class ImageGenerator(nn.Module):
+    """From latent numbers and conditions to an image (Radford et al. 2016, DCGAN, arXiv:1511.06434).
+
+    A dense layer makes the smallest image; each stage doubles its sides by a transposed convolution with
+    batch normalisation and ReLU. Sides that are no multiple of 2^stages are cropped.
+
+    Args:
+        shape: (H, W, C).
+        latent: Latent numbers.
+        properties: Conditions.
+        channels: Channels at full size; each halving doubles them.
+        stages: Doublings.
+        bounded: Whether a tanh keeps values in [-1, 1].
+    """
+
+    def __init__(
+        self, *, shape: Sequence[int], latent: int, properties: int, channels: int, stages: int, bounded: bool
+    ) -> None:
+        super().__init__()
+        height, width, layers = shape
+        self.size = (height, width)
+        self.start = (channels * 2**stages, -(-height // 2**stages), -(-width // 2**stages))
+        self.dense = nn.Sequential(
+            nn.Linear(latent + properties, math.prod(self.start)),
+            nn.Unflatten(1, self.start),
+            _normed(self.start[0]),
+        )
+        parts: list[nn.Module] = []
+        for stage in reversed(range(stages)):
+            wide, narrow = channels * 2 ** (stage + 1), channels * 2**stage
+            parts += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False), _normed(narrow)]
+        self.stages = nn.Sequential(*parts)
+        self.last = nn.Conv2d(channels, layers, 3, padding=1)
+        self.bounded = bounded
+
+    def forward(
+        self, latent: Float[Tensor, "n k"], condition: Float[Tensor, "n p"]
+    ) -> Float[Tensor, "n C H W"]:
+        """Return images."""
+        out = self.last(self.stages(self.dense(torch.cat([latent, condition], 1))))
+        out = out[..., : self.size[0], : self.size[1]]
+        return out.tanh() if self.bounded else out
+
+
+def _normed(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+
+
+class ImageCritic(nn.Module):
+    """From an image and conditions to one number: strided convolutions, then two dense layers.
+
+    The conditions enter twice: embedded as constant layers beside those of the image, and at the dense end.
+
+    Args:
+        shape: (H, W, C).
+        properties: Conditions.
+        channels: Channels after the first halving is twice this; each further one doubles them.
+        stages: Halvings.
+        norm: Normalisation after all but the first: ``"batch"``, or ``"layer"`` (each image for itself, as a
+            gradient penalty needs).
+    """
+
+    def __init__(
+        self, *, shape: Sequence[int], properties: int, channels: int, stages: int, norm: str
+    ) -> None:
+        super().__init__()
+        height, width, layers = shape
+        self.multiple = 2**stages
+        embedding = min(properties, 8)
+        self.embed = nn.Linear(properties, embedding)
+        parts: list[nn.Module] = []
+        wide = layers + embedding
+        for stage in range(stages):
+            narrow, wide = wide, channels * 2 ** (stage + 1)
+            parts.append(nn.Conv2d(narrow, wide, 4, stride=2, padding=1))
+            if stage > 0:
+                parts.append(nn.BatchNorm2d(wide) if norm == "batch" else nn.GroupNorm(1, wide))
+            parts.append(nn.LeakyReLU(_LEAK))
+        self.stages = nn.Sequential(*parts, nn.Flatten())
+        pixels = -(-height // self.multiple) * -(-width // self.multiple)
+        self.head = nn.Sequential(
+            nn.Linear(wide * pixels + properties, 4 * channels),
+            nn.LeakyReLU(_LEAK),
+            nn.Linear(4 * channels, 1, bias=False),
+        )
+
+    def forward(
+        self, image: Float[Tensor, "n C H W"], condition: Float[Tensor, "n p"]
+    ) -> Float[Tensor, "n 1"]:
+        """Return how real each image looks."""
+        height, width = image.shape[2:]
+        layers = self.embed(condition)[:, :, None, None].expand(-1, -1, height, width)
+        inside = padded(torch.cat([image, layers], 1), self.multiple)
+        return self.head(torch.cat([self.stages(inside), condition], 1))
+
+
+def padded(image: Float[Tensor, "n C h w"], multiple: int) -> Float[Tensor, "n C H W"]:
+    """Return images with zeros at the lower and right edge, so that both sides are multiples."""
+    height, width = image.shape[2:]
+    return nn.functional.pad(image, (0, -width % multiple, 0, -height % multiple))
