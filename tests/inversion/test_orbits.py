@@ -78,7 +78,7 @@ def test_general_positions_have_three_coordinates_each():
     batch, orbits = symmetric_structures(
         np.array([[4.0, 0, 0], [0.7, 5, 0], [0.3, 0.4, 6]]), 3, free_cell=True
     )
-    # Of a triclinic lattice with inversion: three for each pair of atoms, none for one on a centre; six of strain.
+    # A triclinic lattice: all six strains.
     assert torch.equal((orbits.strain != 0).any(1).any(1).sum(1), torch.full((3,), 6))
     assert orbits[1:].head.shape == (2, 12)
     assert len(batch) == len(orbits) == 3

@@ -1,12 +1,14 @@
 import pytest
 import torch
 from ase.build import bulk, molecule
+from ase.spacegroup import crystal
 
 from whorl.errors import InputError
 from whorl.evaluation.matching import rmsd
 from whorl.inversion import InversionProblem, InversionStatus, Population, solve
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, from_ase
+from whorl.structures.symmetry import space_group_numbers
 
 
 def hidden(structures: StructureBatch) -> StructureBatch:
@@ -141,3 +143,32 @@ def test_bad_populations():
         Population(members=0)
     with pytest.raises(InputError, match="parents"):
         Population(parents=0.0)
+
+
+@pytest.mark.parametrize("free_cell", [False, True])
+def test_a_space_group_is_kept(free_cell):
+    rutile = crystal(
+        ["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.6, 4.6, 2.95, 90, 90, 90]
+    )
+    batch = from_ase([rutile])
+    acsf = ACSF.crystal(["Ti", "O"], cutoff=4.0)
+    problem = InversionProblem(
+        representation=acsf, target=acsf(batch), template=batch, free_cell=free_cell, space_group=136
+    )
+    found = solve(problem, budget_evaluations=1500, seed=1)
+    assert space_group_numbers(found.structures).tolist() == [136]
+    if not free_cell:
+        assert found.status[0] is InversionStatus.CONVERGED
+        assert float(rmsd(found.structures, batch)[0]) < 0.01
+
+
+def test_a_space_group_that_does_not_fit_is_refused():
+    batch = from_ase([bulk("NaCl", "rocksalt", a=5.64, cubic=True)])
+    acsf = ACSF.crystal(["Na", "Cl"], cutoff=4.0)
+    fields = {"representation": acsf, "target": acsf(batch), "template": batch}
+    with pytest.raises(InputError, match="number from 1 to 230"):
+        InversionProblem(**fields, space_group=231)
+    with pytest.raises(InputError, match="does not have the symmetry of space group 194"):
+        solve(InversionProblem(**fields, space_group=194), budget_evaluations=10)
+    with pytest.raises(InputError, match="do not fill orbits"):
+        solve(InversionProblem(**fields, space_group=230), budget_evaluations=10)

@@ -38,12 +38,14 @@ class Atoms:
         pbc: Periodicity along each lattice vector, shape (3,).
         free: Which atoms may move, shape (n,).
         free_cell: Whether the cell may change.
+        space_group: Number of the space group to be kept, or ``None``.
     """
 
     numbers: Int[Tensor, "n"]
     pbc: Bool[Tensor, "3"]
     free: Bool[Tensor, "n"]
     free_cell: bool = False
+    space_group: int | None = None
 
     @property
     def radii(self) -> Float[Tensor, "n"]:

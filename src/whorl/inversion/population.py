@@ -160,7 +160,8 @@ class Hunt:
         """Make one child of each parent; most children of a symmetric one have its symmetry."""
         moves = {name: often for name, often in self.atoms.moves.items() if name in allowed}
         names = torch.multinomial(torch.tensor(list(moves.values())), len(parents), True, generator=self.rng)
-        broken = torch.rand(len(parents), generator=self.rng) < _BREAK
+        keeps = self.atoms.space_group is not None
+        broken = torch.rand(len(parents), generator=self.rng) < (0.0 if keeps else _BREAK)
         plain = torch.tensor([self.groups[p] is None for p in parents.tolist()]) | broken
         for m, name in enumerate(moves):
             some = parents[plain & (names == m)]
@@ -173,14 +174,16 @@ class Hunt:
         for p in parents[~plain].tolist():
             cell, group = self.cells[p].double().cpu().numpy(), self.groups[p]
             assert group is not None
-            if draw.random() < _LOWER:
+            if draw.random() < _LOWER and not keeps:
                 group = random_subgroup(group, draw) or group
             name = str(draw.choice(list(SYMMETRIC_MOVES), p=chances / chances.sum()))
             fractional = self.positions[p].double().cpu().numpy() @ np.linalg.inv(cell)
             found = symmetric_move(name, fractional, cell, numbers, group, draw)
             if found is None:
                 found = symmetric_move("renew", fractional, cell, numbers, group, draw)
-            if found is None:
+            if found is None and keeps:
+                found = fractional
+            elif found is None:
                 found, group = draw.random(fractional.shape), None
             positions = torch.from_numpy(found @ cell).to(self.positions)
             apart = push_apart(positions[None], self.cells[p][None], self.atoms)[0]

@@ -63,6 +63,9 @@ class InversionProblem:
         frozen: Atoms that stay where the template has them, shape (A,); ``None``: all may move.
         free_cell: Whether the lattice is sought too. The template's cells are then only a first guess.
         separation: Least distance s of two atoms, as a part of the sum of their covalent radii; 0: none.
+        space_group: Number of the space group that crystals must have, in a conventional setting of the cell
+            (any origin among those tabulated); ``None``: any symmetry or none. :func:`whorl.inversion.solve`
+            keeps to it, single solvers do where the start has it.
         orbits: For structures that have a symmetry and keep it: how their atoms move together, all of the
             same number. ``None``: each atom moves by itself.
 
@@ -79,6 +82,7 @@ class InversionProblem:
     frozen: Bool[Tensor, "A"] | None = None
     free_cell: bool = False
     separation: float = 0.0
+    space_group: int | None = None
     orbits: Orbits | None = None
 
     def __post_init__(self) -> None:
@@ -128,6 +132,8 @@ class InversionProblem:
                 f"separation: got {self.separation}, expected a part of the covalent distance, from 0 to "
                 "below 1, such as 0.7."
             )
+        if self.space_group is not None:
+            self._check_space_group()
         if not self.free_cell:
             return
         if not bool(self.template.pbc.all()):
@@ -138,6 +144,14 @@ class InversionProblem:
             )
         if self.frozen is not None and bool(self.frozen.any()):
             raise InputError("free_cell: atoms cannot stay frozen where the cell moves. Choose one of them.")
+
+    def _check_space_group(self) -> None:
+        if not (isinstance(self.space_group, int) and 1 <= self.space_group <= 230):
+            raise InputError(f"space_group: got {self.space_group!r}, expected a number from 1 to 230.")
+        if not bool(self.template.pbc.all()):
+            raise InputError("space_group: expected crystals, periodic in all three directions.")
+        if self.frozen is not None and bool(self.frozen.any()):
+            raise InputError("space_group: atoms cannot stay frozen with it. Choose one of them.")
 
     def _check_species(self) -> None:
         declared = self.representation.config().get("species")

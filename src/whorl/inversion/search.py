@@ -184,7 +184,9 @@ class _Search:
         template = self.asked.template[index]
         frozen = self.asked.select([index]).frozen
         free = torch.ones_like(template.atomic_numbers, dtype=torch.bool) if frozen is None else ~frozen
-        atoms = Atoms(template.atomic_numbers, template.pbc[0], free, self.asked.free_cell)
+        atoms = Atoms(
+            template.atomic_numbers, template.pbc[0], free, self.asked.free_cell, self.asked.space_group
+        )
         key = content_key(self.asked.target[index], template)
         rng = torch.Generator().manual_seed(derive_seed(self.seed, "solve", key))
         return Hunt(index, atoms, template, rng)

@@ -21,7 +21,13 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.inversion.moves import Atoms, covalent_radii, push_apart
-from whorl.inversion.symmetry import Group, lattice_rotations, random_group, symmetric_arrangement
+from whorl.inversion.symmetry import (
+    Group,
+    lattice_rotations,
+    random_group,
+    settings_of,
+    symmetric_arrangement,
+)
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
 
@@ -275,6 +281,8 @@ def _make_symmetric(
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng)))
     numbers = atoms.numbers.cpu().numpy()
     groups: list[Group | None] = [None] * len(fractional)
+    if atoms.space_group is not None:
+        return _of_space_group(fractional, cells, atoms, atoms.space_group, draw)
     several = int(part * len(fractional)) // _PER_GROUP
     for k in range(several):
         first = k * _PER_GROUP
@@ -290,4 +298,53 @@ def _make_symmetric(
                     break
                 fractional[places[0]] = torch.from_numpy(found)
                 groups[places.pop(0)] = group if len(group) > 1 else None
+    return groups
+
+
+def _of_space_group(
+    fractional: Float[Tensor, "C n 3"],
+    cells: Float[Tensor, "C 3 3"],
+    atoms: Atoms,
+    space_group: int,
+    draw: np.random.Generator,
+) -> list[Group | None]:
+    """Replace all arrangements, and cells that are not of the lattice, by ones with a space group, in place.
+
+    Raises:
+        InputError: The lattice has no such symmetry, or the atoms do not fill orbits of it.
+    """
+    numbers = atoms.numbers.cpu().numpy()
+    settings: list[list[Group]] = []
+    known: dict[bytes, list[Group]] = {}
+    for cell in cells.cpu().numpy():
+        rotations = lattice_rotations(cell)
+        key = rotations.tobytes()
+        if key not in known:
+            known[key] = settings_of(space_group, rotations)
+        settings.append(known[key])
+    fitting = [k for k, some in enumerate(settings) if some]
+    if not fitting:
+        raise InputError(
+            f"space_group: the lattice does not have the symmetry of space group {space_group} in a "
+            "conventional setting. Give the conventional cell, or let the cell be free."
+        )
+    groups: list[Group | None] = [None] * len(fractional)
+    done: list[int] = []
+    for k in range(len(fractional)):
+        like = k if settings[k] else fitting[int(draw.integers(len(fitting)))]
+        for _ in range(_GROUPS_TRIED):
+            group = settings[like][int(draw.integers(len(settings[like])))]
+            found = symmetric_arrangement(numbers, group, draw)
+            if found is not None:
+                fractional[k], groups[k], cells[k] = torch.from_numpy(found), group, cells[like].clone()
+                done.append(k)
+                break
+    if not done:
+        raise InputError(
+            f"space_group: the {len(numbers)} atoms do not fill orbits of space group {space_group} in the "
+            "cell given. Compare the composition with the Wyckoff positions of the group."
+        )
+    for k in set(range(len(fractional))) - set(done):
+        like = done[int(draw.integers(len(done)))]
+        fractional[k], groups[k], cells[k] = fractional[like], groups[like], cells[like]
     return groups

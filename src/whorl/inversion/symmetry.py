@@ -160,6 +160,13 @@ def lattice_rotations(cell: Float[np.ndarray, "3 3"]) -> Int[np.ndarray, "k 3 3"
     return rotations
 
 
+def settings_of(number: int, rotations: Int[np.ndarray, "k 3 3"]) -> list[Group]:
+    """Return a space group in all settings that a lattice with these rotations can have."""
+    of_lattice = {w.tobytes() for w in rotations.astype(np.int64)}
+    settings = [group for one, group in _all_space_groups() if one == number]
+    return [group for group in settings if all(w.tobytes() in of_lattice for w in group.rotations)]
+
+
 def random_group(rotations: Int[np.ndarray, "k 3 3"], rng: np.random.Generator) -> Group:
     """Return a group of operations of a lattice: most often a space group, else any group.
 
