@@ -3,8 +3,7 @@
 Fingerprints of real Pt10 clusters are disturbed by noise of several sizes, as parts of each feature's spread
 in the data set; noise takes a fingerprint off the set of those that structures have. Samples of a trained
 generator can be added. The area under the ROC curve says how well ``infeasibility`` (0 for what is solved)
-tells the
-disturbed from the real: 1 is perfect, 0.5 is chance.
+tells the disturbed from the real: 1 is perfect, 0.5 is chance.
 """
 
 import argparse

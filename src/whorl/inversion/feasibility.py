@@ -7,9 +7,8 @@ unsolved after E evaluations was measured to fall about as
 
 for n atoms (larger clusters take longer). With even odds beforehand, the probability that an unsolved target
 has no structure at all is :math:`1 / (1 + S)` (Bayes). Populations that start afresh and end in the very same
-structure
-speak for it too: it is then the lowest there is, and yet no solution. Ends that agree by chance were rare in
-feasible targets, about one in five.
+structure speak for it too: it is then the lowest there is, and yet no solution. Ends that agree by chance were
+rare in feasible targets, about one in five.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def infeasibility(ends: Sequence[tuple[Tensor, float]], *, evaluations: int, n_a
 
     Args:
         ends: Of each population, the signature (:func:`whorl.inversion.moves.signature`) and loss of its
-        best.
+            best.
         evaluations: E, spent on the target.
         n_atoms: n.
     """
