@@ -7,8 +7,8 @@ unsolved after E evaluations was measured to fall about as
 
 for n atoms (larger clusters take longer). With even odds beforehand, the probability that an unsolved target
 has no structure at all is :math:`1 / (1 + S)` (Bayes). Populations that start afresh and end in the very same
-structure speak for it too: it is then the lowest there is, and yet no solution. Ends that agree by chance were
-rare in feasible targets, about one in five.
+structure speak for it too: it is then the lowest there is, and yet no solution. Ends that agree by chance
+were rare in feasible targets, about one in five.
 """
 
 from __future__ import annotations
