@@ -57,7 +57,11 @@ def test_misspelt_key_deep_inside_lists_the_keys_of_that_section():
         ("generator: {epochs: many}", "generator.epochs: got 'many', expected a whole number."),
         ("generator: {epochs: 0}", "generator.epochs: got 0, expected 1 or more."),
         ("generator: {beta: -1}", "generator.beta: got -1, expected 0.0 or more."),
-        ("generator: {kind: cave}", "generator.kind: got 'cave', expected cvae. Did you mean 'cvae'?"),
+        (
+            "generator: {kind: cave}",
+            "generator.kind: got 'cave', expected cvae or gan or wgan_gp or diffusion. Did you mean 'cvae'?",
+        ),
+        ("generator: {kind: diffusion, steps: 2000}", "generator.steps: got 2000, expected 1000 or less."),
         ("generator: 3", "generator: got 3, expected a section with keys below it."),
         ("sampling: {sizes: [300, x]}", "sampling.sizes[1]: got 'x', expected a whole number."),
         ("sampling: {sizes: most}", "sampling.sizes: got 'most', expected a list of whole numbers such as"),

@@ -9,7 +9,7 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out
-from whorl.cli.options import Seed, given
+from whorl.cli.options import Seed, given, options_from
 from whorl.workflow.settings import GenerateSettings, GeneratorSettings, SelectionSettings, SurrogateSettings
 
 FeaturesFile = Annotated[Path, typer.Argument(help="Features, from 'whorl encode'.", show_default=False)]
@@ -17,7 +17,8 @@ Property = Annotated[
     str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
 ]
 
-_GENERATOR, _SURROGATE, _SELECTION = GeneratorSettings(), SurrogateSettings(), SelectionSettings()
+_SURROGATE, _SELECTION = SurrogateSettings(), SelectionSettings()
+_BY_KIND = "by kind"
 
 
 @app.command()
@@ -72,14 +73,26 @@ def generator(
         typer.Option(help="Rows to train on, from 'whorl data sample'.", show_default="all, split 80:20"),
     ] = None,
     property: Property = None,
-    kind: Annotated[str, typer.Option(help="Kind of generator.")] = _GENERATOR.kind,
-    layers: Annotated[int, typer.Option(help="Hidden layers.")] = _GENERATOR.layers,
-    hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = _GENERATOR.hidden,
-    latent: Annotated[int, typer.Option(help="Latent dimensions.")] = _GENERATOR.latent,
-    beta: Annotated[float, typer.Option(help="Weight of the Kullback-Leibler loss.")] = _GENERATOR.beta,
-    epochs: Annotated[int, typer.Option(help="Passes over the rows.")] = _GENERATOR.epochs,
-    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = _GENERATOR.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = _GENERATOR.learning_rate,
+    kind: Annotated[str, typer.Option(help="cvae, gan, wgan_gp or diffusion.")] = "cvae",
+    layers: Annotated[int | None, typer.Option(help="Hidden layers, of a cvae.", show_default="3")] = None,
+    hidden: Annotated[
+        int | None, typer.Option(help="Width of the hidden layers, of a cvae.", show_default="128")
+    ] = None,
+    latent: Annotated[int | None, typer.Option(help="Latent dimensions.", show_default=_BY_KIND)] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(help="Weight of the Kullback-Leibler loss, of a cvae.", show_default="0.75"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the rows.", show_default=_BY_KIND)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a step.", show_default=_BY_KIND)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.", show_default=_BY_KIND)] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Any other key=value of the recipes' generator section, such as cascade=true; repeat for "
+            "several."
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a conditional generator of fingerprints. Stopped, it continues when started again."""
@@ -87,7 +100,9 @@ def generator(
     from whorl.workflow.recipe import settings_from
 
     names = ("kind", "layers", "hidden", "latent", "beta", "epochs", "batch_size", "learning_rate")
-    settings = settings_from(GeneratorSettings, given(locals(), names), source="whorl train generator")
+    options = {key: value for key, value in given(locals(), names).items() if value is not None}
+    options.update(options_from(option))
+    settings = settings_from(GeneratorSettings, options, source="whorl train generator")
     with monitored() as monitor:
         learning.train_generator(
             features,

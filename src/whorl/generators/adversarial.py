@@ -7,11 +7,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import lightning
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from whorl.generators.base import positive
+from whorl.generators.averaging import MovingAverage
+from whorl.generators.base import positive, share
 from whorl.generators.images import (
     AnyShapeGenerator,
     ImageCritic,
@@ -43,6 +45,7 @@ class AdversarialGenerator(AnyShapeGenerator):
         channels: Of images: channels at full size, doubled by each halving. Of vectors: hidden units.
         depth: Of images: halvings, by default until a side has at most 6 pixels. Of vectors: hidden layers, 3
             by default.
+        average: Decay of a moving average of the weights, which is what is validated and kept; 0 for none.
         learning_rate: Of both Adam optimisers.
         scaling: Of the features: ``"shared"``, ``"minmax"`` or ``"standard"``; by default ``"shared"`` for
             images and ``"standard"`` for vectors.
@@ -59,6 +62,7 @@ class AdversarialGenerator(AnyShapeGenerator):
         latent: int,
         channels: int | None,
         depth: int | None,
+        average: float,
         learning_rate: float,
         scaling: str | None,
         **others: Any,
@@ -70,12 +74,13 @@ class AdversarialGenerator(AnyShapeGenerator):
             "latent": positive("latent", latent),
             "channels": positive("channels", channels),
             "depth": positive("depth", depth),
+            "average": share("average", average),
             "learning_rate": positive("learning_rate", learning_rate),
             **others,
         }
         super().__init__(shape=shape, properties=properties, scaling=scaling, options=options)
         self.automatic_optimization = False
-        self.latent, self.learning_rate = latent, learning_rate
+        self.latent, self.average, self.learning_rate = latent, average, learning_rate
         self.generator: nn.Module
         self.critic: nn.Module
         if self.image:
@@ -124,6 +129,10 @@ class AdversarialGenerator(AnyShapeGenerator):
             torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=self.betas)
             for network in (self.generator, self.critic)
         ]
+
+    def configure_callbacks(self) -> list[lightning.Callback]:
+        """Return the moving average of weights, if there is one."""
+        return [MovingAverage(self.average)] if self.average else []
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return as ``loss`` the energy distance between these rows and samples at their conditions."""

@@ -144,6 +144,17 @@ def range_warning(model: TensorModel, condition: Float[Tensor, "n p"]) -> str | 
     return " ".join(sentences) or None
 
 
+def share(name: str, value: float) -> float:
+    """Return a hyperparameter that must be at least zero and below one.
+
+    Raises:
+        InputError: It is not.
+    """
+    if positive(name, value, allow_zero=True) >= 1:
+        raise InputError(f"{name}: got {value!r}, expected a number from 0 to below 1.")
+    return value
+
+
 def positive(name: str, value: Number, *, allow_zero: bool = False) -> Number:
     """Return a hyperparameter that must be above zero (or not below it).
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from whorl.errors import InputError, unknown_option
 from whorl.generators.averaging import MovingAverage
-from whorl.generators.base import positive
+from whorl.generators.base import positive, share
 from whorl.generators.denoisers import ImageDenoiser, VectorDenoiser, diffusers
 from whorl.generators.images import AnyShapeGenerator, halvings, is_image, padded
 from whorl.generators.surrogate import Surrogate
@@ -110,11 +110,11 @@ class Diffusion(AnyShapeGenerator):
             "cascade": cascade,
             "schedule": _known("schedule", schedule, SCHEDULES),
             "prediction": _known("prediction", prediction, PREDICTIONS),
-            "dropout": _share("dropout", dropout),
+            "dropout": share("dropout", dropout),
             "guidance": positive("guidance", guidance, allow_zero=True),
             "sampler": _known("sampler", sampler, SAMPLERS),
             "steps": _steps(steps),
-            "average": _share("average", average),
+            "average": share("average", average),
             "learning_rate": positive("learning_rate", learning_rate),
         }
         super().__init__(shape=shape, properties=properties, scaling=scaling, options=options)
@@ -380,12 +380,6 @@ def _doubled(image: Tensor, like: Tensor) -> Tensor:
 def _known(name: str, value: str, known: Sequence[str] | dict[str, str]) -> str:
     if value not in known:
         raise unknown_option(name, str(value), list(known))
-    return value
-
-
-def _share(name: str, value: float) -> float:
-    if positive(name, value, allow_zero=True) >= 1:
-        raise InputError(f"{name}: got {value}, expected a number from 0 to below 1.")
     return value
 
 

@@ -33,6 +33,7 @@ class GAN(AdversarialGenerator):
             hidden units (256 by default).
         depth: Of images: halvings, by default until a side has at most 6 pixels. Of vectors: hidden layers, 3
             by default.
+        average: Decay of a moving average of the weights, which is what is validated and kept; 0 for none.
         learning_rate: Of both Adam optimisers.
         scaling: Of the features: ``"shared"``, ``"minmax"`` or ``"standard"``; by default ``"shared"`` for
             images and ``"standard"`` for vectors.
@@ -53,6 +54,7 @@ class GAN(AdversarialGenerator):
         latent: int = 128,
         channels: int | None = None,
         depth: int | None = None,
+        average: float = 0.99,
         learning_rate: float = 2e-4,
         scaling: str | None = None,
     ) -> None:
@@ -62,6 +64,7 @@ class GAN(AdversarialGenerator):
             latent=latent,
             channels=channels,
             depth=depth,
+            average=average,
             learning_rate=learning_rate,
             scaling=scaling,
         )
@@ -69,7 +72,9 @@ class GAN(AdversarialGenerator):
     @classmethod
     def paper(cls, *, shape: Sequence[int], properties: int = 1) -> GAN:
         """Return a GAN with the settings of Alverson et al. 2024, as far as they state them."""
-        return cls(shape=shape, properties=properties, latent=128, learning_rate=1e-5, channels=64)
+        return cls(
+            shape=shape, properties=properties, latent=128, learning_rate=1e-5, channels=64, average=0.0
+        )
 
     def critic_loss(
         self, real: Float[Tensor, "n ..."], fake: Float[Tensor, "n ..."], condition: Float[Tensor, "n p"]

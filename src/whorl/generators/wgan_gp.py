@@ -37,6 +37,7 @@ class WGANGP(AdversarialGenerator):
             by default.
         penalty: Weight λ of the gradient penalty.
         critic_steps: Steps of the critic for each of the generator.
+        average: Decay of a moving average of the weights, which is what is validated and kept; 0 for none.
         learning_rate: Of both Adam optimisers.
         scaling: Of the features: ``"shared"``, ``"minmax"`` or ``"standard"``; by default ``"shared"`` for
             images and ``"standard"`` for vectors.
@@ -59,6 +60,7 @@ class WGANGP(AdversarialGenerator):
         depth: int | None = None,
         penalty: float = 10.0,
         critic_steps: int = 5,
+        average: float = 0.99,
         learning_rate: float = 1e-4,
         scaling: str | None = None,
     ) -> None:
@@ -68,6 +70,7 @@ class WGANGP(AdversarialGenerator):
             latent=latent,
             channels=channels,
             depth=depth,
+            average=average,
             learning_rate=learning_rate,
             scaling=scaling,
             penalty=positive("penalty", penalty),
@@ -78,7 +81,9 @@ class WGANGP(AdversarialGenerator):
     @classmethod
     def paper(cls, *, shape: Sequence[int], properties: int = 1) -> WGANGP:
         """Return a WGAN-GP with the settings of Alverson et al. 2024, as far as they state them."""
-        return cls(shape=shape, properties=properties, latent=128, learning_rate=1e-4, channels=64)
+        return cls(
+            shape=shape, properties=properties, latent=128, learning_rate=1e-4, channels=64, average=0.0
+        )
 
     def critic_loss(
         self,

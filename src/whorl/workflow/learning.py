@@ -119,8 +119,8 @@ def _fit(
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             directory=output.parent / "checkpoints",
-            keep=settings.keep if isinstance(settings, GeneratorSettings) else "best",
             progress=monitor.progress(what),
+            **(settings.fitting() if isinstance(settings, GeneratorSettings) else {}),
         )
     for warning in caught:
         monitor.warn(str(warning.message))

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from whorl.errors import InputError, did_you_mean
 from whorl.files import write_text
 from whorl.version import __version__
-from whorl.workflow.settings import Recipe
+from whorl.workflow.settings import GeneratorSettings, Recipe
 from whorl.workflow.yaml_lines import Path as KeyPath
 from whorl.workflow.yaml_lines import dotted, load_yaml
 
@@ -146,7 +146,7 @@ class _Finding:
     """One of pydantic's errors, with its place in the user's file instead of in our models."""
 
     def __init__(self, details: ErrorDetails, model: type[BaseModel], data: Any) -> None:
-        self.details, self.model = details, model
+        self.details, self.model, self.data = details, model, data
         path: list[str | int] = []
         value = data
         self.in_union = False
@@ -169,7 +169,7 @@ class _Finding:
     def sentence(self) -> str:
         key, kind, context = dotted(self.path), self.details["type"], self.details.get("ctx", {})
         if kind == "extra_forbidden":
-            known = _keys_of(self.model, self.path[:-1])
+            known = _keys_of(self.model, self.path[:-1], self.data)
             return f"unknown key '{key}'.{did_you_mean(str(self.path[-1]), known)}"
         if kind == "missing" and isinstance(self.details["loc"][-1], str):
             return f"'{key}' is missing.{_HELP.get(key, '')}"
@@ -236,8 +236,8 @@ def _shown(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def _keys_of(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Return the keys that the section at ``path`` knows."""
+def _keys_of(model: type[BaseModel], path: Sequence[str | int], data: Any) -> list[str]:
+    """Return the keys that the section at ``path`` knows; they may depend on the kind that ``data`` names."""
     for part in path:
         field = model.model_fields.get(str(part))
         if field is None:
@@ -246,4 +246,7 @@ def _keys_of(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
         models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
         if models:
             model = models[0]
+        data = data.get(part) if isinstance(data, dict) else None
+    if issubclass(model, GeneratorSettings):
+        model = model.of_kind(data)
     return list(model.model_fields)

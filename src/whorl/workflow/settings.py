@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -222,26 +229,116 @@ class TrainingSettings(Section):
 
 
 class GeneratorSettings(TrainingSettings):
-    """The conditional generator p(R | y).
+    """The conditional generator p(R | y). Which other keys there are depends on its kind.
 
     Attributes:
+        kind: Which generator.
         members: Generators trained alike from different seeds; samples come from all in equal parts.
         keep: The weights that are best by validation, or the last.
     """
 
-    kind: Literal["cvae"] = "cvae"
+    kind: Literal["cvae", "gan", "wgan_gp", "diffusion"] = "cvae"
+    members: Count = 1
+    keep: Literal["best", "last"] = "best"
+
+    @classmethod
+    def of_kind(cls, value: Any) -> type[GeneratorSettings]:
+        """Return the class of the kind that ``value`` names."""
+        if cls is not GeneratorSettings or not isinstance(value, dict):
+            return cls
+        return _GENERATORS.get(str(value.get("kind")), CVAESettings)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_kind(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
+        chosen = cls.of_kind(value)
+        return handler(value) if chosen is cls else chosen.model_validate(value)
+
+    def config(self) -> dict[str, Any]:
+        """Return the hyperparameters of the model, without those of its training."""
+        return self.model_dump(exclude={"epochs", "batch_size", "members", *self.fitting()})
+
+    def fitting(self) -> dict[str, Any]:
+        """Return what :func:`whorl.generators.fit` is told beside epochs and batch size."""
+        return {"keep": self.keep}
+
+
+class CVAESettings(GeneratorSettings):
+    """The conditional variational autoencoder; see :class:`whorl.generators.CVAE`."""
+
     layers: Count = 3
     hidden: Count = 128
     latent: Count = 25
     beta: NonNegative = 0.75
     activation: Literal["elu", "relu", "silu"] = "elu"
     scaling: Literal["minmax", "standard"] = "minmax"
-    members: Count = 1
-    keep: Literal["best", "last"] = "best"
 
-    def config(self) -> dict[str, Any]:
-        """Return the hyperparameters of the model, without those of its training."""
-        return self.model_dump(exclude={"epochs", "batch_size", "members", "keep"})
+
+class AnyShapeSettings(GeneratorSettings):
+    """What the generators for vectors and images have in common.
+
+    Attributes:
+        channels: Width of the networks; by default chosen by the shape of the features.
+        depth: Of the networks; by default chosen by the shape of the features.
+        scaling: By default shared for images and standard for vectors.
+        device: cpu, cuda, cuda:1, or auto for a GPU where there is one.
+        precision: Lightning's; bf16-mixed or 16-mixed for large networks on a GPU.
+    """
+
+    channels: Count | None = None
+    depth: Count | None = None
+    scaling: Literal["shared", "minmax", "standard"] | None = None
+    device: str = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    def fitting(self) -> dict[str, Any]:
+        """Return what :func:`whorl.generators.fit` is told beside epochs and batch size."""
+        return {"keep": self.keep, "device": self.device, "precision": self.precision}
+
+
+class GANSettings(AnyShapeSettings):
+    """The generative adversarial network; see :class:`whorl.generators.GAN`."""
+
+    epochs: Count = 200
+    latent: Count = 128
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    learning_rate: Positive = 2e-4
+
+
+class WGANGPSettings(AnyShapeSettings):
+    """The Wasserstein GAN with gradient penalty; see :class:`whorl.generators.WGANGP`."""
+
+    epochs: Count = 400
+    latent: Count = 128
+    penalty: Positive = 10.0
+    critic_steps: Count = 5
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    learning_rate: Positive = 1e-4
+
+
+class DiffusionSettings(AnyShapeSettings):
+    """The diffusion model; see :class:`whorl.generators.Diffusion`."""
+
+    epochs: Count = 100
+    batch_size: Count = 32
+    blocks: Count = 1
+    cascade: bool = False
+    schedule: Literal["cosine", "linear"] = "cosine"
+    prediction: Literal["velocity", "noise"] = "velocity"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    guidance: NonNegative = 1.0
+    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    learning_rate: Positive = 5e-4
+
+
+_GENERATORS: dict[str, type[GeneratorSettings]] = {
+    "cvae": CVAESettings,
+    "gan": GANSettings,
+    "wgan_gp": WGANGPSettings,
+    "diffusion": DiffusionSettings,
+}
 
 
 class SurrogateSettings(TrainingSettings):
@@ -429,7 +526,7 @@ class Recipe(Section):
     data: DataSettings
     representation: RepresentationSettings = RepresentationSettings()
     sampling: SamplingSettings = SamplingSettings()
-    generator: GeneratorSettings = GeneratorSettings()
+    generator: SerializeAsAny[GeneratorSettings] = CVAESettings()
     surrogate: SurrogateSettings = SurrogateSettings()
     generate: GenerateSettings
     invert: InvertSettings | None = InvertSettings()
@@ -459,7 +556,11 @@ class Recipe(Section):
 
     def decisive(self) -> dict[str, Any]:
         """Return all settings that results depend on."""
-        idle: dict[str, Any] = {"report": True, "data": {"clusters": {"processes", "directory"}}}
+        idle: dict[str, Any] = {
+            "report": True,
+            "data": {"clusters": {"processes", "directory"}},
+            "generator": {"device"},
+        }
         return self.model_dump(mode="json", exclude=idle)
 
     @property
