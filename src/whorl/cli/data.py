@@ -14,7 +14,7 @@ from whorl.cli.options import Seed, options_from
 data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Labelled structures: build clusters, read files, draw training sets, look into a file.",
+    help="Labelled structures: build or fetch them, read files, draw training sets, look into a file.",
 )
 app.add_typer(data_app, name="data")
 
@@ -72,6 +72,105 @@ def clusters(
     with monitored() as monitor:
         data.clusters(settings, directory=chunks, output=output, seed=seed, monitor=monitor)
         out.print(str(output))
+
+
+@data_app.command()
+def crystals(
+    count: Annotated[int, typer.Option(help="Crystals wanted.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Data set to write (.safetensors; .extxyz beside it).")
+    ],
+    prototypes: Annotated[
+        bool, typer.Option("--prototypes", help="Decorate the AFLOW prototypes, the only source so far.")
+    ] = True,
+    max_atoms: Annotated[int, typer.Option(help="Most atoms in a cell.")] = 52,
+    elements: Annotated[
+        str | None,
+        typer.Option(help="Elements to choose from, such as Li,Fe,O.", show_default="78 of them"),
+    ] = None,
+    calculator: Annotated[
+        str | None,
+        typer.Option(
+            help="Label with it: chgnet, or package.module:Class of any ASE calculator.",
+            show_default="no labels",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Option of the calculator. May be repeated.", show_default=False
+        ),
+    ] = None,
+    relax: Annotated[
+        bool, typer.Option("--relax", help="Also move the atoms downhill with the calculator, cells fixed.")
+    ] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Where finished chunks are kept.", show_default="<output>-chunks"),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Worker processes.", show_default="one per core")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Build a data set of crystals without a download: known prototypes with other, charge-balanced elements.
+
+    With a calculator the properties are `energy` (eV) and `energy_per_atom` (eV/atom). Stopped or killed, it
+    continues from its chunks when started again.
+    """
+    from whorl.datasets.extxyz import write_extxyz
+    from whorl.datasets.prototypes import build_crystals
+    from whorl.datasets.store import save_dataset
+    from whorl.potentials import make_potential
+
+    potential = None if calculator is None else make_potential(calculator, **options_from(option))
+    chunks = directory or output.with_name(f"{output.stem}-chunks")
+    with monitored() as monitor:
+        dataset = build_crystals(
+            count=count,
+            directory=chunks,
+            seed=seed,
+            elements=None if elements is None else elements.replace(",", " ").split(),
+            max_atoms=max_atoms,
+            potential=potential,
+            relaxed=relax,
+            processes=processes,
+            progress=monitor.progress("crystals"),
+        )
+        if dataset.skipped:
+            first = dataset.skipped[0]
+            monitor.warn(
+                f"{calculator} failed on {len(dataset.skipped)} crystals, which were left out "
+                f"(first: {first.source}: {first.reason})."
+            )
+        save_dataset(dataset, output)
+        assert dataset.structures is not None
+        write_extxyz(
+            dataset.structures,
+            output.with_suffix(".extxyz"),
+            properties=dataset.properties,
+            provenance=dataset.provenance,
+            ids=dataset.ids,
+        )
+        out.print(str(output))
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="perov_5, carbon_24, mp_20 or mpts_52.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder in which the set gets a folder of its name.")
+    ] = Path("data"),
+) -> None:
+    """Download a public benchmark set of crystals: train.csv, val.csv and test.csv, verified.
+
+    An interrupted download goes on where it stopped. `whorl data read` makes a data set of each file.
+    """
+    from whorl.datasets.fetch import fetch_benchmark
+
+    with monitored() as monitor:
+        for path in fetch_benchmark(name, output, progress=monitor.progress(f"{name} (bytes)")):
+            out.print(str(path))
 
 
 @data_app.command()
