@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -299,7 +300,9 @@ class Diffusion(AnyShapeGenerator):
     ) -> Tensor:
         """Go from noise to samples with one network."""
         scheduler = self._scheduler(sampler)
-        scheduler.set_timesteps(steps, device=self.device)
+        with warnings.catch_warnings():  # of what diffusers asks of NumPy
+            warnings.simplefilter("ignore", DeprecationWarning)
+            scheduler.set_timesteps(steps, device=self.device)
         everyone = torch.ones(len(condition), dtype=torch.bool, device=self.device)
         asked, unasked = self._given(condition, everyone), self._given(condition, ~everyone)
 
@@ -307,27 +310,53 @@ class Diffusion(AnyShapeGenerator):
             inside = noisy if beside is None else torch.cat([noisy, beside], 1)
             return network(inside, (time / NOISE_LEVELS).to(noisy).expand(len(noisy)), known)
 
-        noisy = noise(varying) * varying
+        limit, noisy = self._limit(), noise(varying) * varying
         for time in scheduler.timesteps:
             said = predicted(noisy, time, asked if guidance > 0 else unasked)
             if guidance not in (0, 1):
                 free = predicted(noisy, time, unasked)
                 said = free + guidance * (said - free)
-            if towards is not None:
-                said = self._steered(said, noisy, self._levels[int(time)].to(noisy), towards)
+            if towards is not None or limit < math.inf:
+                level = self._levels[int(time)].to(noisy)
+                said = self._corrected(said, noisy, level, limit, towards)
             extra = {"eta": 1.0, "variance_noise": noise(varying)} if sampler == "ddpm" else {}
             noisy = scheduler.step(said, time, noisy, **extra).prev_sample * varying
         return noisy
 
-    def _steered(
-        self, said: Tensor, noisy: Tensor, level: Tensor, towards: Callable[[Tensor, Tensor], Tensor]
+    def _corrected(
+        self,
+        said: Tensor,
+        noisy: Tensor,
+        level: Tensor,
+        limit: float,
+        towards: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> Tensor:
-        """Return what the network would have said, had it seen x_0 where ``towards`` moves it."""
+        """Return what the network would have said, had it seen x_0 within limits and where it is wanted.
+
+        At t = 1000, x_0 follows from ε by a division by almost 0: without limits, the smallest error of ε
+        would throw samples far off (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
+        """
         signal, spread = level.sqrt(), (1 - level).sqrt()
         velocity = self.prediction == "velocity"
         clean = signal * noisy - spread * said if velocity else (noisy - spread * said) / signal
-        clean = towards(clean, 1 - level)
+        if towards is not None:
+            clean = towards(clean.clamp(-limit, limit), 1 - level)
+        clean = clean.clamp(-limit, limit)
         return (signal * noisy - clean) / spread if velocity else (noisy - signal * clean) / spread
+
+    def _limit(self) -> float:
+        """Return how far from 0 estimates of x_0 may be, in network units.
+
+        As far as training rows are where these lie in [-1, 1]. Elsewhere half as far again if the network is
+        asked for ε, and any distance for velocities, which need no division.
+        """
+        if self.bounded:
+            return 1.0
+        if self.prediction == "velocity":
+            return math.inf
+        scaler = self.feature_scaler
+        ends = scaler.transform(torch.stack([scaler.minimum, scaler.maximum]))
+        return 1.5 * float(ends.abs().max())
 
     def _towards(self, guide: Surrogate, condition: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         wanted = condition[:, 0].double()
