@@ -2,13 +2,15 @@
 
 import torch
 
-_RNG = torch.Generator().manual_seed(11)
-_PATTERN, _OTHER = torch.randn(2, 8, 8, 2, generator=_RNG, dtype=torch.float64)
+_ALONG = torch.linspace(0, 3, 8, dtype=torch.float64)
+_LAYERS = torch.tensor([1.0, -0.5], dtype=torch.float64)
+_PATTERN = 1.5 * _ALONG.cos()[:, None, None] * _LAYERS.expand(8, 8, 2)
+_OTHER = _ALONG.sin()[None, :, None] * _LAYERS.expand(8, 8, 2)
 IMAGE_CONTRAST = float((0.1 * _PATTERN).abs().mean())
 
 
 def sheet(rows: int = 600) -> tuple[torch.Tensor, torch.Tensor]:
-    """R = (10 + y, ±100 (1 + 0.3 y), 0.1) with some noise: y fixes the first, and not the sign of the second."""
+    """R = (10 + y, ±100 (1 + 0.3 y), 0.1) with some noise: y does not fix the sign of the second."""
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(rows, 2, generator=rng, dtype=torch.float64)
     y = 2 * torch.rand(rows, 1, generator=rng, dtype=torch.float64)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from whorl.errors import InputError
-from whorl.generators import CVAE, make_generator
+from whorl.generators import CVAE, GAN, make_generator
 from whorl.generators.io import GENERATORS
 from whorl.testing import check_generator
 
@@ -14,6 +14,9 @@ SMALL = {
         {"shape": [2, 3], "properties": 2, "hidden": 8, "latent": 1, "scaling": "standard"},
         {"shape": [1], "layers": 1, "hidden": 2, "latent": 2, "beta": 0.0, "activation": "silu"},
     ],
+    "gan": [{"shape": [6], "channels": 8}, {"shape": [9, 8, 2], "channels": 4}],
+    "wgan_gp": [{"shape": [6], "channels": 8}, {"shape": [9, 8, 2], "channels": 4}],
+    "diffusion": [{"shape": [6], "channels": 8, "steps": 3}, {"shape": [9, 8, 2], "channels": 4, "steps": 3}],
 }
 
 
@@ -52,6 +55,21 @@ class _Dead(CVAE):
 def test_the_check_finds_weights_that_do_not_train():
     with pytest.raises(AssertionError, match="unused"):
         check_generator(lambda: _Dead(shape=(4,), hidden=8, latent=2))
+
+
+class _Idle(GAN):
+    """Takes its steps itself, and has weights that nothing uses."""
+
+    kind = "idle"
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.unused = torch.nn.Linear(1, 1)
+
+
+def test_the_check_finds_weights_that_own_steps_leave_alone():
+    with pytest.raises(AssertionError, match="unused"):
+        check_generator(lambda: _Idle(shape=(4,), channels=4))
 
 
 def test_a_misspelt_kind_or_option_is_named():

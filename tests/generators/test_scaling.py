@@ -78,3 +78,15 @@ def test_both_maps_are_differentiable():
     rows = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(scaler.transform, rows)
     assert torch.autograd.gradcheck(scaler.inverse, rows)
+
+
+def test_shared_scaling_keeps_equal_values_equal_and_constants_exact():
+    rows = torch.tensor([[2.0, 2.0, 7.3, -1.0], [4.0, 4.0, 7.3, 3.0]], dtype=torch.float64)
+    scaler = FeatureScaler(4, "shared").fit(rows)
+    scaled = scaler.transform(rows)
+    assert torch.equal(scaled[:, 0], scaled[:, 1]) and (scaled[:, 2] == 0).all()
+    torch.testing.assert_close(scaled[:, 0], torch.tensor([0.6, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(scaler.inverse(scaled), rows)
+    assert (scaler.inverse(scaled + 0.3)[:, 2] == 7.3).all()
+    constant = FeatureScaler(2, "shared").fit(torch.ones(3, 2))
+    assert (constant.inverse(torch.randn(5, 2)) == 1).all()

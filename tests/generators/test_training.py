@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from whorl.errors import InputError
-from whorl.generators import CVAE, Surrogate, fit, load_model, save_model
+from whorl.generators import CVAE, GAN, WGANGP, Diffusion, Surrogate, fit, load_model, save_model
+from whorl.generators.averaging import MovingAverage
 
 SETTINGS = {"seed": 3, "epochs": 23, "batch_size": 16, "validate_every": 4, "checkpoint_seconds": 0.0}
 
@@ -115,6 +116,63 @@ def test_interrupted_again_and_again(tmp_path, every_round, reference):
     resumed = model()
     fit(resumed, **data(), **SETTINGS, directory=tmp_path)
     assert same_weights(resumed, reference)
+
+
+OTHERS = {
+    "gan": lambda: GAN(shape=(6,), channels=8, depth=1, latent=3),
+    "wgan_gp": lambda: WGANGP(shape=(6,), channels=8, depth=1, latent=3),
+    "diffusion": lambda: Diffusion(shape=(6,), channels=8, depth=1),
+    "images": lambda: GAN(shape=(4, 4, 1), channels=2, latent=3),
+}
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_two_optimisers_and_averages_survive_an_interruption_too(make, tmp_path, every_round):
+    given = data()
+    if make().shape != (6,):
+        given["features"] = given["features"].repeat(1, 3)[:, :16].reshape(50, 4, 4, 1)
+    reference = make()
+    fit(reference, **given, **SETTINGS)
+    for epoch in (8, 20):
+        with pytest.raises(_StopError):
+            fit(make(), **given, **SETTINGS, directory=tmp_path, progress=stop_at(epoch, _StopError()))
+    resumed = make()
+    fit(resumed, **given, **SETTINGS, directory=tmp_path)
+    assert same_weights(resumed, reference)
+    assert resumed.training_record == reference.training_record
+
+
+def test_the_moving_average_against_a_loop():
+    module, average = torch.nn.Linear(2, 1), MovingAverage(0.8)
+    expected = None
+    for step in range(60):
+        with torch.no_grad():
+            module.weight.fill_(step**0.5)
+        average.on_train_batch_end(None, module)
+        decay = min(0.8, step / (step + 10))
+        expected = step**0.5 if expected is None else decay * expected + (1 - decay) * step**0.5
+    average.on_validation_start(None, module)
+    assert float(module.weight[0, 0].detach()) == pytest.approx(expected, rel=1e-5)
+    average.on_validation_end(None, module)
+    assert float(module.weight[0, 0].detach()) == pytest.approx(59**0.5)
+
+
+def test_weights_that_are_kept_are_averages():
+    plain, averaged = (GAN(shape=(6,), channels=8, average=average) for average in (0.0, 0.9))
+    for one in (plain, averaged):
+        fit(one, **data(), **SETTINGS, keep="last")
+    assert not same_weights(plain, averaged)
+    assert [row["training_loss"] for row in plain.training_record["history"]] == [
+        row["training_loss"] for row in averaged.training_record["history"]
+    ]
+
+
+def test_mixed_precision_is_lightnings():
+    trained = model()
+    record = fit(trained, **data(), **SETTINGS, precision="bf16-mixed")
+    assert record["precision"] == "bf16-mixed" and next(trained.parameters()).dtype == torch.float32
+    with pytest.raises(InputError, match="Did you mean '16-mixed'"):
+        fit(model(), **data(), **SETTINGS, precision="16-mix")
 
 
 def test_ctrl_c_is_ctrl_c_and_leaves_the_handler(tmp_path, every_round, reference, capfd):

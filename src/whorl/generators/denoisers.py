@@ -127,7 +127,7 @@ class VectorDenoiser(nn.Module):
         self, noisy: Float[Tensor, "n f"], time: Float[Tensor, "n"], condition: Float[Tensor, "n c"]
     ) -> Float[Tensor, "n f"]:
         """Return the prediction; ``time`` in [0, 1]."""
-        frequencies = torch.logspace(0, 3, _TIME_FEATURES // 2, device=time.device)
+        frequencies = torch.logspace(0, 2, _TIME_FEATURES // 2, device=time.device)
         phases = time.float()[:, None] * frequencies
         known = self.embed(torch.cat([phases.sin().to(noisy), phases.cos().to(noisy), condition], 1))
         inside = self.first(noisy)
