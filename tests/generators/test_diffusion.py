@@ -185,3 +185,21 @@ def test_without_diffusers_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(InputError, match=r"pip install 'whorl\[diffusion\]'"):
         Diffusion(shape=(4,))
+
+
+class _Astray(nn.Module):
+    """Is wrong about ε by a tenth: at full noise, that is an x_0 thousands of times too large."""
+
+    def forward(self, noisy, time, condition):
+        return 0.9 * noisy
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("scaling", "limit"), [("minmax", 1.0), ("standard", 1.5)])
+def test_a_wrong_noise_does_not_throw_samples_off(sampler, scaling, limit):
+    model = Diffusion(shape=(2,), channels=4, prediction="noise", scaling=scaling, sampler=sampler, steps=20)
+    rows = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
+    model.fit_scaling(rows, rows[:, :1])
+    model.denoiser = _Astray()
+    inside = model.to_network(model.sample(torch.zeros(50, 1), rng=torch.Generator().manual_seed(0)))
+    assert inside.abs().max() <= 1.001 * limit * model.to_network(rows).abs().max()
