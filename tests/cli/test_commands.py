@@ -11,6 +11,8 @@ COMMANDS = [
     ("run",),
     ("data",),
     ("data", "clusters"),
+    ("data", "crystals"),
+    ("data", "fetch"),
     ("data", "read"),
     ("data", "sample"),
     ("data", "show"),

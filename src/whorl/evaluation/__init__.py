@@ -10,6 +10,7 @@ from whorl.evaluation.distances import (
 )
 from whorl.evaluation.diversity import copy_distance, percent_copies, principal_components, spread_ratio
 from whorl.evaluation.protocols import evaluate, is_invalid
+from whorl.evaluation.validity import Validity, check_validity
 from whorl.evaluation.verdict import (
     Accuracy,
     Diversity,
@@ -29,7 +30,9 @@ __all__ = [
     "Reconstructed",
     "SizeVerdict",
     "TargetVerdict",
+    "Validity",
     "Verdict",
+    "check_validity",
     "copy_distance",
     "count_distinct",
     "count_failed",

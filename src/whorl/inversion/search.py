@@ -43,7 +43,7 @@ Progress = Callable[[int, int, str], None]
 
 _AT_ONCE = 32  # targets that are searched at the same time
 _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
-_DOUBT = 0.95  # probability from which a target is called one that no structure has
+_DOUBT = 0.99  # probability from which a target is called one that no structure has
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
 _BUDGET = 150_000  # evaluations for a target of up to ten atoms
