@@ -1,6 +1,7 @@
 import pytest
 
 from whorl.errors import InputError
+from whorl.generators import make_generator
 from whorl.workflow.recipe import parse_recipe, read_recipe, save_recipe
 from whorl.workflow.settings import InvertSettings
 
@@ -113,6 +114,24 @@ def test_missing_sections_say_what_to_give():
 )
 def test_broken_files(text, expected):
     assert expected in message(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "other"),
+    [("gan", "latent", "beta"), ("wgan_gp", "penalty", "steps"), ("diffusion", "guidance", "latent")],
+)
+def test_each_kind_of_generator_has_keys_of_its_own(kind, own, other, tmp_path):
+    recipe = parse_recipe(CLUSTERS, changes=[f"generator={{kind: {kind}, {own}: 2}}"])
+    assert recipe.generator.config()["kind"] == kind
+    assert recipe.generator.config()[own] == 2
+    model = make_generator({**recipe.generator.config(), "shape": (8, 8, 1)})
+    defaults = type(model)(shape=(8, 8, 1), **{own: recipe.generator.config()[own]})
+    assert model.config() == defaults.config()
+    assert recipe.generator.fitting() == {"keep": "best", "device": "auto", "precision": "32-true"}
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert read_recipe(tmp_path / "recipe.yaml") == recipe
+    assert f"unknown key 'generator.{other}'" in message(CLUSTERS, f"generator={{kind: {kind}, {other}: 1}}")
+    assert f"Did you mean '{own}'" in message(CLUSTERS, f"generator={{kind: {kind}, {own}s: 2}}")
 
 
 def test_changes_from_the_command_line():

@@ -1,0 +1,54 @@
+"""``whorl train generator --kind``: every kind, from features to new features."""
+
+import pytest
+import torch
+
+from whorl.datasets import FeatureSet, load_features, save_features
+from whorl.generators import load_model
+
+
+@pytest.fixture
+def features(tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    y = torch.rand(40, generator=rng, dtype=torch.float64)
+    rows = y[:, None, None, None] + torch.randn(40, 8, 8, 2, generator=rng, dtype=torch.float64)
+    made = FeatureSet(
+        features=rows,
+        representation={"kind": "images"},
+        fingerprint="0123456789abcdef",
+        properties={"y": y},
+        ids=tuple(str(i) for i in range(40)),
+    )
+    save_features(made, tmp_path / "features.safetensors")
+    return tmp_path / "features.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gan", ("--latent", 3, "--learning-rate", 1e-3)),
+        ("wgan_gp", ("--option", "penalty=1", "--option", "critic_steps=1")),
+        ("diffusion", ("--option", "steps=2", "--option", "cascade=true")),
+    ],
+)
+def test_train_and_generate(whorl, features, tmp_path, kind, options):
+    model, made = tmp_path / "model.safetensors", tmp_path / "made.safetensors"
+    small = ("--option", "channels=4", "--option", "device=cpu", "--epochs", 2)
+    said = whorl("train", "generator", features, "--kind", kind, *small, *options, "-o", model)
+    assert said.code == 0, said.err
+    config = load_model(model).config()
+    assert (config["kind"], config["channels"], config["shape"]) == (kind, 4, [8, 8, 2])
+    said = whorl("generate", model, "--features", features, "--target", 0.5, "--samples", 3, "-o", made)
+    assert said.code == 0, said.err
+    assert load_features(made).features.shape == (3, 8, 8, 2)
+
+
+def test_an_option_of_another_kind_is_named(whorl, features, tmp_path):
+    said = whorl(
+        "train", "generator", features, "--kind", "gan", "--beta", 1, "-o", tmp_path / "m.safetensors"
+    )
+    assert said.code == 1
+    assert "unknown key 'beta'" in said.err
+    said = whorl("train", "generator", features, "--kind", "wgan_pg", "-o", tmp_path / "m.safetensors")
+    assert said.code == 1
+    assert "Did you mean 'wgan_gp'" in said.err
