@@ -13,7 +13,8 @@ from whorl.cli.app import app
 from whorl.cli.console import err, monitored, out, plain_table
 from whorl.cli.options import Seed, given
 from whorl.errors import InputError
-from whorl.workflow.settings import InvertSettings, RepresentationSettings
+from whorl.workflow.representation_settings import ACSFSettings, RepresentationSettings
+from whorl.workflow.settings import InvertSettings
 
 if TYPE_CHECKING:
     from whorl.report.comparison import Comparison
@@ -219,13 +220,19 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _own_functions(representation: str | None) -> str | RepresentationSettings | None:
+def _own_functions(representation: str | None) -> str | ACSFSettings | None:
     """Read the file where one is meant."""
     from whorl.workflow.recipe import read_section
 
     if representation is None or Path(representation).suffix.lower() not in _FILES:
         return representation
-    return read_section(RepresentationSettings, Path(representation), "representation")
+    settings = read_section(RepresentationSettings, Path(representation), "representation")
+    if not isinstance(settings, ACSFSettings):
+        raise InputError(
+            f"{representation}: {settings.kind} has a closed-form inverse, which needs no search. "
+            "Use 'whorl encode' and 'whorl decode', or symmetry functions here."
+        )
+    return settings
 
 
 def _round_trip(file: Path, folder: Path, options: dict[str, Any]) -> None:

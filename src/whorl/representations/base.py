@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from whorl.files import stable_hash
 from whorl.structures.batch import StructureBatch
+from whorl.structures.checks import find_problems
 from whorl.structures.orbits import Orbits
 
 
@@ -51,6 +52,14 @@ class Representation(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters that rebuild this representation, JSON-able, with its ``kind``."""
+
+    def fit(self, structures: StructureBatch) -> Representation:
+        """Return this representation adapted to structures, where it has something to learn from them."""
+        return self
+
+    def find_problems(self, structures: StructureBatch) -> dict[int, str]:
+        """Return the index of each structure that cannot be encoded, and why."""
+        return find_problems(structures)
 
     @property
     def fingerprint(self) -> str:

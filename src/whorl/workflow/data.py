@@ -105,8 +105,11 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     if data.structures is None:
         raise InputError(f"{dataset}: holds no structures, so there is nothing to encode.")
     representation = make_representation(settings.config(species_of(data.structures)))
-    problems = find_problems(data.structures, species=settings.species)
-    for index, reason in problems.items():
+    problems = find_problems(data.structures, species=settings.declared)
+    problems |= {
+        i: why for i, why in representation.find_problems(data.structures).items() if i not in problems
+    }
+    for index, reason in sorted(problems.items()):
         monitor.skip(data.ids[index], reason)
     good = [index for index in range(len(data)) if index not in problems]
     if not good:
@@ -114,6 +117,7 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
             f"{dataset}: none of the {len(data)} structures can be encoded (see the reasons above)."
         )
     structures = data.structures[good]
+    representation = representation.fit(structures)
     stamp = stable_hash([representation.fingerprint, data.ids, len(good)])
     parts = output.parent / f".{output.stem}-parts-{stamp}"
     progress = monitor.progress("encoding")
@@ -167,7 +171,7 @@ def finished_features(
         InputError: Arrays missing or of another shape than the representation's, or no row usable.
     """
     path = Path(settings.path)
-    species = list(composition(settings.composition)) if settings.composition else representation.species
+    species = list(composition(settings.composition)) if settings.composition else representation.declared
     if not species:
         raise InputError(
             "neither data.features.composition (such as Pt10) nor representation.species is given, so the "

@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 from whorl.errors import InputError, did_you_mean
 from whorl.files import write_text
 from whorl.version import __version__
-from whorl.workflow.settings import GeneratorSettings, Recipe
+from whorl.workflow.section import SectionOfKind
+from whorl.workflow.settings import Recipe
 from whorl.workflow.yaml_lines import Path as KeyPath
 from whorl.workflow.yaml_lines import dotted, load_yaml
 
@@ -56,8 +57,9 @@ def parse_recipe(
         _apply(data, change, lines)
     if name is not None:
         data.setdefault("name", name)
-    # A section whose keys are all commented out reads as null: its defaults are meant (but invert: null).
-    for key in [key for key, value in data.items() if value is None and key != "invert"]:
+    # A section whose keys are all commented out reads as null: its defaults are meant. With invert and
+    # decode, null means: not at all.
+    for key in [key for key, value in data.items() if value is None and key not in ("invert", "decode")]:
         del data[key]
     return settings_from(Recipe, data, source=source, lines=lines)
 
@@ -247,6 +249,6 @@ def _keys_of(model: type[BaseModel], path: Sequence[str | int], data: Any) -> li
         if models:
             model = models[0]
         data = data.get(part) if isinstance(data, dict) else None
-    if issubclass(model, GeneratorSettings):
+    if issubclass(model, SectionOfKind):
         model = model.of_kind(data)
     return list(model.model_fields)

@@ -8,7 +8,7 @@ from typing import Any
 
 from whorl.errors import InputError, unknown_option
 from whorl.representations import ACSF, make_representation
-from whorl.workflow.settings import RepresentationSettings
+from whorl.workflow.representation_settings import ACSFSettings
 
 REPRESENTATIONS = ("crystal", "fung2022", "fung2022-minimum")
 SOLVERS = ("whorl", "algorithm1")
@@ -56,7 +56,7 @@ class RoundTripSettings:
         seed: Of all randomness.
     """
 
-    representation: str | RepresentationSettings | None = None
+    representation: str | ACSFSettings | None = None
     pooling: tuple[str, ...] | None = None
     free_cell: bool = False
     budget_seconds: float | None = None
@@ -85,7 +85,7 @@ class RoundTripSettings:
     def declared(self) -> list[str] | None:
         """Elements that a representation of one's own is made for, where it says so."""
         own = self.representation
-        return own.species if isinstance(own, RepresentationSettings) else None
+        return own.species if isinstance(own, ACSFSettings) else None
 
     def kind(self, *, periodic: bool) -> str:
         """Return the name of the representation of a structure."""
@@ -95,7 +95,7 @@ class RoundTripSettings:
 
     def build(self, kind: str, species: Sequence[str]) -> ACSF:
         """Return the representation of structures of these elements."""
-        if not isinstance(self.representation, RepresentationSettings):
+        if not isinstance(self.representation, ACSFSettings):
             return fingerprint(kind, species, pooling=self.pooling)
         config = make_representation(self.representation.config(species)).config()
         return ACSF.from_config({**config, "pooling": list(self.pooling or config["pooling"])})
@@ -105,7 +105,7 @@ class RoundTripSettings:
         own = self.representation
         return {
             "representation": own.model_dump(mode="json", exclude_none=True)
-            if isinstance(own, RepresentationSettings)
+            if isinstance(own, ACSFSettings)
             else own or _SUITS_ALL,
             "pooling": list(self.pooling) if self.pooling else "as the representation has it",
             "free_cell": self.free_cell,

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    field_validator,
-    model_validator,
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from whorl.workflow.generator_settings import (
+    CVAESettings,
+    GeneratorSettings,
+    TrainingSettings,
 )
+from whorl.workflow.representation_settings import ACSFSettings, RepresentationSettings
+from whorl.workflow.section import Count, NonNegative, Positive, Section
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: every key is known, nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+__all__ = [
+    "CalculatorSettings",
+    "ClusterSettings",
+    "CrystalSettings",
+    "DataSettings",
+    "DecodeSettings",
+    "EvaluateSettings",
+    "FeaturesSettings",
+    "FilesSettings",
+    "GenerateSettings",
+    "GeneratorSettings",
+    "InvertSettings",
+    "Recipe",
+    "ReportSettings",
+    "RepresentationSettings",
+    "SamplingSettings",
+    "SelectionSettings",
+    "SurrogateSettings",
+    "TrainingSettings",
+]
 
 
 class CalculatorSettings(Section):
@@ -83,6 +94,34 @@ class ClusterSettings(Section):
         return value
 
 
+class CrystalSettings(Section):
+    """Build the data set: AFLOW prototypes with other, charge-balanced elements.
+
+    Attributes:
+        count: Crystals wanted.
+        max_atoms: Most atoms in a cell.
+        elements: Chemical symbols to choose from; by default nearly all.
+        calculator: Energy method that labels them, with energy_per_atom in eV/atom. Without one the property
+            is the formation energy per atom that CGCNN predicts.
+        relax: Also move the atoms downhill with the calculator, cells fixed.
+        directory: Where the builder keeps its chunks; by default in the run folder.
+        processes: Worker processes; by default one per core.
+    """
+
+    count: Count
+    max_atoms: Count = 52
+    elements: Annotated[list[str], Field(min_length=1)] | None = None
+    calculator: CalculatorSettings | None = None
+    relax: bool = False
+    directory: str | None = None
+    processes: Count | None = None
+
+    @property
+    def property(self) -> str:
+        """Name of the property."""
+        return "energy_per_atom" if self.calculator else "formation_energy_per_atom"
+
+
 class FilesSettings(Section):
     """Read the data set from files.
 
@@ -114,86 +153,21 @@ class FeaturesSettings(Section):
 
 
 class DataSettings(Section):
-    """Where labelled structures come from: exactly one of the three."""
+    """Where labelled structures come from: exactly one of the four."""
 
     clusters: ClusterSettings | None = None
+    crystals: CrystalSettings | None = None
     files: FilesSettings | None = None
     features: FeaturesSettings | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> DataSettings:
-        given = [name for name in ("clusters", "files", "features") if getattr(self, name) is not None]
+        names = list(type(self).model_fields)
+        given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none"
-            raise ValueError(f"got {got}, expected exactly one of clusters, files, features")
+            raise ValueError(f"got {got}, expected exactly one of {', '.join(names)}")
         return self
-
-
-class CutoffSettings(Section):
-    """A cutoff by its radius in Å; ``10``, or ``{radius: 10, function: polynomial}``."""
-
-    radius: Positive
-    function: Literal["cosine", "polynomial"] = "cosine"
-    gamma: Annotated[float, Field(ge=2)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_radius(cls, value: Any) -> Any:
-        return {"radius": value} if isinstance(value, int | float) else value
-
-
-class RepresentationSettings(Section):
-    """The fingerprint R: a preset, or symmetry functions of one's own.
-
-    Attributes:
-        kind: Which representation.
-        preset: A published set of symmetry functions; fung2022 where no functions are given.
-        species: Declared chemical symbols; by default those of the data.
-        images: Which periodic images count: all within the cutoff, or the nearest (the paper's convention).
-        cutoff: Radius in Å, with functions of one's own.
-        g2: Pairs [η, R_s].
-        g3: Values of κ.
-        g4: Triples [η, ζ, λ].
-        g5: Triples [η, ζ, λ].
-        pooling: From atoms to the structure.
-        per_centre_species: Pool the atoms of each species apart.
-    """
-
-    kind: Literal["acsf"] = "acsf"
-    preset: Literal["fung2022"] | None = None
-    species: Annotated[list[str], Field(min_length=1)] | None = None
-    images: Literal["all", "minimum"] = "all"
-    cutoff: CutoffSettings | None = None
-    g2: list[tuple[float, float]] = []
-    g3: list[float] = []
-    g4: list[tuple[float, float, float]] = []
-    g5: list[tuple[float, float, float]] = []
-    pooling: list[str] | None = None
-    per_centre_species: bool = False
-
-    @model_validator(mode="after")
-    def _preset_or_own(self) -> RepresentationSettings:
-        own = [
-            name
-            for name in ("cutoff", "g2", "g3", "g4", "g5", "pooling", "per_centre_species")
-            if getattr(self, name)
-        ]
-        if self.preset is not None and own:
-            raise ValueError(
-                f"preset {self.preset} fixes {', '.join(own)}; give the preset or these, not both"
-            )
-        if own and self.cutoff is None:
-            raise ValueError("functions of one's own need a cutoff in Å")
-        return self
-
-    def config(self, species: Sequence[str]) -> dict[str, Any]:
-        """Return what :func:`whorl.representations.make_representation` builds it from."""
-        declared = list(self.species or species)
-        if self.cutoff is None:
-            preset = self.preset or "fung2022"
-            return {"kind": self.kind, "preset": preset, "species": declared, "images": self.images}
-        given = self.model_dump(mode="json", exclude={"preset"}, exclude_none=True)
-        return {**given, "species": declared}
 
 
 class SamplingSettings(Section):
@@ -218,127 +192,6 @@ class SamplingSettings(Section):
         if isinstance(value, list) and len(set(value)) != len(value):
             raise ValueError(f"got {value}, expected different sizes")
         return value
-
-
-class TrainingSettings(Section):
-    """What the training of any network needs."""
-
-    epochs: Count = 2000
-    batch_size: Count = 64
-    learning_rate: Positive = 1e-3
-
-
-class GeneratorSettings(TrainingSettings):
-    """The conditional generator p(R | y). Which other keys there are depends on its kind.
-
-    Attributes:
-        kind: Which generator.
-        members: Generators trained alike from different seeds; samples come from all in equal parts.
-        keep: The weights that are best by validation, or the last.
-    """
-
-    kind: Literal["cvae", "gan", "wgan_gp", "diffusion"] = "cvae"
-    members: Count = 1
-    keep: Literal["best", "last"] = "best"
-
-    @classmethod
-    def of_kind(cls, value: Any) -> type[GeneratorSettings]:
-        """Return the class of the kind that ``value`` names."""
-        if cls is not GeneratorSettings or not isinstance(value, dict):
-            return cls
-        return _GENERATORS.get(str(value.get("kind")), CVAESettings)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _of_kind(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
-        chosen = cls.of_kind(value)
-        return handler(value) if chosen is cls else chosen.model_validate(value)
-
-    def config(self) -> dict[str, Any]:
-        """Return the hyperparameters of the model, without those of its training."""
-        return self.model_dump(exclude={"epochs", "batch_size", "members", *self.fitting()})
-
-    def fitting(self) -> dict[str, Any]:
-        """Return what :func:`whorl.generators.fit` is told beside epochs and batch size."""
-        return {"keep": self.keep}
-
-
-class CVAESettings(GeneratorSettings):
-    """The conditional variational autoencoder; see :class:`whorl.generators.CVAE`."""
-
-    layers: Count = 3
-    hidden: Count = 128
-    latent: Count = 25
-    beta: NonNegative = 0.75
-    activation: Literal["elu", "relu", "silu"] = "elu"
-    scaling: Literal["minmax", "standard"] = "minmax"
-
-
-class AnyShapeSettings(GeneratorSettings):
-    """What the generators for vectors and images have in common.
-
-    Attributes:
-        channels: Width of the networks; by default chosen by the shape of the features.
-        depth: Of the networks; by default chosen by the shape of the features.
-        scaling: By default shared for images and standard for vectors.
-        device: cpu, cuda, cuda:1, or auto for a GPU where there is one.
-        precision: Lightning's; bf16-mixed or 16-mixed for large networks on a GPU.
-    """
-
-    channels: Count | None = None
-    depth: Count | None = None
-    scaling: Literal["shared", "minmax", "standard"] | None = None
-    device: str = "auto"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-
-    def fitting(self) -> dict[str, Any]:
-        """Return what :func:`whorl.generators.fit` is told beside epochs and batch size."""
-        return {"keep": self.keep, "device": self.device, "precision": self.precision}
-
-
-class GANSettings(AnyShapeSettings):
-    """The generative adversarial network; see :class:`whorl.generators.GAN`."""
-
-    epochs: Count = 200
-    latent: Count = 128
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    learning_rate: Positive = 2e-4
-
-
-class WGANGPSettings(AnyShapeSettings):
-    """The Wasserstein GAN with gradient penalty; see :class:`whorl.generators.WGANGP`."""
-
-    epochs: Count = 400
-    latent: Count = 128
-    penalty: Positive = 10.0
-    critic_steps: Count = 5
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    learning_rate: Positive = 1e-4
-
-
-class DiffusionSettings(AnyShapeSettings):
-    """The diffusion model; see :class:`whorl.generators.Diffusion`."""
-
-    epochs: Count = 100
-    batch_size: Count = 32
-    blocks: Count = 1
-    cascade: bool = False
-    schedule: Literal["cosine", "linear"] = "cosine"
-    prediction: Literal["velocity", "noise"] = "velocity"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    guidance: NonNegative = 1.0
-    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"
-    steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    learning_rate: Positive = 5e-4
-
-
-_GENERATORS: dict[str, type[GeneratorSettings]] = {
-    "cvae": CVAESettings,
-    "gan": GANSettings,
-    "wgan_gp": WGANGPSettings,
-    "diffusion": DiffusionSettings,
-}
 
 
 class SurrogateSettings(TrainingSettings):
@@ -384,11 +237,19 @@ class GenerateSettings(Section):
         targets: Property values asked for.
         samples: Representations for each target.
         selection: Choose them from a larger pool; by default all that is drawn is taken, as in the paper.
+        elements: That each crystal shall have, if the generator is told of them (``generator.conditions``).
+        formula: That each shall have, if it is told of compositions.
+        crystal_system: That each shall have, such as cubic, if it is told of crystal systems.
+        space_group: Number of the space group that each shall have, if it is told of space groups.
     """
 
     targets: Annotated[list[float], Field(min_length=1)]
     samples: Count = 10_000
     selection: SelectionSettings | None = None
+    elements: Annotated[list[str], Field(min_length=1)] | None = None
+    formula: str | None = None
+    crystal_system: str | None = None
+    space_group: Annotated[int, Field(ge=1, le=230)] | None = None
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -488,16 +349,37 @@ _SOLVER_SETTINGS = {
 }
 
 
+class DecodeSettings(Section):
+    """How atoms follow from generated representations that have a closed-form inverse.
+
+    Attributes:
+        clustering: auto finds how many different elements and coordinates there are; paper takes k-means with
+            fixed numbers of them; none takes the means as they are.
+        k_elements: Of the paper's clustering.
+        k_coordinates: Of the paper's clustering, in each direction.
+        refine: Find the symmetry and make it exact.
+    """
+
+    clustering: Literal["auto", "paper", "none"] = "auto"
+    k_elements: Count = 3
+    k_coordinates: Count = 6
+    refine: bool = True
+
+
 class EvaluateSettings(Section):
     """How generated structures are judged.
 
     Attributes:
         calculator: Energy method; by default the one that labelled the clusters.
         tolerance: Within this of the target counts as a hit, in units of the property.
+        cgcnn: Of crystals: also predict seven properties by CGCNN, of generated and of real ones.
+        real: Of crystals: at most so many real ones to compare with, drawn evenly; novelty knows all.
     """
 
     calculator: CalculatorSettings | None = None
     tolerance: Positive = 0.1
+    cgcnn: bool = True
+    real: Count = 2000
 
 
 class ReportSettings(Section):
@@ -518,20 +400,40 @@ class Recipe(Section):
     Attributes:
         name: Name of the run and of its folder.
         seed: The one number all randomness follows from.
-        invert: ``null`` stops at representations.
+        invert: Search for atoms; ``null`` stops at representations.
+        decode: In the place of ``invert`` where R has a closed-form inverse; ``null`` stops at
+            representations.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSettings
-    representation: RepresentationSettings = RepresentationSettings()
+    representation: SerializeAsAny[RepresentationSettings] = ACSFSettings()
     sampling: SamplingSettings = SamplingSettings()
     generator: SerializeAsAny[GeneratorSettings] = CVAESettings()
     surrogate: SurrogateSettings = SurrogateSettings()
     generate: GenerateSettings
     invert: InvertSettings | None = InvertSettings()
+    decode: DecodeSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way_to_atoms(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        settings = value.get("representation")
+        if isinstance(settings, RepresentationSettings):
+            closed, kind = settings.closed_form, settings.kind
+        else:
+            closed = RepresentationSettings.of_kind(settings or {}).closed_form
+            kind = (settings or {}).get("kind", "acsf") if isinstance(settings, dict | None) else "acsf"
+        wrong, right = ("invert", "decode") if closed else ("decode", "invert")
+        if value.get(wrong) is not None:
+            way = "has a closed-form inverse" if closed else "has no closed-form inverse"
+            raise ValueError(f"{wrong}: {kind} {way}. Write {right}: in its place")
+        return {"decode": {}, **value, "invert": None} if closed else value
 
     @model_validator(mode="before")
     @classmethod
@@ -558,7 +460,7 @@ class Recipe(Section):
         """Return all settings that results depend on."""
         idle: dict[str, Any] = {
             "report": True,
-            "data": {"clusters": {"processes", "directory"}},
+            "data": {"clusters": {"processes", "directory"}, "crystals": {"processes", "directory"}},
             "generator": {"device"},
         }
         return self.model_dump(mode="json", exclude=idle)
@@ -566,7 +468,7 @@ class Recipe(Section):
     @property
     def property_name(self) -> str:
         """Name of the property asked for."""
-        given = self.data.files or self.data.features
+        given = self.data.files or self.data.features or self.data.crystals
         return given.property if given else "formation_energy"
 
     @property
