@@ -25,14 +25,32 @@ _BY_KIND = "by kind"
 def encode(
     dataset: Annotated[Path, typer.Argument(help="Data set, from 'whorl data'.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Features to write (.safetensors).")],
-    preset: Annotated[str, typer.Option(help="Published set of symmetry functions.")] = "fung2022",
+    kind: Annotated[
+        str, typer.Option(help="acsf for symmetry functions, crystens for crystals as images.")
+    ] = "acsf",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Set of symmetry functions: fung2022, or crystal.", show_default="fung2022"),
+    ] = None,
     species: Annotated[
         list[str] | None,
         typer.Option(help="Declared element; repeat for several.", show_default="those of the data"),
     ] = None,
     images: Annotated[
-        str, typer.Option(help="Periodic images that count: all, or minimum (the paper's convention).")
-    ] = "all",
+        str | None,
+        typer.Option(
+            help="Periodic images that count: all, or minimum (the paper's convention).", show_default="all"
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Any other key of the recipes' representation section, such as max_atoms=12; repeat for "
+            "several.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(
@@ -41,7 +59,10 @@ def encode(
         ),
     ] = None,
 ) -> None:
-    """Compute the fingerprint of every structure of a data set."""
+    """Compute the fingerprint of every structure of a data set.
+
+    With `--kind crystens`, crystals become tensors that `whorl decode` turns into crystals again.
+    """
     from whorl.workflow import data
     from whorl.workflow.recipe import read_section, settings_from
     from whorl.workflow.settings import RepresentationSettings
@@ -49,7 +70,8 @@ def encode(
     if settings is not None:
         representation = read_section(RepresentationSettings, settings, "representation")
     else:
-        options = {"preset": preset, "species": species or None, "images": images}
+        named = given(locals(), ("kind", "preset", "species", "images"))
+        options = {key: value for key, value in named.items() if value is not None} | options_from(option)
         representation = settings_from(RepresentationSettings, options, source="whorl encode")
     with monitored() as monitor:
         data.encode(dataset, settings=representation, output=output, monitor=monitor)

@@ -15,6 +15,7 @@ from whorl.datasets import (
     Dataset,
     FeatureSet,
     build_clusters,
+    build_crystals,
     farthest_point_sampling,
     load_dataset,
     load_features,
@@ -35,6 +36,7 @@ from whorl.structures import StructureBatch, find_problems
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import (
     ClusterSettings,
+    CrystalSettings,
     FeaturesSettings,
     RepresentationSettings,
 )
@@ -59,12 +61,42 @@ def clusters(
         reference_energy=settings.calculator.bulk_energy.get(settings.element),
         progress=monitor.progress("clusters"),
     )
+    _tell_failures(dataset, settings.calculator.name, monitor)
+    _store(dataset, output)
+
+
+def _tell_failures(dataset: Dataset, method: str, monitor: Monitor) -> None:
     if dataset.skipped:
         first = dataset.skipped[0]
         monitor.warn(
-            f"{settings.calculator.name} failed on {len(dataset.skipped)} structures, which were left out "
+            f"{method} failed on {len(dataset.skipped)} structures, which were left out "
             f"(first: {first.source}: {first.reason})."
         )
+
+
+def crystals(
+    settings: CrystalSettings, *, directory: Path, output: Path, seed: int, monitor: Monitor
+) -> None:
+    """Build a labelled set of crystals into ``output``, in chunks kept in ``directory``."""
+    method = settings.calculator
+    dataset = build_crystals(
+        count=settings.count,
+        directory=directory,
+        seed=seed,
+        elements=settings.elements,
+        max_atoms=settings.max_atoms,
+        potential=make_potential(method.name, **method.options) if method else None,
+        relaxed=settings.relax,
+        processes=settings.processes,
+        progress=monitor.progress("crystals"),
+    )
+    if method is None:
+        from whorl.evaluation.cgcnn import CGCNN
+
+        # A quick label that needs no download; what it says of unrelaxed cells is rough.
+        labels = CGCNN([settings.property]).predict(dataset.structures, progress=monitor.progress("CGCNN"))
+        dataset = dataset.replace(properties=labels)
+    _tell_failures(dataset, method.name if method else "CGCNN", monitor)
     _store(dataset, output)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,31 @@ from whorl.files import provenance, read_json
 from whorl.workflow.engine import MARKER, Step, execute, locked
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import read_recipe, save_recipe
+from whorl.workflow.section import Section
 from whorl.workflow.settings import Recipe
 
 if TYPE_CHECKING:
+    from whorl.evaluation.crystals import MadeCrystals
     from whorl.workflow.verdict import Evidence
 
-STAGES = ("data", "encode", "sampling", "train", "generate", "invert", "energies", "evaluate", "report")
+STAGES = (
+    "data",
+    "encode",
+    "sampling",
+    "train",
+    "generate",
+    "invert",
+    "decode",
+    "energies",
+    "properties",
+    "evaluate",
+    "report",
+)
 """In order; a step ``train/n300`` belongs to the stage ``train``."""
+
+
+_CONDITIONS = ("conditions", "elements", "formula", "crystal_system", "space_group")
+_OF_CRYSTALS = ("cgcnn", "real")  # settings of the verdict that only crystals have
 
 
 def run_recipe(
@@ -56,7 +74,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     What is not in a step's settings cannot change its result: the number of processes, for one.
     """
     # Imported here, since they bring torch: reading a recipe does without.
-    from whorl.workflow import data, learning, verdict
+    from whorl.workflow import crystals, data, learning
 
     seed = recipe.seed
     steps: list[Step] = []
@@ -87,6 +105,19 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             ),
             settings={"seed": seed, **clusters.model_dump(mode="json", exclude={"processes", "directory"})},
             keeps=("clusters",),
+        )
+    elif (prototypes := recipe.data.crystals) is not None:
+        add(
+            "data",
+            lambda directory, monitor: data.crystals(
+                prototypes,
+                directory=Path(prototypes.directory) if prototypes.directory else directory / "crystals",
+                output=dataset,
+                seed=seed,
+                monitor=monitor,
+            ),
+            settings={"seed": seed, **prototypes.model_dump(mode="json", exclude={"processes", "directory"})},
+            keeps=("crystals",),
         )
     elif (files := recipe.data.files) is not None:
         add(
@@ -136,6 +167,16 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         _add_size(add, recipe, folder, label, size)
     labels = tuple(recipe.sizes)
     invert, calculator = recipe.invert is not None, recipe.calculator is not None
+    decode, cgcnn = recipe.decode is not None, recipe.evaluate.cgcnn and recipe.decode is not None
+    if cgcnn:
+        add(
+            "properties/real",
+            lambda directory, monitor: crystals.predict(
+                dataset, output=directory / "properties.json", monitor=monitor, most=recipe.evaluate.real
+            ),
+            settings={"real": recipe.evaluate.real},
+            needs=("data",),
+        )
     needs = (
         "encode",
         *(("train/surrogate",) if recipe.surrogate.judge is None else ()),
@@ -143,18 +184,17 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         *(f"generate/{label}" for label in labels),
         *(f"invert/{label}" for label in labels if invert),
         *(f"energies/{label}" for label in labels if invert and calculator),
+        *(("data",) if decode else ()),
+        *(f"decode/{label}" for label in labels if decode),
+        *(f"properties/{label}" for label in ("real", *labels) if cgcnn),
     )
     add(
         "evaluate",
-        lambda directory, _: verdict.judge(
-            evidence(recipe, folder),
-            property=recipe.property_name,
-            tolerance=recipe.evaluate.tolerance,
-            output=directory,
-            provenance=provenance(seed=seed, settings=recipe.decisive()),
-        ),
+        lambda directory, monitor: _evaluate(recipe, folder, directory, monitor),
         settings={
-            **recipe.evaluate.model_dump(mode="json", exclude={"calculator"}),
+            **recipe.evaluate.model_dump(
+                mode="json", exclude={"calculator", *(() if decode else _OF_CRYSTALS)}
+            ),
             "judge": data.contents_hash(recipe.surrogate.judge) if recipe.surrogate.judge else None,
         },
         needs=needs,
@@ -166,6 +206,43 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         needs=("evaluate",),
     )
     return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))
+
+
+def _evaluate(recipe: Recipe, folder: Path, output: Path, monitor: Monitor) -> None:
+    """Write the verdict on features and atoms, and on crystals where there are any."""
+    from whorl.workflow import crystals, verdict
+
+    made_with = provenance(seed=recipe.seed, settings=recipe.decisive())
+    verdict.judge(
+        evidence(recipe, folder),
+        property=recipe.property_name,
+        tolerance=recipe.evaluate.tolerance,
+        output=output,
+        provenance=made_with,
+    )
+    if recipe.decode is not None:
+        crystals.judge(
+            _made_crystals(recipe, folder),
+            dataset=folder / "data" / "dataset.safetensors",
+            real=folder / "properties" / "real" / "properties.json" if recipe.evaluate.cgcnn else None,
+            most=recipe.evaluate.real,
+            output=output / "crystals.json",
+            made_with=made_with,
+            monitor=monitor,
+        )
+
+
+def _made_crystals(recipe: Recipe, folder: Path) -> dict[str, MadeCrystals]:
+    from whorl.workflow import crystals
+
+    return {
+        label: crystals.gather(
+            folder / "generate" / label / "generated.safetensors",
+            folder / "decode" / label / "crystals.safetensors",
+            folder / "properties" / label / "properties.json" if recipe.evaluate.cgcnn else None,
+        )
+        for label in recipe.sizes
+    }
 
 
 def evidence(recipe: Recipe, folder: Path) -> Evidence:
@@ -240,9 +317,15 @@ def _notes(recipe: Recipe, folder: Path) -> tuple[list[str], list[tuple[str, str
     return warnings, skipped
 
 
+def _said(section: Section, younger: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a section; runs begun before there were ``younger`` keys go on without them."""
+    there = section.model_dump(mode="json")
+    return {key: value for key, value in there.items() if value or key not in younger}
+
+
 def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str, size: int | None) -> None:
     """Add the steps of one training size."""
-    from whorl.workflow import atoms, data, learning
+    from whorl.workflow import atoms, crystals, data, learning
 
     seed = recipe.seed
     features = folder / "encode" / "features.safetensors"
@@ -269,7 +352,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             seed=seed,
             monitor=monitor,
         ),
-        settings={"seed": seed, **recipe.generator.model_dump(mode="json")},
+        settings={"seed": seed, **_said(recipe.generator, _CONDITIONS)},
         needs=("encode", f"sampling/{label}"),
     )
     selecting = recipe.generate.selection is not None
@@ -301,7 +384,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             rows=rows,
             committee=committee if selecting else None,
         ),
-        settings={"seed": seed, **recipe.generate.model_dump(mode="json")},
+        settings={"seed": seed, **_said(recipe.generate, _CONDITIONS)},
         needs=(
             "encode",
             f"sampling/{label}",
@@ -309,6 +392,24 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             *((f"train/{label}-committee",) if selecting else ()),
         ),
     )
+    if (decoding := recipe.decode) is not None:
+        atoms_of = folder / "decode" / label / "crystals.safetensors"
+        add(
+            f"decode/{label}",
+            lambda _, monitor: crystals.decode(
+                generated, settings=decoding, output=atoms_of, monitor=monitor, seed=seed
+            ),
+            settings=decoding.model_dump(mode="json"),
+            needs=(f"generate/{label}",),
+        )
+        if recipe.evaluate.cgcnn:
+            add(
+                f"properties/{label}",
+                lambda directory, monitor: crystals.predict(
+                    atoms_of, output=directory / "properties.json", monitor=monitor
+                ),
+                needs=(f"decode/{label}",),
+            )
     if (settings := recipe.invert) is None:
         return
     given = recipe.data.features

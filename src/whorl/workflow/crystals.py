@@ -1,0 +1,232 @@
+"""From generated tensors to judged crystals: closed-form decoding, predicted properties, the verdict."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whorl.datasets import Dataset, load_dataset, load_features, save_dataset, write_crystals
+from whorl.errors import InputError
+from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals
+from whorl.files import provenance, read_json, stable_hash, write_json
+from whorl.representations import CrysTens, make_representation
+from whorl.structures import StructureBatch
+from whorl.workflow.data import contents_hash
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.settings import DecodeSettings
+
+_AT_ONCE = 200  # tensors between two saves
+
+
+def decode(
+    generated: Path, *, settings: DecodeSettings, output: Path, monitor: Monitor, seed: int | None = None
+) -> None:
+    """Turn generated tensors into crystals; those that are none are told and left out.
+
+    Args:
+        generated: Features of a representation with a closed-form inverse, generated or real.
+        settings: Of the decoding.
+        output: Crystals, ``.safetensors``. Beside it, the folder ``<stem>`` with CIF, POSCAR and extended
+            XYZ in one order, and ``<stem>-decoded.json``: which tensor each is from, why others gave none,
+            and how far every tensor contradicts itself.
+        monitor: Told of progress and of tensors that are no crystal.
+        seed: Of the run, for the record.
+
+    Raises:
+        InputError: Features of a representation without a closed-form inverse, or no crystal at all.
+    """
+    made = load_features(generated)
+    codec = make_representation(made.representation)
+    if not isinstance(codec, CrysTens):
+        raise InputError(
+            f"{generated}: features of {made.representation.get('kind')}, which has no closed-form inverse. "
+            "Search for the atoms with 'whorl invert'."
+        )
+    stamp = stable_hash([contents_hash(generated), settings.model_dump(mode="json")])
+    parts = output.with_name(f".{output.stem}-parts-{stamp}")
+    progress = monitor.progress("decoding")
+    found: list[Dataset] = []
+    for start in range(0, len(made), _AT_ONCE):
+        path = parts / f"{start:07d}.safetensors"
+        if not path.exists():
+            save_dataset(_decoded(codec, made.features[start : start + _AT_ONCE], settings), path)
+        found.append(load_dataset(path))
+        progress(min(start + _AT_ONCE, len(made)), len(made))
+    rows = [_AT_ONCE * k + row for k, part in enumerate(found) for row in part.provenance["rows"]]
+    skipped = {
+        _AT_ONCE * k + int(row): str(reason)
+        for k, part in enumerate(found)
+        for row, reason in part.provenance["skipped"].items()
+    }
+    for row, reason in skipped.items():
+        monitor.skip(made.ids[row], reason)
+    if not rows:
+        raise InputError(
+            f"{generated}: none of the {len(made)} tensors is a crystal (see the reasons above). "
+            "Train the generator longer."
+        )
+    made_with = provenance(seed=seed, settings=settings.model_dump(mode="json"))
+    crystals = StructureBatch.concatenate([part.structures for part in found if part.structures is not None])
+    ids = tuple(made.ids[row] for row in rows)
+    save_dataset(
+        Dataset(
+            structures=crystals,
+            properties={name: values[rows] for name, values in made.properties.items()},
+            ids=ids,
+            provenance={**made_with, "representation": made.fingerprint},
+        ),
+        output,
+    )
+    folder = output.with_suffix("")
+    if folder.is_dir():
+        shutil.rmtree(folder)  # files of an earlier decoding
+    write_crystals(crystals, folder, ids=ids, provenance=made_with)
+    names = found[0].provenance["measures"]
+    write_json(
+        output.with_name(f"{output.stem}-decoded.json"),
+        {
+            "rows": rows,
+            "skipped": {str(row): reason for row, reason in skipped.items()},
+            "measures": {
+                name: [v for part in found for v in part.provenance["measures"][name]] for name in names
+            },
+        },
+    )
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _decoded(codec: CrysTens, tensors: Tensor, settings: DecodeSettings) -> Dataset:
+    """Decode one chunk; what is not a crystal's own goes to the provenance."""
+    found = codec.decode(
+        tensors,
+        clustering=None if settings.clustering == "none" else settings.clustering,
+        k_elements=settings.k_elements,
+        k_coordinates=settings.k_coordinates,
+    )
+    crystals = found.structures
+    if settings.refine and len(crystals):
+        crystals = found.refined().structures
+    measures = {}
+    for name in found.measures.means():
+        values = torch.full((len(tensors),), math.nan, dtype=torch.float64)
+        values[found.index] = getattr(found.measures, name).double()
+        measures[name] = values.tolist()
+    return Dataset(
+        structures=crystals,
+        ids=tuple(str(row) for row in found.index.tolist()),
+        provenance={
+            "rows": found.index.tolist(),
+            "skipped": {str(row): reason for row, reason in found.skipped.items()},
+            "measures": measures,
+        },
+    )
+
+
+def predict(crystals: Path, *, output: Path, monitor: Monitor, most: int | None = None) -> None:
+    """Predict the seven properties of crystals by CGCNN, and write them as JSON.
+
+    Args:
+        crystals: Data set.
+        output: ``.json``.
+        monitor: Told of progress.
+        most: At most so many of them, drawn evenly; all for None.
+    """
+    from whorl.evaluation.cgcnn import CGCNN
+
+    structures, rows = evenly(crystals, most)
+    values = CGCNN().predict(structures, progress=monitor.progress("CGCNN"))
+    write_json(output, {"rows": rows, "properties": {name: found.tolist() for name, found in values.items()}})
+
+
+def evenly(dataset: Path, most: int | None) -> tuple[StructureBatch, list[int]]:
+    """Return at most so many structures of a data set, drawn evenly, and which they are."""
+    structures = load_dataset(dataset).structures
+    if structures is None:
+        raise InputError(f"{dataset}: holds no structures.")
+    step = 1 if most is None else math.ceil(len(structures) / most)
+    rows = list(range(0, len(structures), step))
+    return structures[rows], rows
+
+
+def gather(generated: Path, crystals: Path, predicted: Path | None = None) -> MadeCrystals:
+    """Read what :func:`decode` and :func:`predict` made of generated tensors."""
+    targets = load_features(generated).properties["target"].double()
+    structures = load_dataset(crystals).structures
+    decoded = read_json(crystals.with_name(f"{crystals.stem}-decoded.json"))
+    if structures is None or len(decoded["rows"]) != len(structures):
+        raise InputError(f"{crystals}: not what 'whorl decode' wrote. Decode again.")
+    if len(next(iter(decoded["measures"].values()))) != len(targets):
+        raise InputError(f"{crystals}: decoded from other tensors than those of {generated}. Decode again.")
+    return MadeCrystals(
+        structures=structures,
+        rows=torch.tensor(decoded["rows"], dtype=torch.int64),
+        targets=targets,
+        skipped={int(row): reason for row, reason in decoded["skipped"].items()},
+        measures={name: _numbers(values) for name, values in decoded["measures"].items()},
+        predicted=properties(predicted) if predicted else {},
+    )
+
+
+def properties(path: Path) -> dict[str, Tensor]:
+    """Read what :func:`predict` wrote."""
+    return {name: _numbers(values) for name, values in read_json(path)["properties"].items()}
+
+
+def judge(
+    made: Mapping[str, MadeCrystals],
+    *,
+    dataset: Path,
+    real: Path | None,
+    most: int | None,
+    output: Path,
+    made_with: Mapping[str, Any],
+    monitor: Monitor,
+) -> dict[str, CrystalVerdict]:
+    """Judge the crystals of each training size, and write the verdicts as JSON.
+
+    Args:
+        made: From :func:`gather`, by the label of the training size.
+        dataset: Real crystals. Those are known, so that none of them is new.
+        real: Predicted properties of some of them.
+        most: How many real crystals distributions are compared with.
+        output: ``.json``.
+        made_with: Provenance.
+        monitor: Told of progress.
+    """
+    from whorl.evaluation.crystals import judge_crystals
+
+    known, _ = evenly(dataset, None)
+    some, _ = evenly(dataset, most)
+    verdicts = {
+        label: judge_crystals(
+            crystals,
+            real=some,
+            real_predicted=properties(real) if real else {},
+            known=known,
+            progress=monitor.progress("judging crystals"),
+        )
+        for label, crystals in made.items()
+    }
+    write_json(
+        output,
+        {
+            "verdicts": {label: verdict.to_dict() for label, verdict in verdicts.items()},
+            "provenance": dict(made_with),
+        },
+    )
+    return verdicts
+
+
+def read_verdicts(path: Path) -> dict[str, CrystalVerdict]:
+    """Read what :func:`judge` wrote."""
+    return {label: CrystalVerdict.from_dict(one) for label, one in read_json(path)["verdicts"].items()}
+
+
+def _numbers(values: list[float | None]) -> Tensor:
+    return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
