@@ -12,7 +12,7 @@ __all__ = ["commands", "main"]
 
 def commands() -> typer.Typer:
     """Return all commands."""
-    from whorl.cli import data, decode, invert, judge, learn, run  # noqa: F401  (each adds its own)
+    from whorl.cli import data, decode, invert, judge, learn, run, show  # noqa: F401  (each adds its own)
     from whorl.cli.app import app
 
     return app

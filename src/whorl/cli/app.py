@@ -19,7 +19,7 @@ _EPILOG = (
 )
 
 
-_ORDER = ("run", "data", "encode", "train", "generate", "invert", "decode", "evaluate", "report")
+_ORDER = ("run", "data", "encode", "train", "generate", "invert", "decode", "evaluate", "report", "show")
 
 
 class Commands(TyperGroup):
