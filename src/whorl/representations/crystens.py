@@ -285,7 +285,7 @@ class CrysTens(Representation):
 
     def _space_groups(self, structures: StructureBatch, given: Tensor | Sequence[int] | None) -> Tensor:
         if given is None:
-            known = [_known_space_group(info) for info in structures.info] or [0] * len(structures)
+            known = [known_space_group(info) for info in structures.info] or [0] * len(structures)
             unknown = [index for index, number in enumerate(known) if number == 0]
             if unknown:
                 self._require(structures, count=self.cell == "as_is")
@@ -467,7 +467,8 @@ def _sorted_atoms(structures: StructureBatch, fractional: Tensor) -> StructureBa
     )
 
 
-def _known_space_group(info: Mapping[str, Any]) -> int:
+def known_space_group(info: Mapping[str, Any]) -> int:
+    """Return the number of the space group that stands in a structure's ``info``, or 0."""
     for key in SPACE_GROUP_KEYS:
         if key in info:
             try:
