@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import importlib.util
+import math
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from whorl.errors import InputError
+from whorl.evaluation.cgcnn import UNITS
+from whorl.evaluation.duplicates import distinct, is_known
+from whorl.evaluation.validity import check_validity
 from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import cell_parameters, volumes
+from whorl.structures.checks import find_problems
+from whorl.structures.symmetry import space_group_numbers
+
+Progress = Callable[[int, int], object]
+
+_SPACE_GROUP_KEYS = ("space_group_number", "spacegroup_number")  # of ``info``, the first that is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +116,184 @@ class CrystalVerdict:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CrystalVerdict:
-        """Build it from what :meth:`to_dict` returned."""
+        """Build it from what :meth:`to_dict` returned, JSON's null for NaN included."""
+        measures = {
+            name: math.nan if value is None else float(value) for name, value in data["measures"].items()
+        }
         parts = {
             name: tuple(Distribution(**one) for one in data[name]) for name in ("distributions", "properties")
         }
-        return cls(**{**data, **parts})
+        return cls(**{**data, **parts, "measures": measures})
+
+
+def judge_crystals(
+    made: MadeCrystals,
+    *,
+    real: StructureBatch,
+    real_predicted: Mapping[str, Tensor] | None = None,
+    known: StructureBatch | None = None,
+    progress: Progress | None = None,
+) -> CrystalVerdict:
+    """Judge generated crystals: valid, distinct, new, and distributed as real ones are?
+
+    Distributions are of a, b, c, alpha, beta and gamma of the cells as they are (compare crystals in like
+    cells), the volume per atom, the number of atoms in the cell, the space group (of real crystals the number
+    in ``info`` where there is one; otherwise, and of made ones, what spglib finds at 0.01 Å), and the atomic
+    numbers of all atoms. Of space groups, atoms and atomic numbers, whose values repeat, the p-value is an
+    upper bound. A quantity without values on either side is left out.
+
+    Crystals that cannot be (not finite, no volume, two atoms at one place) count as not symmetric and not
+    unique, and take no part in distributions.
+
+    Args:
+        made: What was generated.
+        real: Crystals that distributions are compared with.
+        real_predicted: Their properties by name, compared with those of the same name that are predicted of
+            the generated ones.
+        known: Crystals that are not new; by default the real ones.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        InputError: ``rows`` or ``predicted`` that do not fit the crystals.
+    """
+    _require_fitting(made)
+    crystals, count, decoded = made.structures.to(device="cpu", dtype=torch.float64), len(made.targets), 0
+    decoded = len(crystals)
+    validity = check_validity(crystals, chemistry=importlib.util.find_spec("smact") is not None)
+    sound = _sound(crystals)
+    space_groups = torch.ones(decoded, dtype=torch.int64)
+    if bool(sound.any()):
+        space_groups[sound] = space_group_numbers(crystals[sound])
+    groups = distinct(crystals, progress=_half(progress, 0))
+    firsts = torch.tensor([group[0] for group in groups], dtype=torch.int64)
+    old = is_known(crystals[firsts], real if known is None else known, progress=_half(progress, 1))
+    if progress is not None:
+        progress(2 * decoded, 2 * decoded)
+    real_predicted = real_predicted or {}
+    neutral = validity.charge_neutral
+    return CrystalVerdict(
+        count=count,
+        decoded=decoded,
+        measures={name: _mean(values) for name, values in made.measures.items()},
+        percent_distances=_percent(validity.distances_ok),
+        percent_volume=_percent(validity.volume_ok),
+        percent_valid=100.0 * int(validity.structurally_valid.sum()) / max(count, 1),
+        percent_neutral=None if neutral is None else _percent(neutral),
+        percent_symmetric=_percent(space_groups > 1),
+        percent_unique=100.0 * len(groups) / decoded if decoded else None,
+        percent_novel=_percent(~old),
+        distributions=_distributions(crystals[sound], space_groups[sound], real),
+        properties=tuple(
+            compare(name, values, real_predicted[name], unit=UNITS.get(name, ""))
+            for name, values in made.predicted.items()
+            if name in real_predicted and _finite(values).numel() and _finite(real_predicted[name]).numel()
+        ),
+    )
+
+
+def compare(name: str, made: Tensor, real: Tensor, *, unit: str = "") -> Distribution:
+    """Compare how one quantity is distributed, by the test of Kolmogorov and Smirnov.
+
+    Values that are not finite are passed over; with none left on a side, statistic and p-value are NaN. The
+    p-value is exact where SciPy can have it, for up to 10,000 values.
+
+    >>> compare("a", torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.5, 3.5]), unit="Å").statistic
+    0.6666666666666666
+    """
+    from scipy.stats import ks_2samp
+
+    first, second = _finite(made), _finite(real)
+    statistic = p_value = math.nan
+    if first.numel() and second.numel():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful", RuntimeWarning)
+            found = ks_2samp(first.numpy(), second.numpy())
+        statistic, p_value = float(found.statistic), float(found.pvalue)
+    return Distribution(
+        name=name,
+        unit=unit,
+        statistic=statistic,
+        p_value=p_value,
+        made=first.numel(),
+        real=second.numel(),
+        mean_made=float(first.mean()),
+        mean_real=float(second.mean()),
+    )
+
+
+def _require_fitting(made: MadeCrystals) -> None:
+    decoded, count = len(made.structures), len(made.targets)
+    sizes = {"rows": made.rows, **{f"predicted '{name}'": values for name, values in made.predicted.items()}}
+    for name, values in sizes.items():
+        if len(values) != decoded:
+            raise InputError(
+                f"generated crystals: got {len(values)} {name} for {decoded} crystals, expected one each."
+            )
+    if decoded and not (0 <= int(made.rows.min()) and int(made.rows.max()) < count):
+        raise InputError(
+            f"generated crystals: rows go from {int(made.rows.min())} to {int(made.rows.max())}, expected "
+            f"numbers from 0 to {count - 1} for {count} tensors."
+        )
+
+
+def _distributions(
+    crystals: StructureBatch, space_groups: Int[Tensor, "k"], real: StructureBatch
+) -> tuple[Distribution, ...]:
+    real = real.to(device="cpu", dtype=torch.float64)
+    real = real[_sound(real)]
+    if not len(crystals) or not len(real):
+        return ()
+    ours, theirs = _quantities(crystals, space_groups), _quantities(real, _space_groups(real))
+    units = dict.fromkeys("abc", "Å") | dict.fromkeys(("alpha", "beta", "gamma"), "°")
+    units["volume per atom"] = "Å³"
+    return tuple(compare(name, ours[name], theirs[name], unit=units.get(name, "")) for name in ours)
+
+
+def _quantities(crystals: StructureBatch, space_groups: Tensor) -> dict[str, Tensor]:
+    parameters = cell_parameters(crystals.cells)
+    return {
+        **dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), parameters.unbind(1), strict=True)),
+        "volume per atom": volumes(crystals.cells) / crystals.n_atoms,
+        "atoms": crystals.n_atoms,
+        "space group": space_groups,
+        "atomic number": crystals.atomic_numbers,
+    }
+
+
+def _space_groups(crystals: StructureBatch) -> Int[Tensor, "B"]:
+    """Return the number in ``info``, or else the one that spglib finds."""
+    numbers = torch.zeros(len(crystals), dtype=torch.int64)
+    for row, info in enumerate(crystals.info):
+        given = next((info[key] for key in _SPACE_GROUP_KEYS if key in info), None)
+        if isinstance(given, int | float) and 1 <= given <= 230:
+            numbers[row] = int(given)
+    unknown = torch.nonzero(numbers == 0).squeeze(1)
+    if len(unknown):
+        numbers[unknown] = space_group_numbers(crystals[unknown])
+    return numbers
+
+
+def _sound(structures: StructureBatch) -> Bool[Tensor, "B"]:
+    sound = structures.pbc.all(1)
+    sound[list(find_problems(structures))] = False
+    return sound
+
+
+def _finite(values: Tensor) -> Float[Tensor, "v"]:
+    values = values.detach().cpu().double()
+    return values[values.isfinite()]
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().nanmean())
+
+
+def _percent(flags: Bool[Tensor, "v"]) -> float | None:
+    return 100.0 * float(flags.double().mean()) if len(flags) else None
+
+
+def _half(progress: Progress | None, half: int) -> Progress | None:
+    """Report progress as one half of the whole."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(half * total + done, 2 * total)

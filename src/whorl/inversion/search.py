@@ -178,7 +178,6 @@ class _Search:
         self.weights = torch.ones_like(problem.target)
         if problem.weights is not None:
             self.weights = problem.weights.expand_as(problem.target).clone()
-        self.levels: dict[tuple[float, str], InversionProblem] = {}
 
     def hunt(self, index: int) -> Hunt:
         template = self.asked.template[index]
@@ -201,17 +200,23 @@ class _Search:
         return hunt.evaluations >= budget
 
     def round(self, hunts: list[Hunt]) -> None:
+        """Go one round further with each target, the targets shared out over the cores."""
         began = time.monotonic()
         before = [hunt.evaluations for hunt in hunts]
+        # A round is many short operations, which share out worse than whole rounds do.
+        parts = [hunts[part :: torch.get_num_threads()] for part in range(torch.get_num_threads())]
+        map_threads(self._round, [part for part in parts if part])
+        worked = [hunt.evaluations - b for hunt, b in zip(hunts, before, strict=True)]
+        elapsed = time.monotonic() - began
+        for hunt, work in zip(hunts, worked, strict=True):
+            hunt.seconds += elapsed * work / max(sum(worked), 1)
+
+    def _round(self, hunts: list[Hunt]) -> None:
         fresh = [hunt for hunt in hunts if len(hunt.loss) == 0]
         if fresh:
             self._open(fresh)
         else:
             self._breed(hunts)
-        worked = [hunt.evaluations - b for hunt, b in zip(hunts, before, strict=True)]
-        elapsed = time.monotonic() - began
-        for hunt, work in zip(hunts, worked, strict=True):
-            hunt.seconds += elapsed * work / max(sum(worked), 1)
         for hunt in fresh or hunts:
             hunt.solved = hunt.best_loss < self.tolerance
             if not hunt.solved:
@@ -244,7 +249,6 @@ class _Search:
             distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
             order = [mine[p] for p in distance.argsort(stable=True).tolist()]
             chosen += _share_out(order, [_symmetry(jobs.groups[p]) for p in order], size.first)
-        self.levels.clear()
         self._deliver(self._improve(jobs.pick(chosen), size.opening))
         self._lead(hunts)
 
@@ -339,10 +343,7 @@ class _Search:
             return batch.of(self.asked).features(batch.structures)
 
     def _level(self, weight: float, loss: str = "squared") -> InversionProblem:
-        if (weight, loss) not in self.levels:
-            weights = self.weights * torch.where(self.sharp, weight, 1.0)
-            self.levels[weight, loss] = self.asked.replace(weights=weights, loss=loss)
-        return self.levels[weight, loss]
+        return self.asked.replace(weights=self.weights * torch.where(self.sharp, weight, 1.0), loss=loss)
 
     def _improve(
         self, jobs: Jobs, levels: Sequence[Level], *, loss: str = "squared", broken: bool = False
