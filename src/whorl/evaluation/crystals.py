@@ -136,8 +136,8 @@ def judge_crystals(
 ) -> CrystalVerdict:
     """Judge generated crystals: valid, distinct, new, and distributed as real ones are?
 
-    Distributions are of a, b, c, alpha, beta and gamma of the cells as they are (compare crystals in like
-    cells), the volume per atom, the number of atoms in the cell, the space group (of real crystals the number
+    Distributions are of a, b, c (to 0.001 Å), alpha, beta and gamma (to 0.01°) of the cells as they are
+    (compare crystals in like cells), the volume per atom, the number of atoms in the cell, the space group (of real crystals the number
     in ``info`` where there is one; otherwise, and of made ones, what spglib finds at 0.01 Å), and the atomic
     numbers of all atoms. Of space groups, atoms and atomic numbers, whose values repeat, the p-value is an
     upper bound. A quantity without values on either side is left out.
@@ -157,8 +157,8 @@ def judge_crystals(
         InputError: ``rows`` or ``predicted`` that do not fit the crystals.
     """
     _require_fitting(made)
-    crystals, count, decoded = made.structures.to(device="cpu", dtype=torch.float64), len(made.targets), 0
-    decoded = len(crystals)
+    crystals = made.structures.to(device="cpu", dtype=torch.float64)
+    count, decoded = len(made.targets), len(crystals)
     validity = check_validity(crystals, chemistry=importlib.util.find_spec("smact") is not None)
     sound = _sound(crystals)
     space_groups = torch.ones(decoded, dtype=torch.int64)
@@ -229,7 +229,7 @@ def _require_fitting(made: MadeCrystals) -> None:
             raise InputError(
                 f"generated crystals: got {len(values)} {name} for {decoded} crystals, expected one each."
             )
-    if decoded and not (0 <= int(made.rows.min()) and int(made.rows.max()) < count):
+    if decoded and not (int(made.rows.min()) >= 0 and int(made.rows.max()) < count):
         raise InputError(
             f"generated crystals: rows go from {int(made.rows.min())} to {int(made.rows.max())}, expected "
             f"numbers from 0 to {count - 1} for {count} tensors."
@@ -250,9 +250,11 @@ def _distributions(
 
 
 def _quantities(crystals: StructureBatch, space_groups: Tensor) -> dict[str, Tensor]:
+    # Without rounding, a right angle that is off by 1e-13 would count as below all the exact ones.
     parameters = cell_parameters(crystals.cells)
     return {
-        **dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), parameters.unbind(1), strict=True)),
+        **dict(zip("abc", parameters[:, :3].round(decimals=3).unbind(1), strict=True)),
+        **dict(zip(("alpha", "beta", "gamma"), parameters[:, 3:].round(decimals=2).unbind(1), strict=True)),
         "volume per atom": volumes(crystals.cells) / crystals.n_atoms,
         "atoms": crystals.n_atoms,
         "space group": space_groups,
