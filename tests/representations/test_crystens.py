@@ -14,8 +14,9 @@ from ase.spacegroup import crystal
 
 from whorl.errors import InputError
 from whorl.representations import CrysTens, make_representation
-from whorl.representations.crystens import element_table
-from whorl.structures import StructureBatch, from_ase
+from whorl.representations.elements import DESCRIPTORS, descriptor_table, element_table
+from whorl.structures import StructureBatch, from_ase, to_ase
+from whorl.structures.cells import fractional_coordinates
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks are no part of the package
 
@@ -79,6 +80,15 @@ def test_config_rebuilds_it_with_the_ranges():
     assert torch.equal(again(crystals()), codec(crystals()))
 
 
+def test_settings_that_came_later_leave_older_fingerprints_as_they_are():
+    assert CrysTens().fingerprint == "3289b74a2ada5994"  # of files that exist
+    later = CrysTens(max_atoms=12, descriptors=["electronegativity"], origin="canonical").fit(crystals())
+    again = make_representation(json.loads(json.dumps(later.config())))
+    assert isinstance(again, CrysTens) and again.fingerprint == later.fingerprint
+    assert again.descriptors == ("electronegativity",) and again.origin == "canonical"
+    assert torch.equal(again(crystals()), later(crystals()))
+
+
 def test_layout_names_each_number_once():
     codec = CrysTens(max_atoms=3)
     assert len(codec.layout) == 15 * 15 * 4 == len(set(codec.layout.names))
@@ -88,6 +98,11 @@ def test_layout_names_each_number_once():
     flat = codec.encode(crystals()[:1], [225])[0].flatten()
     assert torch.count_nonzero(flat[codec.layout.blocks["gamma"]]) == 2 * 4
     assert len(CrysTens().layout) == 64 * 64 * 4
+    names = np.array((wide := CrysTens(max_atoms=3, descriptors=DESCRIPTORS).layout).names)
+    assert wide.shape == (15, 15, 8) and len(set(names)) == len(names)
+    names = names.reshape(wide.shape)
+    assert names[0, 12, 4] == "5/row/electronegativity/0"
+    assert names[12, 13, 7] == "8/dmendeleev_number/0,1"
 
 
 def test_one_batch_or_each_alone_and_float32():
@@ -110,10 +125,74 @@ def test_cartesian_distances_are_to_nearest_images():
     assert not primitive_neighbor_list("i", atoms.pbc, atoms.cell, atoms.positions, 0.1).size
 
 
-@pytest.mark.parametrize("pairwise", ["fractional", "cartesian"])
-@pytest.mark.parametrize("elements", ["number", "periodic"])
-def test_derivatives_in_positions_and_cell(pairwise, elements):
-    codec = CrysTens(max_atoms=4, pairwise=pairwise, elements=elements)
+def test_descriptors_are_layers_of_their_own():
+    names = ("valence_electrons", "electronegativity")
+    plain, codec = CrysTens(max_atoms=12), CrysTens(max_atoms=12, descriptors=names)
+    tensors = codec.encode(crystals(), GROUPS)
+    assert tensors.shape == (5, 24, 24, 6) == (5, *codec.layout.shape)
+    assert torch.equal(tensors[..., :4], plain.encode(crystals(), GROUPS))
+    salt = tensors[0, ..., 4:]  # Na, Cl: 1 and 7 electrons of at most 16, 0.93 and 3.16 of at most 3.98
+    values = torch.tensor([[1 / 16, 0.93 / 3.98], [7 / 16, 3.16 / 3.98]], dtype=torch.float64)
+    torch.testing.assert_close(salt[0, 12:14], values)
+    torch.testing.assert_close(salt[12:14, 0], values)
+    torch.testing.assert_close(salt[12, 13], 0.5 + (values[1] - values[0]) / 2)
+    torch.testing.assert_close(salt[13, 12], 0.5 + (values[0] - values[1]) / 2)
+    rest = salt.clone()
+    rest[0, 12:14], rest[12:14, 0], rest[12, 13], rest[13, 12] = 0.0, 0.0, 0.5, 0.5
+    assert (rest[12:, 12:] == 0.5).all() and (rest[:12] == 0).all() and (rest[12:, :12] == 0).all()
+
+
+def test_descriptors_of_all_elements():
+    table = descriptor_table(DESCRIPTORS)
+    assert table.shape == (119, 4) and table[0].tolist() == [0.0] * 4 and (table.amax(0) == 1.0).all()
+    assert table.min() >= 0.0
+    electrons = (16 * table[:, 2]).round().tolist()
+    known = {1: 1, 6: 4, 8: 6, 18: 8, 20: 2, 26: 8, 30: 12, 31: 3, 57: 3, 58: 4, 71: 3, 92: 6}
+    assert {number: electrons[number] for number in known} == known
+    assert table[9, 0] == 1.0 and table[2, 0] == 0.0 and table[110, 1] == 0.0
+
+
+def moved(structures, seed=0):
+    """The same crystals, with another origin, and their atoms in another order."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for atoms in to_ase(structures):
+        other = atoms[rng.permutation(len(atoms))]
+        other.positions += rng.random(3) @ other.cell.array
+        frames.append(other)
+    return from_ase(frames)
+
+
+def test_one_origin_of_many():
+    codec = CrysTens(max_atoms=12, order="canonical", origin="canonical")
+    expected = codec.encode(crystals(), GROUPS)
+    for seed in range(4):
+        torch.testing.assert_close(codec.encode(moved(crystals(), seed), GROUPS), expected, rtol=0, atol=1e-6)
+    standard = codec.standardized(moved(crystals()))
+    places = fractional_coordinates(standard)
+    for i in range(5):
+        own = standard.structure_index == i
+        at_origin = own & (places.abs().amax(1) < 1e-9)
+        assert at_origin.sum() == 1
+        kinds, counts = standard.atomic_numbers[own].unique(return_counts=True)
+        assert standard.atomic_numbers[at_origin][0] == kinds[counts.argmin()]
+    assert codec.standardized(crystals()[:0]).positions.shape == (0, 3)
+    # Of several batches, each has its own.
+    many = StructureBatch.concatenate([moved(crystals(), seed) for seed in range(60)])
+    again = codec.encode(many, GROUPS * 60).reshape(60, 5, 24, 24, 4)
+    torch.testing.assert_close(again, expected.expand_as(again), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pairwise", "elements", "origin"),
+    [
+        ("fractional", "number", "as_is"),
+        ("cartesian", "periodic", "as_is"),
+        ("fractional", "periodic", "canonical"),
+    ],
+)
+def test_derivatives_in_positions_and_cell(pairwise, elements, origin):
+    codec = CrysTens(max_atoms=4, pairwise=pairwise, elements=elements, origin=origin)
     batch = from_ase(triclinic(3))
 
     def value(positions, cells):
@@ -218,6 +297,9 @@ def test_wrong_settings_say_what_is_right():
         ({"elements": "symbols"}, "Choose from: number, periodic"),
         ({"cell": "primitve"}, "Did you mean 'primitive'"),
         ({"order": "random"}, "Choose from"),
+        ({"origin": "cannonical"}, "Did you mean 'canonical'"),
+        ({"descriptors": ["electronegativty"]}, "Did you mean 'electronegativity'"),
+        ({"descriptors": ["covalent_radius"] * 2}, "each once at most"),
         ({"max_atoms": 0}, "at least 1"),
         ({"symprec": 0.0}, "positive"),
         ({"ranges": {"lenght": 3.0}}, "unknown quantity"),

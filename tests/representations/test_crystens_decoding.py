@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_crystens import PEROVSKITE, QUARTZ, crystals, crystens_loop, triclinic
@@ -84,6 +85,47 @@ def test_noise_is_seen_through():
     assert (refined.displacement < 0.5).all() and (refined.symprec > 0).all()
     info = refined.structures.info[0]
     assert info["space_group_number"] == 154 and info["symmetry_displacement"] == refined.displacement[0]
+
+
+ALL = ("electronegativity", "covalent_radius", "valence_electrons", "mendeleev_number")
+
+
+@pytest.mark.parametrize("elements", ["number", "periodic"])
+@pytest.mark.parametrize("clustering", [None, "auto"])
+def test_descriptors_come_back_too(elements, clustering):
+    codec = CrysTens(max_atoms=12, elements=elements, descriptors=ALL, origin="canonical").fit(crystals())
+    tensors = codec.encode(crystals(), GROUPS)
+    found = codec.decode(tensors, clustering=clustering)
+    assert_same(found.structures, codec.standardized(crystals()), 1e-12 if clustering is None else 2e-4)
+    assert all(value == pytest.approx(0.0, abs=1e-9) for value in found.measures.means().values())
+    every = from_ase([Atoms([number], cell=[3, 3, 3], pbc=True) for number in range(1, 119)])
+    codec = CrysTens(max_atoms=1, elements=elements, descriptors=ALL).fit(every)
+    back = codec.decode(codec.encode(every, [221] * 118), clustering=clustering).structures
+    assert back.atomic_numbers.tolist() == list(range(1, 119))
+
+
+def test_descriptors_tell_elements_apart_in_noise():
+    batch = from_ase([QUARTZ, PEROVSKITE, triclinic(12, 1), triclinic(12, 2)])
+    shares = []
+    for descriptors in ((), ALL[:3]):
+        codec = CrysTens(max_atoms=12, descriptors=descriptors).fit(batch)
+        clean = codec.encode(batch, [154, 221, 1, 1])
+        right = [
+            codec.decode(noisy(clean, 0.05, seed), clustering=None).structures.atomic_numbers
+            == batch.atomic_numbers
+            for seed in range(5)
+        ]
+        shares.append(float(torch.cat(right).double().mean()))
+    assert shares[0] < 0.5 and shares[1] > 0.9
+
+
+def test_the_noise_of_a_block_is_seen():
+    """Descriptors are trusted as far as they agree with themselves."""
+    codec = CrysTens(max_atoms=12, descriptors=ALL)
+    tensors = codec.encode(crystals(), GROUPS)
+    tensors[:, 12:, 12:, 4:] = torch.rand(5, 12, 12, 4, generator=torch.Generator().manual_seed(0)).double()
+    found = codec.decode(tensors)
+    assert found.structures.atomic_numbers.tolist() == crystals().atomic_numbers.tolist()
 
 
 def test_the_error_is_that_of_the_coordinates():

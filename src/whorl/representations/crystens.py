@@ -16,9 +16,14 @@ directed differences :math:`x_j - x_i`, :math:`y_j - y_i`, :math:`z_j - z_i` in 
 belongs to no atom is zero. So a length, an angle and the space group are there 8 A times, what belongs to an
 atom 8 times, and differences give A guesses of each coordinate.
 
+Further layers may each carry a chemical descriptor, such as the electronegativity (the paper's outlook): in
+row and column 0 that of the atom, in the block the directed differences, that of atom j less that of atom i.
+The rest of them is empty.
+
 **Normalisation.** Every value is divided by the upper end of the range of its quantity: 0 stays 0, so that
 empty places do not move, and values lie in [0, 1]. Differences lie between -1 and 1 and are taken to
-[0, 1] by :math:`(d + 1) / 2`, empty places with them. The ranges are hyperparameters: :meth:`CrysTens.fit`
+[0, 1] by :math:`(d + 1) / 2`, empty places with them. Descriptors are divided by the largest of all elements.
+The ranges are hyperparameters: :meth:`CrysTens.fit`
 learns them from data, and :meth:`CrysTens.config` carries them wherever features or models are saved.
 """
 
@@ -35,6 +40,8 @@ from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
 from whorl.representations.base import FeatureLayout, Representation
+from whorl.representations.canonical import canonical_origins, sorted_atoms
+from whorl.representations.elements import DESCRIPTORS, HEAVIEST, descriptor_table, element_table
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import (
     cell_parameters,
@@ -42,7 +49,6 @@ from whorl.structures.cells import (
     minimum_image,
     volumes,
 )
-from whorl.structures.convert import EXTRAS
 from whorl.structures.symmetry import CELLS, space_group_numbers, standardized
 
 if TYPE_CHECKING:
@@ -54,11 +60,10 @@ LAYERS = 4
 PAIRWISE = ("fractional", "cartesian")
 ELEMENTS = ("number", "periodic")
 ORDERS = ("as_is", "canonical")
+ORIGINS = ("as_is", "canonical")
 SPACE_GROUP_KEYS = ("space_group_number", "spacegroup_number")  # of ``info``, the first that is there
 
-_HEAVIEST = 118
 _AT_ONCE = 64  # structures encoded together: their arrays of pairs shall stay in the caches
-_SAME_COORDINATE = 1e-4  # fractional coordinates that are sorted as one
 
 
 class CrysTens(Representation):
@@ -79,6 +84,11 @@ class CrysTens(Representation):
             cell.
         order: ``"as_is"``, or ``"canonical"``: by atomic number, then x, y and z in [0, 1) (those within
             1e-4 count as equal).
+        origin: ``"as_is"``, or ``"canonical"``: an atom of the element of which there are fewest is moved to
+            (0, 0, 0); see :func:`whorl.representations.canonical.canonical_origins`.
+        descriptors: Chemical descriptors with a layer each after the four, any of ``"electronegativity"``,
+            ``"covalent_radius"``, ``"valence_electrons"`` and ``"mendeleev_number"``. Elements are decoded
+            from them too.
         symprec: Tolerance in Å with which space groups and standardized cells are found.
         ranges: Upper end of the range of each quantity; see :data:`RANGES`. Those not given are its.
 
@@ -105,6 +115,8 @@ class CrysTens(Representation):
         elements: str = "number",
         cell: str = "as_is",
         order: str = "as_is",
+        origin: str = "as_is",
+        descriptors: Sequence[str] = (),
         symprec: float = 0.01,
         ranges: Mapping[str, float] | None = None,
     ) -> None:
@@ -114,6 +126,8 @@ class CrysTens(Representation):
             ("description of elements", elements, ELEMENTS),
             ("cell", cell, CELLS),
             ("order of atoms", order, ORDERS),
+            ("origin", origin, ORIGINS),
+            *(("chemical descriptor", name, DESCRIPTORS) for name in descriptors),
         ):
             if word not in options:
                 raise unknown_option(what, str(word), options)
@@ -126,14 +140,20 @@ class CrysTens(Representation):
         self.elements = elements
         self.cell = cell
         self.order = order
+        self.origin = origin
+        self.descriptors = tuple(descriptors)
+        if len(set(self.descriptors)) < len(self.descriptors):
+            raise InputError(f"descriptors: got {', '.join(self.descriptors)}, expected each once at most.")
         self.symprec = float(symprec)
         self.ranges = _checked(ranges or {}, pairwise)
-        self.layout = _layout(self.max_atoms, pairwise, elements)
+        self.layout = _layout(self.max_atoms, pairwise, elements, self.descriptors)
         header, table = self._header_scale(), element_table(elements)
         self.register_buffer("header_scale", header, persistent=False)
         self.register_buffer("element_codes", table, persistent=False)
+        self.register_buffer("element_descriptors", descriptor_table(self.descriptors), persistent=False)
         self.header_scale: Tensor  # (11, 4): what a value in row r and layer l is divided by
         self.element_codes: Tensor  # (119, 4): row 0 of each layer, before normalisation
+        self.element_descriptors: Tensor  # (119, d): row 0 of the other layers, normalised
 
     def _header_scale(self) -> Tensor:
         rows = [1.0 if name in ("x", "y", "z") else self.ranges[name] for name in ROWS]
@@ -149,6 +169,10 @@ class CrysTens(Representation):
 
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters, JSON-able."""
+        # Those that came later are named only where used: fingerprints of older files stay what they are.
+        later: dict[str, Any] = {"origin": self.origin} if self.origin != "as_is" else {}
+        if self.descriptors:
+            later["descriptors"] = list(self.descriptors)
         return {
             "kind": self.kind,
             "max_atoms": self.max_atoms,
@@ -158,6 +182,7 @@ class CrysTens(Representation):
             "order": self.order,
             "symprec": self.symprec,
             "ranges": dict(self.ranges),
+            **later,
         }
 
     def fit(self, structures: StructureBatch) -> CrysTens:
@@ -202,12 +227,12 @@ class CrysTens(Representation):
         finite = cells.isfinite().flatten(1).all(1)
         finite[index[~structures.positions.isfinite().all(1)]] = False
         known = torch.ones_like(finite)
-        known[index[(structures.atomic_numbers < 1) | (structures.atomic_numbers > _HEAVIEST)]] = False
+        known[index[(structures.atomic_numbers < 1) | (structures.atomic_numbers > HEAVIEST)]] = False
         too_many = (counts > self.max_atoms) & count
         reasons = (
             (counts == 0, "has no atoms"),
             (~finite, "has a position or cell that is not finite"),
-            (~known, f"has an atomic number that is no element's, expected 1 to {_HEAVIEST}"),
+            (~known, f"has an atomic number that is no element's, expected 1 to {HEAVIEST}"),
             (~structures.pbc.all(1), "is not periodic in all three directions"),
             (flat, "has a cell without volume"),
         )
@@ -222,7 +247,7 @@ class CrysTens(Representation):
         return dict(sorted(problems.items()))
 
     def standardized(self, structures: StructureBatch) -> StructureBatch:
-        """Return the structures as they are encoded: cell, handedness, order and wrapping of the atoms.
+        """Return the structures as they are encoded: cell, handedness, origin, order and wrapping of atoms.
 
         Coordinates are in [0, 1), those that are 1 but for rounding at 0. Except with ``cell="as_is"`` no
         gradient passes.
@@ -237,12 +262,16 @@ class CrysTens(Representation):
         mirrored = torch.where(torch.linalg.det(structures.cells) < 0, -1.0, 1.0).to(structures.dtype)
         structures = structures.replace(cells=structures.cells * mirrored[:, None, None])
         fractional = fractional_coordinates(structures)
+        if self.origin == "canonical":
+            at_origin = canonical_origins(structures, fractional.detach())[structures.structure_index]
+            structures = structures.replace(positions=structures.positions - structures.positions[at_origin])
+            fractional = fractional - fractional[at_origin]
         shift = torch.floor(fractional.detach() + 1e-12)
         cells = structures.cells[structures.structure_index]
         structures = structures.replace(
             positions=structures.positions - torch.einsum("ak,akx->ax", shift, cells)
         )
-        return structures if self.order == "as_is" else _sorted_atoms(structures, fractional - shift)
+        return structures if self.order == "as_is" else sorted_atoms(structures, fractional - shift)
 
     def _require(self, structures: StructureBatch, *, count: bool) -> None:
         problems = self._problems(structures, count=count)
@@ -253,7 +282,7 @@ class CrysTens(Representation):
                 "cannot be encoded). Leave out those that CrysTens.find_problems names, or raise max_atoms."
             )
 
-    def forward(self, structures: StructureBatch) -> Float[Tensor, "B H W 4"]:
+    def forward(self, structures: StructureBatch) -> Float[Tensor, "B H W C"]:
         """Return the tensors; space groups are those of ``info``, or found (see :meth:`encode`)."""
         return self.encode(structures)
 
@@ -261,7 +290,7 @@ class CrysTens(Representation):
         self,
         structures: StructureBatch,
         space_groups: Int[Tensor, "B"] | Sequence[int] | None = None,
-    ) -> Float[Tensor, "B H W 4"]:
+    ) -> Float[Tensor, "B H W C"]:
         """Return the tensors of crystals, differentiable in positions and cell where ``cell="as_is"``.
 
         Args:
@@ -275,8 +304,7 @@ class CrysTens(Representation):
         """
         numbers = self._space_groups(structures, space_groups)
         structures = self.standardized(structures)
-        side = self.max_atoms + HEADER
-        out = structures.positions.new_zeros(len(structures), side, side, LAYERS)
+        out = structures.positions.new_zeros(len(structures), *self.layout.shape)
         out[:, HEADER:, HEADER:, 1:] = 0.5
         for start in range(0, len(structures), _AT_ONCE):
             some = slice(start, start + _AT_ONCE)
@@ -302,7 +330,7 @@ class CrysTens(Representation):
         return numbers.to(structures.dtype)
 
     def _write(self, structures: StructureBatch, space_groups: Tensor, out: Tensor) -> None:
-        """Write the tensors of some structures into ``out`` (B, H, W, 4), which holds those of no atoms."""
+        """Write the tensors of some structures into ``out`` (B, H, W, C), which holds those of no atoms."""
         parts = _Parts.of(structures, self.pairwise)
         n, present = parts.present.shape[1], parts.present[:, :, None]
         wide = torch.cat([parts.parameters, space_groups[:, None]], 1)[:, None, :]  # (B, 1, 7)
@@ -311,10 +339,15 @@ class CrysTens(Representation):
         header = torch.cat([codes[:, :, None], atomic[:, :, :, None].expand(-1, -1, -1, LAYERS)], 2)
         header = header / self.header_scale.to(atomic)  # (B, n, 11, 4)
         last = HEADER + n
-        out[:, HEADER:last, : HEADER - 1] = header
-        out[:, : HEADER - 1, HEADER:last] = header.transpose(1, 2)
+        out[:, HEADER:last, : HEADER - 1, :LAYERS] = header
+        out[:, : HEADER - 1, HEADER:last, :LAYERS] = header.transpose(1, 2)
         out[:, HEADER:last, HEADER:last, 0] = parts.distances / self.ranges["distance"]
-        out[:, HEADER:last, HEADER:last, 1:] = (parts.differences + 1.0) / 2.0
+        out[:, HEADER:last, HEADER:last, 1:LAYERS] = (parts.differences(parts.fractional) + 1.0) / 2.0
+        if self.descriptors:
+            known = self.element_descriptors.to(atomic)[parts.numbers]  # (B, n, d)
+            out[:, HEADER:last, 0, LAYERS:] = known
+            out[:, 0, HEADER:last, LAYERS:] = known
+            out[:, HEADER:last, HEADER:last, LAYERS:] = (parts.differences(known) + 1.0) / 2.0
 
     def decode(
         self, tensors: Tensor | Sequence[Tensor], *, clustering: str | None = "auto", **settings: Any
@@ -324,7 +357,7 @@ class CrysTens(Representation):
 
         return decode(self, tensors, clustering=clustering, **settings)
 
-    def measures(self, tensors: Float[Tensor, "B H W 4"]) -> Measures:
+    def measures(self, tensors: Float[Tensor, "B H W C"]) -> Measures:
         """Return how well tensors agree with themselves (the paper's tables 1 and 2).
 
         See :func:`whorl.representations.crystens_decoding.measures`.
@@ -360,11 +393,14 @@ def _checked(given: Mapping[str, float], pairwise: str) -> dict[str, float]:
 
 
 @lru_cache(maxsize=8)
-def _layout(max_atoms: int, pairwise: str, elements: str) -> FeatureLayout:
+def _layout(max_atoms: int, pairwise: str, elements: str, descriptors: tuple[str, ...]) -> FeatureLayout:
     side = max_atoms + HEADER
     rows = [*ROWS, "empty"]
     first = ("Z", "period", "block", "place") if elements == "periodic" else ("atomic_number",) * LAYERS
+    first += descriptors
     blocks = ["distance" if pairwise == "fractional" else "distance/Å", "dx", "dy", "dz"]
+    blocks += [f"d{name}" for name in descriptors]
+    layers = LAYERS + len(descriptors)
 
     def name(i: int, j: int, layer: int) -> str:
         if i < HEADER and j < HEADER:
@@ -374,26 +410,11 @@ def _layout(max_atoms: int, pairwise: str, elements: str) -> FeatureLayout:
         row, atom, side_of = (i, j - HEADER, "row") if i < HEADER else (j, i - HEADER, "column")
         return f"{layer + 1}/{side_of}/{first[layer] if row == 0 else rows[row]}/{atom}"
 
-    names = tuple(name(i, j, layer) for i in range(side) for j in range(side) for layer in range(LAYERS))
-    width = side * LAYERS
+    names = tuple(name(i, j, layer) for i in range(side) for j in range(side) for layer in range(layers))
+    width = side * layers
     parts = {row: slice(k * width, (k + 1) * width) for k, row in enumerate(rows)}
     parts["atoms"] = slice(HEADER * width, side * width)
-    return FeatureLayout(names=names, shape=(side, side, LAYERS), blocks=parts)
-
-
-@lru_cache(maxsize=2)
-def element_table(elements: str) -> Float[Tensor, "119 4"]:
-    """Return row 0 of each layer for each atomic number, 0 (no atom) first."""
-    if elements == "number":
-        return torch.arange(_HEAVIEST + 1, dtype=torch.float64)[:, None].repeat(1, LAYERS)
-    table = [[0.0] * LAYERS]
-    # Subshells fill by n + l, then n; in the periodic table a row ends with its p elements.
-    shells = [(n, block) for n in range(1, 8) for block in range(min(n, 4))]  # blocks s, p, d, f
-    for n, block in sorted(shells, key=lambda shell: (sum(shell), shell[0])):
-        for place in range(4 * block + 2):
-            if len(table) <= _HEAVIEST:
-                table.append([float(len(table)), float(n + max(block - 1, 0)), block + 1.0, place + 1.0])
-    return torch.tensor(table, dtype=torch.float64)
+    return FeatureLayout(names=names, shape=(side, side, layers), blocks=parts)
 
 
 class _Parts:
@@ -425,11 +446,10 @@ class _Parts:
             distances = image_distances(structures, n)
         return cls(present, numbers, fractional, parameters, distances)
 
-    @property
-    def differences(self) -> Tensor:
-        """x_j - x_i in row i and column j, (B, n, n, 3)."""
+    def differences(self, x: Tensor) -> Tensor:
+        """Return x_j - x_i in row i and column j, (B, n, n, k), of what atoms have (B, n, k)."""
         both = self.present[:, :, None] & self.present[:, None, :]
-        return (self.fractional[:, None] - self.fractional[:, :, None]) * both[..., None]
+        return (x[:, None] - x[:, :, None]) * both[..., None]
 
 
 def length(vectors: Float[Tensor, "*s 3"]) -> Float[Tensor, "*s"]:
@@ -452,19 +472,6 @@ def image_distances(structures: StructureBatch, n: int) -> Float[Tensor, "B n n"
     half = structures.positions.new_zeros(len(structures), n, n)
     half = half.index_put((owner, within[i], within[j]), length(vectors))
     return half + half.transpose(1, 2)
-
-
-def _sorted_atoms(structures: StructureBatch, fractional: Tensor) -> StructureBatch:
-    step = torch.round(fractional.detach() / _SAME_COORDINATE).to(torch.int64)
-    keys = step % round(1 / _SAME_COORDINATE)
-    order = torch.arange(len(keys), device=keys.device)
-    for key in (keys[:, 2], keys[:, 1], keys[:, 0], structures.atomic_numbers, structures.structure_index):
-        order = order[torch.argsort(key[order], stable=True)]
-    return structures.replace(
-        positions=structures.positions[order],
-        atomic_numbers=structures.atomic_numbers[order],
-        info=tuple({k: v for k, v in info.items() if k != EXTRAS} for info in structures.info),  # per atom
-    )
 
 
 def known_space_group(info: Mapping[str, Any]) -> int:

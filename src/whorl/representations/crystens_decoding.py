@@ -31,7 +31,7 @@ from torch import Tensor
 from whorl.errors import InputError, unknown_option
 from whorl.parallel import map_threads
 from whorl.representations.clustering import k_means, merge_on_circle
-from whorl.representations.crystens import HEADER, CrysTens, image_distances, length
+from whorl.representations.crystens import HEADER, LAYERS, CrysTens, image_distances, length
 from whorl.representations.lattice_classes import most_likely_lattice
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
@@ -162,7 +162,7 @@ def decode(
 
     Args:
         codec: With which they were encoded, or their generator was trained.
-        tensors: Shape (B, H, W, 4), or a sequence of tensors, of which each has its own chance.
+        tensors: Shape (B, H, W, C), or a sequence of tensors, of which each has its own chance.
         clustering: ``"auto"``, ``"paper"``, or None for the means as they are; see the module.
         k_elements: K of the paper's clustering of atomic numbers.
         k_coordinates: K of its clustering of coordinates, for each direction.
@@ -192,7 +192,7 @@ def decode(
 
 
 @torch.no_grad()
-def measures(codec: CrysTens, tensors: Float[Tensor, "B H W 4"]) -> Measures:
+def measures(codec: CrysTens, tensors: Float[Tensor, "B H W C"]) -> Measures:
     """Return how far each tensor contradicts itself: what tables 1 and 2 of the paper are made of.
 
     Raises:
@@ -242,6 +242,8 @@ class _Reading:
 
     def __init__(self, codec: CrysTens, tensors: Tensor) -> None:
         self.codec = codec
+        self.descriptors = tensors[..., LAYERS:]  # normalised, (B, H, W, d)
+        tensors = tensors[..., :LAYERS]
         scale = codec.header_scale.to(tensors)
         rows = tensors[:, : HEADER - 1, HEADER:].transpose(1, 2)
         header = torch.cat([rows, tensors[:, HEADER:, : HEADER - 1]], -1)  # (B, N, 11, 8), normalised
@@ -293,20 +295,35 @@ class _Reading:
     @cached_property
     def coordinates(self) -> tuple[Tensor, Tensor]:
         """Return coordinates by least squares (B, n, 3), and their standard errors (B,)."""
-        size = self.count.to(self.direct)
-        noise = self._mean(self.direct_variance, self.present, size) * 8.0 / 7.0
-        apart = self.disagreement
+        return self._least_squares(self.direct, self.direct_variance, 8.0, self.disagreement)
+
+    def _least_squares(
+        self, direct: Tensor, variance: Tensor, repeats: float, apart: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Combine means of direct values with what the block says of their differences.
+
+        Args:
+            direct: Means (B, n, k) of the repeats.
+            variance: Their variances (B, n, k), with the number of repeats as divisor.
+            repeats: How many there are.
+            apart: What differences and direct values differ by, d_ji - (x_i - x_j), (B, n, n, k).
+
+        Returns:
+            The best values (B, n, k), and their standard errors (B,).
+        """
+        size, k = self.count.to(direct), direct.shape[-1]
+        noise = self._mean(variance, self.present, size) * repeats / (repeats - 1.0)
         both = 0.5 * (apart - apart.transpose(1, 2))  # of the two entries for each pair
         odd = (apart + apart.transpose(1, 2)).square()
         pairs = (size * (size - 1.0)).clamp(min=1.0)
-        from_two = odd.flatten(1).sum(1) / (6.0 * pairs)
+        from_two = odd.flatten(1).sum(1) / (2.0 * k * pairs)
         # A model may contradict itself in the same way in both entries.
-        from_direct = 2.0 * (both.square().flatten(1).sum(1) / (3.0 * pairs) - noise / 4.0)
+        from_direct = 2.0 * (both.square().flatten(1).sum(1) / (k * pairs) - 2.0 * noise / repeats)
         other = torch.maximum(from_two, from_direct)
-        w_x = 8.0 / noise.clamp(min=1e-20)
+        w_x = repeats / noise.clamp(min=1e-20)
         w_d = torch.where(self.count > 1, 2.0 / other.clamp(min=1e-20), 0.0)
         share = w_d / (w_x + size * w_d)
-        return self.direct + share[:, None, None] * both.sum(2), (w_x + size * w_d).rsqrt()
+        return direct + share[:, None, None] * both.sum(2), (w_x + size * w_d).rsqrt()
 
     def guesses(self) -> Tensor:
         """Return the paper's coordinates: the mean of A guesses of equal weight, (B, n, 3)."""
@@ -381,7 +398,22 @@ class _Reading:
                 seen.square().sum(-1, keepdim=True) - 2.0 * seen @ table.T + table.square().sum(1)
             )
         least = noise.clamp(min=_ERROR["element"])
-        return square.clamp(min=0.0) / (2.0 * least.square())[:, None, None]
+        costs = square.clamp(min=0.0) / (2.0 * least.square())[:, None, None]
+        return costs + self.descriptor_costs() if self.codec.descriptors else costs
+
+    def descriptor_costs(self) -> Tensor:
+        """Return what the layers of descriptors add to that."""
+        table = self.codec.element_descriptors[1:].to(self.descriptors)
+        n = self.present.shape[1]
+        block = slice(HEADER, HEADER + n)
+        direct = torch.stack([self.descriptors[:, block, 0], self.descriptors[:, 0, block]])
+        mean = direct.mean(0)
+        between = mean[:, :, None] - mean[:, None, :]
+        differences = 2.0 * self.descriptors[:, block, block] - 1.0  # of atom j and atom i
+        apart = torch.where(self.others[..., None], differences.transpose(1, 2) - between, 0.0)
+        values, error = self._least_squares(mean, direct.var(0, correction=0), 2.0, apart)
+        square = (values[:, :, None] - table).square().sum(-1)
+        return square / (2.0 * error.clamp(min=_ERROR["element"]).square())[:, None, None]
 
 
 def _decode(
