@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -90,12 +91,14 @@ def crystals(
         processes=settings.processes,
         progress=monitor.progress("crystals"),
     )
-    if method is None:
+    if method is None and dataset.structures is not None:
         from whorl.evaluation.cgcnn import CGCNN
 
         # A quick label that needs no download; what it says of unrelaxed cells is rough.
-        labels = CGCNN([settings.property]).predict(dataset.structures, progress=monitor.progress("CGCNN"))
-        dataset = dataset.replace(properties=labels)
+        labels = CGCNN(["formation energy"]).predict(dataset.structures, progress=monitor.progress("CGCNN"))
+        energies = labels["formation energy"]
+        dataset = replace(dataset, properties={settings.property: energies})
+        dataset = dataset.select(torch.nonzero(torch.isfinite(energies)).flatten())
     _tell_failures(dataset, method.name if method else "CGCNN", monitor)
     _store(dataset, output)
 

@@ -16,6 +16,7 @@ from whorl.generators import (
     ConditionalGenerator,
     Surrogate,
     TensorModel,
+    condition_range,
     fit,
     load_model,
     make_generator,
@@ -24,7 +25,9 @@ from whorl.generators import (
     select,
 )
 from whorl.inversion.starts import derive_seed
-from whorl.workflow.data import MIN_TRAINING, read_rows
+from whorl.structures import StructureBatch
+from whorl.workflow.conditions import Conditions
+from whorl.workflow.data import MIN_TRAINING, read_rows, structures_of
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import (
     GenerateSettings,
@@ -46,24 +49,38 @@ def train_generator(
     output: Path,
     seed: int,
     monitor: Monitor,
+    dataset: Path | None = None,
 ) -> None:
     """Train a generator on the given rows of a feature file (all for None) and write it to ``output``.
 
+    With ``conditions`` among the settings, the structures in ``dataset`` say what else the generator is told.
     Checkpoints lie beside ``output``. With several ``members``, the others are written beside it too; see
     :func:`member_paths`.
     """
     real = load_features(features)
     labels = labels_of(real, property)
+    conditions, columns = Conditions(property=_name_of(real, property)), labels[:, None]
+    if settings.conditions:
+        conditions, columns = Conditions.of_data(
+            settings.conditions,
+            property=conditions.property,
+            labels=labels,
+            structures=_structures(real, dataset, "conditions"),
+        )
     if rows is None:
         train, validation = split(len(labels), fraction=SPLIT, seed=derive_seed(seed, "split"))
     else:
         chosen = read_rows(rows)
         train, validation = chosen["train"], chosen["validation"]
     for member, path in enumerate(member_paths(output, settings.members)):
-        model = make_generator({**settings.config(), "shape": tuple(real.features.shape[1:])})
+        shape = tuple(real.features.shape[1:])
+        model = make_generator({**settings.config(), "shape": shape, "properties": columns.shape[1]})
         own_seed = derive_seed(seed, "member", member) if member else seed
         what = f"training {member + 1} of {settings.members}" if settings.members > 1 else "training"
-        _fit(model, real.features, labels, train, validation, settings, path, own_seed, what, monitor)
+        _fit(model, real.features, columns, train, validation, settings, path, own_seed, what, monitor)
+        if settings.conditions:
+            conditions.note(model)
+        save_model(model, path)
 
 
 def member_paths(output: Path, members: int) -> list[Path]:
@@ -89,6 +106,7 @@ def train_surrogate(
     _fit(
         model, real.features, labels, train, validation, settings, output, seed, "training surrogate", monitor
     )
+    save_model(model, output)
 
 
 def _fit(
@@ -124,7 +142,6 @@ def _fit(
         )
     for warning in caught:
         monitor.warn(str(warning.message))
-    save_model(model, output)
 
 
 def labels_of(features: FeatureSet, name: str | None) -> Tensor:
@@ -134,14 +151,25 @@ def labels_of(features: FeatureSet, name: str | None) -> Tensor:
         InputError: No such property, or several to choose from.
     """
     there = features.properties
+    return there[_name_of(features, name)]
+
+
+def _name_of(features: FeatureSet, name: str | None) -> str:
+    there = features.properties
     if name is None:
         if len(there) != 1:
             names = ", ".join(sorted(there)) or "none"
             raise InputError(f"the features have several properties ({names}): say which with --property.")
-        return next(iter(there.values()))
+        return next(iter(there))
     if name not in there:
         raise unknown_option("property of the features", name, there)
-    return there[name]
+    return name
+
+
+def _structures(features: FeatureSet, dataset: Path | None, what: str) -> StructureBatch:
+    if dataset is None:
+        raise InputError(f"{what} come from structures: give the data set of the features with --dataset.")
+    return structures_of(features.ids, dataset)
 
 
 def generate(
@@ -155,6 +183,7 @@ def generate(
     monitor: Monitor,
     rows: Path | None = None,
     committee: Path | None = None,
+    dataset: Path | None = None,
 ) -> None:
     """Draw samples for each target and write them as features, with ``target`` as their property.
 
@@ -164,12 +193,13 @@ def generate(
         models: Generators; each draws an equal part.
         features: Those they were trained on: they say which representation.
         property: Which of its properties, where there are several.
-        settings: Targets, number of samples, selection.
+        settings: Targets, number of samples, selection, and what else each structure shall be.
         output: The generated features.
         seed: Of all randomness.
         monitor: Told of progress, and of targets outside the training range.
-        rows: Rows they were trained on, with ``selection``; all for None.
+        rows: Rows they were trained on, with ``selection`` or several conditions; all for None.
         committee: Says what is sure; needed with ``selection``.
+        dataset: Structures of the features; needed where the generators were told of more than the property.
 
     Raises:
         InputError: Files that do not belong together, or ``selection`` without ``committee``.
@@ -177,14 +207,25 @@ def generate(
     real = load_features(features)
     generators = [_generator(path, real, features) for path in models]
     targets = torch.tensor(settings.targets, dtype=torch.float64)
-    outside = range_warning(generators[0], targets[:, None])
+    lowest = condition_range(generators[0])[:, 0].repeat(len(targets), 1)
+    outside = range_warning(generators[0], torch.cat([targets[:, None], lowest[:, 1:]], 1))
     if outside is not None:
         monitor.warn(f"targets {outside}")
-    draw = _plainly(generators, settings)
+    conditions = Conditions.of_model(generators[0], property=_name_of(real, property))
+    known = real if rows is None else real.select(read_rows(rows)["rows"])
+    columns = labels_of(known, property)[:, None].double()
+    if conditions.kinds:
+        there = _structures(known, dataset, "elements and symmetry")
+        columns = conditions.columns(labels=columns[:, 0], structures=there)
+    draw = _plainly(generators, settings, conditions, columns)
     if settings.selection is not None:
         if committee is None:
             raise InputError("selection needs a committee that says what is sure: --committee.")
-        known = real if rows is None else real.select(read_rows(rows)["rows"])
+        if conditions.kinds:
+            raise InputError(
+                "selection chooses by the property alone, and this generator was told of "
+                f"{', '.join(conditions.kinds)} too. Leave out one of the two."
+            )
         draw = _selecting(generators, settings, settings.selection, committee, known, property, monitor)
     progress = monitor.progress("generating")
     drawn = []
@@ -220,14 +261,23 @@ def _generator(path: Path, real: FeatureSet, features: Path) -> ConditionalGener
     return model
 
 
-def _plainly(generators: Sequence[ConditionalGenerator], settings: GenerateSettings) -> Draw:
+def _plainly(
+    generators: Sequence[ConditionalGenerator],
+    settings: GenerateSettings,
+    conditions: Conditions,
+    known: Tensor,
+) -> Draw:
     """Take what the generators draw, as in the paper."""
     sizes = [len(part) for part in torch.arange(settings.samples).tensor_split(len(generators))]
 
     def draw(target: float, rng: torch.Generator) -> Tensor:
-        conditions = [torch.full((size, 1), target, dtype=torch.float64) for size in sizes]
-        parts = [g.sample(c, rng=rng) for g, c in zip(generators, conditions, strict=True)]
-        return torch.cat(parts)
+        asked = [
+            conditions.asked(size, known=known, rng=rng, target=target, **settings.wishes)
+            for size in sizes
+            if size
+        ]
+        # Of fewer samples than generators, the last ones draw none.
+        return torch.cat([g.sample(c, rng=rng) for g, c in zip(generators, asked, strict=False)])
 
     return draw
 

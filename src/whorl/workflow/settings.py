@@ -119,7 +119,7 @@ class CrystalSettings(Section):
     @property
     def property(self) -> str:
         """Name of the property."""
-        return "energy_per_atom" if self.calculator else "formation_energy_per_atom"
+        return "energy_per_atom" if self.calculator else "formation_energy"
 
 
 class FilesSettings(Section):
@@ -250,6 +250,16 @@ class GenerateSettings(Section):
     formula: str | None = None
     crystal_system: str | None = None
     space_group: Annotated[int, Field(ge=1, le=230)] | None = None
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """What each structure shall be, beside its property."""
+        return {
+            "elements": self.elements,
+            "formula": self.formula,
+            "crystal_system": self.crystal_system,
+            "space_group": self.space_group,
+        }
 
     @field_validator("targets", mode="before")
     @classmethod

@@ -329,6 +329,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
 
     seed = recipe.seed
     features = folder / "encode" / "features.safetensors"
+    dataset = folder / "data" / "dataset.safetensors"
     rows = folder / "sampling" / label / "rows.json"
     model = folder / "train" / label / "generator.safetensors"
     generated = folder / "generate" / label / "generated.safetensors"
@@ -351,9 +352,10 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             output=model,
             seed=seed,
             monitor=monitor,
+            dataset=dataset if recipe.generator.conditions else None,
         ),
         settings={"seed": seed, **_said(recipe.generator, _CONDITIONS)},
-        needs=("encode", f"sampling/{label}"),
+        needs=("encode", f"sampling/{label}", *(("data",) if recipe.generator.conditions else ())),
     )
     selecting = recipe.generate.selection is not None
     committee = folder / "train" / f"{label}-committee" / "committee.safetensors"
@@ -383,6 +385,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             monitor=monitor,
             rows=rows,
             committee=committee if selecting else None,
+            dataset=dataset if recipe.generator.conditions else None,
         ),
         settings={"seed": seed, **_said(recipe.generate, _CONDITIONS)},
         needs=(
@@ -423,7 +426,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             monitor=monitor,
             features=features,
             rows=rows,
-            dataset=None if given else folder / "data" / "dataset.safetensors",
+            dataset=None if given else dataset,
             formula=given.composition if given else None,
         ),
         settings={"seed": seed, **settings.model_dump(mode="json")},
