@@ -34,7 +34,7 @@ class Study:
         given = np.load(args.data / "fps300.npz")
         self.features = torch.as_tensor(given["features"]).double()
         self.values = torch.as_tensor(given["formation_energy"]).double().flatten()
-        self.judge = load_judge(args.data / "surrogate_relu_mlp.safetensors", n_features=380)
+        self.judge = load_judge(args.data / "surrogate_relu_mlp.safetensors", shape=(380,))
         self.args, self.seed = args, seed
         train, validation = split(len(self.values), fraction=0.8, seed=seed)
         self.generators = []

@@ -20,12 +20,15 @@ from whorl.datasets import read_dataset
 from whorl.representations import CrysTens
 from whorl.structures import StructureBatch, from_ase, to_ase
 
-CHOICES = (
-    ("as_is", "as_is"),
-    ("as_is", "canonical"),
-    ("primitive", "canonical"),
-    ("conventional", "canonical"),
-    ("niggli", "canonical"),
+CHOICES = (  # cell, order, origin
+    ("as_is", "as_is", "as_is"),
+    ("as_is", "canonical", "as_is"),
+    ("as_is", "canonical", "canonical"),
+    ("primitive", "canonical", "as_is"),
+    ("conventional", "canonical", "as_is"),
+    ("conventional", "canonical", "canonical"),
+    ("niggli", "canonical", "as_is"),
+    ("niggli", "canonical", "canonical"),
 )
 
 
@@ -43,6 +46,14 @@ def rewritten(structures: StructureBatch, seed: int = 0) -> StructureBatch:
         other.rotate(float(rng.uniform(0, 180)), rng.normal(size=3), rotate_cell=True)
         frames.append(other)
     return from_ase(frames)
+
+
+def shifted(structures: StructureBatch, seed: int = 0) -> StructureBatch:
+    """The same crystals with another origin."""
+    rng = torch.Generator().manual_seed(seed)
+    shift = torch.rand(len(structures), 3, generator=rng, dtype=torch.float64)
+    moved = torch.einsum("bk,bkx->bx", shift, structures.cells)[structures.structure_index]
+    return structures.replace(positions=structures.positions + moved)
 
 
 def distance(first: Tensor, second: Tensor) -> Tensor:
@@ -63,24 +74,24 @@ def main() -> int:
     count = 10 if options.quick else options.sample
     crystals = crystals[torch.randperm(len(crystals), generator=torch.Generator().manual_seed(0))[:count]]
     groups = torch.tensor([int(info["spacegroup_number"]) for info in crystals.info])
-    other = rewritten(crystals)
-    print(f"{len(crystals)} crystals, each written down twice; RMS difference of normalised tensors\n")
-    print("| cell | order | crystals that fit | atoms | the same tensor (1e-3) | median difference "
-          "| median of different crystals |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|")
-    for cell, order in CHOICES:
-        codec = CrysTens(cell=cell, order=order)
-        bad = {**codec.find_problems(crystals), **codec.find_problems(other)}
+    others = (shifted(crystals), rewritten(crystals), shifted(rewritten(crystals)))
+    print(f"{len(crystals)} crystals, each written down again; share of tensors that are the same "
+          "(RMS difference below 1e-3)\n")  # fmt: skip
+    print("| cell | order | origin | crystals that fit | other origin | other cell | both "
+          "| median difference, both | of different crystals |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|")
+    for cell, order, origin in CHOICES:
+        codec = CrysTens(cell=cell, order=order, origin=origin)
+        bad = {i for structures in (crystals, *others) for i in codec.find_problems(structures)}
         keep = [i for i in range(len(crystals)) if i not in bad]
         codec = codec.fit(crystals[keep])
         first = codec.encode(crystals[keep], groups[keep])
-        second = codec.encode(other[keep], groups[keep])
-        atoms = codec.standardized(crystals[keep]).n_atoms.double().mean()
-        apart = distance(first, second)
+        apart = [distance(first, codec.encode(other[keep], groups[keep])) for other in others]
+        shares = " | ".join(f"{(one < 1e-3).double().mean():.0%}" for one in apart)
         foreign = distance(first, first.roll(1, 0))
         print(
-            f"| {cell} | {order} | {len(keep)} | {atoms:.1f} | {(apart < 1e-3).double().mean():.0%} | "
-            f"{apart.median():.4f} | {foreign.median():.4f} |",
+            f"| {cell} | {order} | {origin} | {len(keep)} | {shares} | {apart[-1].median():.4f} | "
+            f"{foreign.median():.4f} |",
             flush=True,
         )
     return 0

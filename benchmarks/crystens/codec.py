@@ -1,7 +1,8 @@
 """CrysTens there and back: ``python -m benchmarks.crystens.codec [--quick] [--data PATH]``.
 
-Three tables: the round trip of all crystals without noise; how many are recovered from noisy tensors, with
-automatic clustering beside the paper's fixed K on the same tensors; crystals a second, beside a plain loop.
+Four tables: the round trip of all crystals without noise; how many are recovered from noisy tensors, with
+automatic clustering beside the paper's fixed K on the same tensors; how many elements, with chemical
+descriptors; crystals a second, beside a plain loop.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks.baselines import crystens_loop
 from whorl.datasets import read_dataset
 from whorl.errors import InputError
 from whorl.representations import CrysTens, DecodedCrystals
+from whorl.representations.elements import DESCRIPTORS
 from whorl.structures import StructureBatch, to_ase, to_pymatgen
 from whorl.structures.cells import cell_parameters, fractional_coordinates
 
@@ -120,6 +122,24 @@ def noise(codec: CrysTens, crystals: StructureBatch, groups: Tensor, levels: Seq
             )
 
 
+def descriptors(codec: CrysTens, crystals: StructureBatch, groups: Tensor, levels: Sequence[float]) -> None:
+    """Share of crystals whose elements come back from noise, with layers of chemical descriptors."""
+    print(f"\n### Descriptors, {len(crystals)} crystals drawn at random: elements exact\n")
+    print("| elements as | descriptors | " + " | ".join(f"{level:.0%}" for level in levels) + " |")
+    print("|---|---|" + "---|" * len(levels))
+    meant = codec.standardized(crystals)
+    for elements in ("number", "periodic"):
+        for names in ((), DESCRIPTORS[:1], DESCRIPTORS[:2], DESCRIPTORS[:3], DESCRIPTORS):
+            other = CrysTens.from_config({**codec.config(), "elements": elements, "descriptors": names})
+            clean = other.encode(crystals, groups)
+            found = [
+                other.decode(clean + level * torch.randn(clean.shape, generator=_rng(1), dtype=clean.dtype))
+                for level in levels
+            ]
+            shares = " | ".join(f"{same_elements(one, meant).mean():.1%}" for one in found)
+            print(f"| {elements} | {', '.join(names) or 'none'} | {shares} |", flush=True)
+
+
 def speed(codec: CrysTens, crystals: StructureBatch, groups: Tensor, *, seconds: float) -> None:
     """Crystals a second; the loop gets fewer."""
     began = time.perf_counter()
@@ -169,7 +189,7 @@ def main() -> int:
     add("--data", type=Path, default=DATA, help="crystals, with spacegroup_number (.extxyz.gz)")
     add("--sample", type=int, default=500, help="crystals for the tables of noise and matching")
     add("--noise", default="0.01,0.02,0.05", help="standard deviations, of the normalised range")
-    add("--parts", default="round_trip,noise,speed")
+    add("--parts", default="round_trip,noise,descriptors,speed")
     add("--threads", type=int, help="torch threads")
     options = parser.parse_args()
     if options.threads:
@@ -207,6 +227,10 @@ def main() -> int:
             other = CrysTens.from_config({**codec.config(), "elements": elements})
             levels = [float(level) for level in options.noise.split(",")]
             noise(other, crystals[chosen], groups[chosen], levels)
+    if "descriptors" in parts:
+        chosen = torch.randperm(len(crystals), generator=_rng(0))[: options.sample]
+        levels = [float(level) for level in options.noise.split(",")]
+        descriptors(codec, crystals[chosen], groups[chosen], levels)
     if "speed" in parts:
         mixed = torch.randperm(len(crystals), generator=_rng(4))
         speed(codec, crystals[mixed], groups[mixed], seconds=0.1 if options.quick else 3.0)

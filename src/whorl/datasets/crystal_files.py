@@ -48,7 +48,6 @@ def write_crystals(
     Raises:
         InputError: Unknown formats, structures that are not periodic, or names that are not one for each.
     """
-    from pymatgen.io.cif import CifWriter
     from pymatgen.io.vasp import Poscar
 
     for name in formats:
@@ -79,7 +78,7 @@ def write_crystals(
                 path = folder / "cif" / f"{name}.cif"
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    text = str(CifWriter(crystal, symprec=symprec))
+                    text = _cif(crystal, symprec)
                 head = "".join(f"# {key}: {_one_line(value)}\n" for key, value in notes[i].items())
                 write_text(path, head + text)
                 written.append(path)
@@ -96,6 +95,17 @@ def write_crystals(
         write_extxyz(structures, path, provenance=common, ids=ids)
         written.append(path)
     return written
+
+
+def _cif(crystal: Structure, symprec: float) -> str:
+    """Return a crystal as CIF with its operations; where atoms coincide it has none, and is written in P1."""
+    from pymatgen.io.cif import CifWriter
+    from pymatgen.symmetry.analyzer import SymmetryUndeterminedError
+
+    try:
+        return str(CifWriter(crystal, symprec=symprec))
+    except SymmetryUndeterminedError:
+        return str(CifWriter(crystal))
 
 
 def _one_line(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -22,7 +23,7 @@ class Judge(Protocol):
         ...
 
 
-def load_judge(path: Path | str, *, n_features: int) -> Judge:
+def load_judge(path: Path | str, *, shape: tuple[int, ...]) -> Judge:
     """Read a surrogate written by whorl, or a plain ReLU network of another program.
 
     Of the latter, the ``.safetensors`` file holds ``<layer>.weight`` and ``<layer>.bias``; the order of the
@@ -30,7 +31,7 @@ def load_judge(path: Path | str, *, n_features: int) -> Judge:
     Fung et al. 2022). Its inputs are the features as they are, its output is the property in its own units.
 
     Raises:
-        InputError: Not such a file, damaged, or made for another number of features.
+        InputError: Not such a file, damaged, or made for features of another shape.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,14 +43,14 @@ def load_judge(path: Path | str, *, n_features: int) -> Judge:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: damaged, or not a .safetensors file ({error}).") from None
     if foreign:
-        return ReluNetwork(tensors, source=str(path), n_features=n_features)
+        return ReluNetwork(tensors, source=str(path), n_features=math.prod(shape))
     model = load_model(path)
     if not isinstance(model, Surrogate):
         raise InputError(f"{path}: is a {model.kind}, expected a surrogate.")
-    if model.shape != (n_features,):
+    if model.shape != shape:
         raise InputError(
-            f"{path}: was trained on features of shape {model.shape}, but these have {n_features} per "
-            "structure. Use the surrogate of the same representation."
+            f"{path}: was trained on features of shape {model.shape}, but these have the shape {shape}. Use the "
+            "surrogate of the same representation."
         )
     return model
 

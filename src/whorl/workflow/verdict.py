@@ -60,7 +60,7 @@ def gather(
     real = load_features(features)
     representation = make_representation(real.representation)
     labels = labels_of(real, property)
-    surrogate = load_judge(judge, n_features=real.features.flatten(1).shape[1]) if judge else None
+    surrogate = load_judge(judge, shape=tuple(real.features.shape[1:])) if judge else None
     found = {}
     for label, files in sizes.items():
         made = load_features(files.generated, representation=representation)
@@ -69,7 +69,7 @@ def gather(
         found[label] = Generated(
             targets=made.properties["target"].double(),
             features=flat,
-            predicted=surrogate.predict(flat).double() if surrogate is not None else None,
+            predicted=surrogate.predict(made.features.double()).double() if surrogate is not None else None,
             training_features=real.features.flatten(1)[rows].double(),
             training_properties=labels[rows].double(),
             reconstructed=_reconstructed(files, made) if files.structures else None,
