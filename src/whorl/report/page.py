@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,9 @@ from whorl.report.subject import calculator_name, describe
 from whorl.report.tables import make_table, size_name
 from whorl.report.viewer import EmbeddedViewer, embed_viewer
 from whorl.structures.batch import StructureBatch
+
+if TYPE_CHECKING:
+    from whorl.report.crystals import CrystalSection
 
 _MOST_SKIPPED = 100  # entries listed by name
 
@@ -72,6 +75,7 @@ def write_report(
     skipped: Sequence[tuple[str, str]] = (),
     gallery: int = 6,
     compare_with_paper: bool | None = None,
+    crystals: CrystalSection | None = None,
 ) -> None:
     """Write the report of a run: one HTML page that needs no other file and no network.
 
@@ -92,6 +96,7 @@ def write_report(
         gallery: Structures shown per target.
         compare_with_paper: Put the numbers of Fung et al. 2022 beside ours; by default when the recipe is
             about Pt10.
+        crystals: What :func:`whorl.report.crystals.crystal_section` made of decoded crystals.
 
     Raises:
         InputError: Training sizes or numbers of rows that do not fit together.
@@ -136,6 +141,7 @@ def write_report(
         energies=_energy_panels(run),
         galleries=_galleries(run),
         viewer=viewer,
+        crystals=crystals,
         columns=min(max(gallery, 1), 8),
         has_threshold=any(size.invalid_above is not None for size in verdict.sizes.values()),
         has_reference=any(

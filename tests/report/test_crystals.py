@@ -1,0 +1,248 @@
+import dataclasses
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
+
+import pytest
+import torch
+from ase.build import bulk
+
+from whorl.errors import InputError
+from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, compare
+from whorl.report import crystal_figures, write_report
+from whorl.report.crystals import TABLE_1, TABLE_2, crystal_section
+from whorl.structures import from_ase
+
+LABEL = "formation energy (eV/atom)"
+MEASURES = [*TABLE_1["GAN"], *TABLE_2["GAN"]]
+
+
+def salts(count, seed):
+    rng = torch.Generator().manual_seed(seed)
+    sizes = (4.0 + 2.0 * torch.rand(count, generator=rng)).tolist()
+    formulas = ["NaCl", "MgO", "LiF", "KBr"]
+    return from_ase([bulk(formulas[i % 4], "rocksalt", a=size) for i, size in enumerate(sizes)])
+
+
+def made_of(structures, *, targets, scale):
+    """Return n tensors of which the first k became crystals, one of them without a band gap."""
+    k, n = len(structures), len(targets)
+    rng = torch.Generator().manual_seed(n)
+    targets = torch.tensor(targets, dtype=torch.float64)
+    energies = targets[:k] + 0.1 * torch.randn(k, generator=rng, dtype=torch.float64)
+    gaps = torch.rand(k, generator=rng, dtype=torch.float64)
+    gaps[:1] = torch.nan
+    return MadeCrystals(
+        structures=structures,
+        rows=torch.arange(k),
+        targets=targets,
+        skipped=dict.fromkeys(range(k, n), "has no atoms"),
+        measures={name: torch.full((n,), scale, dtype=torch.float64) for name in MEASURES},
+        predicted={"formation energy": energies, "band gap": gaps},
+    )
+
+
+def verdict_on(made, real_predicted):
+    properties = tuple(
+        compare(name, values, real_predicted[name], unit="eV") for name, values in made.predicted.items()
+    )
+    return CrystalVerdict(
+        count=len(made.targets),
+        decoded=len(made.structures),
+        measures={name: float(values.mean()) for name, values in made.measures.items()},
+        percent_distances=100.0 if len(made.structures) else None,
+        percent_volume=100.0 if len(made.structures) else None,
+        percent_valid=100.0 * len(made.structures) / len(made.targets),
+        percent_neutral=None,
+        percent_symmetric=50.0,
+        percent_unique=75.0,
+        percent_novel=None,
+        distributions=(compare("alpha", torch.rand(9), torch.rand(9) + 90, unit="°"),),
+        properties=properties,
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    made = {
+        "gan": made_of(salts(4, 0), targets=[-1.0, 0.0] * 4, scale=300.0),
+        "diffusion": made_of(salts(12, 1), targets=[-1.0, 0.0] * 6, scale=4.36e-4),
+    }
+    rng = torch.Generator().manual_seed(9)
+    real = {name: torch.randn(20, generator=rng) for name in ("formation energy", "band gap")}
+    return {
+        "verdicts": {label: verdict_on(one, real) for label, one in made.items()},
+        "made": made,
+        "real": salts(20, 2),
+        "real_predicted": real,
+        "target_label": LABEL,
+        "gallery": 2,
+    }
+
+
+def section_of(inputs, **changes):
+    given = {**inputs, **changes}
+    return crystal_section(given.pop("verdicts"), given.pop("made"), **given)
+
+
+@pytest.fixture(scope="module")
+def section(inputs):
+    return section_of(inputs)
+
+
+def svg_of(image):
+    text = b64decode(image[0].removeprefix("data:image/svg+xml;base64,")).decode()
+    ElementTree.fromstring(text)
+    return text
+
+
+def test_tables_of_the_paper_stand_beside_ours(section):
+    table = section.table_1
+    assert table.groups == (("this run", 2, False), ("paper", 3, True))
+    assert [column.label for column in table.columns] == ["GAN", "diffusion", "GAN", "WGAN", "diffusion"]
+    assert table.rows[0] == ("300", "4.36 × 10⁻⁴".replace(" ", "\u00a0"), "582", "31.2", "0.35")
+    assert table.rows[3][2:] == ("0.0557", "0.059", "4.36\u00a0×\u00a010⁻⁴")
+    assert [row[2:] for row in section.table_2.rows] == [
+        ("0.0962", "0.0137", "5.51\u00a0×\u00a010⁻⁴"),
+        ("3.84", "2.49", "0.473"),
+    ]
+    assert len(table.targets) == 4
+
+
+def test_shares_and_comparisons(section, inputs):
+    by_name = dict(section.shares.by_target)
+    assert by_name["GAN"] == ("8", "4", "50.0", "100.0", "100.0", "–", "50.0", "75.0", "–")
+    assert by_name["diffusion"][:3] == ("12", "12", "100.0")
+    compared = dict(section.compared.by_target)
+    assert list(compared) == ["α (°)", "formation energy (eV)", "band gap (eV)"]
+    wanted = inputs["verdicts"]["diffusion"].properties[0]
+    assert compared["formation energy (eV)"][5] == f"{wanted.statistic:.3f}"
+
+
+def test_panels_are_svg_with_words(section):
+    (cells,) = section.distributions
+    assert [words.removeprefix("distribution of ") for _, words, _ in cells.images[:7]] == [
+        "a", "b", "c", "α", "β", "γ", "volume per atom",
+    ]  # fmt: skip
+    assert len(cells.images) == 9
+    for groups in (section.distributions, section.elements, section.properties, section.by_target):
+        for group in groups:
+            assert all(svg_of(image) for image in group.images)
+    assert [len(group.images) for group in section.by_target] == [1, 1]
+    assert [words.split(" of ")[0] for _, words, _ in section.others_by_target[0].images] == ["band gap"]
+    assert section.legend[0][0] == "real"
+    assert len({color for _, color in section.legend}) == 3
+
+
+def test_galleries_name_what_they_show(section):
+    headings = [gallery.heading for gallery in section.galleries]
+    assert headings == [
+        "real",
+        *(f"{name}, asked for {target} eV/atom" for name in ("GAN", "diffusion") for target in ("-1", "0")),
+    ]
+    assert {len(gallery.pictures) for gallery in section.galleries} == {2}
+    assert re.fullmatch(r"(NaCl|MgO|LiF|KBr), Fm-3m, -?\d\.\d\d", section.galleries[-1].pictures[0].caption)
+    assert section.asked == LABEL
+
+
+def test_the_page_has_the_section_and_is_as_before_without_it(section, run, tmp_path):
+    size = dataclasses.replace(run.sizes["n300"], reconstructed=None)
+    run.sizes = {"n300": size}
+    pages = {}
+    for name, crystals in (("with", section), ("without", None)):
+        write_report(tmp_path / name, **run.arguments(), crystals=crystals)
+        pages[name] = (tmp_path / name).read_text(encoding="utf-8")
+    write_report(tmp_path / "plain", **run.arguments())
+    assert (tmp_path / "plain").read_text(encoding="utf-8") == pages["without"]
+    assert 'id="crystals"' not in pages["without"]
+    for anchor in ("crystals", "tensors", "distributions", "properties", "crystal-gallery"):
+        assert f'id="{anchor}"' in pages["with"]
+    assert pages["with"].index('id="crystals"') < pages["with"].index('id="asked"')
+    assert "Pearson&#39;s Crystal Data" in pages["with"] or "Pearson's Crystal Data" in pages["with"]
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', pages["with"])
+
+
+def test_no_crystals_at_all_leave_tables_and_real_ones(inputs, run, tmp_path):
+    empty = made_of(salts(1, 0)[:0], targets=[math.nan, math.nan], scale=math.nan)
+    empty = dataclasses.replace(empty, predicted={})
+    verdict = dataclasses.replace(verdict_on(empty, {}), distributions=(), percent_unique=None)
+    section = section_of(inputs, verdicts={"wgan_gp": verdict}, made={"wgan_gp": empty})
+    assert section.table_1.rows[0][0] == "–"
+    assert section.compared is None
+    assert not section.properties
+    assert section.asked is None
+    assert section.galleries[1].pictures == ()
+    write_report(tmp_path / "page.html", **run.arguments(), gallery=1, crystals=section)
+    assert "No tensor became a crystal." in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_crystals_that_cannot_be_are_counted_but_not_drawn(inputs):
+    made = inputs["made"]["gan"]
+    cells = made.structures.cells.clone()
+    cells[0] = torch.nan
+    cells[1] *= 1e-3
+    broken = dataclasses.replace(made, structures=made.structures.replace(cells=cells))
+    section = section_of(inputs, verdicts={"gan": inputs["verdicts"]["gan"]}, made={"gan": broken}, gallery=9)
+    assert section.shares.rows[0][1] == "4"
+    assert sum(len(gallery.pictures) for gallery in section.galleries[1:]) == 2
+
+
+def test_one_value_asked_for_makes_no_panels_by_target(inputs):
+    made = dataclasses.replace(inputs["made"]["gan"], targets=torch.full((8,), torch.nan).double())
+    section = section_of(
+        inputs, verdicts={"n300": inputs["verdicts"]["gan"]}, made={"n300": made}, target_label="gap"
+    )
+    assert not section.by_target
+    assert not section.others_by_target
+    assert [gallery.heading for gallery in section.galleries] == ["real", "n\u00a0=\u00a0300"]
+
+
+def test_more_generators_than_colours_share_panels_by_threes(inputs):
+    verdict, made = inputs["verdicts"]["gan"], inputs["made"]["gan"]
+    labels = ["n10", "n20", "n30", "n40"]
+    section = section_of(
+        inputs,
+        verdicts=dict.fromkeys(labels, verdict),
+        made=dict.fromkeys(labels, dataclasses.replace(made, targets=torch.zeros(8).double())),
+        real_predicted={},
+        gallery=0,
+    )
+    assert [group.name.count("=") for group in section.distributions] == [3, 1]
+    assert len(section.legend) == 5
+
+
+def test_verdicts_and_crystals_must_belong_together(inputs):
+    with pytest.raises(InputError, match="verdicts on gan, diffusion, but crystals of gan"):
+        section_of(inputs, made={"gan": inputs["made"]["gan"]})
+    with pytest.raises(InputError, match="nothing"):
+        section_of(inputs, verdicts={}, made={})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [1.0], [1.0] * 30, [0.0, 1e9], [math.nan, math.inf], list(range(50))],
+    ids=["none", "one", "constant", "far", "not finite", "many"],
+)
+def test_any_values_can_be_drawn(values):
+    values, real = torch.tensor(values, dtype=torch.float64), torch.linspace(0, 1, 30)
+    for first, second in ((real, values), (values, real)):
+        plot = crystal_figures.histogram(first, {"x": second}, label="a (Å)", title="a", narrowest=1.0)
+        ElementTree.fromstring(plot.svg)
+        plot = crystal_figures.violins(
+            [("real", first, "grey"), ("x", second, "red")], label="gap", title="gap", asked=[None, 2.0]
+        )
+        ElementTree.fromstring(plot.svg)
+
+
+def test_what_is_far_off_is_told_and_does_not_stretch_the_axis():
+    real, far = torch.linspace(3, 5, 100), torch.full((10,), 300.0)
+    plot = crystal_figures.histogram(real, {"GAN": far}, label="a", title="a", narrowest=1.0)
+    assert plot.note == "GAN: 10 of 10 beyond the axis"
+
+
+def test_pictures_are_the_same_twice():
+    values = torch.linspace(0, 1, 40)
+    args = {"label": "gap (eV)", "title": "gap"}
+    first, second = (crystal_figures.violins([("real", values, "grey")], **args).svg for _ in range(2))
+    assert first == second
