@@ -1,8 +1,8 @@
 """Do canonical choices make the tensor less arbitrary? ``python -m benchmarks.crystens.canonical [--quick]``.
 
-Each crystal is written down in a second way that is the same crystal: atoms in another order and with another
-origin of counting, lattice vectors added to one another, the whole turned. Without canonical choices the
-second tensor is another one; the table says by how much.
+Each crystal is written down again in three ways that are the same crystal: with another origin; with atoms in
+another order and moved by lattice vectors, lattice vectors added to one another, and the whole turned; and with
+both. Without canonical choices the tensor is another one; the table says how often it is the same.
 """
 
 from __future__ import annotations

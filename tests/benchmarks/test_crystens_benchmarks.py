@@ -31,6 +31,7 @@ def test_codec(data, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("| none | 4 | 100.00% |") for line in lines)
     assert sum(line.startswith(("| number | 1%", "| periodic | 1%")) for line in lines) == 4
+    assert any(line.startswith("| periodic | electronegativity | 100.0% |") for line in lines)
     assert any(line.startswith("| encode |") for line in lines)
 
 
@@ -38,7 +39,7 @@ def test_canonical(data, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["canonical", "--quick", "--data", str(data)])
     assert canonical.main() == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| niggli")]
-    assert rows[0][4] == "100%"
+    assert rows[1][2] == "canonical" and rows[1][4:7] == ["100%", "100%", "100%"]
 
 
 def test_without_data_they_say_so(monkeypatch, capsys, tmp_path):
