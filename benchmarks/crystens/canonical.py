@@ -1,7 +1,7 @@
 """Do canonical choices make the tensor less arbitrary? ``python -m benchmarks.crystens.canonical [--quick]``.
 
-Each crystal is written down again in three ways that are the same crystal: with another origin; with atoms in
-another order and moved by lattice vectors, lattice vectors added to one another, and the whole turned; and with
+Each crystal is written down again in three ways that are the same crystal: with another origin; with atoms
+shuffled and moved by lattice vectors, lattice vectors added to one another, and the whole turned; and with
 both. Without canonical choices the tensor is another one; the table says how often it is the same.
 """
 
