@@ -26,6 +26,13 @@ def evaluate(
     structures: Annotated[
         Path | None, typer.Option(help="From 'whorl invert': judged by the calculator (table 2).")
     ] = None,
+    crystals: Annotated[
+        Path | None, typer.Option(help="From 'whorl decode': judged as crystals, beside --dataset.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Real crystals, to compare --crystals with.")] = None,
+    cgcnn: Annotated[
+        bool, typer.Option(help="With --crystals: also predict seven properties by CGCNN.")
+    ] = True,
     calculator: Annotated[str | None, typer.Option(help="Energy method, such as chgnet or emt.")] = None,
     option: Annotated[
         list[str] | None,
@@ -40,15 +47,19 @@ def evaluate(
 ) -> None:
     """Judge generated features by a surrogate, and atoms by an energy method, as they are.
 
-    Writes results.json, results.csv, samples.csv and the atoms as .extxyz; shows the tables.
+    Writes results.json, results.csv, samples.csv and the atoms as .extxyz; shows the tables. With
+    `--crystals`, also crystals.json: validity, uniqueness, novelty, distributions and predicted properties.
     """
     from whorl.workflow import atoms, verdict
+    from whorl.workflow import crystals as of_crystals
     from whorl.workflow.recipe import settings_from
     from whorl.workflow.settings import CalculatorSettings, EvaluateSettings
 
     checked = settings_from(EvaluateSettings, {"tolerance": tolerance}, source="whorl evaluate")
     if calculator is not None and structures is None:
         raise InputError("--calculator judges atoms: give them with --structures, from 'whorl invert'.")
+    if (crystals is None) != (dataset is None):
+        raise InputError("--crystals are compared with real ones: give both --crystals and --dataset.")
     with monitored() as monitor:
         energies = None
         if calculator is not None and structures is not None:
@@ -70,6 +81,19 @@ def evaluate(
         )
         for heading, table in verdict.summary(output / "results.json").items():
             show_table(heading, table)
+        if crystals is not None and dataset is not None:
+            verdicts = of_crystals.evaluate(
+                generated,
+                crystals,
+                dataset=dataset,
+                cgcnn=cgcnn,
+                most=checked.real,
+                output=output,
+                made_with=provenance(),
+                monitor=monitor,
+            )
+            for line in of_crystals.summary(verdicts):
+                out.print(line)
         out.print(str(output / "results.json"))
 
 

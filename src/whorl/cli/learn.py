@@ -17,6 +17,11 @@ Property = Annotated[
     str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
 ]
 
+Dataset = Annotated[
+    Path | None,
+    typer.Option(help="Structures of the features, with several conditions.", show_default=False),
+]
+
 _SURROGATE, _SELECTION = SurrogateSettings(), SelectionSettings()
 _BY_KIND = "by kind"
 
@@ -115,6 +120,15 @@ def generator(
             "several."
         ),
     ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What it is told beside the property: elements, composition, crystal_system or space_group; "
+            "repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Dataset = None,
     seed: Seed = 0,
 ) -> None:
     """Train a conditional generator of fingerprints. Stopped, it continues when started again."""
@@ -124,6 +138,8 @@ def generator(
     names = ("kind", "layers", "hidden", "latent", "beta", "epochs", "batch_size", "learning_rate")
     options = {key: value for key, value in given(locals(), names).items() if value is not None}
     options.update(options_from(option))
+    if condition:
+        options["conditions"] = condition
     settings = settings_from(GeneratorSettings, options, source="whorl train generator")
     with monitored() as monitor:
         learning.train_generator(
@@ -134,6 +150,7 @@ def generator(
             output=output,
             seed=seed,
             monitor=monitor,
+            dataset=dataset,
         )
         out.print(str(output))
 
@@ -196,6 +213,20 @@ def generate(
         Path, typer.Option("--output", "-o", help="Generated features to write (.safetensors).")
     ],
     samples: Annotated[int, typer.Option(help="Samples for each target.")] = 10_000,
+    element: Annotated[
+        list[str] | None,
+        typer.Option(help="Each shall have it; repeat for several.", show_default=False),
+    ] = None,
+    formula: Annotated[
+        str | None, typer.Option(help="That each shall have, such as BaTiO3.", show_default=False)
+    ] = None,
+    crystal_system: Annotated[
+        str | None, typer.Option(help="That each shall have, such as cubic.", show_default=False)
+    ] = None,
+    space_group: Annotated[
+        int | None, typer.Option(help="Number of the space group that each shall have.", show_default=False)
+    ] = None,
+    dataset: Dataset = None,
     committee: Annotated[
         Path | None,
         typer.Option(help="From 'whorl train committee': choose the samples from a larger pool."),
@@ -209,19 +240,23 @@ def generate(
         float, typer.Option(help="Within this of the target is a hit.")
     ] = _SELECTION.tolerance,
     rows: Annotated[
-        Path | None, typer.Option(help="Rows trained on, with --committee.", show_default="all")
+        Path | None,
+        typer.Option(help="Rows trained on, with --committee or several conditions.", show_default="all"),
     ] = None,
     property: Property = None,
     seed: Seed = 0,
 ) -> None:
     """Draw new fingerprints for chosen property values.
 
-    With `--committee`, they are chosen from a pool: surely on target, and as different as real ones are.
+    With `--committee`, they are chosen from a pool: surely on target, and as different as real ones are. Of a
+    generator that was told of elements or symmetry (`whorl train generator --condition`), these can be asked
+    for; what is not asked for is as in training rows.
     """
     from whorl.workflow import learning
     from whorl.workflow.recipe import settings_from
 
-    options: dict[str, Any] = {"targets": target, "samples": samples}
+    wishes = given(locals(), ("formula", "crystal_system", "space_group"))
+    options: dict[str, Any] = {"targets": target, "samples": samples, "elements": element or None, **wishes}
     if committee is not None:
         options["selection"] = given(locals(), ("pool", "spread", "temperature", "tolerance"))
     settings = settings_from(GenerateSettings, options, source="whorl generate")
@@ -236,5 +271,6 @@ def generate(
             monitor=monitor,
             rows=rows,
             committee=committee,
+            dataset=dataset,
         )
         out.print(str(output))

@@ -31,16 +31,18 @@ def run(
     until: Annotated[
         str | None,
         typer.Option(
-            help="Last stage: data, encode, sampling, train, generate, invert, energies or evaluate.",
+            help="Last stage: data, encode, sampling, train, generate, invert, decode, energies, "
+            "properties or evaluate.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Run a recipe: data, encode, train, generate, invert, evaluate, report.
+    """Run a recipe: data, encode, train, generate, invert or decode, evaluate, report.
 
     Finished stages are not repeated, and a changed setting repeats only what depends on it. Stop it with
     Ctrl-C whenever you like; the same command continues.
     """
+    from whorl.workflow import crystals
     from whorl.workflow.recipe import read_recipe
     from whorl.workflow.stages import run_recipe
     from whorl.workflow.verdict import summary
@@ -53,4 +55,8 @@ def run(
         if until in (None, "evaluate", "report") and results.exists():
             for heading, table in summary(results).items():
                 show_table(heading, table)
+        judged = folder / "evaluate" / "crystals.json"
+        if until in (None, "evaluate", "report") and judged.exists():
+            for line in crystals.summary(crystals.read_verdicts(judged)):
+                out.print(line)
         out.print(str(written))

@@ -137,10 +137,10 @@ def judge_crystals(
     """Judge generated crystals: valid, distinct, new, and distributed as real ones are?
 
     Distributions are of a, b, c (to 0.001 Å), alpha, beta and gamma (to 0.01°) of the cells as they are
-    (compare crystals in like cells), the volume per atom, the number of atoms in the cell, the space group (of real crystals the number
-    in ``info`` where there is one; otherwise, and of made ones, what spglib finds at 0.01 Å), and the atomic
-    numbers of all atoms. Of space groups, atoms and atomic numbers, whose values repeat, the p-value is an
-    upper bound. A quantity without values on either side is left out.
+    (compare crystals in like cells), the volume per atom, the number of atoms in the cell, the space group,
+    and the atomic numbers of all atoms. The space group is what spglib finds at 0.01 Å, or, of real crystals,
+    the number in ``info`` where there is one. Where values repeat, as numbers do, the p-value is an upper
+    bound. A quantity without values on either side is left out.
 
     Crystals that cannot be (not finite, no volume, two atoms at one place) count as not symmetric and not
     unique, and take no part in distributions.

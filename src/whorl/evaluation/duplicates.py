@@ -5,16 +5,17 @@ cells within 20 % (``ltol=0.2``) once both have one volume, angles within 5° (`
 farther from its counterpart than 0.3 (V/N)^⅓ (``stol=0.3``). So two lattice constants of one structure type
 and one composition are the same crystal, and neither supercells, nor settings, nor the order of atoms matter.
 
-Every pair is compared whose match is possible at all: reduced compositions and numbers of atoms in the
-primitive cell must be equal. Each crystal is reduced once.
+Only crystals of one reduced composition are compared, those of like volume first, and of these only cells
+that have equally many atoms once they are primitive: others cannot match. A crystal is reduced when it is
+first needed, and once. Still, thousands of one composition (all carbon, say) are millions of pairs, of some
+milliseconds each.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import volumes
 from whorl.structures.checks import find_problems
 
 LENGTHS, PLACES, ANGLES = 0.2, 0.3, 5.0
@@ -31,16 +33,6 @@ LENGTHS, PLACES, ANGLES = 0.2, 0.3, 5.0
 Progress = Callable[[int, int], object]
 
 _HEAVIEST = 118
-
-
-@dataclass(frozen=True)
-class _Reduced:
-    """A crystal in its primitive, reduced cell, and what a match must have in common with it."""
-
-    row: int
-    structure: Any
-    key: tuple[bytes, int]
-    volume: float  # Å³ for each atom
 
 
 def distinct(structures: StructureBatch, *, progress: Progress | None = None) -> list[list[int]]:
@@ -63,22 +55,22 @@ def distinct(structures: StructureBatch, *, progress: Progress | None = None) ->
     >>> distinct(from_ase([salt, bulk("Cu"), salt * (2, 1, 1)]))
     [[0, 2], [1]]
     """
-    matcher = _matcher()
-    groups: list[list[int]] = []
-    firsts: defaultdict[tuple[bytes, int], list[tuple[_Reduced, list[int]]]] = defaultdict(list)
-    for row, one in zip(range(len(structures)), _reduced(structures), strict=True):
-        if one is not None:
-            alike = firsts[one.key]
-            near = _nearest_first(one, [first for first, _ in alike])
-            joined = next((alike[k][1] for k in near if _match(matcher, alike[k][0], one)), None)
-            if joined is None:
-                joined = []
-                groups.append(joined)
-                alike.append((one, joined))
-            joined.append(row)
+    crystals, matches = _Crystals(structures), _matcher()
+    groups: dict[int, list[int]] = {}
+    firsts: defaultdict[bytes, list[int]] = defaultdict(list)
+    for row in range(len(structures)):
+        if crystals.sound[row]:
+            alike = firsts[crystals.compositions[row]]
+            near = sorted(alike, key=lambda k: abs(crystals.volume[k] - crystals.volume[row]))
+            first = next((k for k in near if matches(crystals.reduced(k), crystals.reduced(row))), None)
+            if first is None:
+                alike.append(row)
+                groups[row] = [row]
+            else:
+                groups[first].append(row)
         if progress is not None:
             progress(row + 1, len(structures))
-    return groups
+    return list(groups.values())
 
 
 def is_known(
@@ -91,21 +83,41 @@ def is_known(
         known: Crystals to look among. Only those whose composition occurs in ``structures`` cost time.
         progress: Called with (crystals done, crystals in all).
     """
-    matcher = _matcher()
-    wanted = set(_compositions(structures))
-    rows = [row for row, name in enumerate(_compositions(known)) if name in wanted]
-    table: defaultdict[tuple[bytes, int], list[_Reduced]] = defaultdict(list)
-    for other in _reduced(known[rows]):
-        if other is not None:
-            table[other.key].append(other)
+    crystals, matches = _Crystals(structures), _matcher()
+    wanted = set(crystals.compositions)
+    others = _Crystals(known[[row for row, name in enumerate(_compositions(known)) if name in wanted]])
+    table: defaultdict[bytes, list[int]] = defaultdict(list)
+    for row, name in enumerate(others.compositions):
+        if others.sound[row]:
+            table[name].append(row)
     found = torch.zeros(len(structures), dtype=torch.bool)
-    for row, one in zip(range(len(structures)), _reduced(structures), strict=True):
-        if one is not None:
-            alike = table[one.key]
-            found[row] = any(_match(matcher, alike[k], one) for k in _nearest_first(one, alike))
+    for row in range(len(structures)):
+        if crystals.sound[row]:
+            alike = table[crystals.compositions[row]]
+            near = sorted(alike, key=lambda k: abs(others.volume[k] - crystals.volume[row]))
+            found[row] = any(matches(others.reduced(k), crystals.reduced(row)) for k in near)
         if progress is not None:
             progress(row + 1, len(structures))
     return found
+
+
+class _Crystals:
+    """Crystals, what tells them apart at no cost, and their primitive cells once asked for."""
+
+    def __init__(self, structures: StructureBatch) -> None:
+        self._structures = structures.to(device="cpu", dtype=torch.float64)
+        self._reduced: dict[int, Any] = {}
+        sound = structures.pbc.all(1).cpu()
+        sound[list(find_problems(structures))] = False
+        self.sound = sound.tolist()
+        self.compositions = _compositions(structures)
+        self.volume = (volumes(structures.cells) / structures.n_atoms).tolist()  # Å³ for each atom
+
+    def reduced(self, row: int) -> Any:
+        """Return a crystal as pymatgen's ``Structure`` in its primitive cell."""
+        if row not in self._reduced:
+            self._reduced[row] = _primitive(self._structures[row])
+        return self._reduced[row]
 
 
 def _compositions(structures: StructureBatch) -> list[bytes]:
@@ -117,51 +129,33 @@ def _compositions(structures: StructureBatch) -> list[bytes]:
     return [row.tobytes() for row in counts]
 
 
-def _reduced(structures: StructureBatch) -> Iterable[_Reduced | None]:
-    """Yield each crystal in its primitive cell, or None for what is no crystal."""
+def _primitive(crystal: StructureBatch) -> Any:
+    """Do what StructureMatcher does first; a cell that cannot be reduced stays as it is."""
     from pymatgen.core import Lattice, Structure
 
-    structures = structures.to(device="cpu", dtype=torch.float64)
-    problems = find_problems(structures)
-    names = _compositions(structures)
-    for row, (one, periodic) in enumerate(zip(structures, structures.pbc.all(1).tolist(), strict=True)):
-        if row in problems or not periodic:
-            yield None
-            continue
-        lattice = Lattice(one.cells[0].detach().numpy())
-        whole = Structure(
-            lattice,
-            one.atomic_numbers.tolist(),
-            lattice.get_fractional_coords(one.positions.detach().numpy()),
-            to_unit_cell=True,
-        )
-        small = _primitive(whole)
-        yield _Reduced(row, small, (names[row], len(small)), small.volume / len(small))
-
-
-def _primitive(structure: Any) -> Any:
-    """Do what StructureMatcher does first; a cell that cannot be reduced stays as it is."""
+    lattice = Lattice(crystal.cells[0].detach().numpy())
+    fractional = lattice.get_fractional_coords(crystal.positions.detach().numpy())
+    structure = Structure(lattice, crystal.atomic_numbers.tolist(), fractional, to_unit_cell=True)
     try:
         return structure.get_reduced_structure("niggli").get_primitive_structure()
     except (ValueError, RuntimeError, ArithmeticError, IndexError):
         return structure
 
 
-def _nearest_first(one: _Reduced, others: Sequence[_Reduced]) -> list[int]:
-    """Return the order in which a match is likely to be found early."""
-    return sorted(range(len(others)), key=lambda k: abs(others[k].volume - one.volume))
-
-
-def _matcher() -> Any:
+def _matcher() -> Callable[[Any, Any], bool]:
+    """Return the comparison of two crystals in their primitive cells."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-    return StructureMatcher(ltol=LENGTHS, stol=PLACES, angle_tol=ANGLES)
+    matcher = StructureMatcher(ltol=LENGTHS, stol=PLACES, angle_tol=ANGLES)
 
+    def matches(first: Any, second: Any) -> bool:
+        if len(first) != len(second):
+            return False
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of divisions in cells that are almost flat
+                return bool(matcher.fit(first, second, skip_structure_reduction=True))
+        except (ValueError, ArithmeticError, IndexError):  # lattices that pymatgen cannot map
+            return False
 
-def _match(matcher: Any, first: _Reduced, second: _Reduced) -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of divisions in cells that are almost flat
-            return bool(matcher.fit(first.structure, second.structure, skip_structure_reduction=True))
-    except (ValueError, ArithmeticError, IndexError):  # lattices that pymatgen cannot map
-        return False
+    return matches

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whorl.datasets import Dataset, load_dataset, load_features, save_dataset, write_crystals
 from whorl.errors import InputError
-from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals
+from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, judge_crystals
 from whorl.files import provenance, read_json, stable_hash, write_json
 from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
@@ -199,8 +199,6 @@ def judge(
         made_with: Provenance.
         monitor: Told of progress.
     """
-    from whorl.evaluation.crystals import judge_crystals
-
     known, _ = evenly(dataset, None)
     some, _ = evenly(dataset, most)
     verdicts = {
@@ -221,6 +219,50 @@ def judge(
         },
     )
     return verdicts
+
+
+def evaluate(
+    generated: Path,
+    crystals: Path,
+    *,
+    dataset: Path,
+    cgcnn: bool,
+    most: int,
+    output: Path,
+    made_with: Mapping[str, Any],
+    monitor: Monitor,
+) -> dict[str, CrystalVerdict]:
+    """Judge crystals from one generator into a folder: ``crystals.json``, and predicted properties."""
+    predicted, real = output / "properties.json", output / "properties-real.json"
+    if cgcnn:
+        predict(crystals, output=predicted, monitor=monitor)
+        predict(dataset, output=real, monitor=monitor, most=most)
+    return judge(
+        {"all": gather(generated, crystals, predicted if cgcnn else None)},
+        dataset=dataset,
+        real=real if cgcnn else None,
+        most=most,
+        output=output / "crystals.json",
+        made_with=made_with,
+        monitor=monitor,
+    )
+
+
+def summary(verdicts: Mapping[str, CrystalVerdict]) -> list[str]:
+    """Return the outcome in a few lines."""
+    lines = []
+    for label, one in verdicts.items():
+        shares = {
+            "structurally valid": one.percent_valid,
+            "charge neutral": one.percent_neutral,
+            "with symmetry": one.percent_symmetric,
+            "unique": one.percent_unique,
+            "new": one.percent_novel,
+        }
+        said = [f"{share:.1f} % {what}" for what, share in shares.items() if share is not None]
+        size = "" if label == "all" else f" ({label})"
+        lines.append(f"{one.decoded} crystals of {one.count} tensors{size}: {', '.join(said)}")
+    return lines
 
 
 def read_verdicts(path: Path) -> dict[str, CrystalVerdict]:

@@ -49,7 +49,7 @@ def load_judge(path: Path | str, *, shape: tuple[int, ...]) -> Judge:
         raise InputError(f"{path}: is a {model.kind}, expected a surrogate.")
     if model.shape != shape:
         raise InputError(
-            f"{path}: was trained on features of shape {model.shape}, but these have the shape {shape}. Use the "
+            f"{path}: was trained on features of shape {model.shape}, but these have {shape}. Use the "
             "surrogate of the same representation."
         )
     return model

@@ -16,6 +16,7 @@ from whorl.workflow.settings import Recipe
 
 if TYPE_CHECKING:
     from whorl.evaluation.crystals import MadeCrystals
+    from whorl.report.crystals import CrystalSection
     from whorl.workflow.verdict import Evidence
 
 STAGES = (
@@ -298,6 +299,23 @@ def write_report_of(recipe: Recipe, folder: Path, *, output: Path) -> None:
         provenance=provenance(seed=recipe.seed, settings=recipe.decisive()),
         warnings=warnings,
         skipped=skipped,
+        gallery=recipe.report.gallery,
+        crystals=_crystal_section(recipe, folder) if recipe.decode is not None else None,
+    )
+
+
+def _crystal_section(recipe: Recipe, folder: Path) -> CrystalSection:
+    from whorl.report.crystals import crystal_section
+    from whorl.workflow import crystals
+
+    real, _ = crystals.evenly(folder / "data" / "dataset.safetensors", recipe.evaluate.real)
+    predicted = folder / "properties" / "real" / "properties.json"
+    return crystal_section(
+        crystals.read_verdicts(folder / "evaluate" / "crystals.json"),
+        _made_crystals(recipe, folder),
+        real=real,
+        real_predicted=crystals.properties(predicted) if recipe.evaluate.cgcnn else {},
+        target_label=recipe.property_name.replace("_", " "),
         gallery=recipe.report.gallery,
     )
 

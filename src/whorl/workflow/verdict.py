@@ -16,6 +16,7 @@ from whorl.errors import InputError
 from whorl.evaluation import Generated, Reconstructed, Verdict, evaluate
 from whorl.files import read_json
 from whorl.report import make_table, write_report, write_samples, write_structures, write_tables
+from whorl.report.crystals import CrystalSection
 from whorl.report.tables import Table
 from whorl.representations import make_representation
 from whorl.workflow.data import read_rows, structures_of
@@ -154,6 +155,7 @@ def report(
     warnings: Sequence[str] = (),
     skipped: Sequence[tuple[str, str]] = (),
     gallery: int = 6,
+    crystals: CrystalSection | None = None,
 ) -> None:
     """Write the report of a run from its evidence and its verdict (``results``)."""
     structures = None
@@ -172,6 +174,7 @@ def report(
         warnings=warnings,
         skipped=skipped,
         gallery=gallery,
+        crystals=crystals,
     )
 
 
