@@ -77,7 +77,7 @@ def inputs():
         "real": salts(20, 2),
         "real_predicted": real,
         "target_label": LABEL,
-        "gallery": 2,
+        "gallery": 1,
     }
 
 
@@ -89,6 +89,31 @@ def section_of(inputs, **changes):
 @pytest.fixture(scope="module")
 def section(inputs):
     return section_of(inputs)
+
+
+@pytest.fixture
+def page(run, tmp_path):
+    """Write a page with as little else in it as can be."""
+    size = run.sizes["n300"]
+    few = torch.nonzero(size.targets == 1.9).flatten()
+    size = dataclasses.replace(
+        size,
+        targets=size.targets[few],
+        features=size.features[few],
+        predicted=None,
+        reconstructed=None,
+        training_features=size.training_features[:40],
+        training_properties=size.training_properties[:40],
+    )
+    run.sizes, run.data_structures = {"n300": size}, None
+    run.data_features, run.data_properties = run.data_features[:60], run.data_properties[:60]
+
+    def write(**options):
+        path = tmp_path / "page.html"
+        write_report(path, **run.arguments(), **options)
+        return path.read_text(encoding="utf-8")
+
+    return write
 
 
 def svg_of(image):
@@ -141,29 +166,21 @@ def test_galleries_name_what_they_show(section):
         "real",
         *(f"{name}, asked for {target} eV/atom" for name in ("GAN", "diffusion") for target in ("-1", "0")),
     ]
-    assert {len(gallery.pictures) for gallery in section.galleries} == {2}
+    assert {len(gallery.pictures) for gallery in section.galleries} == {1}
     assert re.fullmatch(r"(NaCl|MgO|LiF|KBr), Fm-3m, -?\d\.\d\d", section.galleries[-1].pictures[0].caption)
     assert section.asked == LABEL
 
 
-def test_the_page_has_the_section_and_is_as_before_without_it(section, run, tmp_path):
-    size = dataclasses.replace(run.sizes["n300"], reconstructed=None)
-    run.sizes = {"n300": size}
-    pages = {}
-    for name, crystals in (("with", section), ("without", None)):
-        write_report(tmp_path / name, **run.arguments(), crystals=crystals)
-        pages[name] = (tmp_path / name).read_text(encoding="utf-8")
-    write_report(tmp_path / "plain", **run.arguments())
-    assert (tmp_path / "plain").read_text(encoding="utf-8") == pages["without"]
-    assert 'id="crystals"' not in pages["without"]
+def test_the_page_has_the_section_where_there_is_one(section, page):
+    shown, without = page(crystals=section), page()
     for anchor in ("crystals", "tensors", "distributions", "properties", "crystal-gallery"):
-        assert f'id="{anchor}"' in pages["with"]
-    assert pages["with"].index('id="crystals"') < pages["with"].index('id="asked"')
-    assert "Pearson&#39;s Crystal Data" in pages["with"] or "Pearson's Crystal Data" in pages["with"]
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', pages["with"])
+        assert f'id="{anchor}"' in shown
+        assert f'id="{anchor}"' not in without
+    assert shown.index('id="crystals"') < shown.index('id="asked"')
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', shown)
 
 
-def test_no_crystals_at_all_leave_tables_and_real_ones(inputs, run, tmp_path):
+def test_no_crystals_at_all_leave_tables_and_real_ones(inputs, page):
     empty = made_of(salts(1, 0)[:0], targets=[math.nan, math.nan], scale=math.nan)
     empty = dataclasses.replace(empty, predicted={})
     verdict = dataclasses.replace(verdict_on(empty, {}), distributions=(), percent_unique=None)
@@ -173,8 +190,7 @@ def test_no_crystals_at_all_leave_tables_and_real_ones(inputs, run, tmp_path):
     assert not section.properties
     assert section.asked is None
     assert section.galleries[1].pictures == ()
-    write_report(tmp_path / "page.html", **run.arguments(), gallery=1, crystals=section)
-    assert "No tensor became a crystal." in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "No tensor became a crystal." in page(crystals=section)
 
 
 def test_crystals_that_cannot_be_are_counted_but_not_drawn(inputs):
@@ -183,33 +199,35 @@ def test_crystals_that_cannot_be_are_counted_but_not_drawn(inputs):
     cells[0] = torch.nan
     cells[1] *= 1e-3
     broken = dataclasses.replace(made, structures=made.structures.replace(cells=cells))
-    section = section_of(inputs, verdicts={"gan": inputs["verdicts"]["gan"]}, made={"gan": broken}, gallery=9)
-    assert section.shares.rows[0][1] == "4"
-    assert sum(len(gallery.pictures) for gallery in section.galleries[1:]) == 2
-
-
-def test_one_value_asked_for_makes_no_panels_by_target(inputs):
-    made = dataclasses.replace(inputs["made"]["gan"], targets=torch.full((8,), torch.nan).double())
     section = section_of(
-        inputs, verdicts={"n300": inputs["verdicts"]["gan"]}, made={"n300": made}, target_label="gap"
+        inputs,
+        verdicts={"gan": inputs["verdicts"]["gan"]},
+        made={"gan": broken},
+        real=from_ase([]),
+        real_predicted={},
+        gallery=9,
     )
-    assert not section.by_target
-    assert not section.others_by_target
-    assert [gallery.heading for gallery in section.galleries] == ["real", "n\u00a0=\u00a0300"]
+    assert section.shares.rows[0][1] == "4"
+    assert sum(len(gallery.pictures) for gallery in section.galleries) == 2
 
 
-def test_more_generators_than_colours_share_panels_by_threes(inputs):
+def test_generators_share_panels_by_threes_and_one_value_asked_for_makes_none(inputs):
     verdict, made = inputs["verdicts"]["gan"], inputs["made"]["gan"]
+    made = dataclasses.replace(made, targets=torch.full((8,), torch.nan).double())
     labels = ["n10", "n20", "n30", "n40"]
     section = section_of(
         inputs,
         verdicts=dict.fromkeys(labels, verdict),
-        made=dict.fromkeys(labels, dataclasses.replace(made, targets=torch.zeros(8).double())),
-        real_predicted={},
+        made=dict.fromkeys(labels, made),
+        real=from_ase([]),
+        real_predicted={"band gap": inputs["real_predicted"]["band gap"]},
+        target_label="gap",
         gallery=0,
     )
-    assert [group.name.count("=") for group in section.distributions] == [3, 1]
+    assert [group.name.count("=") for group in section.properties] == [3, 1]
     assert len(section.legend) == 5
+    assert not (section.by_target or section.others_by_target or section.distributions or section.elements)
+    assert section.galleries[0].heading == "n\u00a0=\u00a010"
 
 
 def test_verdicts_and_crystals_must_belong_together(inputs):

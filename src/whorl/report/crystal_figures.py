@@ -26,6 +26,7 @@ _BINS = (15, 45)  # fewest and most
 _MOST_GROUPS = 10  # space groups with bars of their own
 _MOST_ELEMENTS = 30  # looked at for a name
 _FEWEST = 5  # values that a violin is drawn of
+_FILLED: dict[str, Any] = {"color": GREY, "alpha": 0.65, "histtype": "stepfilled"}
 _TOLD = 0.02  # share of values beyond the axis of a violin that is told
 _FARTHEST = 1.0  # generated values farther outside than so many widths of the real ones are told, not drawn
 
@@ -49,7 +50,7 @@ def histogram(real: Float[Tensor, "N"], made: Made, *, label: str, title: str, n
     edges = np.linspace(low, high, bins + 1)
     notes = []
     shown = _inside(real, low, high)
-    axes.hist(shown, bins=edges.tolist(), weights=_shares(shown, len(real)), color=GREY, alpha=0.65)
+    axes.hist(shown, bins=edges.tolist(), weights=_shares(shown, len(real)), **_FILLED)
     for (name, values), color, width in zip(made.items(), COLORS, (2.4, 1.8, 1.3), strict=False):
         shown = _inside(values, low, high)
         style: dict[str, Any] = {"histtype": "step", "color": color, "linewidth": width}
@@ -129,7 +130,7 @@ def violins(
         asked: Value that each set was asked for, drawn as a dashed line; None for none.
         below: What the names are, under the axis.
     """
-    figure, axes = _panel(title, below=0.82 if below else 0.62)
+    figure, axes = _panel(title, below=0.72 if below else 0.56)
     finite = [values[torch.isfinite(values)].double() for _, values, _ in sets]
     low, high = _limits(finite[0], finite[1:], 1e-6)
     for value in asked:

@@ -256,7 +256,8 @@ def _compared(verdicts: Mapping[str, CrystalVerdict], names: Mapping[str, str]) 
 
     def cells(label: str, name: str, digits: int) -> list[str]:
         found: list[Distribution | None] = [by_name[label].get(row) for row in rows]
-        return [NOTHING if one is None else _decimal(getattr(one, name), digits) for one in found]
+        shown = [NOTHING if one is None else _decimal(getattr(one, name), digits) for one in found]
+        return ["< 0.001" if name == "p_value" and text == "0.000" else text for text in shown]
 
     columns = [(Column(group="real", label="mean"), [_decimal(one.mean_real, 2) for one in rows.values()])]
     for label in verdicts:
