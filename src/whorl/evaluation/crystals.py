@@ -159,7 +159,8 @@ def judge_crystals(
     _require_fitting(made)
     crystals = made.structures.to(device="cpu", dtype=torch.float64)
     count, decoded = len(made.targets), len(crystals)
-    validity = check_validity(crystals, chemistry=importlib.util.find_spec("smact") is not None)
+    chemistry = decoded > 0 and importlib.util.find_spec("smact") is not None
+    validity = check_validity(crystals, chemistry=chemistry)
     sound = _sound(crystals)
     space_groups = torch.ones(decoded, dtype=torch.int64)
     if bool(sound.any()):
