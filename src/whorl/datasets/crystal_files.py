@@ -48,8 +48,6 @@ def write_crystals(
     Raises:
         InputError: Unknown formats, structures that are not periodic, or names that are not one for each.
     """
-    from pymatgen.io.vasp import Poscar
-
     for name in formats:
         if name not in CRYSTAL_FORMATS:
             raise unknown_option("format of crystals", name, CRYSTAL_FORMATS)
@@ -70,30 +68,42 @@ def write_crystals(
     ]
     written = []
     if {"cif", "poscar"} & set(formats):
-        digits = max(5, len(str(len(structures))))
-        for i, one in enumerate(to_pymatgen(structures)):
-            crystal = cast("Structure", one)
-            name = f"{i + 1:0{digits}d}_{crystal.composition.reduced_formula}"
-            if "cif" in formats:
-                path = folder / "cif" / f"{name}.cif"
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    text = _cif(crystal, symprec)
-                head = "".join(f"# {key}: {_one_line(value)}\n" for key, value in notes[i].items())
-                write_text(path, head + text)
-                written.append(path)
-            if "poscar" in formats:
-                path = folder / "poscar" / f"{name}.vasp"
-                comment = f"{crystal.composition.formula} {json.dumps(notes[i], ensure_ascii=False)}"
-                text = Poscar(crystal.get_sorted_structure(), comment=_one_line(comment)).get_str(
-                    significant_figures=12
-                )
-                write_text(path, text)
-                written.append(path)
+        with warnings.catch_warnings():
+            # pymatgen says of each noble gas that it has no electronegativity, and more of that kind.
+            warnings.simplefilter("ignore")
+            written = _one_by_one(structures, folder, set(formats), notes, symprec)
     if "extxyz" in formats:
         path = folder / "crystals.extxyz"
         write_extxyz(structures, path, provenance=common, ids=ids)
         written.append(path)
+    return written
+
+
+def _one_by_one(
+    structures: StructureBatch,
+    folder: Path,
+    formats: set[str],
+    notes: Sequence[Mapping[str, Any]],
+    symprec: float,
+) -> list[Path]:
+    from pymatgen.io.vasp import Poscar
+
+    written = []
+    digits = max(5, len(str(len(structures))))
+    for i, one in enumerate(to_pymatgen(structures)):
+        crystal = cast("Structure", one)
+        name = f"{i + 1:0{digits}d}_{crystal.composition.reduced_formula}"
+        if "cif" in formats:
+            path = folder / "cif" / f"{name}.cif"
+            head = "".join(f"# {key}: {_one_line(value)}\n" for key, value in notes[i].items())
+            write_text(path, head + _cif(crystal, symprec))
+            written.append(path)
+        if "poscar" in formats:
+            path = folder / "poscar" / f"{name}.vasp"
+            comment = f"{crystal.composition.formula} {json.dumps(notes[i], ensure_ascii=False)}"
+            poscar = Poscar(crystal.get_sorted_structure(), comment=_one_line(comment))
+            write_text(path, poscar.get_str(significant_figures=12))
+            written.append(path)
     return written
 
 

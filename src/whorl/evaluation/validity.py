@@ -89,7 +89,9 @@ def check_validity(
     if bool(sound.any()):
         distance[sound] = _shortest_distances(structures[sound])
     neutral = None
-    if chemistry:
+    if chemistry and len(structures) == 0:
+        neutral = torch.ones(0, dtype=torch.bool)
+    elif chemistry:
         ends = torch.cumsum(structures.n_atoms, 0)[:-1].tolist()
         parts = structures.atomic_numbers.cpu().tensor_split(ends)
         formulas = [Symbols(numbers.numpy()).get_chemical_formula("hill") for numbers in parts]

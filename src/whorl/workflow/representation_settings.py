@@ -117,6 +117,8 @@ class CrysTensSettings(RepresentationSettings):
         elements: By number (as published), or by what the periodic table says of them.
         cell: That is encoded.
         order: Of the atoms.
+        origin: As it is, or one that does not depend on how a crystal is written.
+        descriptors: Further layers, each with one property of the elements.
         symprec: Tolerance in Å with which space groups are found.
     """
 
@@ -127,6 +129,10 @@ class CrysTensSettings(RepresentationSettings):
     elements: Literal["number", "periodic"] = "periodic"
     cell: Literal["as_is", "primitive", "conventional", "niggli"] = "as_is"
     order: Literal["as_is", "canonical"] = "canonical"
+    origin: Literal["as_is", "canonical"] = "as_is"
+    descriptors: list[
+        Literal["electronegativity", "covalent_radius", "valence_electrons", "mendeleev_number"]
+    ] = []
     symprec: Positive = 0.01
 
     def config(self, species: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""Crystals as images on the command line: encode, train, generate, decode, evaluate."""
+
+from ase.build import bulk
+
+from whorl.datasets import Dataset, save_dataset
+from whorl.structures import from_ase
+
+
+def test_from_crystals_to_crystals(whorl, tmp_path):
+    import torch
+
+    salts = [
+        bulk(pair, "rocksalt", a=4.5 + 0.1 * i) for i, pair in enumerate(("NaCl", "KCl", "LiF", "KBr") * 5)
+    ]
+    properties = {"energy": torch.linspace(0, 1, 20, dtype=torch.float64)}
+    dataset = Dataset(structures=from_ase(salts), properties=properties, ids=tuple(map(str, range(20))))
+    there = tmp_path / "salts.safetensors"
+    save_dataset(dataset, there)
+    features, model = tmp_path / "f.safetensors", tmp_path / "gan.safetensors"
+    made, found = tmp_path / "made.safetensors", tmp_path / "crystals.safetensors"
+
+    said = whorl("encode", there, "--kind", "crystens", "--option", "max_atoms=4", "-o", features)
+    assert said.code == 0, said.err
+    small = ("--epochs", 1, "--option", "channels=4", "--condition", "elements", "--dataset", there)
+    said = whorl("train", "generator", features, "--kind", "gan", *small, "-o", model)
+    assert said.code == 0, said.err
+    asked = ("--target", 0.5, "--samples", 4, "--element", "Cl", "--dataset", there)
+    said = whorl("generate", model, "--features", features, *asked, "-o", made)
+    assert said.code == 0, said.err
+    said = whorl("decode", made, "-o", found, "--clustering", "paper", "--no-refine")
+    assert said.code in (0, 3), said.err
+    said = whorl(
+        "evaluate",
+        made,
+        "--features",
+        features,
+        "--crystals",
+        found,
+        "--dataset",
+        there,
+        "-o",
+        tmp_path / "e",
+    )
+    assert said.code == 0, said.err
+    assert "of 4 tensors" in said.out
+    assert (tmp_path / "e" / "crystals.json").is_file()
+
+
+def test_unknown_clustering_and_unknown_kind(whorl, tmp_path):
+    said = whorl(
+        "decode", tmp_path / "x.safetensors", "-o", tmp_path / "y.safetensors", "--clustering", "papers"
+    )
+    assert said.code == 1
+    assert "Did you mean 'paper'" in said.err
+    said = whorl("encode", tmp_path / "x.safetensors", "--kind", "crystal", "-o", tmp_path / "y.safetensors")
+    assert said.code == 1
+    assert "acsf or crystens" in said.err
+    said = whorl("decode", tmp_path / "x.safetensors", "-o", tmp_path / "y.safetensors")
+    assert said.code == 1
+    assert "x.safetensors" in said.err

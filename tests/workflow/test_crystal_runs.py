@@ -1,0 +1,192 @@
+"""Crystals as images through the whole workflow, and the single commands' functions."""
+
+import json
+
+import pytest
+import torch
+from ase.build import bulk
+
+from whorl.datasets import Dataset, load_dataset, load_features, read_dataset, save_dataset, write_extxyz
+from whorl.errors import InputError
+from whorl.generators import load_model
+from whorl.structures import from_ase
+from whorl.workflow import crystals, data, learning
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.recipe import parse_recipe
+from whorl.workflow.settings import (
+    DecodeSettings,
+    GenerateSettings,
+    GeneratorSettings,
+    RepresentationSettings,
+)
+from whorl.workflow.stages import STAGES, run_recipe
+
+RECIPE = """\
+name: crystals
+data: {{files: {{path: {path}, property: energy}}}}
+representation: {{kind: crystens, max_atoms: 4}}
+generator: {{kind: gan, epochs: 2, channels: 8, conditions: [elements, crystal_system]}}
+surrogate: {{epochs: 3, layers: 1, hidden: 8}}
+generate: {{targets: [0.0, 1.0], samples: 3, elements: [Cl], crystal_system: cubic}}
+report: {{gallery: 1}}
+"""
+
+
+def salts() -> Dataset:
+    pairs = ("NaCl", "KCl", "LiF", "NaF", "KBr", "LiCl", "RbCl", "NaBr", "LiBr", "KF")
+    made = [
+        bulk(pair, kind, a=4.5 + 0.1 * i)
+        for i, pair in enumerate(pairs)
+        for kind in ("rocksalt", "zincblende")
+    ]
+    return Dataset(
+        structures=from_ase(made),
+        properties={"energy": torch.linspace(0, 1, len(made), dtype=torch.float64)},
+        ids=tuple(f"salt-{i}" for i in range(len(made))),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return recipe and folder of a finished run."""
+    folder = tmp_path_factory.mktemp("crystals")
+    dataset = salts()
+    write_extxyz(dataset.structures, folder / "salts.extxyz", properties=dataset.properties, ids=dataset.ids)
+    recipe = parse_recipe(RECIPE.format(path=folder / "salts.extxyz"))
+    run_recipe(recipe, folder / "run")
+    return recipe, folder / "run"
+
+
+def test_a_run_ends_in_a_report_on_crystals(run):
+    _, folder = run
+    page = (folder / "report" / "report.html").read_text()
+    assert "Alverson" in page
+    verdict = crystals.read_verdicts(folder / "evaluate" / "crystals.json")["all"]
+    assert verdict.count == 6
+    assert set(verdict.measures) >= {"variance_lengths", "pairwise_difference"}
+    assert (folder / "properties" / "real" / "properties.json").is_file()
+
+
+def test_the_conditions_are_saved_with_the_model(run):
+    _, folder = run
+    model = load_model(folder / "train" / "all" / "generator.safetensors")
+    conditions = model.training_record["conditions"]
+    assert conditions["kinds"] == ["elements", "crystal_system"]
+    assert model.properties == 1 + len(conditions["elements"]) + 7
+
+
+def test_a_finished_run_is_not_repeated(run):
+    recipe, folder = run
+    told = Monitor()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    run_recipe(recipe, folder, monitor=told)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
+
+
+def test_stages_are_in_order(run):
+    _, folder = run
+    assert {path.name for path in folder.iterdir() if path.is_dir()} <= set(STAGES)
+
+
+def encoded(tmp_path, kind: str = "crystens"):
+    save_dataset(salts(), tmp_path / "salts.safetensors")
+    own = {"crystens": {"max_atoms": 4}, "acsf": {"cutoff": 4.0, "g2": [[0.1, 0.0]]}}
+    settings = RepresentationSettings.model_validate({"kind": kind, **own[kind]})
+    features = tmp_path / "features.safetensors"
+    data.encode(tmp_path / "salts.safetensors", settings=settings, output=features, monitor=Monitor())
+    return features
+
+
+def test_real_crystals_come_back(tmp_path):
+    features = encoded(tmp_path)
+    crystals.decode(
+        features, settings=DecodeSettings(), output=tmp_path / "back.safetensors", monitor=Monitor()
+    )
+    back, there = load_dataset(tmp_path / "back.safetensors"), salts()
+    assert back.ids == there.ids
+    assert torch.equal(
+        back.structures.atomic_numbers.sort().values, there.structures.atomic_numbers.sort().values
+    )
+    assert [info["space_group_number"] for info in back.structures.info] == [225, 216] * 10
+    cifs = sorted((tmp_path / "back" / "cif").iterdir())
+    assert len(cifs) == 20
+    assert len(read_dataset(tmp_path / "back" / "cif", property=None)) == 20
+
+
+def test_a_tensor_that_is_no_crystal_is_told_and_left_out(tmp_path):
+    from dataclasses import replace
+
+    from whorl.datasets import save_features
+
+    features = encoded(tmp_path)
+    rows = load_features(features)
+    bad = rows.features.clone()
+    bad[3] = 0.0
+    bad[5, 0, 12] = torch.nan
+    save_features(replace(rows, features=bad), features)
+    told = Monitor()
+    crystals.decode(
+        features, settings=DecodeSettings(refine=False), output=tmp_path / "b.safetensors", monitor=told
+    )
+    assert [source for source, _ in told.skipped] == ["salt-3", "salt-5"]
+    assert len(load_dataset(tmp_path / "b.safetensors")) == 18
+    decoded = json.loads((tmp_path / "b-decoded.json").read_text())
+    assert set(decoded["skipped"]) == {"3", "5"}
+    assert decoded["measures"]["variance_lengths"][3] is None
+
+
+def test_only_images_are_decoded(tmp_path):
+    features = encoded(tmp_path, kind="acsf")
+    with pytest.raises(InputError, match="whorl invert"):
+        crystals.decode(
+            features, settings=DecodeSettings(), output=tmp_path / "b.safetensors", monitor=Monitor()
+        )
+
+
+def test_nothing_but_noise_is_said(tmp_path):
+    from dataclasses import replace
+
+    from whorl.datasets import save_features
+
+    features = encoded(tmp_path)
+    rows = load_features(features)
+    save_features(replace(rows, features=torch.zeros_like(rows.features)), features)
+    with pytest.raises(InputError, match="none of the 20 tensors is a crystal"):
+        crystals.decode(
+            features, settings=DecodeSettings(), output=tmp_path / "b.safetensors", monitor=Monitor()
+        )
+
+
+def test_what_a_generator_was_not_told_cannot_be_asked(tmp_path):
+    features = encoded(tmp_path)
+    model, dataset = tmp_path / "gan.safetensors", tmp_path / "salts.safetensors"
+    settings = GeneratorSettings.model_validate(
+        {"kind": "gan", "epochs": 1, "channels": 4, "conditions": ["elements"]}
+    )
+    common = {"property": None, "seed": 0, "monitor": Monitor()}
+    with pytest.raises(InputError, match="--dataset"):
+        learning.train_generator(features, rows=None, settings=settings, output=model, **common)
+    learning.train_generator(features, rows=None, settings=settings, output=model, dataset=dataset, **common)
+    made = tmp_path / "made.safetensors"
+    cubic = GenerateSettings(targets=[0.5], samples=2, crystal_system="cubic")
+    with pytest.raises(InputError, match="crystal_system"):
+        learning.generate([model], features=features, settings=cubic, output=made, dataset=dataset, **common)
+    chlorides = GenerateSettings(targets=[0.5], samples=2, elements=["Cl"])
+    learning.generate([model], features=features, settings=chlorides, output=made, dataset=dataset, **common)
+    assert load_features(made).features.shape == (2, 16, 16, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("invert.samples=3", "has a closed-form inverse. Write decode"),
+        ("representation.kind=acsf", "unknown key 'representation.max_atoms'"),
+        ("decode.clustering=k-means", "auto or paper or none"),
+        ("generator.conditions=[element]", "Did you mean 'elements'"),
+        ("representation.elements=numbers", "number or periodic"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_named(change, message):
+    with pytest.raises(InputError) as caught:
+        parse_recipe(RECIPE.format(path="x.extxyz"), changes=[change])
+    assert message in str(caught.value)
