@@ -231,7 +231,7 @@ def arguments(suite: str, description: str, *, representation: str = "fung2022")
     add("--baseline-targets", type=int, default=4, help="on how many, evenly over the suite")
     add("--limit", type=int, help="take only so many targets, evenly over the suite")
     add("--representation", default=representation, help=", ".join(REPRESENTATIONS))
-    add("--pooling", default="max,min", help="such as max,min or mean,std")
+    add("--pooling", help="such as max,min or mean,std; by default that of the representation")
     add("--seed", type=int, default=0, help="of the search (the targets stay the same)")
     add("--budget-seconds", type=float, help="for each target, on average")
     add("--batch-size", type=int, help="structures at once; it bounds the memory")
@@ -249,6 +249,8 @@ def run_suite(suite: str, options: argparse.Namespace, build: Callable[[], list[
     """Run a suite as the command line asks, print its table, and return the exit status."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    # As the presets have it.
+    options.pooling = options.pooling or ("mean,std" if options.representation == "crystal" else "max,min")
     pooling = options.pooling.split(",")
     if options.csv is None:
         marks = "-free-cell" * options.free_cell + "-quick" * options.quick

@@ -1,0 +1,136 @@
+"""Trained generators of crystals side by side: ``python -m benchmarks.crystens.generators``.
+
+Each model draws crystals for the same conditions: tables 1 and 2 of Alverson et al. 2024, validity, uniqueness,
+novelty, Kolmogorov–Smirnov statistics, and how near the property comes to what was asked for, beside its
+distance from what was asked of other samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from whorl.datasets import load_dataset, load_features
+from whorl.evaluation import MadeCrystals, judge_crystals
+from whorl.files import write_json
+from whorl.generators import ConditionalGenerator, Surrogate, load_model
+from whorl.report.crystals import TABLE_1, TABLE_2
+from whorl.representations import CrysTens, make_representation
+from whorl.workflow.conditions import Conditions
+from whorl.workflow.learning import labels_of
+
+MEASURES = {
+    "variance_lengths": "parameters",
+    "variance_angles": "angles",
+    "variance_space_group": "space group",
+    "variance_coordinates": "coordinates",
+    "coordinate_agreement": "Δ coordinate/atom",
+    "pairwise_difference": "Σ pairwise/atom",
+}
+
+
+def draw(
+    model: ConditionalGenerator, targets: Tensor, known: Tensor, conditions: Conditions, *, seed: int
+) -> tuple[Tensor, float]:
+    """Return one tensor for each target, and CPU seconds for each."""
+    rng = torch.Generator().manual_seed(seed)
+    parts = [conditions.asked(1, known=known, rng=rng, target=float(t)) for t in targets]
+    began = time.process_time()
+    made = model.sample(torch.cat(parts), rng=rng)
+    return made, (time.process_time() - began) / len(targets)
+
+
+def main() -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("features", type=Path, help="CrysTens features the models were trained on")
+    parser.add_argument("dataset", type=Path, help="the crystals they are of")
+    parser.add_argument("models", type=Path, nargs="+", help="from 'whorl train generator'")
+    parser.add_argument("--surrogate", type=Path, help="judges the property; from 'whorl train surrogate'")
+    parser.add_argument("--property", help="which of the features' properties")
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--real", type=int, default=2000, help="real crystals to compare distributions with")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    args = parser.parse_args()
+
+    real = load_features(args.features)
+    codec = make_representation(real.representation)
+    assert isinstance(codec, CrysTens)
+    labels = labels_of(real, args.property).double()
+    known = load_dataset(args.dataset).structures
+    assert known is not None
+    step = -(-len(known) // args.real)
+    judge = load_model(args.surrogate) if args.surrogate else None
+    assert judge is None or isinstance(judge, Surrogate)
+    # Conditions as they occur: the middle 90 % of the data, evenly over their ranks.
+    targets = torch.quantile(labels, torch.linspace(0.05, 0.95, args.samples, dtype=torch.float64))
+    shuffled = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(args.seed))]
+    if judge is not None:
+        print(f"surrogate: mean absolute error {judge.validation_mae:.3f} on held-out crystals")
+    head = ["model", "CPU s/sample", *MEASURES.values(), "decoded", "valid", "symmetric", "unique", "new"]
+    head += ["median K–S", "property: MAE", "conditions of others", "factor"]
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    found = {}
+    for path in args.models:
+        model = load_model(path)
+        assert isinstance(model, ConditionalGenerator)
+        conditions = Conditions.of_model(model, property=args.property or next(iter(real.properties)))
+        columns = labels[:, None]
+        if conditions.kinds:
+            columns = conditions.columns(labels=labels, structures=known)
+        made, seconds = draw(model, targets, columns, conditions, seed=args.seed)
+        decoded = codec.decode(made)
+        refined = decoded.refined().structures
+        measures = {}
+        for name in MEASURES:
+            values = torch.full((len(made),), torch.nan, dtype=torch.float64)
+            values[decoded.index] = getattr(decoded.measures, name).double()
+            measures[name] = values
+        verdict = judge_crystals(
+            MadeCrystals(
+                structures=refined,
+                rows=decoded.index,
+                targets=targets,
+                skipped=decoded.skipped,
+                measures=measures,
+            ),
+            real=known[list(range(0, len(known), step))],
+            known=known,
+        )
+        row = {"CPU seconds per sample": seconds, **verdict.to_dict()}
+        cells = [path.stem, f"{seconds:.2f}", *(f"{verdict.measures[name]:.3g}" for name in MEASURES)]
+        cells.append(f"{100 * verdict.decoded / verdict.count:.1f} %")
+        shares = (
+            verdict.percent_valid,
+            verdict.percent_symmetric,
+            verdict.percent_unique,
+            verdict.percent_novel,
+        )
+        cells += ["" if share is None else f"{share:.1f} %" for share in shares]
+        statistics = torch.tensor([one.statistic for one in verdict.distributions])
+        cells.append(f"{float(statistics.median()):.3f}" if len(statistics) else "")
+        if judge is not None:
+            predicted = judge.predict(made.double()).double()
+            near = float((predicted - targets).abs().mean())
+            far = float((predicted - shuffled).abs().mean())
+            cells += [f"{near:.3f}", f"{far:.3f}", f"{far / near:.1f}"]
+            row |= {"property MAE": near, "MAE with the conditions of others": far}
+        found[path.stem] = row
+        print("| " + " | ".join(cells) + " |", flush=True)
+    for name in TABLE_1:
+        paper = {**TABLE_1[name], **TABLE_2[name]}
+        cells = [f"paper, {name} (other data)", "", *(f"{paper[measure]:.3g}" for measure in MEASURES)]
+        print("| " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
+    if args.json is not None:
+        write_json(args.json, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
