@@ -20,10 +20,13 @@ COMMANDS = [
     ("train",),
     ("train", "generator"),
     ("train", "surrogate"),
+    ("train", "committee"),
     ("generate",),
     ("invert",),
+    ("decode",),
     ("evaluate",),
     ("report",),
+    ("show",),
 ]
 
 
