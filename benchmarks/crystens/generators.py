@@ -1,8 +1,8 @@
 """Trained generators of crystals side by side: ``python -m benchmarks.crystens.generators``.
 
-Each model draws crystals for the same conditions: tables 1 and 2 of Alverson et al. 2024, validity, uniqueness,
-novelty, Kolmogorov–Smirnov statistics, and how near the property comes to what was asked for, beside its
-distance from what was asked of other samples.
+Each model draws crystals for the same conditions: tables 1 and 2 of Alverson et al. 2024, validity,
+uniqueness, novelty, Kolmogorov–Smirnov statistics, and how near the property comes to what was asked for,
+beside its distance from what was asked of other samples.
 """
 
 from __future__ import annotations
