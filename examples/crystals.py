@@ -14,7 +14,7 @@ from whorl.structures import from_ase
 
 
 def main(*, noise=0.02, seed=0):
-    """Disturb the tensors of five crystals by ``noise`` times the range of each value; say what comes back."""
+    """Disturb the tensors of five crystals by ``noise`` times each value's range, and say what comes back."""
     sites = [(0.5, 0.5, 0.5), (0, 0, 0), (0.5, 0, 0)]
     perovskite = crystal(["Ca", "Ti", "O"], sites, spacegroup=221, cellpar=[3.9, 3.9, 3.9, 90, 90, 90])
     salt, diamond = bulk("NaCl", "rocksalt", a=5.64, cubic=True), bulk("C", cubic=True)
