@@ -19,3 +19,13 @@ whorl invert generated.safetensors --composition Pt10 --features features.safete
 whorl evaluate generated.safetensors --features features.safetensors --property formation_energy \
     --rows rows.json --judge surrogate.safetensors --structures atoms.safetensors --calculator emt --output verdict
 whorl data show clusters.safetensors
+
+# Crystals as images: prototypes, tensors, a generator told of elements too, crystals with their space groups.
+whorl data crystals --prototypes --count 60 --max-atoms 6 --output prototypes.safetensors
+whorl show prototypes.safetensors --crystens --index 0 --output crystens.png
+whorl encode prototypes.safetensors --kind crystens --option max_atoms=6 --output tensors.safetensors
+whorl decode tensors.safetensors --output decoded.safetensors
+whorl run "$OLDPWD/recipes/crystens_small.yaml" --output crystens_small --set data.crystals.count=60 \
+    --set data.crystals.max_atoms=6 --set data.crystals.directory=prototypes-chunks \
+    --set representation.max_atoms=6 --set generator.epochs=2 --set generator.channels=8 \
+    --set generator.steps=10 --set generate.samples=4 --set surrogate.epochs=20 || [ $? -eq 3 ]
