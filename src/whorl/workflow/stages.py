@@ -94,31 +94,20 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
 
     dataset = folder / "data" / "dataset.safetensors"
     features = folder / "encode" / "features.safetensors"
-    if (clusters := recipe.data.clusters) is not None:
+    if (built := recipe.data.clusters or recipe.data.crystals) is not None:
+        kind = "clusters" if recipe.data.clusters else "crystals"
+        build: Callable[..., None] = data.clusters if recipe.data.clusters else data.crystals
         add(
             "data",
-            lambda directory, monitor: data.clusters(
-                clusters,
-                directory=Path(clusters.directory) if clusters.directory else directory / "clusters",
+            lambda directory, monitor: build(
+                built,
+                directory=Path(built.directory) if built.directory else directory / kind,
                 output=dataset,
                 seed=seed,
                 monitor=monitor,
             ),
-            settings={"seed": seed, **clusters.model_dump(mode="json", exclude={"processes", "directory"})},
-            keeps=("clusters",),
-        )
-    elif (prototypes := recipe.data.crystals) is not None:
-        add(
-            "data",
-            lambda directory, monitor: data.crystals(
-                prototypes,
-                directory=Path(prototypes.directory) if prototypes.directory else directory / "crystals",
-                output=dataset,
-                seed=seed,
-                monitor=monitor,
-            ),
-            settings={"seed": seed, **prototypes.model_dump(mode="json", exclude={"processes", "directory"})},
-            keeps=("crystals",),
+            settings={"seed": seed, **built.model_dump(mode="json", exclude={"processes", "directory"})},
+            keeps=(kind,),
         )
     elif (files := recipe.data.files) is not None:
         add(
