@@ -159,7 +159,7 @@ def test_what_cannot_be_had_is_told(tmp_path):
         build(tmp_path, elements=["Oo"])
     with pytest.raises(InputError, match="expected a positive number"):
         build(tmp_path, count=0)
-    with pytest.raises(InputError, match="expected one that can relax"):
+    with pytest.raises(InputError, match="got no calculator, expected one that has forces"):
         build(tmp_path, relaxed=True)
 
 

@@ -7,7 +7,7 @@ import torch
 from known import IMAGE_CONTRAST, image_error, images, sheet, sheet_samples
 from torch import nn
 
-from whorl.errors import InputError
+from whorl.errors import InputError, MissingExtraError
 from whorl.generators import Diffusion, Surrogate, fit, load_model, save_model
 from whorl.generators.diffusion import SAMPLERS
 from whorl.testing import check_generator
@@ -183,7 +183,7 @@ def test_senseless_hyperparameters_are_refused(options, words):
 
 def test_without_diffusers_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(InputError, match=r"pip install 'whorl\[diffusion\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'whorl\[diffusion\]'"):
         Diffusion(shape=(4,))
 
 

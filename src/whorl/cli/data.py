@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out
 from whorl.cli.options import Seed, options_from
+from whorl.workflow.outputs import check_output
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -68,6 +70,7 @@ def clusters(
         "processes": processes,
     }
     settings = settings_from(ClusterSettings, given, source="whorl data clusters")
+    check_output(output)
     chunks = directory or output.with_name(f"{output.stem}-chunks")
     with monitored() as monitor:
         data.clusters(settings, directory=chunks, output=output, seed=seed, monitor=monitor)
@@ -123,6 +126,7 @@ def crystals(
     from whorl.datasets.store import save_dataset
     from whorl.potentials import make_potential
 
+    check_output(output)
     potential = None if calculator is None else make_potential(calculator, **options_from(option))
     chunks = directory or output.with_name(f"{output.stem}-chunks")
     with monitored() as monitor:
@@ -198,6 +202,7 @@ def read(
     """
     from whorl.workflow import data
 
+    check_output(output, path, beside=".extxyz")
     with monitored() as monitor:
         data.files(str(path), property=property, format=format, output=output, monitor=monitor)
         out.print(str(output))
@@ -225,8 +230,16 @@ def sample(
 def show(
     path: Annotated[Path, typer.Argument(help="A data set or features (.safetensors).", show_default=False)],
 ) -> None:
-    """Say what a data set or feature file holds: structures, elements, properties and their ranges."""
+    """Say what a data set or feature file holds: structures, elements, properties and their ranges.
+
+    What was skipped when a data set was made is listed with its reasons.
+    """
+    from whorl.datasets.store import load_dataset
     from whorl.workflow import data
 
-    for name, value in data.describe(path).items():
-        out.print(f"[bold]{name:<16}[/] {value}")
+    about = data.describe(path)
+    for name, value in about.items():
+        out.print(f"[bold]{name:<16}[/] {escape(value)}")
+    if "skipped" in about:
+        for entry in load_dataset(path).skipped:
+            out.print(f"  {entry.source}: {entry.reason}", markup=False)

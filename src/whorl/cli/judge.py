@@ -61,6 +61,9 @@ def evaluate(
     if (crystals is None) != (dataset is None):
         raise InputError("--crystals are compared with real ones: give both --crystals and --dataset.")
     with monitored() as monitor:
+        of_crystals.targets_of(generated)
+        if output.exists() and not output.is_dir():
+            raise InputError(f"{output}: is a file, expected a folder to write to. Choose another --output.")
         energies = None
         if calculator is not None and structures is not None:
             energies = output / "energies.json"

@@ -69,9 +69,11 @@ def encode(
     With `--kind crystens`, crystals become tensors that `whorl decode` turns into crystals again.
     """
     from whorl.workflow import data
+    from whorl.workflow.outputs import check_output
     from whorl.workflow.recipe import read_section, settings_from
     from whorl.workflow.settings import RepresentationSettings
 
+    check_output(output, dataset)
     if settings is not None:
         representation = read_section(RepresentationSettings, settings, "representation")
     else:

@@ -83,8 +83,7 @@ def show(
             )
         if index is not None and not 0 <= index < len(items):
             raise InputError(
-                f"--index {index}: {file} has {len(items)} structures that can be read, expected "
-                f"0 to {len(items) - 1}."
+                f"--index {index}: {file} has {len(items)} that can be read, expected 0 to {len(items) - 1}."
             )
         if not crystens:
             rows = range(min(len(items), _MOST)) if index is None else [index]
@@ -113,7 +112,11 @@ class _Items:
     def structure(self, row: int) -> tuple[StructureBatch | None, str]:
         """Return one structure, or why there is none."""
         if self.structures is not None:
-            return self.structures[row], ""
+            from whorl.structures import find_problems
+
+            structure = self.structures[row]
+            reason = find_problems(structure).get(0, "")
+            return (None, reason) if reason else (structure, "")
         assert self.codec is not None and self.tensors is not None
         decoded = self.codec.decode(self.tensors[row : row + 1])
         if not len(decoded.structures):
@@ -189,8 +192,9 @@ def _draw(items: _Items, row: int, path: Path, chosen: dict[str, Any]) -> dict[s
         assert items.codec is not None
         codec, tensor = items.codec, items.tensors[row]
     else:
-        assert structure is not None
-        wanted = {"max_atoms": max(_STEP, _STEP * math.ceil(int(structure.n_atoms[0]) / _STEP)), **chosen}
+        if structure is None:
+            raise InputError(f"{items.file}: structure {items.ids[row]}: {reason}.")
+        wanted = {"max_atoms": _STEP * math.ceil(int(structure.n_atoms[0]) / _STEP), **chosen}
         codec = CrysTens(**wanted)
         for why in codec.find_problems(structure).values():
             remedy = " Raise --max-atoms." if "room for" in why else ""
@@ -204,7 +208,9 @@ def _draw(items: _Items, row: int, path: Path, chosen: dict[str, Any]) -> dict[s
     about["tensor"] = f"{' × '.join(map(str, tensor.shape))}: room for {codec.max_atoms} atoms"
     title = items.ids[row] if structure is None else f"{about['formula']}, {about['space group']}"
     n_atoms = None if structure is None else int(structure.n_atoms[0])
-    save_crystens_picture(tensor, path, title=title, n_atoms=n_atoms, elements=codec.elements)
+    save_crystens_picture(
+        tensor, path, title=title, n_atoms=n_atoms, elements=codec.elements, descriptors=codec.descriptors
+    )
     return about
 
 

@@ -123,6 +123,7 @@ def build_crystals(
         "max_atoms": max_atoms,
         "draws_per_chunk": draws_per_chunk,
         "force_tolerance": force_tolerance,
+        **({} if processes is None else {"processes": processes}),
     }
     for name, value in positive.items():
         if not value > 0:
@@ -130,7 +131,7 @@ def build_crystals(
     if not 0 <= packing[0] < packing[1]:
         raise InputError(f"packing: got {packing}, expected two numbers, the lower one first.")
     if relaxed and potential is None:
-        raise InputError("relaxed: got no potential, expected one that can relax, such as chgnet.")
+        raise InputError("to relax: got no calculator, expected one that has forces, such as chgnet.")
     plan = _Plan(
         elements=chosen,
         max_atoms=max_atoms,
@@ -180,6 +181,11 @@ def _checked_elements(elements: Sequence[str] | None) -> tuple[str, ...]:
     if elements is None:
         return ELEMENTS
     for symbol in elements:
+        if symbol in chemical_symbols[1:] and symbol not in ELEMENTS:
+            raise InputError(
+                f"{symbol}: no crystals are made of it here, as of all noble gases, the most radioactive "
+                "elements and those beyond uranium. Leave it out."
+            )
         if symbol not in ELEMENTS:
             raise InputError(f"unknown element '{symbol}'.{did_you_mean(symbol, ELEMENTS)}")
     if not elements:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from whorl.errors import InputError
+from whorl.errors import import_extra
 from whorl.generators.images import padded
 from whorl.generators.networks import perceptron
 
@@ -24,16 +24,9 @@ def diffusers() -> ModuleType:
     """Return the package ``diffusers``.
 
     Raises:
-        InputError: It is not installed.
+        MissingExtraError: It is not installed: pip install 'whorl[diffusion]'.
     """
-    try:
-        import diffusers
-    except ImportError:
-        raise InputError(
-            "diffusion models need the package diffusers, which is not installed. "
-            "Remedy: pip install 'whorl[diffusion]' (or pip install diffusers)."
-        ) from None
-    return diffusers
+    return import_extra("diffusers", extra="diffusion")
 
 
 class ImageDenoiser(nn.Module):

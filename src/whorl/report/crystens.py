@@ -1,7 +1,8 @@
-"""A picture of one CrysTens tensor: its four layers side by side, rows and blocks named."""
+"""A picture of one CrysTens tensor: its layers side by side, rows and blocks named."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,24 +19,26 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".svg")
 
-_ROWS = ("Z", "x", "y", "z", "a", "b", "c", "α", "β", "γ", "space group")
-_GROUPS = {0: "Z", 2: "x, y, z", 5: "a, b, c", 8: "α, β, γ", 10: "space group"}  # by the row in their middle
+_ROW_NAMES = dict(enumerate(("Z", "x", "y", "z", "a", "b", "c", "α", "β", "γ", "space group")))
+_GROUPS = {2: "x, y, z", 5: "a, b, c", 8: "α, β, γ", 10: "space group"}  # by the row in their middle
 _FIRST = {"number": ("Z",) * LAYERS, "periodic": ("Z", "period", "block", "place")}  # row 0 of each layer
 _BLOCKS = ("distance of atoms i and j", "Δx = x$_j$ − x$_i$", "Δy = y$_j$ − y$_i$", "Δz = z$_j$ − z$_i$")
+_OF_DESCRIPTORS = "of atom j less that of atom i"
 _SIDE = 3.25  # inches of one layer
 _LEFT, _BELOW, _ABOVE, _GAP = 0.95, 0.42, 1.15, 0.09  # inches beside the layers
 _LINE = 0.115  # inches that one name needs
 
 
 def save_crystens_picture(
-    tensor: Float[Tensor, "H W 4"],
+    tensor: Float[Tensor, "H W C"],
     path: Path | str,
     *,
     title: str = "",
     n_atoms: int | None = None,
     elements: str = "number",
+    descriptors: Sequence[str] = (),
 ) -> None:
-    """Draw a tensor as in figures 1 and 2 of Alverson et al. 2024, all four layers in the same colours.
+    """Draw a tensor as in figures 1 and 2 of Alverson et al. 2024, all layers in the same colours.
 
     Colours go from 0 to 1; what lies below or above has the colour of the end, what is no number is grey.
 
@@ -45,6 +48,7 @@ def save_crystens_picture(
         title: Heading, such as formula and space group.
         n_atoms: Where the atoms end is then marked; what lies beyond is padding.
         elements: As in :class:`whorl.representations.CrysTens`; it names row 0.
+        descriptors: Likewise; each has a layer after the four.
 
     Raises:
         InputError: A tensor of another shape, another kind of file, or an unknown description of elements.
@@ -55,10 +59,10 @@ def save_crystens_picture(
 
     path = Path(path)
     side, width, layers = tensor.shape
-    if side != width or side <= HEADER or layers != LAYERS:
+    if side != width or side <= HEADER or layers != LAYERS + len(descriptors):
         raise InputError(
             f"CrysTens picture: got a tensor of shape {tuple(tensor.shape)}, expected (N + {HEADER}, "
-            f"N + {HEADER}, {LAYERS}) for N atoms."
+            f"N + {HEADER}, {LAYERS + len(descriptors)}) for N atoms."
         )
     if path.suffix.lower() not in PICTURES:
         raise InputError(
@@ -67,20 +71,24 @@ def save_crystens_picture(
     if elements not in _FIRST:
         raise unknown_option("description of elements", elements, _FIRST)
     room = side - HEADER
+    heads = [*_FIRST[elements], *(name.replace("_", " ") for name in descriptors)]
+    blocks = [*_BLOCKS, *(_OF_DESCRIPTORS for _ in descriptors)]
     n_atoms = room if n_atoms is None else min(n_atoms, room)
     values = tensor.detach().double().cpu().numpy()
     colors = colormaps["viridis"].with_extremes(bad="#c9ced6")
     with rc_context(_LEGIBLE):
-        figure = Figure(figsize=(_LEFT + LAYERS * (_SIDE + _GAP) + 0.5, _BELOW + _SIDE + _ABOVE))
+        figure = Figure(figsize=(_LEFT + layers * (_SIDE + _GAP) + 0.5, _BELOW + _SIDE + _ABOVE))
         FigureCanvasAgg(figure)
         across, up = figure.get_size_inches()
         height = _SIDE / up
         image: Any = None
-        for layer in range(LAYERS):
+        for layer in range(layers):
             left = _LEFT + layer * (_SIDE + _GAP)
             axes = figure.add_axes((left / across, _BELOW / up, _SIDE / across, height))
             image = axes.imshow(values[:, :, layer], vmin=0, vmax=1, cmap=colors, interpolation="nearest")
-            _name_parts(axes, layer, n_atoms=n_atoms, room=room, first=_FIRST[elements][layer])
+            rows = {**(_ROW_NAMES if layer < LAYERS else {}), 0: heads[layer]}
+            axes.set_xlabel(f"layer {layer + 1}: {blocks[layer]}", fontsize=9.5, labelpad=6)
+            _name_parts(axes, rows, n_atoms=n_atoms, room=room, leftmost=layer == 0)
         bar = figure.add_axes(((across - 0.46) / across, _BELOW / up, 0.11 / across, height))
         figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1])
         bar.tick_params(labelsize=8.5, length=2, pad=2)
@@ -93,10 +101,10 @@ def save_crystens_picture(
             figure.savefig(temporary, dpi=170, metadata=plain)
 
 
-def _name_parts(axes: Axes, layer: int, *, n_atoms: int, room: int, first: str) -> None:
-    """Write the names of rows, columns and the block beside a layer, and draw where they meet."""
+def _name_parts(axes: Axes, rows: Mapping[int, str], *, n_atoms: int, room: int, leftmost: bool) -> None:
+    """Write the names of rows and columns and the numbers of atoms, and draw where they meet."""
     roomy = _SIDE / (HEADER + room) >= _LINE
-    names = {**(dict(enumerate(_ROWS)) if roomy else _GROUPS), 0: first}
+    names = rows if roomy or len(rows) == 1 else {0: rows[0], **_GROUPS}
     atoms = range(n_atoms) if roomy else sorted({0, n_atoms - 1} if n_atoms else ())
     ticks = {**names, **{HEADER + i: str(i + 1) for i in atoms}}
     axes.xaxis.set_ticks_position("top")
@@ -104,12 +112,11 @@ def _name_parts(axes: Axes, layer: int, *, n_atoms: int, room: int, first: str) 
     axes.set_xticks([*ticks], [*ticks.values()])
     for label in axes.get_xticklabels()[: len(names)]:
         label.set_rotation(90)
-    if layer == 0:
+    if leftmost:
         axes.set_yticks([*ticks], [*ticks.values()])
     else:
         axes.set_yticks([])
     axes.xaxis.set_label_position("bottom")
-    axes.set_xlabel(f"layer {layer + 1}: {_BLOCKS[layer]}", fontsize=9.5, labelpad=6)
     for spine in axes.spines.values():
         spine.set_visible(False)
     for draw in (axes.axhline, axes.axvline):

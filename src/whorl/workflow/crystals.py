@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,11 @@ from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
 from whorl.workflow.data import contents_hash
 from whorl.workflow.monitor import Monitor
+from whorl.workflow.outputs import check_output
 from whorl.workflow.settings import DecodeSettings
 
 _AT_ONCE = 200  # tensors between two saves
+_NUMBERED = ("cif/[0-9]*_*.cif", "poscar/[0-9]*_*.vasp")  # files of single crystals in their folder
 
 
 def decode(
@@ -39,8 +44,15 @@ def decode(
         seed: Of the run, for the record.
 
     Raises:
-        InputError: Features of a representation without a closed-form inverse, or no crystal at all.
+        InputError: Features of a representation without a closed-form inverse, or of another shape than its
+            own, or no crystal at all.
     """
+    check_output(output, generated)
+    folder = output.with_suffix("")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"{folder}: is a file, but crystals go into a folder of this name. Choose another output name."
+        )
     made = load_features(generated)
     codec = make_representation(made.representation)
     if not isinstance(codec, CrysTens):
@@ -48,15 +60,21 @@ def decode(
             f"{generated}: features of {made.representation.get('kind')}, which has no closed-form inverse. "
             "Search for the atoms with 'whorl invert'."
         )
-    stamp = stable_hash([contents_hash(generated), settings.model_dump(mode="json")])
+    if tuple(made.features.shape[1:]) != codec.layout.shape:
+        raise InputError(
+            f"{generated}: its tensors have the shape {tuple(made.features.shape[1:])}, expected "
+            f"{codec.layout.shape} as its CrysTens makes them. Encode or generate them again."
+        )
+    if not len(made):
+        raise InputError(f"{generated}: holds no tensors. Generate or encode some.")
+    source = contents_hash(generated)
+    stamp = stable_hash([source, settings.model_dump(mode="json")])
     parts = output.with_name(f".{output.stem}-parts-{stamp}")
     progress = monitor.progress("decoding")
     found: list[Dataset] = []
     for start in range(0, len(made), _AT_ONCE):
-        path = parts / f"{start:07d}.safetensors"
-        if not path.exists():
-            save_dataset(_decoded(codec, made.features[start : start + _AT_ONCE], settings), path)
-        found.append(load_dataset(path))
+        some = made.features[start : start + _AT_ONCE]
+        found.append(_resumed(parts / f"{start:07d}.safetensors", partial(_decoded, codec, some, settings)))
         progress(min(start + _AT_ONCE, len(made)), len(made))
     rows = [_AT_ONCE * k + row for k, part in enumerate(found) for row in part.provenance["rows"]]
     skipped = {
@@ -67,6 +85,7 @@ def decode(
     for row, reason in skipped.items():
         monitor.skip(made.ids[row], reason)
     if not rows:
+        shutil.rmtree(parts, ignore_errors=True)
         raise InputError(
             f"{generated}: none of the {len(made)} tensors is a crystal (see the reasons above). "
             "Train the generator longer."
@@ -83,14 +102,14 @@ def decode(
         ),
         output,
     )
-    folder = output.with_suffix("")
-    if folder.is_dir():
-        shutil.rmtree(folder)  # files of an earlier decoding
-    write_crystals(crystals, folder, ids=ids, provenance=made_with)
+    written = set(write_crystals(crystals, folder, ids=ids, provenance=made_with))
+    for path in {path for pattern in _NUMBERED for path in folder.glob(pattern)} - written:
+        path.unlink()  # of an earlier decoding
     names = found[0].provenance["measures"]
     write_json(
         output.with_name(f"{output.stem}-decoded.json"),
         {
+            "tensors": source,
             "rows": rows,
             "skipped": {str(row): reason for row, reason in skipped.items()},
             "measures": {
@@ -98,7 +117,16 @@ def decode(
             },
         },
     )
-    shutil.rmtree(parts, ignore_errors=True)
+    for path in output.parent.glob(f".{glob.escape(output.stem)}-parts-*"):
+        shutil.rmtree(path, ignore_errors=True)  # also those of interrupted decodings with other settings
+
+
+def _resumed(path: Path, compute: Callable[[], Dataset]) -> Dataset:
+    """Return the chunk stored at ``path``; compute and store it where there is none that can be read."""
+    with contextlib.suppress(InputError):
+        return load_dataset(path)
+    save_dataset(compute(), path)
+    return load_dataset(path)
 
 
 def _decoded(codec: CrysTens, tensors: Tensor, settings: DecodeSettings) -> Dataset:
@@ -145,24 +173,42 @@ def predict(crystals: Path, *, output: Path, monitor: Monitor, most: int | None 
 
 
 def evenly(dataset: Path, most: int | None) -> tuple[StructureBatch, list[int]]:
-    """Return at most so many structures of a data set, drawn evenly, and which they are."""
+    """Return at most so many structures of a data set, drawn evenly, and which they are.
+
+    Raises:
+        InputError: It holds none.
+    """
     structures = load_dataset(dataset).structures
-    if structures is None:
-        raise InputError(f"{dataset}: holds no structures.")
+    if structures is None or not len(structures):
+        raise InputError(f"{dataset}: holds no structures. Give a data set of crystals ('whorl data').")
     step = 1 if most is None else math.ceil(len(structures) / most)
     rows = list(range(0, len(structures), step))
     return structures[rows], rows
 
 
 def gather(generated: Path, crystals: Path, predicted: Path | None = None) -> MadeCrystals:
-    """Read what :func:`decode` and :func:`predict` made of generated tensors."""
-    targets = load_features(generated).properties["target"].double()
+    """Read what :func:`decode` and :func:`predict` made of generated tensors.
+
+    Raises:
+        InputError: Tensors that were not generated, or crystals that were not decoded from them.
+    """
+    targets = targets_of(generated)
     structures = load_dataset(crystals).structures
-    decoded = read_json(crystals.with_name(f"{crystals.stem}-decoded.json"))
+    record = crystals.with_name(f"{crystals.stem}-decoded.json")
+    if not record.is_file():
+        raise InputError(
+            f"{crystals}: not crystals from 'whorl decode', which writes {record.name} beside them. Give "
+            "those, with the files that belong to them."
+        )
+    decoded = read_json(record)
     if structures is None or len(decoded["rows"]) != len(structures):
-        raise InputError(f"{crystals}: not what 'whorl decode' wrote. Decode again.")
-    if len(next(iter(decoded["measures"].values()))) != len(targets):
-        raise InputError(f"{crystals}: decoded from other tensors than those of {generated}. Decode again.")
+        raise InputError(f"{crystals}: not what 'whorl decode' wrote with {record.name}. Decode again.")
+    other = decoded.get("tensors") not in (None, contents_hash(generated))  # None: of an older whorl
+    if other or len(next(iter(decoded["measures"].values()))) != len(targets):
+        raise InputError(
+            f"{crystals}: decoded from other tensors than those of {generated}. Decode these, or give the "
+            "tensors that were decoded."
+        )
     return MadeCrystals(
         structures=structures,
         rows=torch.tensor(decoded["rows"], dtype=torch.int64),
@@ -171,6 +217,22 @@ def gather(generated: Path, crystals: Path, predicted: Path | None = None) -> Ma
         measures={name: _numbers(values) for name, values in decoded["measures"].items()},
         predicted=properties(predicted) if predicted else {},
     )
+
+
+def targets_of(generated: Path) -> Tensor:
+    """Return the property asked for of each generated tensor.
+
+    Raises:
+        InputError: Features that were not generated.
+    """
+    properties = load_features(generated).properties
+    if "target" not in properties:
+        got = ", ".join(properties) or "no property"
+        raise InputError(
+            f"{generated}: features of real structures (with {got}), expected generated ones, with the "
+            "'target' that each was generated for. Give a file of 'whorl generate'."
+        )
+    return properties["target"].double()
 
 
 def properties(path: Path) -> dict[str, Tensor]:
@@ -234,6 +296,8 @@ def evaluate(
 ) -> dict[str, CrystalVerdict]:
     """Judge crystals from one generator into a folder: ``crystals.json``, and predicted properties."""
     predicted, real = output / "properties.json", output / "properties-real.json"
+    gather(generated, crystals)  # what does not belong together is told before the work begins
+    evenly(dataset, most)
     if cgcnn:
         predict(crystals, output=predicted, monitor=monitor)
         predict(dataset, output=real, monitor=monitor, most=most)

@@ -29,6 +29,7 @@ from whorl.structures import StructureBatch
 from whorl.workflow.conditions import Conditions
 from whorl.workflow.data import MIN_TRAINING, read_rows, structures_of
 from whorl.workflow.monitor import Monitor
+from whorl.workflow.outputs import check_output
 from whorl.workflow.settings import (
     GenerateSettings,
     GeneratorSettings,
@@ -38,6 +39,8 @@ from whorl.workflow.settings import (
 )
 
 SPLIT = 0.8  # share of rows that trains where nothing else was asked for
+
+_REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
 
 
 def train_generator(
@@ -55,10 +58,12 @@ def train_generator(
 
     With ``conditions`` among the settings, the structures in ``dataset`` say what else the generator is told.
     Checkpoints lie beside ``output``. With several ``members``, the others are written beside it too; see
-    :func:`member_paths`.
+    :func:`member_paths`. Rows that are not finite are told and left out.
     """
+    check_output(output, features, dataset, rows)
     real = load_features(features)
     labels = labels_of(real, property)
+    usable = _usable(real, labels, monitor)
     conditions, columns = Conditions(property=_name_of(real, property)), labels[:, None]
     if settings.conditions:
         conditions, columns = Conditions.of_data(
@@ -72,6 +77,7 @@ def train_generator(
     else:
         chosen = read_rows(rows)
         train, validation = chosen["train"], chosen["validation"]
+    train, validation = train[usable[train]], validation[usable[validation]]
     for member, path in enumerate(member_paths(output, settings.members)):
         shape = tuple(real.features.shape[1:])
         model = make_generator({**settings.config(), "shape": shape, "properties": columns.shape[1]})
@@ -80,7 +86,7 @@ def train_generator(
         _fit(model, real.features, columns, train, validation, settings, path, own_seed, what, monitor)
         if settings.conditions:
             conditions.note(model)
-        save_model(model, path)
+        _save(model, real, path)
 
 
 def member_paths(output: Path, members: int) -> list[Path]:
@@ -98,15 +104,37 @@ def train_surrogate(
     seed: int,
     monitor: Monitor,
 ) -> None:
-    """Train a surrogate on all rows of a feature file, split 80:20, and write it to ``output``."""
+    """Train a surrogate on all rows of a feature file, split 80:20, and write it to ``output``.
+
+    Rows that are not finite are told and left out.
+    """
+    check_output(output, features)
     real = load_features(features)
     labels = labels_of(real, property)
+    usable = _usable(real, labels, monitor)
     train, validation = split(len(labels), fraction=SPLIT, seed=derive_seed(seed, "surrogate"))
+    train, validation = train[usable[train]], validation[usable[validation]]
     model = Surrogate(shape=tuple(real.features.shape[1:]), **settings.config())
     _fit(
         model, real.features, labels, train, validation, settings, output, seed, "training surrogate", monitor
     )
-    save_model(model, output)
+    _save(model, real, output)
+
+
+def _usable(features: FeatureSet, labels: Tensor, monitor: Monitor) -> Tensor:
+    """Return which rows are finite, features and property, and tell of the others."""
+    finite, labelled = features.features.isfinite().flatten(1).all(1), labels.isfinite()
+    for row in torch.nonzero(~(finite & labelled)).flatten().tolist():
+        what = "property is" if bool(finite[row]) else "features are"
+        monitor.skip(features.ids[row], f"its {what} not finite")
+    return finite & labelled
+
+
+def _save(model: TensorModel, features: FeatureSet, path: Path) -> None:
+    """Write a model that knows which features it was trained on."""
+    assert model.training_record is not None
+    model.training_record[_REPRESENTATION] = features.fingerprint
+    save_model(model, path)
 
 
 def _fit(
@@ -121,9 +149,10 @@ def _fit(
     what: str,
     monitor: Monitor,
 ) -> None:
-    if len(train) < MIN_TRAINING:
+    if len(train) < MIN_TRAINING or not len(validation):
         raise InputError(
-            f"{len(train)} rows to train on, expected at least {MIN_TRAINING}. Give more labelled structures."
+            f"{len(train)} rows to train on and {len(validation)} to validate, expected at least "
+            f"{MIN_TRAINING} and 1. Give more labelled structures."
         )
     chosen = torch.cat([train, validation])
     with warnings.catch_warnings(record=True) as caught:
@@ -156,9 +185,14 @@ def labels_of(features: FeatureSet, name: str | None) -> Tensor:
 
 def _name_of(features: FeatureSet, name: str | None) -> str:
     there = features.properties
+    if not there:
+        raise InputError(
+            "the features have no property to train on. Read the structures again with their labels "
+            "('whorl data read --property'), or label them with a calculator, and encode them again."
+        )
     if name is None:
         if len(there) != 1:
-            names = ", ".join(sorted(there)) or "none"
+            names = ", ".join(sorted(there))
             raise InputError(f"the features have several properties ({names}): say which with --property.")
         return next(iter(there))
     if name not in there:
@@ -204,15 +238,18 @@ def generate(
     Raises:
         InputError: Files that do not belong together, or ``selection`` without ``committee``.
     """
+    check_output(output, features, dataset, rows, committee, *models)
     real = load_features(features)
     generators = [_generator(path, real, features) for path in models]
+    name = _name_of(real, property)
+    conditions = _common_conditions(models, generators, name)
     targets = torch.tensor(settings.targets, dtype=torch.float64)
     lowest = condition_range(generators[0])[:, 0].repeat(len(targets), 1)
     outside = range_warning(generators[0], torch.cat([targets[:, None], lowest[:, 1:]], 1))
     if outside is not None:
-        monitor.warn(f"targets {outside}")
-    conditions = Conditions.of_model(generators[0], property=_name_of(real, property))
+        monitor.warn(f"targets {outside.replace('property 0', name)}")
     known = real if rows is None else real.select(read_rows(rows)["rows"])
+    known = known.select(labels_of(known, property).isfinite())
     columns = labels_of(known, property)[:, None].double()
     if conditions.kinds:
         there = _structures(known, dataset, "elements and symmetry")
@@ -258,7 +295,30 @@ def _generator(path: Path, real: FeatureSet, features: Path) -> ConditionalGener
             f"{path}: makes features of shape {model.shape}, but {features} has "
             f"{tuple(real.features.shape[1:])}. Give the features that it was trained on."
         )
+    # Of one shape, but with other ranges or another order, the tensors would be read as something else.
+    trained_on = (model.training_record or {}).get(_REPRESENTATION, real.fingerprint)
+    if trained_on != real.fingerprint:
+        raise InputError(
+            f"{path}: was trained on features of another representation ({trained_on}) than those in "
+            f"{features} ({real.fingerprint}). Give the features that it was trained on."
+        )
     return model
+
+
+def _common_conditions(
+    paths: Sequence[Path], generators: Sequence[ConditionalGenerator], name: str
+) -> Conditions:
+    """Return what the generators were told, which must be the same for all."""
+    every = [Conditions.of_model(generator, property=name) for generator in generators]
+    for path, one in zip(paths, every, strict=True):
+        if one != every[0]:
+            told = [", ".join([c.property, *c.kinds]) for c in (every[0], one)]
+            raise InputError(
+                f"{path}: was told of {told[1]}, and {paths[0]} of {told[0]}, with "
+                f"{len(one.names)} and {len(every[0].names)} columns. Give generators that were trained "
+                "with the same conditions on the same data, or one at a time."
+            )
+    return every[0]
 
 
 def _plainly(
@@ -323,6 +383,7 @@ def fit_committee(
     monitor: Monitor,
 ) -> None:
     """Fit a committee to the given rows of a feature file (all for None) and write it to ``output``."""
+    check_output(output, features, rows)
     real = load_features(features)
     known = real if rows is None else real.select(read_rows(rows)["rows"])
     committee = Committee.fit(
