@@ -87,11 +87,8 @@ def main() -> int:
         made, seconds = draw(model, targets, columns, conditions, seed=args.seed)
         decoded = codec.decode(made)
         refined = decoded.refined().structures
-        measures = {}
-        for name in MEASURES:
-            values = torch.full((len(made),), torch.nan, dtype=torch.float64)
-            values[decoded.index] = getattr(decoded.measures, name).double()
-            measures[name] = values
+        measured = codec.measures(made)
+        measures = {name: getattr(measured, name).double() for name in MEASURES}
         verdict = judge_crystals(
             MadeCrystals(
                 structures=refined,

@@ -85,7 +85,7 @@ def evaluate(
         for heading, table in verdict.summary(output / "results.json").items():
             show_table(heading, table)
         if crystals is not None and dataset is not None:
-            verdicts = of_crystals.evaluate(
+            of_crystals.evaluate(
                 generated,
                 crystals,
                 dataset=dataset,
@@ -95,7 +95,7 @@ def evaluate(
                 made_with=provenance(),
                 monitor=monitor,
             )
-            for line in of_crystals.summary(verdicts):
+            for line in of_crystals.summary(output / "crystals.json"):
                 out.print(line)
         out.print(str(output / "results.json"))
 

@@ -57,6 +57,6 @@ def run(
                 show_table(heading, table)
         judged = folder / "evaluate" / "crystals.json"
         if until in (None, "evaluate", "report") and judged.exists():
-            for line in crystals.summary(crystals.read_verdicts(judged)):
+            for line in crystals.summary(judged):
                 out.print(line)
         out.print(str(written))

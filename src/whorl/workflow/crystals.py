@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import glob
+import importlib.util
+import io
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from torch import Tensor
 from whorl.datasets import Dataset, load_dataset, load_features, save_dataset, write_crystals
 from whorl.errors import InputError
 from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, judge_crystals
-from whorl.files import provenance, read_json, stable_hash, write_json
+from whorl.evaluation.validity import check_validity
+from whorl.files import provenance, read_json, stable_hash, write_json, write_text
 from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
+from whorl.workflow.conditions import satisfied
 from whorl.workflow.data import contents_hash
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
@@ -38,8 +43,9 @@ def decode(
         generated: Features of a representation with a closed-form inverse, generated or real.
         settings: Of the decoding.
         output: Crystals, ``.safetensors``. Beside it, the folder ``<stem>`` with CIF, POSCAR and extended
-            XYZ in one order, and ``<stem>-decoded.json``: which tensor each is from, why others gave none,
-            and how far every tensor contradicts itself.
+            XYZ in one order; ``<stem>.csv``, a line for each crystal with its flags and how sure it is; and
+            ``<stem>-decoded.json``: which tensor each is from, why others gave none, and how far every tensor
+            contradicts itself.
         monitor: Told of progress and of tensors that are no crystal.
         seed: Of the run, for the record.
 
@@ -105,6 +111,7 @@ def decode(
     written = set(write_crystals(crystals, folder, ids=ids, provenance=made_with))
     for path in {path for pattern in _NUMBERED for path in folder.glob(pattern)} - written:
         path.unlink()  # of an earlier decoding
+    _write_table(crystals, ids, output.with_suffix(".csv"))
     names = found[0].provenance["measures"]
     write_json(
         output.with_name(f"{output.stem}-decoded.json"),
@@ -119,6 +126,40 @@ def decode(
     )
     for path in output.parent.glob(f".{glob.escape(output.stem)}-parts-*"):
         shutil.rmtree(path, ignore_errors=True)  # also those of interrupted decodings with other settings
+
+
+def _write_table(crystals: StructureBatch, ids: Sequence[str], path: Path) -> None:
+    """Write what is known of each crystal: flags, not filters."""
+    from whorl.report.names import formula
+
+    chemistry = importlib.util.find_spec("smact") is not None
+    validity = check_validity(crystals, chemistry=chemistry)
+    rows = []
+    for i, (name, info, reason) in enumerate(zip(ids, crystals.info, validity.reasons(), strict=True)):
+        rows.append(
+            {
+                "id": name,
+                "formula": formula(crystals[i]),
+                "atoms": int(crystals.n_atoms[i]),
+                "space_group": info.get("space_group_number", ""),
+                "shortest_distance": f"{float(validity.shortest_distance[i]):.3f}",
+                "volume": f"{float(validity.volume[i]):.3f}",
+                "charge_neutral": bool(validity.charge_neutral[i])
+                if validity.charge_neutral is not None
+                else "",
+                "remarks": reason,
+                **{
+                    key: f"{info[key]:.3g}"
+                    for key in sorted(info)
+                    if key.startswith(("crystens_", "symmetry_"))
+                },
+            }
+        )
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
 
 
 def _resumed(path: Path, compute: Callable[[], Dataset]) -> Dataset:
@@ -140,10 +181,13 @@ def _decoded(codec: CrysTens, tensors: Tensor, settings: DecodeSettings) -> Data
     crystals = found.structures
     if settings.refine and len(crystals):
         crystals = found.refined().structures
+    # Those of all tensors that can be read: a mean over what became crystals would flatter.
+    finite = torch.nonzero(tensors.flatten(1).isfinite().all(1)).flatten()
+    of_finite = codec.measures(tensors[finite])
     measures = {}
     for name in found.measures.means():
         values = torch.full((len(tensors),), math.nan, dtype=torch.float64)
-        values[found.index] = getattr(found.measures, name).double()
+        values[finite] = getattr(of_finite, name).double()
         measures[name] = values.tolist()
     return Dataset(
         structures=crystals,
@@ -249,6 +293,7 @@ def judge(
     output: Path,
     made_with: Mapping[str, Any],
     monitor: Monitor,
+    wishes: Mapping[str, Any] | None = None,
 ) -> dict[str, CrystalVerdict]:
     """Judge the crystals of each training size, and write the verdicts as JSON.
 
@@ -260,6 +305,8 @@ def judge(
         output: ``.json``.
         made_with: Provenance.
         monitor: Told of progress.
+        wishes: What each crystal was to be, beside its property: ``elements``, ``formula``,
+            ``crystal_system``, ``space_group``. The share that is, is written too.
     """
     known, _ = evenly(dataset, None)
     some, _ = evenly(dataset, most)
@@ -277,6 +324,13 @@ def judge(
         output,
         {
             "verdicts": {label: verdict.to_dict() for label, verdict in verdicts.items()},
+            "met": {
+                label: {
+                    name: 100.0 * float(flags.double().mean())
+                    for name, flags in satisfied(crystals.structures, **(wishes or {})).items()
+                }
+                for label, crystals in made.items()
+            },
             "provenance": dict(made_with),
         },
     )
@@ -312,10 +366,11 @@ def evaluate(
     )
 
 
-def summary(verdicts: Mapping[str, CrystalVerdict]) -> list[str]:
-    """Return the outcome in a few lines."""
+def summary(judged: Path) -> list[str]:
+    """Return the outcome that :func:`judge` wrote, in a few lines."""
     lines = []
-    for label, one in verdicts.items():
+    met = read_json(judged).get("met", {})
+    for label, one in read_verdicts(judged).items():
         shares = {
             "structurally valid": one.percent_valid,
             "charge neutral": one.percent_neutral,
@@ -324,6 +379,10 @@ def summary(verdicts: Mapping[str, CrystalVerdict]) -> list[str]:
             "new": one.percent_novel,
         }
         said = [f"{share:.1f} % {what}" for what, share in shares.items() if share is not None]
+        said += [
+            f"{share:.1f} % of the {name.replace('_', ' ')} asked for"
+            for name, share in met.get(label, {}).items()
+        ]
         size = "" if label == "all" else f" ({label})"
         lines.append(f"{one.decoded} crystals of {one.count} tensors{size}: {', '.join(said)}")
     return lines

@@ -98,7 +98,10 @@ def crystals(
         labels = CGCNN(["formation energy"]).predict(dataset.structures, progress=monitor.progress("CGCNN"))
         energies = labels["formation energy"]
         dataset = replace(dataset, properties={settings.property: energies})
-        dataset = dataset.select(torch.nonzero(torch.isfinite(energies)).flatten())
+        unknown = torch.nonzero(~torch.isfinite(energies)).flatten().tolist()
+        for row in unknown:
+            monitor.skip(dataset.ids[row], "CGCNN has no formation energy for it")
+        dataset = dataset.select([row for row in range(len(dataset)) if row not in set(unknown)])
     _tell_failures(dataset, method.name if method else "CGCNN", monitor)
     _store(dataset, output)
 

@@ -222,7 +222,7 @@ _TYPE_WORDS = {
 }
 
 _HELP = {
-    "data": " Give one of data.clusters, data.files, data.features.",
+    "data": " Give one of data.clusters, data.crystals, data.files, data.features.",
     "generate": " Give at least generate.targets, such as [1.9, 2.8, 3.7].",
     "generate.targets": " Give the property values to generate for, such as [1.9, 2.8, 3.7].",
 }

@@ -459,6 +459,22 @@ class Recipe(Section):
             value = {**value, "invert": None}
         return value
 
+    @model_validator(mode="after")
+    def _structures_where_they_are_needed(self) -> Recipe:
+        if self.data.features is not None and self.generator.conditions:
+            raise ValueError(
+                "generator.conditions: features alone have no structures that tell of elements or symmetry. "
+                "Give data.files, or leave the conditions out"
+            )
+        if self.data.features is not None and self.decode is not None:
+            raise ValueError("decode: features alone have no crystals to compare with. Write decode: null")
+        if self.decode is not None and self.evaluate.calculator is not None:
+            raise ValueError(
+                "evaluate.calculator: crystals that were decoded are judged by CGCNN, not by a calculator. "
+                "Leave it out; energies of their extxyz file are a matter of any ASE calculator"
+            )
+        return self
+
     @property
     def calculator(self) -> CalculatorSettings | None:
         """The energy method that judges atoms, if there is any."""

@@ -219,6 +219,7 @@ def _evaluate(recipe: Recipe, folder: Path, output: Path, monitor: Monitor) -> N
             output=output / "crystals.json",
             made_with=made_with,
             monitor=monitor,
+            wishes=recipe.generate.wishes,
         )
 
 
