@@ -64,6 +64,8 @@ def evaluate(
         of_crystals.targets_of(generated)
         if output.exists() and not output.is_dir():
             raise InputError(f"{output}: is a file, expected a folder to write to. Choose another --output.")
+        if crystals is not None and dataset is not None:
+            of_crystals.require_fitting(generated, crystals, dataset=dataset, cgcnn=cgcnn)
         energies = None
         if calculator is not None and structures is not None:
             energies = output / "energies.json"

@@ -73,7 +73,7 @@ _MEASURES = {
     "pairwise_difference": "Σ pairwise / atom",
 }
 _GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
-_KINDS = {"gan": "GAN", "wgan_gp": "WGAN-GP", "cvae": "cVAE"}
+_KINDS = {"gan": "GAN", "wgan_gp": "WGAN-GP", "cvae": "cVAE", "all": "generated"}
 _QUANTITIES = {
     **dict.fromkeys(("a", "b", "c"), ("Å", 1.0)),
     **dict.fromkeys(("α", "β", "γ"), ("degrees", 10.0)),

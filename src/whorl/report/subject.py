@@ -7,6 +7,14 @@ from typing import Any
 
 from whorl.evaluation import Verdict
 
+_KINDS = {
+    "cvae": "cVAE",
+    "gan": "GAN",
+    "wgan_gp": "Wasserstein GAN with gradient penalty",
+    "diffusion": "diffusion model",
+}
+_SAMPLERS = {"dpm": "DPM-Solver++", "ddim": "DDIM", "ddpm": "DDPM"}
+
 
 def describe(recipe: Mapping[str, Any], verdict: Verdict) -> list[tuple[str, str]]:
     """Return headings and sentences; what the recipe does not say is left out.
@@ -18,13 +26,14 @@ def describe(recipe: Mapping[str, Any], verdict: Verdict) -> list[tuple[str, str
     targets = sorted({target.target for size in verdict.sizes.values() for target in size.targets})
     lines = [
         ("Asked for", f"{verdict.property} of {_listed([f'{t:g}' for t in targets])} {verdict.unit}".strip()),
+        ("Beside that", _wishes(recipe)),
         ("Data", _data(recipe, verdict)),
         ("Representation", _representation(recipe.get("representation") or {})),
         ("Training rows", _sampling(recipe.get("sampling") or {}, verdict)),
         ("Generator", _network(recipe.get("generator") or {})),
         ("Surrogate", _surrogate(recipe.get("surrogate") or {})),
         ("Samples", _samples(recipe)),
-        ("Atoms", _inversion(recipe.get("invert") or {})),
+        ("Atoms", _inversion(recipe.get("invert") or {}) or _decoding(recipe.get("decode"))),
         ("Judged by", _judge(recipe)),
     ]
     return [(heading, text) for heading, text in lines if text]
@@ -50,6 +59,10 @@ def _data(recipe: Mapping[str, Any], verdict: Verdict) -> str:
         name = f"{clusters.get('element', '')}{clusters.get('atoms', '')}"
         by = _calculator(clusters.get("calculator"))
         return f"{name} clusters, relaxed from random geometries and labelled by {by}: {rows}"
+    if crystals := data.get("crystals"):
+        by = _calculator(crystals.get("calculator")) or "CGCNN"
+        relaxed = "relaxed and " if crystals.get("relax") else ""
+        return f"AFLOW prototypes with other elements, {relaxed}labelled by {by}: {rows}"
     if files := data.get("files"):
         return f"{files.get('path')}, property {files.get('property')}: {rows}"
     if features := data.get("features"):
@@ -61,10 +74,27 @@ def _data(recipe: Mapping[str, Any], verdict: Verdict) -> str:
 def _representation(settings: Mapping[str, Any]) -> str:
     if not settings:
         return ""
+    if settings.get("kind") == "crystens":
+        return _crystens(settings)
     own = any(settings.get(name) for name in ("g2", "g3", "g4", "g5"))
     which = "symmetry functions of the recipe" if own else f"preset {settings.get('preset') or 'fung2022'}"
     species = f", species {', '.join(settings['species'])}" if settings.get("species") else ""
     return f"{str(settings.get('kind', '')).upper()}, {which}{species}"
+
+
+def _crystens(settings: Mapping[str, Any]) -> str:
+    parts = [f"CrysTens with room for {settings.get('max_atoms', 52)} atoms"]
+    words = {
+        "elements": {"periodic": "elements by the periodic table", "number": "elements by atomic number"},
+        "pairwise": {"cartesian": "distances in Å", "fractional": "fractional distances"},
+        "cell": {name: f"{name} cell" for name in ("primitive", "conventional", "niggli")},
+        "order": {"canonical": "atoms sorted"},
+        "origin": {"canonical": "canonical origin"},
+    }
+    parts += [of[settings[key]] for key, of in words.items() if settings.get(key) in of]
+    if descriptors := settings.get("descriptors"):
+        parts.append(f"layers for {_listed([name.replace('_', ' ') for name in descriptors])}")
+    return ", ".join(parts).replace("niggli", "Niggli")
 
 
 def _sampling(settings: Mapping[str, Any], verdict: Verdict) -> str:
@@ -77,13 +107,26 @@ def _sampling(settings: Mapping[str, Any], verdict: Verdict) -> str:
 def _network(settings: Mapping[str, Any]) -> str:
     if not settings:
         return ""
-    kind = {"cvae": "cVAE"}.get(settings.get("kind", ""), settings.get("kind", "network"))
+    kind = _KINDS.get(settings.get("kind", ""), settings.get("kind", "network"))
+    if settings.get("cascade"):
+        kind += " of two U-Nets in cascade"
+    told = [str(name).replace("_", " ") for name in settings.get("conditions") or ()]
+    diffuses = settings.get("kind") == "diffusion"
     parts = [
         f"{kind}, {settings['layers']} layers of {settings['hidden']}"
         if {"layers", "hidden"} <= settings.keys()
         else kind,
+        f"{settings['channels']} channels" if settings.get("channels") else "",
         f"latent {settings['latent']}" if "latent" in settings else "",
         f"β = {settings['beta']:g}" if "beta" in settings else "",
+        f"λ = {settings['penalty']:g}" if "penalty" in settings else "",
+        f"{settings['critic_steps']} steps of the critic" if "critic_steps" in settings else "",
+        f"{settings['steps']} steps of {_SAMPLERS.get(settings.get('sampler', ''), 'sampling')}"
+        if diffuses and "steps" in settings
+        else "",
+        f"guidance {settings['guidance']:g}" if diffuses and "guidance" in settings else "",
+        f"told of {_listed(told)}" if told else "",
+        f"{settings['members']} trained alike" if settings.get("members", 1) > 1 else "",
         _training(settings),
     ]
     return ", ".join(part for part in parts if part)
@@ -115,6 +158,32 @@ def _samples(recipe: Mapping[str, Any]) -> str:
     )
 
 
+def _wishes(recipe: Mapping[str, Any]) -> str:
+    asked = recipe.get("generate") or {}
+    group = asked.get("space_group")
+    parts = [
+        f"with {_listed([str(symbol) for symbol in asked['elements']])}" if asked.get("elements") else "",
+        str(asked.get("formula") or ""),
+        str(asked.get("crystal_system") or ""),
+        f"space group {group}" if group else "",
+    ]
+    text = ", ".join(part for part in parts if part)
+    return f"each crystal {text}" if text else ""
+
+
+def _decoding(settings: Any) -> str:
+    if not isinstance(settings, Mapping):
+        return ""
+    numbers = f"{settings.get('k_elements', 3)} elements and {settings.get('k_coordinates', 6)} coordinates"
+    how = {
+        "auto": "numbers of elements and coordinates found",
+        "paper": f"k-means of {numbers}",
+        "none": "means as they are",
+    }.get(str(settings.get("clustering", "auto")), "")
+    symmetry = "symmetry made exact" if settings.get("refine", True) else "symmetry as it comes"
+    return ", ".join(part for part in ("decoded in closed form", how, symmetry) if part)
+
+
 def _inversion(settings: Mapping[str, Any]) -> str:
     if settings.get("solver") == "whorl":
         budget = settings.get("budget_evaluations")
@@ -132,6 +201,9 @@ def _inversion(settings: Mapping[str, Any]) -> str:
 
 def _judge(recipe: Mapping[str, Any]) -> str:
     name = calculator_name(recipe)
+    if recipe.get("decode") is not None:
+        seven = (recipe.get("evaluate") or {}).get("cgcnn", True)
+        return "the surrogate (tensors)" + (" and CGCNN (crystals as decoded)" if seven else "")
     if not name or not recipe.get("invert"):
         return "the surrogate alone"
     return f"the surrogate (features) and {name} (atoms as found: no relaxation, no screening)"

