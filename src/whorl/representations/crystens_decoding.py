@@ -61,6 +61,7 @@ class Measures:
             over atoms and directions.
         coordinate_agreement: Mean over atoms and directions of the absolute difference between a coordinate's
             mean and the mean of its A - 1 guesses from the differences; fractional.
+        coordinate_agreement_squared: The mean of its square. The paper does not say which it means.
         pairwise_difference: Sum over pairs (i, j) of the absolute difference between the distances in the
             first layer and those of the decoded coordinates, over A; fractional, or Å for
             ``pairwise="cartesian"``.
@@ -71,6 +72,7 @@ class Measures:
     variance_space_group: Float[Tensor, "B"]
     variance_coordinates: Float[Tensor, "B"]
     coordinate_agreement: Float[Tensor, "B"]
+    coordinate_agreement_squared: Float[Tensor, "B"]
     pairwise_difference: Float[Tensor, "B"]
 
     def means(self) -> dict[str, float]:
@@ -344,6 +346,7 @@ class _Reading:
             variance_space_group=self.crystal_variance[:, 6],
             variance_coordinates=self._mean(self.direct_variance, self.present, size),
             coordinate_agreement=self._mean(others.abs(), self.present, size),
+            coordinate_agreement_squared=self._mean(others.square(), self.present, size),
             pairwise_difference=off.flatten(1).sum(1) / size,
         )
 
