@@ -15,7 +15,7 @@ def test_both_commands_have_help(whorl):
 def test_prototypes_become_a_data_set(whorl, tmp_path):
     pytest.importorskip("smact")
     output = tmp_path / "crystals.safetensors"
-    arguments = ("data", "crystals", "--prototypes", "--count", 5, "--elements", "Li,Fe,O", "--max-atoms", 20)
+    arguments = ("data", "crystals", "--prototypes", "--count", 5, "--elements", "Li,Fe,O", "--max-atoms", 6)
     said = whorl(*arguments, "--processes", 1, "-o", output)
     assert said.code == 0 and said.out == f"{output}\n"
     dataset = load_dataset(output)
