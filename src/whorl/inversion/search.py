@@ -46,6 +46,7 @@ _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
 _DOUBT = 0.99  # probability from which a target is called one that no structure has
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
+_ROUNDING = 1e-9  # part of the greatest spread that a feature must have to have any
 _BUDGET = 150_000  # evaluations for a target of up to ten atoms
 _ORDERS = (1, 4, 16)  # of groups, up to which a symmetry is none, low, medium
 _POLISH = 30  # steps for what is nearly a solution
@@ -488,6 +489,7 @@ def _share_out(order: list[int], classes: list[int], most: int) -> list[int]:
 
 def _whitening(spread: Float[Tensor, "F"]) -> Float[Tensor, "F"]:
     spread = spread.nan_to_num(0.0)
-    if not bool((spread > 0).any()):
+    real = spread[spread > _ROUNDING * spread.max()]  # symmetry keeps others at zero but for rounding
+    if len(real) == 0:
         return torch.ones_like(spread)
-    return 1.0 / spread.clamp(min=_FLOOR * float(spread[spread > 0].median()))
+    return 1.0 / spread.clamp(min=_FLOOR * float(real.median()))

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from whorl.inversion.wyckoff import GRID, Site, find_sites, random_filling
 from whorl.structures.orbits import Orbits
 from whorl.structures.symmetry import space_group_settings
 
-_PARTS = 24  # of a lattice vector: halves, thirds, quarters, sixths and eighths
 _MOST = 192  # operations of a group that is made at random
 _KNOWN = 0.7  # part of the groups that are space groups in a conventional setting, where there are such
 # The most frequent space groups of inorganic crystals.
@@ -65,16 +65,21 @@ class Group:
         """Return the number of operations."""
         return len(self.rotations)
 
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """One site of each kind that it has."""
+        return find_sites(self.rotations, self.translations)
+
     def orbit(self, x: Float[np.ndarray, "3"]) -> Float[np.ndarray, "m 3"]:
         """Return all different images of a point, in the cell."""
-        images = (self.rotations @ x + self.translations / _PARTS) % 1.0
+        images = (self.rotations @ x + self.translations / GRID) % 1.0
         distance = np.abs(images[:, None] - images[None])
         same = (np.minimum(distance, 1.0 - distance) < 1e-6).all(2)
         return images[same.argmax(1) == np.arange(len(images))]
 
     def permutation(self, fractional: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, "g n"] | None:
         """Return to which atom each operation takes each, or ``None`` where they are not symmetric (0.02)."""
-        images = np.einsum("gij,nj->gni", self.rotations, fractional) + self.translations[:, None] / _PARTS
+        images = np.einsum("gij,nj->gni", self.rotations, fractional) + self.translations[:, None] / GRID
         gaps = images[:, :, None] - fractional
         distance = np.abs(gaps - gaps.round()).max(3)
         nearest = distance.argmin(2)
@@ -96,7 +101,7 @@ class Group:
         for first in range(n):
             if head[first] >= 0:
                 continue
-            images = self.rotations @ fractional[first] + self.translations / _PARTS
+            images = self.rotations @ fractional[first] + self.translations / GRID
             gaps = np.abs((images[:, None] - fractional + 0.5) % 1.0 - 0.5).max(2)
             there = gaps.argmin(1)
             if gaps.min(1).max() > 0.02 or (head[there] >= 0).any():
@@ -118,15 +123,6 @@ class Group:
             atoms=torch.from_numpy(np.pad(atoms_move, ((0, 0), (0, 0), (0, width[1]))))[None],
             strain=torch.from_numpy(np.pad(strains, ((0, 0), (0, 0), (width[0], 0))))[None],
         )
-
-    def special(self, x: Float[np.ndarray, "3"], rng: np.random.Generator) -> Float[np.ndarray, "3"]:
-        """Return a point that some operation leaves in place, near no particular one; or ``x`` itself."""
-        k = int(rng.integers(1, len(self))) if len(self) > 1 else 0
-        turn = self.rotations[k] - np.eye(3)
-        shift = rng.integers(-1, 2, 3) - self.translations[k] / _PARTS
-        inverse = np.linalg.pinv(turn)
-        there = x + inverse @ (shift - turn @ x)
-        return there if np.abs(turn @ there - shift).max() < 1e-6 else x
 
 
 def _invariant_strains(turns: Float[np.ndarray, "g 3 3"]) -> Float[np.ndarray, "3 3 q"]:
@@ -209,7 +205,7 @@ def _space_groups(rotations: bytes) -> tuple[list[Group], Float[np.ndarray, "g"]
 def _all_space_groups() -> list[tuple[int, Group]]:
     """Return the number and operations of all settings of all space groups but P1."""
     return [
-        (number, Group(rotations, np.rint(shifts * _PARTS).astype(np.int64) % _PARTS))
+        (number, Group(rotations, np.rint(shifts * GRID).astype(np.int64) % GRID))
         for number, rotations, shifts in space_group_settings()
         if number > 1
     ]
@@ -225,19 +221,19 @@ def random_subgroup(group: Group, rng: np.random.Generator) -> Group | None:
 
 
 def _random_translation(w: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    halves = rng.integers(0, 2, 3) * (_PARTS // 2)
+    halves = rng.integers(0, 2, 3) * (GRID // 2)
     if rng.random() < 0.3:
         return np.zeros(3, dtype=int)
     cube = w @ w @ w
     if np.array_equal(cube, np.eye(3, dtype=int)) or np.array_equal(cube, -np.eye(3, dtype=int)):
-        return np.asarray(rng.integers(0, 3, 3) * (_PARTS // 3))
+        return np.asarray(rng.integers(0, 3, 3) * (GRID // 3))
     if rng.random() < 0.2:
-        return np.asarray(rng.integers(0, 4, 3) * (_PARTS // 4))
+        return np.asarray(rng.integers(0, 4, 3) * (GRID // 4))
     return np.asarray(halves)
 
 
 def _key(w: np.ndarray, shift: np.ndarray) -> tuple[int, ...]:
-    return (*(int(v) for v in w.ravel()), *(int(v) % _PARTS for v in shift))
+    return (*(int(v) for v in w.ravel()), *(int(v) % GRID for v in shift))
 
 
 def _closure(operations: set[tuple[int, ...]]) -> Group | None:
@@ -270,26 +266,18 @@ def symmetric_arrangement(
 ) -> Float[np.ndarray, "n 3"] | None:
     """Return fractional coordinates in which the atoms of each species fill whole orbits, or ``None``.
 
-    Points are general or special ones at random, and no point without freedom is taken twice.
+    How they fill the sites of the group is drawn by :func:`whorl.inversion.wyckoff.random_filling`.
     """
+    species, counts = np.unique(numbers, return_counts=True)
+    filling = random_filling(counts, group.sites, rng)
+    if filling is None:
+        return None
     fractional = np.zeros((len(numbers), 3))
-    taken: list[np.ndarray] = []
-    for number in np.unique(numbers):
-        places = np.flatnonzero(numbers == number)
-        filled, attempts = 0, 0
-        while filled < len(places):
-            attempts += 1
-            if attempts > 40:
-                return None
-            x = rng.random(3)
-            for _ in range(int(rng.integers(0, 4))):
-                x = group.special(x, rng)
-            orbit = group.orbit(x)
-            if len(orbit) > len(places) - filled or any(_meets(orbit[0], other) for other in taken):
-                continue
-            fractional[places[filled : filled + len(orbit)]] = orbit
-            taken.append(orbit)
-            filled += len(orbit)
+    for number, sites in zip(species, filling, strict=True):
+        orbits = [group.orbit(site.draw(rng)) for site in sites]
+        if [len(orbit) for orbit in orbits] != [site.multiplicity for site in sites]:
+            return None
+        fractional[numbers == number] = np.concatenate(orbits)
     return fractional
 
 
@@ -327,13 +315,11 @@ def symmetric_move(
     moved = fractional.copy()
     if name == "relocate":
         others = fractional[first != head]
-        for _ in range(20):
-            x = rng.random(3)
-            for _ in range(int(rng.integers(0, 4))):
-                x = group.special(x, rng)
-            if len(group.orbit(x)) == size and not _meets(x, others):
-                return _place(moved, head, x, group, permutation)
-        return None
+        places = [site.draw(rng) for site in group.sites if site.multiplicity == size]
+        places = [x for x in places if not _meets(x, others)]
+        if not places:
+            return None
+        return _place(moved, head, places[int(rng.integers(len(places)))], group, permutation)
     sizes = np.array([(first == other).sum() for other in heads])
     others = heads[(numbers[heads] != numbers[head]) & (sizes == size)]
     if len(others) == 0:
