@@ -58,6 +58,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", type=int, default=2000, help="real crystals to compare distributions with")
     parser.add_argument("--guidance", type=float, help="of diffusion; by default the model's own")
+    parser.add_argument("--sampler", help="of diffusion: dpm, ddim or ddpm; by default the model's own")
+    parser.add_argument("--steps", type=int, help="of that sampler; 1000 of ddpm are the paper's")
     parser.add_argument("--json", type=Path, help="write all figures there")
     args = parser.parse_args()
 
@@ -82,8 +84,10 @@ def main() -> int:
     for path in args.models:
         model = load_model(path)
         assert isinstance(model, ConditionalGenerator)
-        if args.guidance is not None and isinstance(model, Diffusion):
-            model.guidance = args.guidance
+        if isinstance(model, Diffusion):
+            model.guidance = model.guidance if args.guidance is None else args.guidance
+            model.sampler = args.sampler or model.sampler
+            model.steps = args.steps or model.steps
         conditions = Conditions.of_model(model, property=args.property or next(iter(real.properties)))
         columns = labels[:, None]
         if conditions.kinds:

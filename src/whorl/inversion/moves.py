@@ -109,9 +109,21 @@ def push_apart(
         if not bool(some.any()):
             break
         near, push = near[some], push[some]
-        away = vectors[some] / distance[some].clamp(min=1e-3)[..., None]
+        away = _balanced(vectors[some], cells[near], atoms.pbc)
+        away = away / distance[some].clamp(min=1e-3)[..., None]
         positions[near] += 0.5 * (away * push[..., None]).sum(2) * atoms.free[:, None]
     return positions
+
+
+def _balanced(
+    vectors: Float[Tensor, "C n n 3"], cells: Float[Tensor, "C 3 3"], pbc: Bool[Tensor, "3"]
+) -> Float[Tensor, "C n n 3"]:
+    """Return the mean of vectors to images that are equally near: pushes that keep a symmetry."""
+    if not bool(pbc.any()):
+        return vectors
+    fractional = torch.einsum("cijx,cxk->cijk", vectors, torch.linalg.pinv(cells))
+    tied = ((fractional.abs() - 0.5).abs() < 1e-6) & pbc
+    return vectors - torch.einsum("cijk,ckx->cijx", fractional * tied, cells) if bool(tied.any()) else vectors
 
 
 def move(

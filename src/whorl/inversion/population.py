@@ -21,7 +21,9 @@ from whorl.structures.orbits import Orbits
 Level = tuple[float, int]  # weight of the sharp features, steps of the solver
 
 _ALIKE = 0.15  # Å by which the distances of two members must differ
-_BREAK = 0.05  # part of the children of a symmetric arrangement that are moved without regard to it
+_SMALL = 12  # atoms
+_ORDERS = (1, 4, 16)  # of groups, up to which a symmetry is none, low, medium
+_BREAK = 0.1  # part of the children of a symmetric arrangement that are moved without regard to it
 _LOWER = 0.15  # part of them that keep some of its symmetry only
 _IMPROVED = 0.98  # a population that lowers its loss by less than this factor has not improved
 
@@ -75,6 +77,12 @@ class Population:
             raise InputError(f"parents: got {self.parents}, expected a part above 0 and up to 1.")
 
 
+def symmetry_class(group: Group | None) -> int:
+    """Return a class of symmetry: none, low, medium, or high."""
+    order = 1 if group is None else len(group)
+    return sum(order > limit for limit in _ORDERS)
+
+
 class Hunt:
     """The search for one target, and all that it has found."""
 
@@ -91,10 +99,16 @@ class Hunt:
         self.evaluations, self.seconds = 0, 0.0
         self.lowest, self.idle = math.inf, 0
         self.solved = False
+        self.polished = math.inf  # loss after the last polish
         # Settled at the end.
         self.loss_as_asked, self.infeasibility = math.inf, 0.0
         self.status = InversionStatus.BUDGET_SPENT
         self.found = self.positions, self.cells
+
+    @property
+    def dear(self) -> float:
+        """How much rarer arrangements without symmetry are to be: in large crystals they cost more."""
+        return 1.0 + len(self.atoms.numbers) / _SMALL
 
     @property
     def solutions(self) -> StructureBatch:
@@ -141,9 +155,13 @@ class Hunt:
         order = order[torch.isfinite(loss[order])]
         marks = signature(positions[order], cells[order], self.atoms)
         kept: list[int] = []
+        room = self._room(most)
+        of_class = [symmetry_class(groups[k]) for k in order.tolist()]
         for k in range(len(order)):
             if len(kept) == most:
                 break
+            if sum(of_class[other] == of_class[k] for other in kept) >= room[min(of_class[k], 1)]:
+                continue
             far = (marks[kept] - marks[k]).square().mean(1).sqrt() > _ALIKE if kept else torch.ones(1)
             if bool(far.all()):
                 kept.append(k)
@@ -154,6 +172,15 @@ class Hunt:
             self.best_loss = float(self.loss[0])
             self.best_positions, self.best_cell = self.positions[0], self.cells[0]
 
+    def _room(self, most: int) -> tuple[int, int]:
+        """Return how many members may have no symmetry, and how many a symmetry of one class.
+
+        The more coordinates an arrangement has, the lower its loss: others would not outlive it.
+        """
+        if not bool(self.atoms.pbc.all()) or len(self.atoms.numbers) <= _SMALL:
+            return most, most
+        return max(1, round(most / self.dear)), math.ceil(most / 2)
+
     def children(
         self, parents: Tensor, allowed: Sequence[str]
     ) -> Iterator[tuple[Tensor, Tensor, Group | None]]:
@@ -161,7 +188,7 @@ class Hunt:
         moves = {name: often for name, often in self.atoms.moves.items() if name in allowed}
         names = torch.multinomial(torch.tensor(list(moves.values())), len(parents), True, generator=self.rng)
         keeps = self.atoms.space_group is not None
-        broken = torch.rand(len(parents), generator=self.rng) < (0.0 if keeps else _BREAK)
+        broken = torch.rand(len(parents), generator=self.rng) < (0.0 if keeps else _BREAK / self.dear)
         plain = torch.tensor([self.groups[p] is None for p in parents.tolist()]) | broken
         for m, name in enumerate(moves):
             some = parents[plain & (names == m)]

@@ -29,12 +29,11 @@ from whorl.errors import InputError
 from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.feasibility import infeasibility
 from whorl.inversion.moves import Atoms
-from whorl.inversion.population import Hunt, Jobs, Level, Population
+from whorl.inversion.population import Hunt, Jobs, Level, Population, symmetry_class
 from whorl.inversion.problem import InversionProblem
 from whorl.inversion.result import InversionResult, InversionStatus, centred
 from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
 from whorl.inversion.starts import content_key, derive_seed, varied_starts
-from whorl.inversion.symmetry import Group
 from whorl.parallel import map_threads
 from whorl.structures.batch import StructureBatch
 from whorl.structures.orbits import Orbits
@@ -48,8 +47,9 @@ _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
 _ROUNDING = 1e-9  # part of the greatest spread that a feature must have to have any
 _BUDGET = 150_000  # evaluations for a target of up to ten atoms
-_ORDERS = (1, 4, 16)  # of groups, up to which a symmetry is none, low, medium
 _POLISH = 30  # steps for what is nearly a solution
+_NEARLY = 1e-3  # mean square of the whitened residuals up to which it is
+_IMPROVED = 0.5  # part of its loss below which it is polished again
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
 
 
@@ -249,7 +249,9 @@ class _Search:
             weights = self.weights[hunt.index] * torch.where(self.sharp, size.opening[0][0], 1.0)
             distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
             order = [mine[p] for p in distance.argsort(stable=True).tolist()]
-            chosen += _share_out(order, [_symmetry(jobs.groups[p]) for p in order], size.first)
+            chosen += _share_out(
+                order, [symmetry_class(jobs.groups[p]) for p in order], size.first, hunt.dear
+            )
         self._deliver(self._improve(jobs.pick(chosen), size.opening))
         self._lead(hunts)
 
@@ -279,10 +281,14 @@ class _Search:
         return chosen
 
     def _lead(self, hunts: list[Hunt]) -> None:
-        """Improve the best of each by absolute values, which kinks of the fingerprint mislead less."""
-        for near in (False, True):
-            some = [hunt for hunt in hunts if len(hunt.loss) and (hunt.best_loss < self.tolerance) == near]
-            steps = _POLISH if near else self.population.polish
+        """Improve the best of each by absolute values, which kinks of the fingerprint mislead less.
+
+        What is nearly a solution is polished without its symmetry, which real structures may have but nearly.
+        """
+        hunts = [hunt for hunt in hunts if len(hunt.loss)]
+        nearly = [hunt for hunt in hunts if hunt.loss[0] < min(_NEARLY, _IMPROVED * hunt.polished)]
+        others = [hunt for hunt in hunts if hunt not in nearly]
+        for some, steps, broken in ((others, self.population.polish, False), (nearly, _POLISH, True)):
             if some and steps:
                 leaders = Jobs(
                     some,
@@ -291,7 +297,9 @@ class _Search:
                     [hunt.cells[0] for hunt in some],
                     [hunt.groups[0] for hunt in some],
                 )
-                self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae", broken=near))
+                self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae", broken=broken))
+        for hunt in nearly:
+            hunt.polished = float(hunt.loss[0])
 
     def _deliver(self, jobs: Jobs) -> None:
         assert jobs.loss is not None
@@ -470,19 +478,16 @@ class _Search:
         )
 
 
-def _symmetry(group: Group | None) -> int:
-    """Return a class of symmetry: none, low, medium, or high."""
-    order = 1 if group is None else len(group)
-    return sum(order > limit for limit in _ORDERS)
+def _share_out(order: list[int], classes: list[int], most: int, dear: float) -> list[int]:
+    """Return the first of each class in turn: those of high symmetry differ most, and cost least.
 
-
-def _share_out(order: list[int], classes: list[int], most: int) -> list[int]:
-    """Return the first of each class in turn: those of high symmetry differ most, and cost least."""
+    Those of none come ``dear`` times more rarely.
+    """
     turns: dict[int, int] = {}
     turn = []
     for one in classes:
-        turn.append(turns.get(one, 0))
-        turns[one] = turn[-1] + 1
+        turns[one] = turns.get(one, 0) + 1
+        turn.append(turns[one] * (1.0 if one else dear))
     ranked = sorted(range(len(order)), key=lambda k: turn[k])
     return [order[k] for k in ranked[:most]]
 

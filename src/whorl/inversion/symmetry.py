@@ -145,14 +145,21 @@ def lattice_rotations(cell: Float[np.ndarray, "3 3"]) -> Int[np.ndarray, "k 3 3"
 
     Of a cell that is not reduced some may be missing.
     """
-    metric = cell @ cell.T
+    return _rotations(np.asarray(cell, dtype=np.float64).tobytes())
+
+
+@lru_cache(maxsize=256)
+def _rotations(cell: bytes) -> Int[np.ndarray, "k 3 3"]:
+    lattice = np.frombuffer(cell).reshape(3, 3)
+    metric = lattice @ lattice.T
     candidates = _unimodular()
     # Lattice vectors are rows: W acts on fractional coordinates, so on the metric from both sides.
-    turned = np.einsum("kji,jl,klm->kim", candidates, metric, candidates)
+    turned = candidates.swapaxes(1, 2) @ metric @ candidates
     kept = np.abs(turned - metric).max((1, 2)) < _METRIC * np.abs(metric).max()
     rotations = candidates[kept]
     first = np.abs(rotations - np.eye(3)).sum((1, 2)).argmin()
     rotations[[0, first]] = rotations[[first, 0]]
+    rotations.flags.writeable = False
     return rotations
 
 
@@ -281,7 +288,7 @@ def symmetric_arrangement(
     return fractional
 
 
-SYMMETRIC_MOVES = {"shake": 0.25, "relocate": 0.35, "renew": 0.25, "swap": 0.15}
+SYMMETRIC_MOVES = {"shake": 0.25, "relocate": 0.3, "refill": 0.2, "renew": 0.1, "swap": 0.15}
 
 
 def symmetric_move(
@@ -295,10 +302,19 @@ def symmetric_move(
     """Return the arrangement after a move that keeps its group, or ``None`` where there is none.
 
     ``shake`` moves all atoms by symmetric displacements of 0.35 Å, ``relocate`` puts one orbit elsewhere,
-    ``swap`` exchanges the places of two orbits of different species, and ``renew`` draws all orbits again.
+    ``swap`` exchanges the places of two orbits of different species, ``refill`` draws all orbits of one
+    species again, and ``renew`` all there are.
     """
     if name == "renew":
         return symmetric_arrangement(numbers, group, rng)
+    if name == "refill":
+        drawn = symmetric_arrangement(numbers, group, rng)
+        if drawn is None:
+            return None
+        of_one = numbers == rng.choice(np.unique(numbers))
+        if any(_meets(x, fractional[~of_one]) for x in drawn[of_one]):
+            return None
+        return np.where(of_one[:, None], drawn, fractional)
     permutation = group.permutation(fractional)
     if permutation is None:
         return None
