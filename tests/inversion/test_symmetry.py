@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
+from whorl.inversion.space_groups import lattice_rotations, random_group
 from whorl.inversion.symmetry import (
     SYMMETRIC_MOVES,
-    lattice_rotations,
-    random_group,
     symmetric_arrangement,
     symmetric_move,
 )
@@ -41,7 +40,7 @@ def distances(fractional, cell):
 def test_groups_are_closed_and_arrangements_have_them(seed):
     rng = np.random.default_rng(seed)
     cell = np.diag([5.0, 5.0, 7.0])
-    group = random_group(lattice_rotations(cell), rng)
+    group = random_group(cell, rng)
     known = {(*w.ravel(), *(t % 24)) for w, t in zip(group.rotations, group.translations, strict=True)}
     for w, t in zip(group.rotations, group.translations, strict=True):
         for v, s in zip(group.rotations, group.translations, strict=True):
@@ -70,7 +69,7 @@ def test_spglib_sees_the_symmetry():
     cell = np.eye(3) * 6.0
     seen = 0
     for _ in range(40):
-        group = random_group(lattice_rotations(cell), rng)
+        group = random_group(cell, rng)
         found = symmetric_arrangement(NUMBERS, group, rng)
         if found is None or len(group) < 4 or np.sort(distances(found, cell), 1)[:, 1].min() < 0.5:
             continue

@@ -14,7 +14,8 @@ from whorl.errors import InputError, unknown_option
 from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.moves import MOVES, Atoms, move, push_apart, signature
 from whorl.inversion.result import InversionStatus
-from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, random_subgroup, symmetric_move
+from whorl.inversion.space_groups import random_subgroup
+from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, symmetric_move
 from whorl.structures.batch import StructureBatch
 from whorl.structures.orbits import Orbits
 

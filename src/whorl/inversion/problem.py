@@ -63,7 +63,7 @@ class InversionProblem:
         frozen: Atoms that stay where the template has them, shape (A,); ``None``: all may move.
         free_cell: Whether the lattice is sought too. The template's cells are then only a first guess.
         separation: Least distance s of two atoms, as a part of the sum of their covalent radii; 0: none.
-        space_group: Number of the space group that crystals must have, in a conventional setting of the cell
+        space_group: Number of the space group that crystals must have, in any setting of the cell
             (any origin among those tabulated); ``None``: any symmetry or none. :func:`whorl.inversion.solve`
             keeps to it, single solvers do where the start has it.
         orbits: For structures that have a symmetry and keep it: how their atoms move together, all of the

@@ -21,13 +21,8 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.inversion.moves import Atoms, covalent_radii, push_apart
-from whorl.inversion.symmetry import (
-    Group,
-    lattice_rotations,
-    random_group,
-    settings_of,
-    symmetric_arrangement,
-)
+from whorl.inversion.space_groups import random_group, settings_of
+from whorl.inversion.symmetry import Group, symmetric_arrangement
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
 
@@ -286,12 +281,12 @@ def _make_symmetric(
     several = int(part * len(fractional)) // _PER_GROUP
     for k in range(several):
         first = k * _PER_GROUP
-        rotations = lattice_rotations(cells[first].cpu().numpy())
+        lattice = cells[first].cpu().numpy()
         places = list(range(first, first + _PER_GROUP))
         if atoms.free_cell:
             cells[places] = cells[first].clone()
         for _ in range(_GROUPS_TRIED):
-            group = random_group(rotations, draw)
+            group = random_group(lattice, draw)
             while places:
                 found = symmetric_arrangement(numbers, group, draw)
                 if found is None:
@@ -314,19 +309,12 @@ def _of_space_group(
         InputError: The lattice has no such symmetry, or the atoms do not fill orbits of it.
     """
     numbers = atoms.numbers.cpu().numpy()
-    settings: list[list[Group]] = []
-    known: dict[bytes, list[Group]] = {}
-    for cell in cells.cpu().numpy():
-        rotations = lattice_rotations(cell)
-        key = rotations.tobytes()
-        if key not in known:
-            known[key] = settings_of(space_group, rotations)
-        settings.append(known[key])
+    settings = [settings_of(space_group, cell) for cell in cells.cpu().numpy()]
     fitting = [k for k, some in enumerate(settings) if some]
     if not fitting:
         raise InputError(
-            f"space_group: the lattice does not have the symmetry of space group {space_group} in a "
-            "conventional setting. Give the conventional cell, or let the cell be free."
+            f"space_group: the lattice does not have the symmetry of space group {space_group}. Give a cell "
+            "of that symmetry, or let the cell be free."
         )
     groups: list[Group | None] = [None] * len(fractional)
     done: list[int] = []

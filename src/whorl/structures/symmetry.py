@@ -232,6 +232,15 @@ def space_group_settings() -> list[tuple[int, Int[np.ndarray, "g 3 3"], Float[np
     return found
 
 
+def conventional_basis(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
+    """Return P, such that P x are coordinates in the conventional cell of a lattice, x those in a cell of it.
+
+    The identity where spglib finds no lattice.
+    """
+    dataset = _map(lambda one: _dataset((one, np.zeros((1, 3)), np.ones(1, dtype=np.int64)), 1e-3), [cell])[0]
+    return np.eye(3) if dataset is None else np.asarray(dataset.transformation_matrix, dtype=np.float64)
+
+
 def _setting(hall: int) -> tuple[Any, Any]:
     return _spglib().get_symmetry_from_database(hall), _spglib().get_spacegroup_type(hall)
 
