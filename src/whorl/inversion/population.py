@@ -107,6 +107,11 @@ class Hunt:
         self.found = self.positions, self.cells
 
     @property
+    def is_large(self) -> bool:
+        """Whether it is a crystal of so many atoms that symmetry must be found to find it."""
+        return bool(self.atoms.pbc.all()) and len(self.atoms.numbers) > _SMALL
+
+    @property
     def dear(self) -> float:
         """How much rarer arrangements without symmetry are to be: in large crystals they cost more."""
         return 1.0 + len(self.atoms.numbers) / _SMALL
@@ -178,7 +183,7 @@ class Hunt:
 
         The more coordinates an arrangement has, the lower its loss: others would not outlive it.
         """
-        if not bool(self.atoms.pbc.all()) or len(self.atoms.numbers) <= _SMALL:
+        if not self.is_large:
             return most, most
         return max(1, round(most / self.dear)), math.ceil(most / 2)
 
@@ -255,6 +260,16 @@ class Jobs:
             [self.cells[k] for k in chosen],
             [self.groups[k] for k in chosen],
             None if self.loss is None else self.loss[list(chosen)],
+        )
+
+    def and_also(self, other: Jobs) -> Jobs:
+        """Return these and others for the same hunts, without their losses."""
+        return Jobs(
+            self.hunts,
+            self.of + other.of,
+            self.positions + other.positions,
+            self.cells + other.cells,
+            self.groups + other.groups,
         )
 
     def orbits(self, k: int) -> Orbits | None:

@@ -48,6 +48,7 @@ _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
 _ROUNDING = 1e-9  # part of the greatest spread that a feature must have to have any
 _BUDGET = 150_000  # evaluations for a target of up to ten atoms
 _POLISH = 30  # steps for what is nearly a solution
+_SCREENED = 3  # times the starts of large crystals that are improved a little before some are chosen
 _NEARLY = 1e-3  # mean square of the whitened residuals up to which it is
 _IMPROVED = 0.5  # part of its loss below which it is polished again
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
@@ -249,11 +250,27 @@ class _Search:
             weights = self.weights[hunt.index] * torch.where(self.sharp, size.opening[0][0], 1.0)
             distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
             order = [mine[p] for p in distance.argsort(stable=True).tolist()]
-            chosen += _share_out(
-                order, [symmetry_class(jobs.groups[p]) for p in order], size.first, hunt.dear
-            )
-        self._deliver(self._improve(jobs.pick(chosen), size.opening))
+            most = _SCREENED * size.first if hunt.is_large else size.first
+            chosen += _share_out(order, [symmetry_class(jobs.groups[p]) for p in order], most, hunt.dear)
+        jobs = jobs.pick(chosen)
+        if any(hunt.is_large for hunt in hunts):
+            jobs = self._screened(jobs)
+        self._deliver(self._improve(jobs, size.opening))
         self._lead(hunts)
+
+    def _screened(self, jobs: Jobs) -> Jobs:
+        """Improve the starts of large crystals a little, and keep the better ones of each symmetry."""
+        size = self.population
+        large = [k for k, of in enumerate(jobs.of) if jobs.hunts[of].is_large]
+        tried = self._improve(jobs.pick(large), (size.coarse,))
+        assert tried.loss is not None
+        chosen = []
+        for k, hunt in enumerate(jobs.hunts):
+            mine = tried.of_hunt(k)
+            order = [mine[p] for p in tried.loss[mine].argsort(stable=True).tolist()]
+            classes = [symmetry_class(tried.groups[p]) for p in order]
+            chosen += _share_out(order, classes, size.first // 2, hunt.dear)
+        return jobs.pick([k for k in range(len(jobs.of)) if k not in large]).and_also(tried.pick(chosen))
 
     def _breed(self, hunts: list[Hunt]) -> None:
         """One round: children of good members, the promising ones improved to the end."""

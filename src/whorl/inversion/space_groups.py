@@ -78,7 +78,7 @@ def _in_cell(cell: bytes) -> tuple[tuple[int, Group], ...]:
 @lru_cache(maxsize=64)
 def _in_lattice(rotations: bytes, basis: bytes) -> tuple[tuple[int, Group], ...]:
     of_lattice = {w.tobytes() for w in np.frombuffer(rotations, dtype=np.int64).reshape(-1, 3, 3)}
-    known = {}
+    known: dict[tuple[int, bytes, bytes], Group] = {}
     for turn in (np.eye(3), np.frombuffer(basis, dtype=np.int64).reshape(3, 3) / (2 * GRID)):
         for number, group in _conventional():
             found = _in_basis(group, turn)
