@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Run as modules: ``python -m benchmarks.inversion.pt10``.
+CRYSTENS := codec canonical
 INVERSION := speed shapes pt10 crystals molecules large atomwise ablation infeasible
 
 .PHONY: help demo test lint docs bench bench-quick clean
@@ -31,11 +32,15 @@ docs: $(VENV)/.dev  ## build the documentation into site/
 
 bench: $(VENV)/.dev  ## every benchmark, each a ratio to a baseline in the same run
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
+	  $(BIN)/python -m benchmarks.crystens.$$script || exit 1; done
 	@for suite in $(INVERSION); do echo "== inversion, $$suite"; \
 	  $(BIN)/python -m benchmarks.inversion.$$suite || exit 1; done
 
 bench-quick: $(VENV)/.dev  ## the same on tiny inputs: do they still run?
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
+	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
+	  $(BIN)/python -m benchmarks.crystens.$$script --quick || exit 1; done
 	@for suite in $(INVERSION); do echo "== inversion, $$suite"; \
 	  $(BIN)/python -m benchmarks.inversion.$$suite --quick || exit 1; done
 

@@ -34,6 +34,7 @@ from whorl.inversion.problem import InversionProblem
 from whorl.inversion.result import InversionResult, InversionStatus, centred
 from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
 from whorl.inversion.starts import content_key, derive_seed, varied_starts
+from whorl.inversion.symmetry import Group
 from whorl.parallel import map_threads
 from whorl.structures.batch import StructureBatch
 from whorl.structures.orbits import Orbits
@@ -48,6 +49,7 @@ _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
 _ROUNDING = 1e-9  # part of the greatest spread that a feature must have to have any
 _BUDGET = 150_000  # evaluations for a target of up to ten atoms
 _POLISH = 30  # steps for what is nearly a solution
+_PER_GROUP = 4  # random arrangements that share a group of operations
 _SCREENED = 3  # times the starts of large crystals that are improved a little before some are chosen
 _NEARLY = 1e-3  # mean square of the whitened residuals up to which it is
 _IMPROVED = 0.5  # part of its loss below which it is polished again
@@ -227,15 +229,10 @@ class _Search:
     def _open(self, hunts: list[Hunt]) -> None:
         """Begin a population for each: the best of many random arrangements, improved."""
         size = self.population
-        started = [
-            varied_starts(
-                hunt.template, hunt.atoms, count=size.candidates, rng=hunt.rng, symmetric=size.symmetric
-            )
-            for hunt in hunts
-        ]
+        started = [self._candidates(hunt) for hunt in hunts]
         jobs = Jobs(
             hunts,
-            [k for k in range(len(hunts)) for _ in range(size.candidates)],
+            [k for k, (_, _, groups) in enumerate(started) for _ in groups],
             [one for positions, _, _ in started for one in positions],
             [one for _, cells, _ in started for one in cells],
             [one for _, _, groups in started for one in groups],
@@ -257,6 +254,20 @@ class _Search:
             jobs = self._screened(jobs)
         self._deliver(self._improve(jobs, size.opening))
         self._lead(hunts)
+
+    def _candidates(self, hunt: Hunt) -> tuple[Tensor, Tensor, list[Group | None]]:
+        size = self.population
+        many, plain = (
+            (_SCREENED, (1.0 - size.symmetric) / hunt.dear) if hunt.is_large else (1, 1.0 - size.symmetric)
+        )
+        return varied_starts(
+            hunt.template,
+            hunt.atoms,
+            count=many * size.candidates,
+            rng=hunt.rng,
+            symmetric=1.0 - plain,
+            per_group=_PER_GROUP * many,
+        )
 
     def _screened(self, jobs: Jobs) -> Jobs:
         """Improve the starts of large crystals a little, and keep the better ones of each symmetry."""

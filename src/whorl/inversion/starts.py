@@ -31,7 +31,6 @@ _SYSTEMS = (
     *("triclinic", "monoclinic", "orthorhombic", "tetragonal", "hexagonal", "rhombohedral", "cubic"),
     *("face-centred", "body-centred"),
 )
-_PER_GROUP = 4  # arrangements with the same group of operations
 _GROUPS_TRIED = 4  # groups into which the atoms may not fit, until a start has no symmetry
 _CANDIDATES = 32  # places tried for an atom before the roomiest of them is taken
 
@@ -183,7 +182,13 @@ def _place_apart(
 
 
 def varied_starts(
-    template: StructureBatch, atoms: Atoms, *, count: int, rng: torch.Generator, symmetric: float = 0.8
+    template: StructureBatch,
+    atoms: Atoms,
+    *,
+    count: int,
+    rng: torch.Generator,
+    symmetric: float = 0.8,
+    per_group: int = 4,
 ) -> tuple[Float[Tensor, "C n 3"], Float[Tensor, "C 3 3"], list[Group | None]]:
     """Return ``count`` random arrangements of one structure's atoms, of different size and shape.
 
@@ -197,6 +202,7 @@ def varied_starts(
         count: C.
         rng: On the CPU.
         symmetric: Part of those in a crystal that have the symmetry of a random group of its lattice.
+        per_group: How many of them share one group.
 
     Returns:
         Positions and cells in Å, and the group of each that has a symmetry.
@@ -211,7 +217,7 @@ def varied_starts(
             cells = _random_cells(filled, count, rng).to(device)
         fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng)
         if n > 1 and bool(atoms.free.all()):
-            groups = _make_symmetric(fractional, cells, atoms, rng, symmetric)
+            groups = _make_symmetric(fractional, cells, atoms, rng, symmetric, per_group)
         positions = torch.einsum("cnk,ckx->cnx", fractional.to(device), cells)
     elif bool(periodic.any()):
         boxes, centres = _boxes(template, torch.tensor([filled / 0.3], dtype=dtype, device=device))
@@ -268,6 +274,7 @@ def _make_symmetric(
     atoms: Atoms,
     rng: torch.Generator,
     part: float,
+    per_group: int,
 ) -> list[Group | None]:
     """Replace most arrangements by ones with the symmetry of random groups of the lattice, in place.
 
@@ -278,11 +285,11 @@ def _make_symmetric(
     groups: list[Group | None] = [None] * len(fractional)
     if atoms.space_group is not None:
         return _of_space_group(fractional, cells, atoms, atoms.space_group, draw)
-    several = int(part * len(fractional)) // _PER_GROUP
+    several = int(part * len(fractional)) // per_group
     for k in range(several):
-        first = k * _PER_GROUP
+        first = k * per_group
         lattice = cells[first].cpu().numpy()
-        places = list(range(first, first + _PER_GROUP))
+        places = list(range(first, first + per_group))
         if atoms.free_cell:
             cells[places] = cells[first].clone()
         for _ in range(_GROUPS_TRIED):
