@@ -46,7 +46,7 @@ _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
 _DOUBT = 0.99  # probability from which a target is called one that no structure has
 _SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
-_ROUNDING = 1e-9  # part of the greatest spread that a feature must have to have any
+_ROUNDING = 1e-12  # part of the greatest spread up to which a feature has none
 _BUDGET = 150_000  # evaluations for a target of up to ten atoms
 _POLISH = 30  # steps for what is nearly a solution
 _PER_GROUP = 4  # random arrangements that share a group of operations
@@ -313,10 +313,9 @@ class _Search:
 
         What is nearly a solution is polished without its symmetry, which real structures may have but nearly.
         """
-        hunts = [hunt for hunt in hunts if len(hunt.loss)]
-        nearly = [hunt for hunt in hunts if hunt.loss[0] < min(_NEARLY, _IMPROVED * hunt.polished)]
-        others = [hunt for hunt in hunts if hunt not in nearly]
-        for some, steps, broken in ((others, self.population.polish, False), (nearly, _POLISH, True)):
+        for nearly in (False, True):  # the latter may come of the former
+            some = [hunt for hunt in hunts if len(hunt.loss) and self._is_nearly_solved(hunt) == nearly]
+            steps = _POLISH if nearly else self.population.polish
             if some and steps:
                 leaders = Jobs(
                     some,
@@ -325,9 +324,15 @@ class _Search:
                     [hunt.cells[0] for hunt in some],
                     [hunt.groups[0] for hunt in some],
                 )
-                self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae", broken=broken))
-        for hunt in nearly:
-            hunt.polished = float(hunt.loss[0])
+                self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae", broken=nearly))
+                for hunt in some if nearly else ():
+                    hunt.polished = float(hunt.loss[0])
+
+    def _is_nearly_solved(self, hunt: Hunt) -> bool:
+        symmetric = hunt.groups[0] is not None and float(hunt.loss[0]) < min(
+            _NEARLY, _IMPROVED * hunt.polished
+        )
+        return symmetric or hunt.best_loss < self.tolerance
 
     def _deliver(self, jobs: Jobs) -> None:
         assert jobs.loss is not None
@@ -522,7 +527,10 @@ def _share_out(order: list[int], classes: list[int], most: int, dear: float) -> 
 
 def _whitening(spread: Float[Tensor, "F"]) -> Float[Tensor, "F"]:
     spread = spread.nan_to_num(0.0)
-    real = spread[spread > _ROUNDING * spread.max()]  # symmetry keeps others at zero but for rounding
-    if len(real) == 0:
+    if not bool((spread > 0).any()):
         return torch.ones_like(spread)
-    return 1.0 / spread.clamp(min=_FLOOR * float(real.median()))
+    middle = spread[spread > 0].median()
+    rounding = _ROUNDING * spread.max()
+    if middle < rounding:  # symmetry keeps most features as they are
+        middle = spread[spread > rounding].median()
+    return 1.0 / spread.clamp(min=_FLOOR * float(middle))
