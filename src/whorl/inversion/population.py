@@ -99,8 +99,8 @@ class Hunt:
         self.ends: list[tuple[Tensor, float]] = []  # signature and loss of the best of each population
         self.evaluations, self.seconds = 0, 0.0
         self.lowest, self.idle = math.inf, 0
+        self.polished = math.inf  # loss after the last polish of what was nearly a solution
         self.solved = False
-        self.polished = math.inf  # loss after the last polish
         # Settled at the end.
         self.loss_as_asked, self.infeasibility = math.inf, 0.0
         self.status = InversionStatus.BUDGET_SPENT
@@ -237,7 +237,7 @@ class Hunt:
             self.ends.append((mark, float(self.loss[0])))
         self.positions, self.cells, self.loss = self.positions[:0], self.cells[:0], self.loss[:0]
         self.groups = []
-        self.lowest, self.idle = math.inf, 0
+        self.lowest, self.idle, self.polished = math.inf, 0, math.inf
 
 
 @dataclass

@@ -257,15 +257,13 @@ class _Search:
 
     def _candidates(self, hunt: Hunt) -> tuple[Tensor, Tensor, list[Group | None]]:
         size = self.population
-        many, plain = (
-            (_SCREENED, (1.0 - size.symmetric) / hunt.dear) if hunt.is_large else (1, 1.0 - size.symmetric)
-        )
+        many, rarer = (_SCREENED, hunt.dear) if hunt.is_large else (1, 1.0)
         return varied_starts(
             hunt.template,
             hunt.atoms,
             count=many * size.candidates,
             rng=hunt.rng,
-            symmetric=1.0 - plain,
+            symmetric=1.0 - (1.0 - size.symmetric) / rarer,
             per_group=_PER_GROUP * many,
         )
 
@@ -329,10 +327,9 @@ class _Search:
                     hunt.polished = float(hunt.loss[0])
 
     def _is_nearly_solved(self, hunt: Hunt) -> bool:
-        symmetric = hunt.groups[0] is not None and float(hunt.loss[0]) < min(
-            _NEARLY, _IMPROVED * hunt.polished
-        )
-        return symmetric or hunt.best_loss < self.tolerance
+        if hunt.best_loss < self.tolerance:
+            return True
+        return hunt.groups[0] is not None and float(hunt.loss[0]) < min(_NEARLY, _IMPROVED * hunt.polished)
 
     def _deliver(self, jobs: Jobs) -> None:
         assert jobs.loss is not None
