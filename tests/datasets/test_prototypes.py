@@ -119,6 +119,14 @@ def test_only_the_elements_and_sizes_asked_for(tmp_path):
     assert said[-1] == (10, 10)
 
 
+def test_each_has_a_metal_or_metalloid(built):
+    from pymatgen.core import Element
+
+    for info in built[1].structures.info:
+        elements = [Element(symbol) for symbol in info["elements"]]
+        assert any(one.is_metal or one.is_metalloid for one in elements), info
+
+
 @pytest.mark.parametrize(
     ("elements", "counts", "neutral"),
     [

@@ -60,7 +60,7 @@ class _Plan:
     relaxed: bool
     steps: int
     force_tolerance: float
-    version: int = 1
+    version: int = 2
 
 
 def build_crystals(
@@ -82,8 +82,9 @@ def build_crystals(
 ) -> Dataset:
     """Build a data set of crystals from the AFLOW prototypes.
 
-    A decoration is taken if common oxidation states of its elements add up to zero with the anions the more
-    electronegative ones, if smact's test agrees, and if no two atoms are too close once pymatgen's
+    A decoration is taken if one of its elements is a metal or metalloid (the volumes predicted for others,
+    such as ClF, are far too small), if common oxidation states of its elements add up to zero with the anions the
+    more electronegative ones, if smact's test agrees, and if no two atoms are too close once pymatgen's
     ``DLSVolumePredictor`` has sized the cell (where it knows no radii, the cell is scaled until the closest
     atoms touch). Of crystals that pymatgen's ``StructureMatcher`` cannot tell apart, the first one stays.
 
@@ -305,7 +306,7 @@ def _neutral_elements(
         return None
     for _ in range(_TRIES):
         elements = tuple(choice[i] for i in random.choice(len(choice), len(counts), replace=False))
-        if not _can_be_neutral(elements, counts):
+        if not any(_is_metallic(symbol) for symbol in elements) or not _can_be_neutral(elements, counts):
             continue
         formula = "".join(f"{e}{n}" for e, n in zip(elements, counts, strict=True))
         if is_charge_neutral(formula):
@@ -327,6 +328,14 @@ def _can_be_neutral(elements: Sequence[str], counts: Iterable[int]) -> bool:
         if cations and anions and max(cations) < min(anions):
             return True
     return False
+
+
+@lru_cache(maxsize=256)
+def _is_metallic(symbol: str) -> bool:
+    """Tell whether an element is a metal or a metalloid."""
+    from pymatgen.core import Element
+
+    return bool(Element(symbol).is_metal or Element(symbol).is_metalloid)
 
 
 @lru_cache(maxsize=256)
