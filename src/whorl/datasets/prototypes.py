@@ -83,8 +83,8 @@ def build_crystals(
     """Build a data set of crystals from the AFLOW prototypes.
 
     A decoration is taken if one of its elements is a metal or metalloid (the volumes predicted for others,
-    such as ClF, are far too small), if common oxidation states of its elements add up to zero with the anions the
-    more electronegative ones, if smact's test agrees, and if no two atoms are too close once pymatgen's
+    such as ClF, are far too small), if common oxidation states of its elements add up to zero with the anions
+    the more electronegative ones, if smact's test agrees, and if no two atoms are too close once pymatgen's
     ``DLSVolumePredictor`` has sized the cell (where it knows no radii, the cell is scaled until the closest
     atoms touch). Of crystals that pymatgen's ``StructureMatcher`` cannot tell apart, the first one stays.
 
