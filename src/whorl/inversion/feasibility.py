@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-_SAME = 0.1  # Å by which the distances of two ends may differ
+_SAME = 0.1  # Å by which the distances of two ends may differ; less where many distances even out
 _CHANCE = 0.2  # that two populations end alike although there is a solution elsewhere
 _TAU, _POWER, _GROWTH = 1500.0, 0.8, 2.0
 
@@ -34,6 +34,7 @@ def infeasibility(ends: Sequence[tuple[Tensor, float]], *, evaluations: int, n_a
     unsolved = (1.0 + evaluations / (_TAU * (n_atoms / 10) ** _GROWTH)) ** -_POWER
     if len(ends) > 1:
         best = min(ends, key=lambda end: end[1])[0]
-        alike = sum(float((mark - best).square().mean().sqrt()) < _SAME for mark, _ in ends) - 1
+        same = _SAME * min(1.0, 10 / n_atoms)
+        alike = sum(float((mark - best).square().mean().sqrt()) < same for mark, _ in ends) - 1
         unsolved *= _CHANCE**alike
     return 1.0 / (1.0 + unsolved)
