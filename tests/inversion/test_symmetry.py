@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
-from whorl.inversion.space_groups import lattice_rotations, random_group
+from whorl.inversion.moves import Atoms, push_apart
+from whorl.inversion.space_groups import lattice_rotations, random_group, settings_of, space_groups
 from whorl.inversion.symmetry import (
     SYMMETRIC_MOVES,
     symmetric_arrangement,
@@ -77,3 +79,38 @@ def test_spglib_sees_the_symmetry():
         assert symmetry is not None and len(symmetry["rotations"]) % len(group) == 0
         seen += 1
     assert seen > 3
+
+
+@pytest.mark.parametrize(
+    "cell, own, not_in_it",
+    [
+        (np.array([[0.0, 2, 2], [2, 0, 2], [2, 2, 0]]), {216, 225, 227}, {221, 229}),
+        (np.array([[-2.0, 2, 2], [2, -2, 2], [2, 2, -2]]), {217, 229, 230}, {221, 225}),
+        (np.array([[2.5, 3.0, 0], [-2.5, 3.0, 0], [-2.0, 0, 7]]), {5, 8, 9, 12, 15}, {3, 14}),
+    ],
+)
+def test_primitive_cells_have_the_groups_of_their_lattice(cell, own, not_in_it):
+    groups = space_groups(cell)
+    numbers = {number for number, _ in groups}
+    assert own <= numbers and not numbers & not_in_it
+    of_lattice = {w.tobytes() for w in lattice_rotations(cell)}
+    for _, group in groups:
+        assert all(w.tobytes() in of_lattice for w in group.rotations)
+        identity = (group.rotations == np.eye(3)).all((1, 2))
+        assert identity.sum() == 1  # centrings have become lattice vectors
+
+
+def test_pushing_apart_keeps_the_symmetry_where_two_images_are_equally_near():
+    rng = np.random.default_rng(0)
+    cell = np.diag([5.0, 12.0, 12.0])  # atoms of an orbit are often half of 5 Å apart, and too near
+    numbers = np.array([19] * 4 + [8] * 8)
+    atoms = Atoms(
+        torch.from_numpy(numbers), torch.ones(3, dtype=torch.bool), torch.ones(12, dtype=torch.bool)
+    )
+    for _ in range(20):
+        group = settings_of(14, cell)[int(rng.integers(3))]
+        found = symmetric_arrangement(numbers, group, rng)
+        pushed = push_apart(
+            torch.from_numpy(found @ cell)[None], torch.from_numpy(cell)[None], atoms, steps=30
+        )
+        assert group.permutation(pushed[0].numpy() @ np.linalg.inv(cell)) is not None

@@ -256,14 +256,13 @@ class _Search:
         self._lead(hunts)
 
     def _candidates(self, hunt: Hunt) -> tuple[Tensor, Tensor, list[Group | None]]:
-        size = self.population
         many, rarer = (_SCREENED, hunt.dear) if hunt.is_large else (1, 1.0)
         return varied_starts(
             hunt.template,
             hunt.atoms,
-            count=many * size.candidates,
+            count=many * self.population.candidates,
             rng=hunt.rng,
-            symmetric=1.0 - (1.0 - size.symmetric) / rarer,
+            symmetric=1.0 - (1.0 - self.population.symmetric) / rarer,
             per_group=_PER_GROUP * many,
         )
 

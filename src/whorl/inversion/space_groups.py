@@ -97,18 +97,10 @@ def _in_basis(group: Group, turn: Float[np.ndarray, "3 3"]) -> Group | None:
         return None
     back = np.linalg.inv(turn)
     rotations, translations = back @ group.rotations @ turn, group.translations @ back.T
-    if (
-        max(np.abs(rotations - rotations.round()).max(), np.abs(translations - translations.round()).max())
-        > 1e-6
-    ):
+    turns, shifts = rotations.round().astype(np.int64), translations.round().astype(np.int64)
+    if max(np.abs(rotations - turns).max(), np.abs(translations - shifts).max()) > 1e-6:
         return None
-    operations = {
-        _key(w, shift)
-        for w, shift in zip(
-            rotations.round().astype(np.int64), translations.round().astype(np.int64), strict=True
-        )
-    }
-    return _group(operations)
+    return _group({_key(w, shift) for w, shift in zip(turns, shifts, strict=True)})
 
 
 def random_group(cell: Float[np.ndarray, "3 3"], rng: np.random.Generator) -> Group:

@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 
 GRID = 24  # parts of a lattice vector: halves, thirds, quarters, sixths and eighths
 _COORDINATES = sorted({*range(0, GRID, 3), *range(0, GRID, 4)})  # eighths and sixths
-_POINTS = np.array(list(product(range(GRID), repeat=3)))
+_POINTS = np.indices((GRID, GRID, GRID)).reshape(3, -1).T
 _SPECIAL = np.array(list(product(_COORDINATES, repeat=3)))
-_STEPS = {d: np.array(list(product(range(GRID), repeat=d))) for d in (1, 2)}  # along lines, in planes
+_STEPS = {d: np.indices((GRID,) * d).reshape(d, -1).T for d in (1, 2)}  # along lines, in planes
 _AGAIN = 0.4  # how much rarer an arrangement is for every orbit more
 
 
