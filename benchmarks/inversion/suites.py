@@ -4,7 +4,7 @@
 * :func:`pt10`: Pt10 clusters of four kinds from relaxations with CHGNet;
 * :func:`crystals`: six well-known crystals, as in figure 5, and fifty drawn from Pearson's Crystal Data;
 * :func:`molecules`: twenty of ASE's g2 set;
-* :func:`large`: disordered Pt clusters of 20 to 100 atoms.
+* :func:`disordered`, :func:`ordered`: large clusters.
 """
 
 from __future__ import annotations
@@ -309,11 +309,9 @@ def molecules(names: Sequence[str] = MOLECULES) -> list[Atoms]:
     return found
 
 
-def large(sizes: Sequence[int] = (20, 40, 60, 100), each: int = 5, *, seed: int = 0) -> list[Atoms]:
+def disordered(sizes: Sequence[int], each: int = 5, *, seed: int = 0) -> list[Atoms]:
     """Return disordered Pt clusters: atoms at random in a ball, relaxed with EMT for at most 60 steps."""
     import torch
-    from ase.calculators.emt import EMT
-    from ase.optimize import FIRE
 
     from whorl.inversion import random_starts
     from whorl.structures import StructureBatch, to_ase
@@ -329,8 +327,37 @@ def large(sizes: Sequence[int] = (20, 40, 60, 100), each: int = 5, *, seed: int 
         )
         starts = random_starts(template, seeds=range(seed, seed + each), packing=0.5)
         for k, start in enumerate(to_ase(starts)):
-            atoms = Atoms(start.numbers, start.positions)
-            atoms.calc = EMT()
-            FIRE(atoms, logfile=None).run(fmax=0.1, steps=60)
-            found.append(_named(Atoms(atoms.numbers, atoms.positions), f"Pt{size} {k}", f"{size} atoms"))
+            atoms = _relaxed(Atoms(start.numbers, start.positions))
+            found.append(_named(atoms, f"Pt{size} {k}", f"disordered, {size} atoms"))
     return found
+
+
+def ordered() -> list[Atoms]:
+    """Return Pt clusters of closed shells, relaxed with EMT, and the fullerene C60."""
+    from ase.build import molecule
+    from ase.cluster import Decahedron, Icosahedron, Octahedron
+
+    bodies = {
+        "octahedron": Octahedron("Pt", 3),
+        "truncated octahedron": Octahedron("Pt", 4, 1),
+        "decahedron": Decahedron("Pt", 3, 2, 0),
+        "octahedron of 44": Octahedron("Pt", 4),
+        "icosahedron": Icosahedron("Pt", 3),
+        "cuboctahedron": Octahedron("Pt", 5, 2),
+        "Marks decahedron": Decahedron("Pt", 2, 2, 1),
+        "truncated octahedron of 79": Octahedron("Pt", 5, 1),
+        "Marks decahedron of 101": Decahedron("Pt", 2, 3, 1),
+    }
+    found = [(name, _relaxed(Atoms(one.numbers, one.positions))) for name, one in bodies.items()]
+    found.append(("fullerene", molecule("C60")))
+    found = sorted(found, key=lambda pair: len(pair[1]))
+    return [_named(Atoms(one.numbers, one.positions), name, "ordered") for name, one in found]
+
+
+def _relaxed(atoms: Atoms) -> Atoms:
+    from ase.calculators.emt import EMT
+    from ase.optimize import FIRE
+
+    atoms.calc = EMT()
+    FIRE(atoms, logfile=None).run(fmax=0.1, steps=60)
+    return Atoms(atoms.numbers, atoms.positions)

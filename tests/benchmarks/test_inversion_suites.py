@@ -99,7 +99,7 @@ def test_well_known_crystals_have_their_composition_and_bonds():
 def test_molecules_and_large_clusters():
     molecules = suites.molecules()
     assert len(molecules) == 20 and all(len(atoms) >= 5 for atoms in molecules)
-    (first, second) = suites.large([20], 2)
+    (first, second) = suites.disordered([20], 2)
     assert len(first) == len(second) == 20
     assert min(nearest(first), nearest(second)) > 2.0
     assert (np.sort(first.get_all_distances(), axis=1)[:, 1] < 3.2).all()  # no atom has left

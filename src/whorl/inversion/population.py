@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
 from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.moves import MOVES, Atoms, move, push_apart, signature
 from whorl.inversion.result import InversionStatus
-from whorl.inversion.space_groups import random_subgroup
-from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, symmetric_move
+from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, random_subgroup, symmetric_move
 from whorl.structures.batch import StructureBatch
 from whorl.structures.orbits import Orbits
 
@@ -38,6 +38,7 @@ class Population:
         first: Of these, how many are improved.
         members: Arrangements kept.
         children: New ones in each round.
+        tries: Arrangements made for each child, of which the nearest to the target is taken.
         promising: Of these, how many are improved to the end.
         parents: Part of the members, best first, that have children.
         patience: Rounds without improvement after which a population is given up.
@@ -46,13 +47,15 @@ class Population:
         fine: Levels for the promising ones.
         polish: Steps that the best member gets in every round.
         moves: Which of :mod:`whorl.inversion.moves` may be made, where the atoms allow them.
-        symmetric: Part of the random arrangements of a crystal that have a symmetry.
+        symmetric: Part of the random arrangements that have a symmetry, where one is looked for: in crystals,
+            and in every other population of clusters above 12 atoms.
     """
 
     candidates: int = 400
     first: int = 24
     members: int = 8
     children: int = 24
+    tries: int = 8
     promising: int = 8
     parents: float = 0.6
     patience: int = 4
@@ -64,7 +67,7 @@ class Population:
     symmetric: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "first", "members", "children", "promising", "patience"):
+        for name in ("candidates", "first", "members", "children", "tries", "promising", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
         if self.promising > self.children or self.first > self.candidates:
@@ -107,13 +110,24 @@ class Hunt:
         self.found = self.positions, self.cells
 
     @property
+    def seeks_symmetry(self) -> bool:
+        """Whether its next population begins with symmetric arrangements.
+
+        Crystals mostly have a symmetry. Small clusters are found without; of larger ones every other
+        population begins so, the first one too: symmetric arrangements cost least.
+        """
+        if bool(self.atoms.pbc.any()) or not bool(self.atoms.free.all()):
+            return bool(self.atoms.pbc.all())
+        return len(self.atoms.numbers) > _SMALL and len(self.ends) % 2 == 0
+
+    @property
     def is_large(self) -> bool:
-        """Whether it is a crystal of so many atoms that symmetry must be found to find it."""
-        return bool(self.atoms.pbc.all()) and len(self.atoms.numbers) > _SMALL
+        """Whether symmetry is sought, and must be found to find it: it has many atoms."""
+        return self.seeks_symmetry and len(self.atoms.numbers) > _SMALL
 
     @property
     def dear(self) -> float:
-        """How much rarer arrangements without symmetry are to be: in large crystals they cost more."""
+        """How much rarer arrangements without symmetry are to be: of many atoms they cost more."""
         return 1.0 + len(self.atoms.numbers) / _SMALL
 
     @property
@@ -205,7 +219,7 @@ class Hunt:
         numbers = self.atoms.numbers.cpu().numpy()
         chances = np.array(list(SYMMETRIC_MOVES.values()))
         for p in parents[~plain].tolist():
-            cell, group = self.cells[p].double().cpu().numpy(), self.groups[p]
+            cell, group = self.frame(self.cells[p]), self.groups[p]
             assert group is not None
             if draw.random() < _LOWER and not keeps:
                 group = random_subgroup(group, draw) or group
@@ -221,6 +235,10 @@ class Hunt:
             positions = torch.from_numpy(found @ cell).to(self.positions)
             apart = push_apart(positions[None], self.cells[p][None], self.atoms)[0]
             yield apart, self.cells[p], group
+
+    def frame(self, cell: Tensor) -> Float[np.ndarray, "3 3"]:
+        """Return the vectors in which groups count: those of a crystal, else 1 Å along x, y and z."""
+        return np.asarray(cell.double().cpu().numpy()) if bool(self.atoms.pbc.all()) else np.eye(3)
 
     def judge_round(self, patience: int) -> None:
         """Count rounds without improvement, and give the population up after too many."""
@@ -277,9 +295,10 @@ class Jobs:
         group = self.groups[k]
         if group is None:
             return None
-        cell = self.cells[k].double().cpu().numpy()
+        hunt = self.hunts[self.of[k]]
+        cell = hunt.frame(self.cells[k])
         fractional = self.positions[k].double().cpu().numpy() @ np.linalg.inv(cell)
-        found = group.orbits(fractional, cell, free_cell=self.hunts[self.of[k]].atoms.free_cell)
+        found = group.orbits(fractional, cell, free_cell=hunt.atoms.free_cell)
         if found is None:
             self.groups[k] = None
         return found

@@ -257,12 +257,13 @@ class _Search:
 
     def _candidates(self, hunt: Hunt) -> tuple[Tensor, Tensor, list[Group | None]]:
         many, rarer = (_SCREENED, hunt.dear) if hunt.is_large else (1, 1.0)
+        symmetric = self.population.symmetric if hunt.seeks_symmetry else 0.0
         return varied_starts(
             hunt.template,
             hunt.atoms,
             count=many * self.population.candidates,
             rng=hunt.rng,
-            symmetric=1.0 - (1.0 - self.population.symmetric) / rarer,
+            symmetric=symmetric and 1.0 - (1.0 - symmetric) / rarer,
             per_group=_PER_GROUP * many,
         )
 
@@ -286,15 +287,36 @@ class _Search:
         jobs = Jobs(hunts, [], [], [], [])
         for k, hunt in enumerate(hunts):
             best = max(1, math.ceil(size.parents * len(hunt.loss)))
-            parents = torch.randint(best, (size.children,), generator=hunt.rng)
+            parents = torch.randint(best, (size.tries * size.children,), generator=hunt.rng)
             for positions, cell, group in hunt.children(parents, size.moves):
                 jobs.positions.append(positions)
                 jobs.cells.append(cell)
                 jobs.groups.append(group)
                 jobs.of.append(k)
+        if size.tries > 1:
+            jobs = jobs.pick(self._nearest(jobs))
         jobs = self._improve(jobs, (size.coarse,))
         self._deliver(self._improve(jobs.pick(self._promising(jobs, size.promising)), size.fine))
         self._lead(hunts)
+
+    def _nearest(self, jobs: Jobs) -> list[int]:
+        """Return of every few new arrangements of a hunt the one nearest to its target in broad features."""
+        level, batches = self._level(self.population.coarse[0]), self._batches(jobs)
+
+        def value(batch: _Batch) -> Tensor:
+            with torch.no_grad():
+                return batch.of(level).value(batch.structures)
+
+        loss = torch.full((len(jobs.of),), torch.inf, dtype=level.target.dtype, device=level.target.device)
+        for batch, values in zip(batches, map_threads(value, batches), strict=True):
+            loss[batch.jobs] = values.nan_to_num(torch.inf)
+        chosen = []
+        for k, hunt in enumerate(jobs.hunts):
+            mine = torch.tensor(jobs.of_hunt(k))
+            mixed = mine[torch.randperm(len(mine), generator=hunt.rng)].reshape(-1, self.population.tries)
+            winner = loss[mixed.to(loss.device)].argmin(1, keepdim=True).to(mixed.device)
+            chosen += mixed.gather(1, winner).flatten().tolist()
+        return chosen
 
     def _promising(self, jobs: Jobs, most: int) -> list[int]:
         """Return the jobs of the lowest losses, so many of each hunt."""

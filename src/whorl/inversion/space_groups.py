@@ -151,15 +151,6 @@ def _conventional() -> list[tuple[int, Group]]:
     ]
 
 
-def random_subgroup(group: Group, rng: np.random.Generator) -> Group | None:
-    """Return the part of a group that one or two of its operations generate, or ``None`` for no symmetry."""
-    chosen = rng.integers(len(group), size=int(rng.integers(1, 3)))
-    operations = {_key(np.eye(3, dtype=int), np.zeros(3, dtype=int))}
-    operations |= {_key(group.rotations[k], group.translations[k]) for k in chosen}
-    found = _closure(operations)
-    return found if found is not None and 1 < len(found) < len(group) else None
-
-
 def _random_translation(w: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     halves = rng.integers(0, 2, 3) * (GRID // 2)
     if rng.random() < 0.3:

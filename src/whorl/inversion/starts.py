@@ -21,6 +21,7 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.inversion.moves import Atoms, covalent_radii, push_apart
+from whorl.inversion.point_groups import random_point_group
 from whorl.inversion.space_groups import random_group, settings_of
 from whorl.inversion.symmetry import Group, symmetric_arrangement
 from whorl.structures.batch import StructureBatch
@@ -32,6 +33,7 @@ _SYSTEMS = (
     *("face-centred", "body-centred"),
 )
 _GROUPS_TRIED = 4  # groups into which the atoms may not fit, until a start has no symmetry
+_DENSE = 0.74  # part of the volume that close-packed balls fill
 _CANDIDATES = 32  # places tried for an atom before the roomiest of them is taken
 
 
@@ -201,7 +203,8 @@ def varied_starts(
         atoms: Its atoms, which of them are free, and whether the cell is.
         count: C.
         rng: On the CPU.
-        symmetric: Part of those in a crystal that have the symmetry of a random group of its lattice.
+        symmetric: Part of those that have the symmetry of a random group: in a crystal one of its lattice,
+            in a cluster a point group.
         per_group: How many of them share one group.
 
     Returns:
@@ -224,14 +227,17 @@ def varied_starts(
         fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng).to(device) - 0.5
         positions = fractional @ boxes[0] + centres[0]
     else:
-        radius = (0.75 * filled / math.pi / 0.74) ** (1 / 3)
+        radius = (0.75 * filled / math.pi / _DENSE) ** (1 / 3)
         directions = torch.randn(count, n, 3, dtype=dtype, generator=rng)
         ball = directions / directions.norm(dim=2, keepdim=True).clamp(min=1e-9)
         ball = ball * torch.rand(count, n, 1, dtype=dtype, generator=rng) ** (1 / 3)
         axes = torch.rand(count, 1, 3, dtype=dtype, generator=rng)
         axes[: count // 3] = 1.0
         size = radius * (0.75 + 1.75 * torch.rand(count, 1, 1, dtype=dtype, generator=rng))
-        positions = (ball * axes * size).to(device)
+        positions = ball * axes * size
+        if n > 1 and bool(atoms.free.all()):
+            groups = _make_symmetric(positions, cells, atoms, rng, symmetric, per_group)
+        positions = positions.to(device)
     if not bool(atoms.free.all()):
         positions = torch.where(atoms.free[:, None], positions, template.positions.to(dtype))
     positions = push_apart(positions, cells, atoms, closest=0.8, steps=30)
@@ -276,15 +282,17 @@ def _make_symmetric(
     part: float,
     per_group: int,
 ) -> list[Group | None]:
-    """Replace most arrangements by ones with the symmetry of random groups of the lattice, in place.
+    """Replace most arrangements by ones with the symmetry of random groups, in place.
 
-    Of a free cell, those of one group also share the lattice.
+    In a free cell those of one group also share the lattice; in a cluster coordinates are Cartesian.
     """
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng)))
     numbers = atoms.numbers.cpu().numpy()
     groups: list[Group | None] = [None] * len(fractional)
     if atoms.space_group is not None:
         return _of_space_group(fractional, cells, atoms, atoms.space_group, draw)
+    periodic = bool(atoms.pbc.any())
+    dense = (float((atoms.radii**3).sum()) / _DENSE) ** (1 / 3)  # Å
     several = int(part * len(fractional)) // per_group
     for k in range(several):
         first = k * per_group
@@ -293,7 +301,7 @@ def _make_symmetric(
         if atoms.free_cell:
             cells[places] = cells[first].clone()
         for _ in range(_GROUPS_TRIED):
-            group = random_group(lattice, draw)
+            group = random_group(lattice, draw) if periodic else random_point_group(dense, draw)
             while places:
                 found = symmetric_arrangement(numbers, group, draw)
                 if found is None:

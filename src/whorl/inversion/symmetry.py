@@ -1,13 +1,14 @@
-r"""Symmetric arrangements: crystals mostly have few free coordinates, and a search may start there.
+r"""Symmetric arrangements: many structures have few free coordinates, and a search may start there.
 
-An operation takes fractional coordinates x to :math:`W x + w` with an integer matrix W that leaves the
-lattice as it is; translations w are counted in 24ths, so that groups close exactly. Since a fingerprint does
-not change under an operation, its gradient keeps the symmetry of a start, and a descent stays within it.
+An operation of a crystal takes fractional coordinates x to :math:`W x + w` with an integer matrix W that
+leaves the lattice as it is; translations w are counted in 24ths, so that groups close exactly. Those of
+clusters are in :mod:`whorl.inversion.point_groups`. Since a fingerprint does not change under an operation,
+its gradient keeps the symmetry of a start, and a descent stays within it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,18 +39,24 @@ class Group:
         """One site of each kind that it has."""
         return find_sites(self.rotations, self.translations)
 
+    def wrapped(self, gaps: Float[np.ndarray, "*g 3"]) -> Float[np.ndarray, "*g 3"]:
+        """Return gaps between points as those to the nearest image."""
+        return np.asarray(gaps - gaps.round())
+
+    def draw(self, site: Site, rng: np.random.Generator) -> Float[np.ndarray, "3"]:
+        """Return a point of a site at random."""
+        return site.draw(rng)
+
     def orbit(self, x: Float[np.ndarray, "3"]) -> Float[np.ndarray, "m 3"]:
-        """Return all different images of a point, in the cell."""
-        images = (self.rotations @ x + self.translations / GRID) % 1.0
-        distance = np.abs(images[:, None] - images[None])
-        same = (np.minimum(distance, 1.0 - distance) < 1e-6).all(2)
+        """Return all different images of a point."""
+        images = self.rotations @ x + self.translations / GRID
+        same = (np.abs(self.wrapped(images[:, None] - images)) < 1e-6).all(2)
         return images[same.argmax(1) == np.arange(len(images))]
 
     def permutation(self, fractional: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, "g n"] | None:
         """Return to which atom each operation takes each, or ``None`` where they are not symmetric (0.02)."""
         images = np.einsum("gij,nj->gni", self.rotations, fractional) + self.translations[:, None] / GRID
-        gaps = images[:, :, None] - fractional
-        distance = np.abs(gaps - gaps.round()).max(3)
+        distance = np.abs(self.wrapped(images[:, :, None] - fractional)).max(3)
         nearest = distance.argmin(2)
         alike = np.sort(nearest, 1) == np.arange(len(fractional))
         return nearest if distance.min(2).max() < 0.02 and alike.all() else None
@@ -70,7 +77,7 @@ class Group:
             if head[first] >= 0:
                 continue
             images = self.rotations @ fractional[first] + self.translations / GRID
-            gaps = np.abs((images[:, None] - fractional + 0.5) % 1.0 - 0.5).max(2)
+            gaps = np.abs(self.wrapped(images[:, None] - fractional)).max(2)
             there = gaps.argmin(1)
             if gaps.min(1).max() > 0.02 or (head[there] >= 0).any():
                 return None
@@ -102,6 +109,25 @@ def _invariant_strains(turns: Float[np.ndarray, "g 3 3"]) -> Float[np.ndarray, "
     return vectors[:, values > 0.5].reshape(3, 3, -1)
 
 
+def random_subgroup(group: Group, rng: np.random.Generator) -> Group | None:
+    """Return the part of a group that one or two of its operations generate, or ``None`` for no symmetry."""
+    generators = np.unique(rng.integers(len(group), size=int(rng.integers(1, 3))))
+    known = generators
+    while True:
+        turns = group.rotations[known][:, None] @ group.rotations[generators]
+        shifts = (group.rotations[known] @ group.translations[generators].T).swapaxes(1, 2)
+        shifts = shifts + group.translations[known][:, None]
+        same = np.abs(turns.reshape(-1, 1, 9) - group.rotations.reshape(-1, 9)).max(2) < 1e-6
+        same &= ((np.rint(shifts.reshape(-1, 1, 3) - group.translations) % GRID) == 0).all(2)
+        larger = np.union1d(known, same.argmax(1))
+        if len(larger) == len(known):
+            break
+        known = larger
+    if not 1 < len(known) < len(group):
+        return None
+    return replace(group, rotations=group.rotations[known], translations=group.translations[known])
+
+
 def symmetric_arrangement(
     numbers: Int[np.ndarray, "n"],
     group: Group,
@@ -117,7 +143,7 @@ def symmetric_arrangement(
         return None
     fractional = np.zeros((len(numbers), 3))
     for number, sites in zip(species, filling, strict=True):
-        orbits = [group.orbit(site.draw(rng)) for site in sites]
+        orbits = [group.orbit(group.draw(site, rng)) for site in sites]
         if [len(orbit) for orbit in orbits] != [site.multiplicity for site in sites]:
             return None
         fractional[numbers == number] = np.concatenate(orbits)
@@ -148,7 +174,7 @@ def symmetric_move(
         if drawn is None:
             return None
         of_one = numbers == rng.choice(np.unique(numbers))
-        if any(_meets(x, fractional[~of_one]) for x in drawn[of_one]):
+        if any(_meets(x, fractional[~of_one], group) for x in drawn[of_one]):
             return None
         return np.where(of_one[:, None], drawn, fractional)
     permutation = group.permutation(fractional)
@@ -167,8 +193,8 @@ def symmetric_move(
     moved = fractional.copy()
     if name == "relocate":
         others = fractional[first != head]
-        places = [site.draw(rng) for site in group.sites if site.multiplicity == size]
-        places = [x for x in places if not _meets(x, others)]
+        places = [group.draw(site, rng) for site in group.sites if site.multiplicity == size]
+        places = [x for x in places if not _meets(x, others, group)]
         if not places:
             return None
         return _place(moved, head, places[int(rng.integers(len(places)))], group, permutation)
@@ -193,8 +219,5 @@ def _place(
     return fractional
 
 
-def _meets(x: np.ndarray, others: np.ndarray) -> bool:
-    if len(others) == 0:
-        return False
-    distance = np.abs(others - x) % 1.0
-    return bool((np.minimum(distance, 1.0 - distance) < 1e-3).all(1).any())
+def _meets(x: np.ndarray, others: np.ndarray, group: Group) -> bool:
+    return bool((np.abs(group.wrapped(others - x)) < 1e-3).all(1).any())

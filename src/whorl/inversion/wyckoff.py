@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 GRID = 24  # parts of a lattice vector: halves, thirds, quarters, sixths and eighths
 _COORDINATES = sorted({*range(0, GRID, 3), *range(0, GRID, 4)})  # eighths and sixths
@@ -32,12 +32,12 @@ class Site:
 
     Attributes:
         origin: x₀ in fractional coordinates, shape (3,).
-        basis: b, shape (d, 3); integers.
+        basis: b, shape (d, 3); integers in a crystal, orthonormal in a cluster.
         multiplicity: Atoms of one orbit.
     """
 
     origin: Float[np.ndarray, "3"]
-    basis: Int[np.ndarray, "d 3"]
+    basis: Num[np.ndarray, "d 3"]
     multiplicity: int
 
     @property

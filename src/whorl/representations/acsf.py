@@ -296,7 +296,8 @@ class ACSF(Representation):
         self, structures: StructureBatch, orbits: Orbits
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F Q"]]:
         """Return R and its derivatives, computed from one atom of each orbit; see the base class."""
-        if self.images != "all" or not bool(structures.pbc.all()):
+        some_periodic, all_periodic = bool(structures.pbc.any()), bool(structures.pbc.all())
+        if some_periodic and (self.images != "all" or not all_periodic):
             return super().value_and_jacobian_along(structures, orbits)
         species = self._species_index(structures).reshape(orbits.head.shape)
         value = structures.positions.new_empty(len(structures), len(self.layout))
