@@ -81,11 +81,25 @@ def nearest_vectors(
     positions: Float[Tensor, "C n 3"], cells: Float[Tensor, "C 3 3"], pbc: Bool[Tensor, "3"]
 ) -> Float[Tensor, "C n n 3"]:
     """Return the vector from atom j to atom i, ``[:, i, j]``, each to the nearest image."""
-    vectors = positions[:, :, None] - positions[:, None]
-    if bool(pbc.any()):
-        fractional = torch.einsum("cijx,cxk->cijk", vectors, torch.linalg.pinv(cells))
-        vectors = vectors - torch.einsum("cijk,ckx->cijx", fractional.round() * pbc, cells)
-    return vectors
+    return _gaps(positions, cells, pbc)[0].movedim(1, -1)
+
+
+def _gaps(
+    positions: Float[Tensor, "C n 3"], cells: Float[Tensor, "C 3 3"], pbc: Bool[Tensor, "3"]
+) -> tuple[Float[Tensor, "C 3 n n"], Float[Tensor, "C 3 n n"]]:
+    """Return vectors between atoms to the nearest image, and in lattice vectors where periodic."""
+
+    def differences(x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        return x[:, :, :, None] - x[:, :, None]
+
+    vectors = differences(positions)
+    if not bool(pbc.any()):
+        return vectors, vectors
+    fractional = differences(positions @ torch.linalg.pinv(cells))
+    away = fractional.round().mul_(pbc[:, None, None])
+    vectors -= (cells.transpose(1, 2) @ away.flatten(2)).view_as(vectors)
+    return vectors, fractional.sub_(away)
 
 
 def push_apart(
@@ -96,34 +110,31 @@ def push_apart(
     closest: float = CLOSEST,
     steps: int = 8,
 ) -> Float[Tensor, "C n 3"]:
-    """Push atoms apart that are nearer than ``closest`` × the sum of their radii, a little at a time."""
+    """Push atoms apart that are nearer than ``closest`` × the sum of their radii, a little at a time.
+
+    Images that are equally near push to both sides, so that a symmetry is kept.
+    """
     least = closest * atoms.contacts.to(positions.dtype)
     least.fill_diagonal_(0.0)
     positions = positions.clone()
     near = torch.arange(len(positions), device=positions.device)  # those in which atoms are still too near
     for _ in range(steps):
-        vectors = nearest_vectors(positions[near], cells[near], atoms.pbc)
-        distance = vectors.norm(dim=-1)
-        push = (least - distance).clamp(min=0.0)
-        some = (push > 1e-3).flatten(1).any(1)
-        if not bool(some.any()):
+        vectors, fractional = _gaps(positions[near], cells[near], atoms.pbc)
+        squared = vectors[:, 0].square()
+        for axis in (1, 2):
+            squared.addcmul_(vectors[:, axis], vectors[:, axis])
+        which, first, second = (squared < (least - 1e-3).clamp(min=0.0) ** 2).nonzero().unbind(1)
+        if len(which) == 0:
             break
-        near, push = near[some], push[some]
-        away = _balanced(vectors[some], cells[near], atoms.pbc)
-        away = away / distance[some].clamp(min=1e-3)[..., None]
-        positions[near] += 0.5 * (away * push[..., None]).sum(2) * atoms.free[:, None]
+        away, parts = vectors[which, :, first, second], fractional[which, :, first, second]
+        distance = away.norm(dim=1)
+        tied = ((parts.abs() - 0.5).abs() < 1e-6) & atoms.pbc
+        if bool(tied.any()):
+            away = away - torch.einsum("pk,pkx->px", parts * tied, cells[near][which])
+        push = 0.5 * (least[first, second] - distance) / distance.clamp(min=1e-3) * atoms.free[first]
+        positions.index_put_((near[which], first), push[:, None] * away, accumulate=True)
+        near = near[which.unique()]
     return positions
-
-
-def _balanced(
-    vectors: Float[Tensor, "C n n 3"], cells: Float[Tensor, "C 3 3"], pbc: Bool[Tensor, "3"]
-) -> Float[Tensor, "C n n 3"]:
-    """Return the mean of vectors to images that are equally near: pushes that keep a symmetry."""
-    if not bool(pbc.any()):
-        return vectors
-    fractional = torch.einsum("cijx,cxk->cijk", vectors, torch.linalg.pinv(cells))
-    tied = ((fractional.abs() - 0.5).abs() < 1e-6) & pbc
-    return vectors - torch.einsum("cijk,ckx->cijx", fractional * tied, cells) if bool(tied.any()) else vectors
 
 
 def move(

@@ -38,7 +38,8 @@ class Population:
         first: Of these, how many are improved.
         members: Arrangements kept.
         children: New ones in each round.
-        tries: Arrangements made for each child, of which the nearest to the target is taken.
+        tries: Arrangements made for each child, of which the nearest to the target is taken, where no
+            symmetry is sought.
         promising: Of these, how many are improved to the end.
         parents: Part of the members, best first, that have children.
         patience: Rounds without improvement after which a population is given up.

@@ -287,20 +287,24 @@ class _Search:
         jobs = Jobs(hunts, [], [], [], [])
         for k, hunt in enumerate(hunts):
             best = max(1, math.ceil(size.parents * len(hunt.loss)))
-            parents = torch.randint(best, (size.tries * size.children,), generator=hunt.rng)
+            parents = torch.randint(best, (self._tries(hunt) * size.children,), generator=hunt.rng)
             for positions, cell, group in hunt.children(parents, size.moves):
                 jobs.positions.append(positions)
                 jobs.cells.append(cell)
                 jobs.groups.append(group)
                 jobs.of.append(k)
-        if size.tries > 1:
-            jobs = jobs.pick(self._nearest(jobs))
+        jobs = self._nearest(jobs)
         jobs = self._improve(jobs, (size.coarse,))
         self._deliver(self._improve(jobs.pick(self._promising(jobs, size.promising)), size.fine))
         self._lead(hunts)
 
-    def _nearest(self, jobs: Jobs) -> list[int]:
-        """Return of every few new arrangements of a hunt the one nearest to its target in broad features."""
+    def _tries(self, hunt: Hunt) -> int:
+        return 1 if hunt.seeks_symmetry else self.population.tries
+
+    def _nearest(self, jobs: Jobs) -> Jobs:
+        """Return of every few tries for a child the one nearest to its target in broad features."""
+        if all(self._tries(hunt) == 1 for hunt in jobs.hunts):
+            return jobs
         level, batches = self._level(self.population.coarse[0]), self._batches(jobs)
 
         def value(batch: _Batch) -> Tensor:
@@ -313,10 +317,10 @@ class _Search:
         chosen = []
         for k, hunt in enumerate(jobs.hunts):
             mine = torch.tensor(jobs.of_hunt(k))
-            mixed = mine[torch.randperm(len(mine), generator=hunt.rng)].reshape(-1, self.population.tries)
+            mixed = mine[torch.randperm(len(mine), generator=hunt.rng)].reshape(-1, self._tries(hunt))
             winner = loss[mixed.to(loss.device)].argmin(1, keepdim=True).to(mixed.device)
             chosen += mixed.gather(1, winner).flatten().tolist()
-        return chosen
+        return jobs.pick(chosen)
 
     def _promising(self, jobs: Jobs, most: int) -> list[int]:
         """Return the jobs of the lowest losses, so many of each hunt."""
