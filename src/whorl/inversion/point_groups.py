@@ -112,34 +112,39 @@ def _rotation(axis: Float[np.ndarray, "3"], angle: float) -> Float[np.ndarray, "
 
 
 def _closure(generators: list[Float[np.ndarray, "3 3"]]) -> Float[np.ndarray, "g 3 3"]:
-    group = np.eye(3)[None]
+    group = {_key(np.eye(3)): np.eye(3)}
     while True:
-        products = np.concatenate([group, *(group @ one for one in generators)])
-        kept = np.unique(products.round(6) + 0.0, axis=0, return_index=True)[1]  # + 0.0: there is no -0
-        if len(kept) == len(group):
-            return group
-        group = products[np.sort(kept)]
+        size = len(group)
+        for one in generators:
+            for product in np.stack(list(group.values())) @ one:
+                group.setdefault(_key(product), product)
+        if len(group) == size:
+            return np.stack(list(group.values()))
 
 
 @lru_cache(maxsize=256)
 def _sites(rotations: bytes) -> tuple[Site, ...]:
     turns = np.frombuffer(rotations).reshape(-1, 3, 3)
-    spaces = [np.eye(3)]  # as projections
+    identity = np.eye(3)
+    spaces = {_key(identity): identity}  # as projections
     for turn in turns:
-        fixed = _projection((turn - np.eye(3)).T @ (turn - np.eye(3)))
-        for space in [fixed, *(_projection(2 * np.eye(3) - fixed - other) for other in spaces)]:
-            if not any(np.allclose(space, other, atol=1e-6) for other in spaces):
-                spaces.append(space)
+        fixed = _projection((turn - identity).T @ (turn - identity))
+        shared = [_projection(2 * identity - fixed - other) for other in spaces.values()]
+        spaces |= {_key(space): space for space in [fixed, *shared]}
     sites: list[Site] = []
-    seen: list[np.ndarray] = []
-    for space in spaces:
-        if any(np.allclose(space, other, atol=1e-6) for other in seen):
+    seen: set[bytes] = set()
+    for key, space in spaces.items():
+        if key in seen:
             continue
-        seen += list(turns @ space @ turns.swapaxes(1, 2))
-        fixing = np.isclose(turns @ space, space, atol=1e-6).all((1, 2)).sum()
+        seen.update(_key(image) for image in turns @ space @ turns.swapaxes(1, 2))
+        fixing = np.abs(turns @ space - space).max((1, 2)) < 1e-6
         values, vectors = np.linalg.eigh(space)
-        sites.append(Site(np.zeros(3), vectors[:, values > 0.5].T, len(turns) // int(fixing)))
+        sites.append(Site(np.zeros(3), vectors[:, values > 0.5].T, len(turns) // int(fixing.sum())))
     return tuple(sorted(sites, key=lambda site: (site.multiplicity, len(site.basis))))
+
+
+def _key(matrix: Float[np.ndarray, "3 3"]) -> bytes:
+    return bytes((matrix.round(5) + 0.0).tobytes())  # + 0.0: there is no -0
 
 
 def _projection(form: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
