@@ -38,8 +38,8 @@ class Population:
         first: Of these, how many are improved.
         members: Arrangements kept.
         children: New ones in each round.
-        tries: Arrangements made for each child, of which the nearest to the target is taken, where no
-            symmetry is sought.
+        tries: Arrangements made for each child, of which the nearest to the target is taken, in every other
+            population of clusters.
         promising: Of these, how many are improved to the end.
         parents: Part of the members, best first, that have children.
         patience: Rounds without improvement after which a population is given up.
@@ -120,6 +120,16 @@ class Hunt:
         if bool(self.atoms.pbc.any()) or not bool(self.atoms.free.all()):
             return bool(self.atoms.pbc.all())
         return len(self.atoms.numbers) > _SMALL and len(self.ends) % 2 == 0
+
+    @property
+    def chooses(self) -> bool:
+        """Whether children of its population are chosen among several tries: in every other one of clusters.
+
+        That finds most clusters sooner, but is blind to some which the others find.
+        """
+        if bool(self.atoms.pbc.all()) or self.seeks_symmetry:
+            return False
+        return len(self.atoms.numbers) > _SMALL or len(self.ends) % 2 == 0
 
     @property
     def is_large(self) -> bool:

@@ -299,7 +299,7 @@ class _Search:
         self._lead(hunts)
 
     def _tries(self, hunt: Hunt) -> int:
-        return 1 if hunt.seeks_symmetry else self.population.tries
+        return self.population.tries if hunt.chooses else 1
 
     def _nearest(self, jobs: Jobs) -> Jobs:
         """Return of every few tries for a child the one nearest to its target in broad features."""
