@@ -147,6 +147,11 @@ class Hunt:
         positions, cells = self.found
         return self.template[[0] * len(cells)].replace(positions=positions.flatten(0, 1), cells=cells)
 
+    @property
+    def everything(self) -> list[tuple[Tensor, Tensor]]:
+        """Positions and cell of the best, and of the members there are."""
+        return [(self.best_positions, self.best_cell), *zip(self.positions, self.cells, strict=True)]
+
     def keep(self, store: Checkpoint) -> None:
         """Save what it ended with."""
         numbers = [self.loss_as_asked, self.infeasibility, self.seconds, self.evaluations, self.solved]

@@ -413,6 +413,18 @@ class _Search:
         self, jobs: Jobs, levels: Sequence[Level], *, loss: str = "squared", broken: bool = False
     ) -> Jobs:
         problems = [(self._level(weight, loss), steps) for weight, steps in levels]
+        judge = self._level(1.0) if loss != "squared" else None
+        return self._descend(jobs, problems, judge=judge, broken=broken)
+
+    def _descend(
+        self,
+        jobs: Jobs,
+        problems: Sequence[tuple[InversionProblem, int]],
+        *,
+        judge: InversionProblem | None,
+        broken: bool,
+    ) -> Jobs:
+        """Improve by so many steps of each problem; losses are those of the last one, or of ``judge``."""
         batches = self._batches(jobs, broken=broken)
 
         def improve(batch: _Batch) -> tuple[StructureBatch, Tensor, Tensor]:
@@ -430,9 +442,9 @@ class _Search:
                     state = self.solver.step(part, state)
                 structures = state.best
             lowest = state.best_loss
-            if loss != "squared":
+            if judge is not None:
                 with torch.no_grad():
-                    lowest = batch.of(self._level(1.0)).value(structures)
+                    lowest = batch.of(judge).value(structures)
             return structures, torch.where(state.failed, torch.inf, lowest), evaluations
 
         lowest = torch.full(
@@ -468,11 +480,12 @@ class _Search:
         for hunt in hunts:
             found = hunt.loss <= max(_TWIN**2, hunt.best_loss) if hunt.solved else hunt.loss < 0
             hunt.found = hunt.positions[found], hunt.cells[found]
-            hunt.end_population()
         unsolved = [hunt for hunt in hunts if not hunt.solved and math.isfinite(hunt.best_loss)]
         if unsolved:
             self._polish(unsolved)
             self._judge_again(unsolved)
+        for hunt in hunts:
+            hunt.end_population()
         structures = self._best(hunts)
         with torch.no_grad():
             losses = self.asked.select([hunt.index for hunt in hunts]).value(structures).tolist()
@@ -498,15 +511,21 @@ class _Search:
         return InversionStatus.LOCAL_MINIMUM if self._is_spent(hunt) else InversionStatus.BUDGET_SPENT
 
     def _polish(self, hunts: list[Hunt]) -> None:
-        """Go on from the best of each, now with the loss and weights as they were asked for."""
-        index = [hunt.index for hunt in hunts]
-        part, start = self.asked.select(index), self._best(hunts)
-        solver = LevenbergMarquardt()
-        state = solver.init(part, start)
-        for _ in range(_POLISH):
-            state = solver.step(part, state)
-        for hunt, structure in zip(hunts, state.best, strict=True):
-            hunt.best_positions, hunt.best_cell = structure.positions, structure.cells[0]
+        """Go on from the best of each and its members, with the loss and weights as they were asked for."""
+        every = [(k, *one) for k, hunt in enumerate(hunts) for one in hunt.everything]
+        jobs = Jobs(
+            hunts,
+            [k for k, _, _ in every],
+            [x for _, x, _ in every],
+            [c for _, _, c in every],
+            [None] * len(every),
+        )
+        jobs = self._descend(jobs, [(self.asked, _POLISH)], judge=None, broken=True)
+        assert jobs.loss is not None
+        for k, hunt in enumerate(hunts):
+            mine = jobs.of_hunt(k)
+            lowest = mine[int(jobs.loss[mine].argmin())]
+            hunt.best_positions, hunt.best_cell = jobs.positions[lowest], jobs.cells[lowest]
 
     def _judge_again(self, hunts: list[Hunt]) -> None:
         """Take those for solved that the last steps have brought there."""
