@@ -105,6 +105,7 @@ class Hunt:
         self.lowest, self.idle = math.inf, 0
         self.polished = math.inf  # loss after the last polish of what was nearly a solution
         self.solved = False
+        self.settled = False  # solved, and as near as it gets
         # Settled at the end.
         self.loss_as_asked, self.infeasibility = math.inf, 0.0
         self.status = InversionStatus.BUDGET_SPENT
@@ -261,7 +262,9 @@ class Hunt:
         lowest = float(self.loss[0]) if len(self.loss) else math.inf
         self.idle = 0 if lowest < _IMPROVED * self.lowest else self.idle + 1
         self.lowest = min(lowest, self.lowest)
-        if self.idle >= patience:
+        if self.idle >= patience and self.solved:
+            self.settled = True
+        elif self.idle >= patience:
             self.end_population()
 
     def end_population(self) -> None:

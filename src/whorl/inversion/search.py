@@ -53,6 +53,7 @@ _PER_GROUP = 4  # random arrangements that share a group of operations
 _SCREENED = 3  # times the starts of large crystals that are improved a little before some are chosen
 _NEARLY = 1e-3  # mean square of the whitened residuals up to which it is
 _IMPROVED = 0.5  # part of its loss below which it is polished again
+_EXACT = 1e-4  # root mean square of the whitened residuals above which a solution may get nearer yet
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
 
 
@@ -195,7 +196,8 @@ class _Search:
         return Hunt(index, atoms, template, rng)
 
     def is_over(self, hunt: Hunt) -> bool:
-        return hunt.solved or self._is_spent(hunt)
+        exact = hunt.best_loss < _EXACT**2
+        return (hunt.solved and (exact or hunt.settled)) or self._is_spent(hunt)
 
     def _is_spent(self, hunt: Hunt) -> bool:
         budget = self.budget
@@ -223,8 +225,7 @@ class _Search:
             self._breed(hunts)
         for hunt in fresh or hunts:
             hunt.solved = hunt.best_loss < self.tolerance
-            if not hunt.solved:
-                hunt.judge_round(self.population.patience)
+            hunt.judge_round(self.population.patience)
 
     def _open(self, hunts: list[Hunt]) -> None:
         """Begin a population for each: the best of many random arrangements, improved."""
