@@ -82,16 +82,18 @@ def run_solver(
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
     free_cell: bool = False,
+    alone: bool = False,
 ) -> Outcome:
-    """Solve all targets; those of the same elements share a representation and are one batch."""
+    """Solve all targets; those of the same elements are one batch, unless each is searched ``alone``."""
     if solver not in SOLVERS:
         raise unknown_option("solver", solver, SOLVERS)
-    systems: dict[tuple[str, ...], list[int]] = {}
+    systems: dict[tuple[tuple[str, ...], int], list[int]] = {}
     for i, atoms in enumerate(targets):
-        systems.setdefault(tuple(sorted(set(atoms.get_chemical_symbols()))), []).append(i)
+        species = tuple(sorted(set(atoms.get_chemical_symbols())))
+        systems.setdefault((species, i if alone else 0), []).append(i)
     rows: dict[int, Row] = {}
     seconds, evaluations = 0.0, 0.0
-    for done, (species, members) in enumerate(systems.items()):
+    for done, ((species, _), members) in enumerate(systems.items()):
         originals = from_ase([targets[i] for i in members])
         acsf = fingerprint(representation, species, pooling=pooling)
         with torch.no_grad():
@@ -245,7 +247,9 @@ def arguments(suite: str, description: str, *, representation: str = "fung2022")
     return parser
 
 
-def run_suite(suite: str, options: argparse.Namespace, build: Callable[[], list[Atoms]]) -> int:
+def run_suite(
+    suite: str, options: argparse.Namespace, build: Callable[[], list[Atoms]], *, alone: bool = False
+) -> int:
     """Run a suite as the command line asks, print its table, and return the exit status."""
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -271,6 +275,7 @@ def run_suite(suite: str, options: argparse.Namespace, build: Callable[[], list[
             device=options.device,
             dtype=getattr(torch, options.dtype),
             free_cell=options.free_cell,
+            alone=alone,
         )
 
     try:
