@@ -143,6 +143,13 @@ class Hunt:
         return 1.0 + len(self.atoms.numbers) / _SMALL
 
     @property
+    def rarity(self) -> tuple[float, ...]:
+        """How much rarer starts of each class of symmetry are to be: in clusters by about what they cost."""
+        if bool(self.atoms.pbc.any()):
+            return self.dear, 1.0, 1.0, 1.0
+        return self.dear, self.dear ** (2 / 3), self.dear ** (1 / 3), 1.0
+
+    @property
     def solutions(self) -> StructureBatch:
         """All different structures found that have the fingerprint."""
         positions, cells = self.found

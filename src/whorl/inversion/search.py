@@ -249,7 +249,7 @@ class _Search:
             distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
             order = [mine[p] for p in distance.argsort(stable=True).tolist()]
             most = _SCREENED * size.first if hunt.is_large else size.first
-            chosen += _share_out(order, [symmetry_class(jobs.groups[p]) for p in order], most, hunt.dear)
+            chosen += _share_out(order, [symmetry_class(jobs.groups[p]) for p in order], most, hunt.rarity)
         jobs = jobs.pick(chosen)
         if any(hunt.is_large for hunt in hunts):
             jobs = self._screened(jobs)
@@ -279,7 +279,7 @@ class _Search:
             mine = tried.of_hunt(k)
             order = [mine[p] for p in tried.loss[mine].argsort(stable=True).tolist()]
             classes = [symmetry_class(tried.groups[p]) for p in order]
-            chosen += _share_out(order, classes, size.first // 2, hunt.dear)
+            chosen += _share_out(order, classes, size.first // 2, hunt.rarity)
         return jobs.pick([k for k in range(len(jobs.of)) if k not in large]).and_also(tried.pick(chosen))
 
     def _breed(self, hunts: list[Hunt]) -> None:
@@ -553,16 +553,16 @@ class _Search:
         )
 
 
-def _share_out(order: list[int], classes: list[int], most: int, dear: float) -> list[int]:
+def _share_out(order: list[int], classes: list[int], most: int, rarity: Sequence[float]) -> list[int]:
     """Return the first of each class in turn: those of high symmetry differ most, and cost least.
 
-    Those of none come ``dear`` times more rarely.
+    Those of a class come as many times more rarely.
     """
     turns: dict[int, int] = {}
     turn = []
     for one in classes:
         turns[one] = turns.get(one, 0) + 1
-        turn.append(turns[one] * (1.0 if one else dear))
+        turn.append(turns[one] * rarity[one])
     ranked = sorted(range(len(order)), key=lambda k: turn[k])
     return [order[k] for k in ranked[:most]]
 
