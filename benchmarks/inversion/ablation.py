@@ -32,6 +32,7 @@ CLUSTERS = {
     "all of it": WHOLE,
     "no coarse levels": replace(WHOLE, opening=((1.0, 26),), coarse=(1.0, 6), fine=((1.0, 12),)),
     "every child to the end": replace(WHOLE, children=8, promising=8),
+    "no choice among tries": replace(WHOLE, tries=1),
     "no relocation": replace(WHOLE, moves=("shake", "reflect")),
     "no shaking": replace(WHOLE, moves=("relocate", "reflect")),
     "no mirrors": replace(WHOLE, moves=("shake", "relocate")),
