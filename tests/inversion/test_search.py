@@ -1,11 +1,14 @@
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.spacegroup import crystal
 
 from whorl.errors import InputError
 from whorl.evaluation.matching import rmsd
 from whorl.inversion import InversionProblem, InversionStatus, Population, solve
+from whorl.inversion.population import Jobs
+from whorl.inversion.search import _Search
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, from_ase
 from whorl.structures.symmetry import space_group_numbers
@@ -48,6 +51,23 @@ def test_same_seed_same_answer_whatever_else_is_sought():
     assert torch.equal(whole.structures.positions, again.structures.positions)
     alone = solve(problem.select([1]), **short)
     torch.testing.assert_close(alone.loss, whole.loss[[1]], rtol=1e-3, atol=1e-6)
+
+
+def test_choosing_among_tries_leaves_others_as_they_are():
+    """The larger cluster begins from symmetric arrangements; the smaller one chooses one of two."""
+    rng = torch.Generator().manual_seed(0)
+    atoms = [Atoms(f"C{n}", 4.0 * torch.rand(n, 3, generator=rng).numpy()) for n in (13, 8)]
+    problem, _ = problem_of(atoms, MOLECULES)
+    search = _Search(problem, Population(tries=2), 0, 64, 1e-3, None)
+    hunts = [search.hunt(0), search.hunt(1)]
+    before = [hunt.rng.get_state() for hunt in hunts]
+    of = [0, 0, 1, 1, 1, 1]
+    positions = [4.0 * torch.rand(len(atoms[k]), 3, generator=rng, dtype=torch.float64) for k in of]
+    chosen = search._nearest(Jobs(hunts, of, positions, [torch.zeros(3, 3)] * 6, [None] * 6))
+    assert chosen.of == [0, 0, 1, 1]
+    assert all(torch.equal(chosen.positions[k], positions[k]) for k in range(2))
+    assert torch.equal(hunts[0].rng.get_state(), before[0])
+    assert not torch.equal(hunts[1].rng.get_state(), before[1])
 
 
 def test_a_crystal_in_its_cell_and_without_it():

@@ -318,6 +318,9 @@ class _Search:
         chosen = []
         for k, hunt in enumerate(jobs.hunts):
             mine = torch.tensor(jobs.of_hunt(k))
+            if self._tries(hunt) == 1:  # and no random numbers are drawn that others would not cause
+                chosen += mine.tolist()
+                continue
             mixed = mine[torch.randperm(len(mine), generator=hunt.rng)].reshape(-1, self._tries(hunt))
             winner = loss[mixed.to(loss.device)].argmin(1, keepdim=True).to(mixed.device)
             chosen += mixed.gather(1, winner).flatten().tolist()
