@@ -35,7 +35,7 @@ def plot(tables: list[Path], picture: Path) -> None:
     axes.set(
         xscale="log", yscale="log", xlabel="atoms", ylabel="seconds of search", title="Clusters found again"
     )
-    ticks = sorted({10, 20, 40, 60, 100})
+    ticks = [10, 20, 40, 60, 100]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=8.5)

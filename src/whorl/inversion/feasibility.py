@@ -5,11 +5,12 @@ unsolved after E evaluations was measured to fall about as
 
 .. math:: S(E) = \Bigl(1 + \frac{E}{\tau}\Bigr)^{-0.8}, \qquad \tau = 1500\,\max(x^2, x^6), \quad x = n/10
 
-for n atoms: disordered clusters of 14 take about ten times as long. With even odds beforehand, the
-probability that an unsolved target has no structure at all is :math:`1 / (1 + S)` (Bayes). Populations that
-start afresh and end in the very same structure speak for it too: it is then the lowest there is, and yet no
-solution. But real clusters that were not found have ended alike several times, so that each such end counts
-for little: as if one in two agreed by chance.
+for n atoms. The dependence on n is a rough guess: few of the disordered clusters of 14 atoms were found in
+ten times the evaluations, and none of 16. With even odds beforehand, the probability that an unsolved target
+has no structure at all is :math:`1 / (1 + S)` (Bayes). Populations that start afresh and end in the very same
+structure speak for it too: it is then the lowest there is, and yet no solution. Real clusters were called
+impossible when each such end counted for more, so that it counts as if one in two agreed by chance; that is a
+choice, not a measurement.
 """
 
 from __future__ import annotations
