@@ -1,10 +1,13 @@
 """What each part of the search is worth: ``python -m benchmarks.inversion.ablation``.
 
-Pt10 clusters and small crystals are searched with parts of the search taken away, all with the same number of
-evaluations. The evaluations of an unsolved target are all of its budget.
+Pt10 clusters and small crystals are searched with parts of the search taken away, with the same number of
+evaluations and the same seeds. An unsolved target counts with all of its budget. The difference is that to
+the whole search on the same target with the same seed, with its standard error: within two of them it says
+nothing.
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -16,10 +19,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from ase import Atoms
+from torch import Tensor
 
 from benchmarks.inversion import suites
 from benchmarks.inversion.runner import spread_over
-from whorl.errors import InputError
+from whorl.errors import InputError, unknown_option
 from whorl.evaluation.matching import rmsd
 from whorl.inversion import InversionProblem, Population, solve
 from whorl.structures import from_ase
@@ -49,9 +53,9 @@ CRYSTALS = {
 
 def run(
     targets: Sequence[Atoms], population: Population, options: argparse.Namespace, kind: str
-) -> list[str]:
-    """Search all targets, and return the cells of a row."""
-    solved, evaluations, began = 0, 0, time.perf_counter()
+) -> tuple[int, Tensor]:
+    """Search all targets with each seed; return how many were solved, and the evaluations of each."""
+    solved, spent = 0, []
     groups: dict[tuple[str, ...], list[Atoms]] = {}
     for atoms in targets:
         groups.setdefault(tuple(sorted(set(atoms.get_chemical_symbols()))), []).append(atoms)
@@ -62,18 +66,15 @@ def run(
         with torch.no_grad():
             target = representation(originals)
         problem = InversionProblem(representation=representation, target=target, template=forget(originals))
-        result = solve(
-            problem, budget_evaluations=options.evaluations, seed=options.seed, population=population
-        )
-        solved += int((rmsd(result.structures, originals) < RECOVERED).sum())
-        assert result.evaluations is not None
-        evaluations += int(result.evaluations.sum())
-    seconds = time.perf_counter() - began
-    return [
-        f"{solved} of {len(targets)}",
-        f"{evaluations / len(targets):.0f}",
-        f"{seconds / len(targets):.2f}",
-    ]
+        for seed in map(int, options.seeds.split(",")):
+            result = solve(problem, budget_evaluations=options.evaluations, seed=seed, population=population)
+            found = rmsd(result.structures, originals) < RECOVERED
+            solved += int(found.sum())
+            assert result.evaluations is not None
+            spent.append(
+                torch.where(found, result.evaluations.clamp(max=options.evaluations), options.evaluations)
+            )
+    return solved, torch.cat(spent).double()
 
 
 def main() -> int:
@@ -83,7 +84,8 @@ def main() -> int:
     add("--targets", type=int, default=24, help="of each kind")
     add("--evaluations", type=int, default=4000, help="for each target")
     add("--pooling", default="max,min", help="of the clusters")
-    add("--seed", type=int, default=0)
+    add("--seeds", default="0,1", help="each target is searched once with each")
+    add("--kinds", default="clusters,crystals", help="which targets")
     add("--threads", type=int, help="torch threads")
     add("--dataset", type=Path, default=suites.PT10, help="Pt10 clusters")
     add("--data", type=Path, default=suites.CRYSTALS, help="crystals")
@@ -94,24 +96,38 @@ def main() -> int:
     if options.quick:
         options.evaluations = 50
     kinds = {
-        "Pt10": ("fung2022", CLUSTERS, lambda: suites.pt10(dataset=options.dataset)),
-        "crystals of 8 to 16 atoms": (
+        "clusters": ("fung2022", CLUSTERS, lambda: suites.pt10(dataset=options.dataset)),
+        "crystals": (
             "crystal",
             CRYSTALS,
             lambda: [a for a in suites.crystals(data=options.data) if 8 <= len(a) <= 16],
         ),
     }
     print(
-        "| targets | the search | solved | evaluations/target | s/target |\n|---|---|---|---|---|", flush=True
+        "| targets | the search | solved | evaluations/target | difference | s/target |\n"
+        "|---|---|---|---|---|---|",
+        flush=True,
     )
-    for name, (kind, variants, build) in kinds.items():
+    for name in options.kinds.split(","):
+        if name not in kinds:
+            raise SystemExit(f"error: {unknown_option('kind', name, kinds)}")
+        kind, variants, build = kinds[name]
         try:
             targets = spread_over(build(), count)
-        except InputError as error:
-            print(f"skipped: {error}")
+        except InputError as problem:
+            print(f"skipped: {problem}")
             continue
+        whole = None
         for label, population in variants.items():
-            print(f"| {name} | {label} | {' | '.join(run(targets, population, options, kind))} |", flush=True)
+            began = time.perf_counter()
+            solved, spent = run(targets, population, options, kind)
+            seconds = (time.perf_counter() - began) / len(spent)
+            whole = spent if whole is None else whole
+            apart = spent - whole
+            error = float(apart.std()) / len(spent) ** 0.5 if len(spent) > 1 else math.nan
+            difference = "" if spent is whole else f"{float(apart.mean()):+.0f} ± {error:.0f}"
+            cells = [f"{solved} of {len(spent)}", f"{float(spent.mean()):.0f}", difference, f"{seconds:.2f}"]
+            print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
     return 0
 
 

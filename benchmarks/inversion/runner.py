@@ -319,10 +319,11 @@ def run_suite(
 
 def _print_ratios(outcomes: Sequence[Outcome], baselines: Sequence[Outcome], names: set[str]) -> None:
     for ours in outcomes:
-        solved = sum(row.solved for row in ours.of(names))
+        mine = ours.of(names)
         for theirs in baselines:
-            faster = (theirs.seconds / len(theirs.rows)) / (ours.seconds / len(ours.rows))
+            faster = sum(row.seconds for row in theirs.rows) / sum(row.seconds for row in mine)
             print(
-                f"\n{ours.solver} / {theirs.solver}: solved {solved} against "
-                f"{sum(row.solved for row in theirs.rows)} of {len(names)}, in 1/{faster:.3g} of the time"
+                f"\n{ours.solver} / {theirs.solver}, the same {len(names)} targets: solved "
+                f"{sum(row.solved for row in mine)} against {sum(row.solved for row in theirs.rows)}, "
+                f"in 1/{faster:.3g} of the time"
             )
