@@ -89,6 +89,9 @@ def test_what_cannot_be_has_a_status_and_the_best_there_is():
     assert result.status[1] in (InversionStatus.LOCAL_MINIMUM, InversionStatus.INVALID)
     assert len(result.solutions[1]) == 0
     assert float(result.loss[1]) > 1e-3
+    assert bool((result.restarts >= result.agreeing).all()) and int(result.agreeing[1]) >= 1
+    if int(result.agreeing[1]) > 1:
+        assert f"{result.agreeing[1]} of {result.restarts[1]} searches" in result.advice[1]
     strict = solve(problem, budget_evaluations=700, invalid_above=1e-3)
     assert strict.status[1] is InversionStatus.INVALID
 

@@ -24,20 +24,30 @@ _CHANCE = 0.5  # that two populations end alike although there is a solution els
 _TAU, _POWER = 1500.0, 0.8
 
 
-def infeasibility(ends: Sequence[tuple[Tensor, float]], *, evaluations: int, n_atoms: int) -> float:
-    """Return how likely it is that no structure has the fingerprint of an unsolved target, from 0 to 1.
+def agreeing(ends: Sequence[tuple[Tensor, float]], *, n_atoms: int) -> int:
+    """Return how many populations ended in the same structure as the best one, itself counted.
 
     Args:
         ends: Of each population, the signature (:func:`whorl.inversion.moves.signature`) and loss of its
             best.
+        n_atoms: n.
+    """
+    if not ends:
+        return 0
+    best = min(ends, key=lambda end: end[1])[0]
+    same = _SAME * min(1.0, 10 / n_atoms)
+    return sum(float((mark - best).square().mean().sqrt()) < same for mark, _ in ends)
+
+
+def infeasibility(*, evaluations: int, n_atoms: int, agreeing: int) -> float:
+    """Return how likely it is that no structure has the fingerprint of an unsolved target, from 0 to 1.
+
+    Args:
         evaluations: E, spent on the target.
         n_atoms: n.
+        agreeing: Populations that ended in the same structure as the best one, itself counted.
     """
     size = n_atoms / 10
     unsolved = (1.0 + evaluations / (_TAU * max(size**2, size**6))) ** -_POWER
-    if len(ends) > 1:
-        best = min(ends, key=lambda end: end[1])[0]
-        same = _SAME * min(1.0, 10 / n_atoms)
-        alike = sum(float((mark - best).square().mean().sqrt()) < same for mark, _ in ends) - 1
-        unsolved *= _CHANCE**alike
+    unsolved *= _CHANCE ** max(agreeing - 1, 0)
     return 1.0 / (1.0 + unsolved)

@@ -108,6 +108,7 @@ class Hunt:
         self.settled = False  # solved, and as near as it gets
         # Settled at the end.
         self.loss_as_asked, self.infeasibility = math.inf, 0.0
+        self.restarts, self.agreeing = 0, 0
         self.status = InversionStatus.BUDGET_SPENT
         self.found = self.positions, self.cells
 
@@ -162,7 +163,10 @@ class Hunt:
 
     def keep(self, store: Checkpoint) -> None:
         """Save what it ended with."""
-        numbers = [self.loss_as_asked, self.infeasibility, self.seconds, self.evaluations, self.solved]
+        numbers = [
+            *(self.loss_as_asked, self.infeasibility, self.seconds),
+            *(self.evaluations, self.solved, self.restarts, self.agreeing),
+        ]
         store.save(
             f"target-{self.index}",
             {
@@ -182,9 +186,9 @@ class Hunt:
             return False
         self.best_positions, self.best_cell = piece["positions"], piece["cell"]
         self.found = piece["found_positions"], piece["found_cells"]
-        loss, infeasibility, seconds, evaluations, solved = piece["numbers"].tolist()
-        self.loss_as_asked, self.infeasibility, self.seconds = loss, infeasibility, seconds
-        self.evaluations, self.solved = int(evaluations), bool(solved)
+        self.loss_as_asked, self.infeasibility, self.seconds, *counts = piece["numbers"].tolist()
+        self.evaluations, solved, self.restarts, self.agreeing = map(int, counts)
+        self.solved = bool(solved)
         self.status = list(InversionStatus)[int(piece["status"])]
         return True
 

@@ -64,8 +64,10 @@ class InversionResult:
         evaluations: How often a fingerprint was computed for each target, with its derivatives, shape (T,).
         seconds: Time spent on each target, shape (T,); targets that are searched together share the time.
         solutions: For each target, all different structures found that have its fingerprint, best first;
-        empty
-            where there is none.
+            empty where there is none.
+        restarts: How many times the search for each target was begun, shape (T,).
+        agreeing: How many of these ended in the best structure found, shape (T,): an unsolved target whose
+            best structure comes again and again has hardly a better one.
         infeasibility: How likely it is that no structure has the fingerprint, from 0 to 1, shape (T,); see
             :func:`whorl.inversion.feasibility.infeasibility`.
     """
@@ -77,6 +79,8 @@ class InversionResult:
     evaluations: Int[Tensor, "T"] | None = None
     seconds: Float[Tensor, "T"] | None = None
     solutions: tuple[StructureBatch, ...] = ()
+    restarts: Int[Tensor, "T"] | None = None
+    agreeing: Int[Tensor, "T"] | None = None
     infeasibility: Float[Tensor, "T"] | None = None
 
     @property
@@ -89,6 +93,12 @@ class InversionResult:
                     f" {len(found)} different structures have it: it does not tell them apart. Choose among "
                     "them by energy, or add features."
                 )
+        if self.restarts is not None and self.agreeing is not None:
+            for target, (began, same) in enumerate(
+                zip(self.restarts.tolist(), self.agreeing.tolist(), strict=True)
+            ):
+                if same > 1 and self.status[target] is not InversionStatus.CONVERGED:
+                    advice[target] += f" {same} of {began} searches ended in this same structure."
         return tuple(advice)
 
     @property

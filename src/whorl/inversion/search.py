@@ -27,7 +27,7 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.inversion.checkpoint import Checkpoint
-from whorl.inversion.feasibility import infeasibility
+from whorl.inversion.feasibility import agreeing, infeasibility
 from whorl.inversion.moves import Atoms
 from whorl.inversion.population import Hunt, Jobs, Level, Population, symmetry_class
 from whorl.inversion.problem import InversionProblem
@@ -54,6 +54,7 @@ _SCREENED = 3  # times the starts of large crystals that are improved a little b
 _NEARLY = 1e-3  # mean square of the whitened residuals up to which it is
 _IMPROVED = 0.5  # part of its loss below which it is polished again
 _EXACT = 1e-4  # root mean square of the whitened residuals above which a solution may get nearer yet
+_SOLVERS = {torch.float32: LevenbergMarquardt(floor=1e-10), torch.float64: LevenbergMarquardt(floor=1e-20)}
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
 
 
@@ -161,7 +162,7 @@ class _Batch:
     def of(self, problem: InversionProblem) -> InversionProblem:
         """Return a problem for these structures."""
         part = problem.select(self.index)
-        return part if self.orbits is None else part.symmetric(self.orbits)
+        return part if self.orbits is None else part.symmetric(self.orbits.to(part.target))
 
 
 class _Search:
@@ -175,10 +176,9 @@ class _Search:
         budget: int | None,
     ) -> None:
         self.asked, self.population, self.seed = problem, population, seed
+        self.roughly = problem.to(dtype=torch.float32)
         self.batch_size, self.budget = batch_size, budget
-        single = problem.target.dtype == torch.float32
         self.tolerance = tolerance**2
-        self.solver = LevenbergMarquardt(floor=1e-10 if single else 1e-20)
         self.sharp = problem.representation.sharpness().to(problem.target) > _SHARP
         self.weights = torch.ones_like(problem.target)
         if problem.weights is not None:
@@ -310,7 +310,7 @@ class _Search:
 
         def value(batch: _Batch) -> Tensor:
             with torch.no_grad():
-                return batch.of(level).value(batch.structures)
+                return batch.of(level).value(batch.structures.to(dtype=level.target.dtype))
 
         loss = torch.full((len(jobs.of),), torch.inf, dtype=level.target.dtype, device=level.target.device)
         for batch, values in zip(batches, map_threads(value, batches), strict=True):
@@ -411,7 +411,10 @@ class _Search:
             return batch.of(self.asked).features(batch.structures)
 
     def _level(self, weight: float, loss: str = "squared") -> InversionProblem:
-        return self.asked.replace(weights=self.weights * torch.where(self.sharp, weight, 1.0), loss=loss)
+        """Return the problem with sharp features weighed less; where they are, in single precision."""
+        problem = self.asked if weight == 1.0 else self.roughly
+        weights = self.weights * torch.where(self.sharp, weight, 1.0)
+        return problem.replace(weights=weights.to(problem.target), loss=loss)
 
     def _improve(
         self, jobs: Jobs, levels: Sequence[Level], *, loss: str = "squared", broken: bool = False
@@ -435,21 +438,22 @@ class _Search:
             structures = batch.structures
             evaluations = torch.zeros_like(batch.index)
             for whole, steps in problems:
-                part = batch.of(whole)
-                state = self.solver.init(part, structures)
+                part, solver = batch.of(whole), _SOLVERS[whole.target.dtype]
+                state = solver.init(part, structures.to(dtype=whole.target.dtype))
                 evaluations += 1
                 for _ in range(steps):
-                    moving = self.solver.moving(part, state)
+                    moving = solver.moving(part, state)
                     if not bool(moving.any()):
                         break
                     evaluations += moving
-                    state = self.solver.step(part, state)
+                    state = solver.step(part, state)
                 structures = state.best
             lowest = state.best_loss
             if judge is not None:
                 with torch.no_grad():
                     lowest = batch.of(judge).value(structures)
-            return structures, torch.where(state.failed, torch.inf, lowest), evaluations
+            lowest = torch.where(state.failed, torch.inf, lowest).to(self.asked.target)
+            return structures.to(dtype=self.asked.target.dtype), lowest, evaluations
 
         lowest = torch.full(
             (len(jobs.of),), torch.inf, dtype=self.asked.target.dtype, device=self.asked.target.device
@@ -494,14 +498,14 @@ class _Search:
         with torch.no_grad():
             losses = self.asked.select([hunt.index for hunt in hunts]).value(structures).tolist()
         for hunt, loss in zip(hunts, losses, strict=True):
+            n = len(hunt.atoms.numbers)
             hunt.loss_as_asked = loss if math.isfinite(hunt.best_loss) else math.inf
-            hunt.infeasibility = self._infeasibility(hunt)
+            hunt.restarts, hunt.agreeing = len(hunt.ends), agreeing(hunt.ends, n_atoms=n)
+            if hunt.ends and not hunt.solved:
+                hunt.infeasibility = infeasibility(
+                    evaluations=hunt.evaluations, n_atoms=n, agreeing=hunt.agreeing
+                )
             hunt.status = self._status(hunt, invalid_above)
-
-    def _infeasibility(self, hunt: Hunt) -> float:
-        if hunt.solved or not hunt.ends:
-            return 0.0
-        return infeasibility(hunt.ends, evaluations=hunt.evaluations, n_atoms=len(hunt.atoms.numbers))
 
     def _status(self, hunt: Hunt, invalid_above: float | None) -> InversionStatus:
         if hunt.solved:
@@ -552,6 +556,8 @@ class _Search:
             evaluations=torch.tensor([hunt.evaluations for hunt in hunts], dtype=torch.int64),
             seconds=torch.tensor([hunt.seconds for hunt in hunts], dtype=torch.float64),
             solutions=tuple(hunt.solutions for hunt in hunts),
+            restarts=torch.tensor([hunt.restarts for hunt in hunts], dtype=torch.int64),
+            agreeing=torch.tensor([hunt.agreeing for hunt in hunts], dtype=torch.int64),
             infeasibility=torch.tensor([hunt.infeasibility for hunt in hunts], dtype=torch.float64),
         )
 
