@@ -77,6 +77,7 @@ def test_a_crystal_in_its_cell_and_without_it():
         result = solve(problem, seed=1, budget_evaluations=6000)
         assert result.status == (InversionStatus.CONVERGED,)
         assert float(rmsd(result.structures, originals)) < 0.02
+        assert free_cell or torch.equal(result.structures.cells, originals.cells)
 
 
 def test_what_cannot_be_has_a_status_and_the_best_there_is():

@@ -453,7 +453,7 @@ class _Search:
                 with torch.no_grad():
                     lowest = batch.of(judge).value(structures)
             lowest = torch.where(state.failed, torch.inf, lowest).to(self.asked.target)
-            return structures.to(dtype=self.asked.target.dtype), lowest, evaluations
+            return self._unrounded(batch, structures), lowest, evaluations
 
         lowest = torch.full(
             (len(jobs.of),), torch.inf, dtype=self.asked.target.dtype, device=self.asked.target.device
@@ -474,6 +474,15 @@ class _Search:
                 positions[k], cells[k] = one, cell
                 jobs.hunts[jobs.of[k]].evaluations += count
         return Jobs(jobs.hunts, jobs.of, positions, cells, jobs.groups, lowest)
+
+    def _unrounded(self, batch: _Batch, found: StructureBatch) -> StructureBatch:
+        """Return what was found with everything that may not move exactly as it was before."""
+        before = batch.structures
+        found = found.to(dtype=before.dtype)
+        frozen = self.asked.select(batch.index).frozen
+        if frozen is not None:
+            found = found.replace(positions=torch.where(frozen[:, None], before.positions, found.positions))
+        return found if self.asked.free_cell else found.replace(cells=before.cells)
 
     # Endings.
 
