@@ -34,7 +34,7 @@ WHOLE = Population()
 ALONE = replace(WHOLE, patience=1, children=1, promising=1)  # hardly more than its openings
 CLUSTERS = {
     "all of it": WHOLE,
-    "no coarse levels": replace(WHOLE, opening=((1.0, 26),), coarse=(1.0, 6), fine=((1.0, 12),)),
+    "no coarse levels": replace(WHOLE, opening=((0.0, 26),), coarse=(0.0, 6), fine=((0.0, 12),)),
     "every child to the end": replace(WHOLE, children=8, promising=8),
     "no choice among tries": replace(WHOLE, tries=1),
     "no relocation": replace(WHOLE, moves=("shake", "reflect")),

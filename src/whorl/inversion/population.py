@@ -19,7 +19,7 @@ from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, random_subgroup, sy
 from whorl.structures.batch import StructureBatch
 from whorl.structures.orbits import Orbits
 
-Level = tuple[float, int]  # weight of the sharp features, steps of the solver
+Level = tuple[float, int]  # length in Å below which features count less (0: none does), steps of the solver
 
 _ALIKE = 0.15  # Å by which the distances of two members must differ
 _SMALL = 12  # atoms
@@ -31,7 +31,7 @@ _IMPROVED = 0.98  # a population that lowers its loss by less than this factor h
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """How the search for one target is laid out.
+    r"""How the search for one target is laid out.
 
     Attributes:
         candidates: Random arrangements that are compared with the target at the start of a population.
@@ -43,7 +43,8 @@ class Population:
         promising: Of these, how many are improved to the end.
         parents: Part of the members, best first, that have children.
         patience: Rounds without improvement after which a population is given up.
-        opening: Levels of the first improvement: weight of the sharp features, and steps.
+        opening: Levels of the first improvement: length ℓ in Å and steps. A feature of sharpness s counts
+            :math:`(1 + (s \ell)^4)^{-1/2}` times.
         coarse: Level for all children.
         fine: Levels for the promising ones.
         polish: Steps that the best member gets in every round.
@@ -60,9 +61,9 @@ class Population:
     promising: int = 8
     parents: float = 0.6
     patience: int = 4
-    opening: tuple[Level, ...] = ((0.1, 12), (0.3, 6), (1.0, 8))
-    coarse: Level = (0.1, 6)
-    fine: tuple[Level, ...] = ((0.3, 4), (1.0, 8))
+    opening: tuple[Level, ...] = ((2.0, 12), (1.0, 6), (0.0, 8))
+    coarse: Level = (2.0, 6)
+    fine: tuple[Level, ...] = ((1.0, 4), (0.0, 8))
     polish: int = 6
     moves: tuple[str, ...] = ("shake", "relocate", "swap", "reflect")
     symmetric: float = 0.8

@@ -44,7 +44,6 @@ Progress = Callable[[int, int, str], None]
 _AT_ONCE = 32  # targets that are searched at the same time
 _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
 _DOUBT = 0.99  # probability from which a target is called one that no structure has
-_SHARP = 0.7  # 1/Å beyond which a feature is sharp
 _FLOOR = 0.3  # least spread of a feature, as a part of the median spread
 _ROUNDING = 1e-12  # part of the greatest spread up to which a feature has none
 _BUDGET = 150_000  # evaluations for a target of up to ten atoms
@@ -179,7 +178,7 @@ class _Search:
         self.roughly = problem.to(dtype=torch.float32)
         self.batch_size, self.budget = batch_size, budget
         self.tolerance = tolerance**2
-        self.sharp = problem.representation.sharpness().to(problem.target) > _SHARP
+        self.sharpness = problem.representation.sharpness().to(problem.target)
         self.weights = torch.ones_like(problem.target)
         if problem.weights is not None:
             self.weights = problem.weights.expand_as(problem.target).clone()
@@ -245,7 +244,7 @@ class _Search:
             own = features[mine]
             if self.asked.weights is None and not hunt.ends:
                 self.weights[hunt.index] = _whitening(self.asked.select([hunt.index]).spread(own))
-            weights = self.weights[hunt.index] * torch.where(self.sharp, size.opening[0][0], 1.0)
+            weights = self.weights[hunt.index] * self._softened(size.opening[0][0])
             distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
             order = [mine[p] for p in distance.argsort(stable=True).tolist()]
             most = _SCREENED * size.first if hunt.is_large else size.first
@@ -351,7 +350,7 @@ class _Search:
                     [hunt.cells[0] for hunt in some],
                     [hunt.groups[0] for hunt in some],
                 )
-                self._deliver(self._improve(leaders, ((1.0, steps),), loss="mae", broken=nearly))
+                self._deliver(self._improve(leaders, ((0.0, steps),), loss="mae", broken=nearly))
                 for hunt in some if nearly else ():
                     hunt.polished = float(hunt.loss[0])
 
@@ -410,17 +409,21 @@ class _Search:
         with torch.no_grad():
             return batch.of(self.asked).features(batch.structures)
 
-    def _level(self, weight: float, loss: str = "squared") -> InversionProblem:
-        """Return the problem with sharp features weighed less; where they are, in single precision."""
-        problem = self.asked if weight == 1.0 else self.roughly
-        weights = self.weights * torch.where(self.sharp, weight, 1.0)
-        return problem.replace(weights=weights.to(problem.target), loss=loss)
+    def _softened(self, length: float) -> Float[Tensor, "F"]:
+        """Return how much each feature counts: the sharper than 1/``length``, the less."""
+        return (1.0 + (self.sharpness * length) ** 4).rsqrt()
+
+    def _level(self, length: float, loss: str = "squared") -> InversionProblem:
+        """Return the problem with sharp features softened; where they are, in single precision."""
+        problem = self.roughly if length else self.asked
+        weights = (self.weights * self._softened(length)).to(problem.target)
+        return problem.replace(weights=weights, loss=loss)
 
     def _improve(
         self, jobs: Jobs, levels: Sequence[Level], *, loss: str = "squared", broken: bool = False
     ) -> Jobs:
-        problems = [(self._level(weight, loss), steps) for weight, steps in levels]
-        judge = self._level(1.0) if loss != "squared" else None
+        problems = [(self._level(length, loss), steps) for length, steps in levels]
+        judge = self._level(0.0) if loss != "squared" else None
         return self._descend(jobs, problems, judge=judge, broken=broken)
 
     def _descend(
@@ -549,7 +552,7 @@ class _Search:
         index = [hunt.index for hunt in hunts]
         structures = self._best(hunts)
         with torch.no_grad():
-            losses = self._level(1.0).select(index).value(structures).tolist()
+            losses = self._level(0.0).select(index).value(structures).tolist()
         for hunt, loss in zip(hunts, losses, strict=True):
             if loss < self.tolerance:
                 hunt.solved = True
