@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 # Run as modules: ``python -m benchmarks.inversion.pt10``.
 CRYSTENS := codec canonical
-INVERSION := speed shapes pt10 crystals molecules large atomwise ablation infeasible
+INVERSION := speed shapes pt10 crystals molecules large atomwise information ablation infeasible
 
 .PHONY: help demo test lint docs bench bench-quick clean
 

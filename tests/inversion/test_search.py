@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from ase import Atoms
@@ -115,7 +117,8 @@ def test_finished_targets_are_kept(tmp_path):
         del problem.representation.forward
     assert again.status == first.status
     assert torch.equal(again.structures.positions, first.structures.positions)
-    assert torch.equal(again.evaluations, first.evaluations)
+    for name in ("evaluations", "restarts", "agreeing", "infeasibility"):
+        assert torch.equal(getattr(again, name), getattr(first, name))
 
 
 def test_frozen_atoms_are_where_they_were():
@@ -167,6 +170,21 @@ def test_bad_populations():
         Population(members=0)
     with pytest.raises(InputError, match="parents"):
         Population(parents=0.0)
+    with pytest.raises(InputError, match="lengths of 0"):
+        Population(coarse=(-1.0, 6))
+    with pytest.raises(InputError, match="every feature counts"):
+        Population(fine=((1.0, 4),))
+
+
+def test_sharp_features_count_less_at_first_and_in_single_precision():
+    problem, _ = problem_of([molecule("CH4")], MOLECULES)
+    search = _Search(problem, Population(), 0, 64, 1e-3, None)
+    sharpness = MOLECULES.sharpness()
+    broad, whole = search._level(2.0), search._level(0.0)
+    assert broad.target.dtype == torch.float32 and whole.target.dtype == torch.float64
+    expected = [1.0 / math.sqrt(1.0 + (2.0 * s) ** 4) for s in sharpness.tolist()]
+    torch.testing.assert_close(broad.weights[0].double(), torch.tensor(expected).double())
+    assert torch.equal(whole.weights, torch.ones_like(whole.weights))
 
 
 @pytest.mark.parametrize("free_cell", [False, True])

@@ -79,6 +79,11 @@ class Population:
         for name in self.moves:
             if name not in MOVES:
                 raise unknown_option("move", name, MOVES)
+        for name, levels in (("opening", self.opening), ("coarse", (self.coarse,)), ("fine", self.fine)):
+            if any(length < 0 or steps < 1 for length, steps in levels):
+                raise InputError(f"{name}: got {levels}, expected lengths of 0 Å or more, and steps.")
+        if self.opening[-1][0] or self.fine[-1][0]:
+            raise InputError("opening, fine: the last length must be 0: there every feature counts.")
         if not 0 < self.parents <= 1:
             raise InputError(f"parents: got {self.parents}, expected a part above 0 and up to 1.")
 

@@ -47,7 +47,7 @@ class LevenbergMarquardt(Solver):
     """Damped Gauss–Newton steps: near a solution the error is squared from step to step.
 
     Args:
-        damping: μ at the start, without a unit. With 0.1 more descents end in the structure meant than with 0.01.
+        damping: μ at the start, without a unit. With less, more descents end in wrong structures.
         trust: Longest displacement of an atom in one step, in Å.
         floor: A search rests once its loss is below this part of the loss of a representation of zeros;
             ``None``: where rounding sets in.
