@@ -34,18 +34,18 @@ WHOLE = Population()
 ALONE = replace(WHOLE, patience=1, children=1, promising=1)  # hardly more than its openings
 CLUSTERS = {
     "all of it": WHOLE,
-    "no coarse levels": replace(WHOLE, opening=((0.0, 26),), coarse=(0.0, 6), fine=((0.0, 12),)),
+    "no broad descents": replace(WHOLE, length=0.0),
     "every child to the end": replace(WHOLE, children=8, promising=8),
-    "no choice among tries": replace(WHOLE, tries=1),
-    "no relocation": replace(WHOLE, moves=("shake", "reflect")),
-    "no shaking": replace(WHOLE, moves=("relocate", "reflect")),
-    "no mirrors": replace(WHOLE, moves=("shake", "relocate")),
+    "no relocation": replace(WHOLE, moves=("shake",)),
+    "no shaking": replace(WHOLE, moves=("relocate",)),
     "no choice among starts": replace(WHOLE, candidates=WHOLE.first),
     "no polish by absolute values": replace(WHOLE, polish=0),
     "many starts, no population": ALONE,
 }
 CRYSTALS = {
     "all of it": WHOLE,
+    "no polish by absolute values": replace(WHOLE, polish=0),
+    "no broad descents": replace(WHOLE, length=0.0),
     "no symmetric starts": replace(WHOLE, symmetric=0.0),
     "no swaps": replace(WHOLE, moves=("shake", "relocate")),
 }

@@ -24,7 +24,7 @@ from whorl.workflow.round_trip_settings import fingerprint
 
 POOLINGS = ("max,min", "mean,std", "max,min,mean,std")
 OFF, DESCENTS, ARRANGEMENTS = 0.2, 8, 100
-LEVELS = ((2.0, 12), (1.0, 6), (0.0, 20))  # Å below which features count less, steps; as the search has it
+LEVELS = ((2.0, 12), (0.0, 20))  # Å below which features count less, steps; as the search has it
 
 
 def row(original: StructureBatch, pooling: str) -> str:

@@ -2,14 +2,12 @@ import math
 
 import pytest
 import torch
-from ase import Atoms
 from ase.build import bulk, molecule
 from ase.spacegroup import crystal
 
 from whorl.errors import InputError
 from whorl.evaluation.matching import rmsd
 from whorl.inversion import InversionProblem, InversionStatus, Population, solve
-from whorl.inversion.population import Jobs
 from whorl.inversion.search import _Search
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, from_ase
@@ -53,23 +51,6 @@ def test_same_seed_same_answer_whatever_else_is_sought():
     assert torch.equal(whole.structures.positions, again.structures.positions)
     alone = solve(problem.select([1]), **short)
     torch.testing.assert_close(alone.loss, whole.loss[[1]], rtol=1e-3, atol=1e-6)
-
-
-def test_choosing_among_tries_leaves_others_as_they_are():
-    """The larger cluster begins from symmetric arrangements; the smaller one chooses one of two."""
-    rng = torch.Generator().manual_seed(0)
-    atoms = [Atoms(f"C{n}", 4.0 * torch.rand(n, 3, generator=rng).numpy()) for n in (13, 8)]
-    problem, _ = problem_of(atoms, MOLECULES)
-    search = _Search(problem, Population(tries=2), 0, 64, 1e-3, None)
-    hunts = [search.hunt(0), search.hunt(1)]
-    before = [hunt.rng.get_state() for hunt in hunts]
-    of = [0, 0, 1, 1, 1, 1]
-    positions = [4.0 * torch.rand(len(atoms[k]), 3, generator=rng, dtype=torch.float64) for k in of]
-    chosen = search._nearest(Jobs(hunts, of, positions, [torch.zeros(3, 3)] * 6, [None] * 6))
-    assert chosen.of == [0, 0, 1, 1]
-    assert all(torch.equal(chosen.positions[k], positions[k]) for k in range(2))
-    assert torch.equal(hunts[0].rng.get_state(), before[0])
-    assert not torch.equal(hunts[1].rng.get_state(), before[1])
 
 
 def test_a_crystal_in_its_cell_and_without_it():
@@ -170,17 +151,15 @@ def test_bad_populations():
         Population(members=0)
     with pytest.raises(InputError, match="parents"):
         Population(parents=0.0)
-    with pytest.raises(InputError, match="lengths of 0"):
-        Population(coarse=(-1.0, 6))
-    with pytest.raises(InputError, match="every feature counts"):
-        Population(fine=((1.0, 4),))
+    with pytest.raises(InputError, match="0 Å or more"):
+        Population(length=-1.0)
 
 
 def test_sharp_features_count_less_at_first_and_in_single_precision():
     problem, _ = problem_of([molecule("CH4")], MOLECULES)
     search = _Search(problem, Population(), 0, 64, 1e-3, None)
     sharpness = MOLECULES.sharpness()
-    broad, whole = search._level(2.0), search._level(0.0)
+    broad, whole = search._broad(), search._whitened()
     assert broad.target.dtype == torch.float32 and whole.target.dtype == torch.float64
     expected = [1.0 / math.sqrt(1.0 + (2.0 * s) ** 4) for s in sharpness.tolist()]
     torch.testing.assert_close(broad.weights[0].double(), torch.tensor(expected).double())

@@ -8,7 +8,6 @@ here.
 ``shake``      every atom by a normal displacement; a free cell is strained a little too
 ``relocate``   one atom goes next to another, or now and then anywhere in a periodic cell
 ``swap``       two atoms of different species change places
-``reflect``    the smaller side of a plane through three atoms is mirrored in it
 =============  ==================================================================================
 """
 
@@ -22,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-MOVES = ("shake", "relocate", "swap", "reflect")
+MOVES = ("shake", "relocate", "swap")
 _SHAKE, _STRAIN = 0.35, 0.05  # Å, and no unit
 _NEAREST, _FARTHEST = 0.85, 1.15  # of a relocated atom, as parts of the sum of the covalent radii
 _ANYWHERE = 0.3  # part of the relocations in a crystal that go anywhere in the cell
@@ -60,10 +59,7 @@ class Atoms:
     @property
     def moves(self) -> dict[str, float]:
         """The moves that make sense for these atoms, with how often each is made."""
-        n_free = int(self.free.sum())
         weights = {"shake": 0.5, "relocate": 0.5}
-        if not bool(self.pbc.any()) and n_free == len(self.numbers) and n_free > 4:
-            weights |= {"reflect": 0.1}
         if len(self.numbers[self.free].unique()) > 1:
             weights |= {"swap": 0.4}
         return weights
@@ -147,7 +143,7 @@ def move(
     """Return the arrangements after a move of this name, and their cells."""
     if name == "shake":
         return _shake(positions, cells, atoms, rng)
-    moved = {"relocate": _relocate, "swap": _swap, "reflect": _reflect}[name](positions, cells, atoms, rng)
+    moved = {"relocate": _relocate, "swap": _swap}[name](positions, cells, atoms, rng)
     return push_apart(moved, cells, atoms), cells
 
 
@@ -200,19 +196,6 @@ def _swap(positions: Tensor, cells: Tensor, atoms: Atoms, rng: torch.Generator) 
     result = positions.clone()
     result[every, i], result[every, j] = positions[every, j], positions[every, i]
     return result
-
-
-def _reflect(positions: Tensor, cells: Tensor, atoms: Atoms, rng: torch.Generator) -> Tensor:
-    count, n, _ = positions.shape
-    every = torch.arange(count)[:, None]
-    corners = positions[every, _random(rng, count, n).argsort(1)[:, :3]]
-    normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal = normal / normal.norm(dim=1, keepdim=True).clamp(min=1e-9)
-    height = ((positions - corners[:, :1]) * normal[:, None]).sum(2)
-    above = height > 0
-    smaller = above ^ (above.sum(1, keepdim=True) > (~above).sum(1, keepdim=True))
-    height = torch.where(smaller & (height.abs() > 0.3), height, 0.0)
-    return positions - 2.0 * height[..., None] * normal[:, None]
 
 
 def signature(

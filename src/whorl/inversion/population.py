@@ -19,8 +19,6 @@ from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, random_subgroup, sy
 from whorl.structures.batch import StructureBatch
 from whorl.structures.orbits import Orbits
 
-Level = tuple[float, int]  # length in Å below which features count less (0: none does), steps of the solver
-
 _ALIKE = 0.15  # Å by which the distances of two members must differ
 _SMALL = 12  # atoms
 _ORDERS = (1, 4, 16)  # of groups, up to which a symmetry is none, low, medium
@@ -38,15 +36,14 @@ class Population:
         first: Of these, how many are improved.
         members: Arrangements kept.
         children: New ones in each round.
-        tries: Arrangements made for each child, of which the nearest to the target is taken, in every other
-            population of clusters.
         promising: Of these, how many are improved to the end.
         parents: Part of the members, best first, that have children.
         patience: Rounds without improvement after which a population is given up.
-        opening: Levels of the first improvement: length ℓ in Å and steps. A feature of sharpness s counts
+        length: ℓ in Å; in broad descents a feature of sharpness s counts
             :math:`(1 + (s \ell)^4)^{-1/2}` times.
-        coarse: Level for all children.
-        fine: Levels for the promising ones.
+        opening: Steps of the first improvement: broad ones, and such in which every feature counts fully.
+        coarse: Broad steps for all children.
+        fine: Further steps for the promising ones.
         polish: Steps that the best member gets in every round.
         moves: Which of :mod:`whorl.inversion.moves` may be made, where the atoms allow them.
         symmetric: Part of the random arrangements that have a symmetry, where one is looked for: in crystals,
@@ -57,19 +54,19 @@ class Population:
     first: int = 24
     members: int = 8
     children: int = 24
-    tries: int = 8
     promising: int = 8
     parents: float = 0.6
     patience: int = 4
-    opening: tuple[Level, ...] = ((2.0, 12), (1.0, 6), (0.0, 8))
-    coarse: Level = (2.0, 6)
-    fine: tuple[Level, ...] = ((1.0, 4), (0.0, 8))
+    length: float = 2.0
+    opening: tuple[int, int] = (12, 8)
+    coarse: int = 6
+    fine: int = 8
     polish: int = 6
-    moves: tuple[str, ...] = ("shake", "relocate", "swap", "reflect")
+    moves: tuple[str, ...] = ("shake", "relocate", "swap")
     symmetric: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "first", "members", "children", "tries", "promising", "patience"):
+        for name in ("candidates", "first", "members", "children", "promising", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
         if self.promising > self.children or self.first > self.candidates:
@@ -79,11 +76,8 @@ class Population:
         for name in self.moves:
             if name not in MOVES:
                 raise unknown_option("move", name, MOVES)
-        for name, levels in (("opening", self.opening), ("coarse", (self.coarse,)), ("fine", self.fine)):
-            if any(length < 0 or steps < 1 for length, steps in levels):
-                raise InputError(f"{name}: got {levels}, expected lengths of 0 Å or more, and steps.")
-        if self.opening[-1][0] or self.fine[-1][0]:
-            raise InputError("opening, fine: the last length must be 0: there every feature counts.")
+        if self.length < 0:
+            raise InputError(f"length: got {self.length}, expected 0 Å or more.")
         if not 0 < self.parents <= 1:
             raise InputError(f"parents: got {self.parents}, expected a part above 0 and up to 1.")
 
@@ -128,16 +122,6 @@ class Hunt:
         if bool(self.atoms.pbc.any()) or not bool(self.atoms.free.all()):
             return bool(self.atoms.pbc.all())
         return len(self.atoms.numbers) > _SMALL and len(self.ends) % 2 == 0
-
-    @property
-    def chooses(self) -> bool:
-        """Whether children of its population are chosen among several tries: in every other one of clusters.
-
-        That finds most clusters sooner, but is blind to some which the others find.
-        """
-        if bool(self.atoms.pbc.all()) or self.seeks_symmetry:
-            return False
-        return len(self.atoms.numbers) > _SMALL or len(self.ends) % 2 == 0
 
     @property
     def is_large(self) -> bool:

@@ -29,7 +29,7 @@ from whorl.errors import InputError
 from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.feasibility import agreeing, infeasibility
 from whorl.inversion.moves import Atoms
-from whorl.inversion.population import Hunt, Jobs, Level, Population, symmetry_class
+from whorl.inversion.population import Hunt, Jobs, Population, symmetry_class
 from whorl.inversion.problem import InversionProblem
 from whorl.inversion.result import InversionResult, InversionStatus, centred
 from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
@@ -53,7 +53,11 @@ _SCREENED = 3  # times the starts of large crystals that are improved a little b
 _NEARLY = 1e-3  # mean square of the whitened residuals up to which it is
 _IMPROVED = 0.5  # part of its loss below which it is polished again
 _EXACT = 1e-4  # root mean square of the whitened residuals above which a solution may get nearer yet
-_SOLVERS = {torch.float32: LevenbergMarquardt(floor=1e-10), torch.float64: LevenbergMarquardt(floor=1e-20)}
+_DAMPING = 0.1  # at first; with less, more descents end in wrong structures
+_SOLVERS = {
+    torch.float32: LevenbergMarquardt(damping=_DAMPING, floor=1e-10),
+    torch.float64: LevenbergMarquardt(damping=_DAMPING, floor=1e-20),
+}
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
 
 
@@ -244,7 +248,7 @@ class _Search:
             own = features[mine]
             if self.asked.weights is None and not hunt.ends:
                 self.weights[hunt.index] = _whitening(self.asked.select([hunt.index]).spread(own))
-            weights = self.weights[hunt.index] * self._softened(size.opening[0][0])
+            weights = self.weights[hunt.index] * self._softened()
             distance = ((own - self.asked.target[hunt.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
             order = [mine[p] for p in distance.argsort(stable=True).tolist()]
             most = _SCREENED * size.first if hunt.is_large else size.first
@@ -252,7 +256,8 @@ class _Search:
         jobs = jobs.pick(chosen)
         if any(hunt.is_large for hunt in hunts):
             jobs = self._screened(jobs)
-        self._deliver(self._improve(jobs, size.opening))
+        broad, fine = size.opening
+        self._deliver(self._improve(jobs, broad=broad, fine=fine))
         self._lead(hunts)
 
     def _candidates(self, hunt: Hunt) -> tuple[Tensor, Tensor, list[Group | None]]:
@@ -271,7 +276,7 @@ class _Search:
         """Improve the starts of large crystals a little, and keep the better ones of each symmetry."""
         size = self.population
         large = [k for k, of in enumerate(jobs.of) if jobs.hunts[of].is_large]
-        tried = self._improve(jobs.pick(large), (size.coarse,))
+        tried = self._improve(jobs.pick(large), broad=size.coarse)
         assert tried.loss is not None
         chosen = []
         for k, hunt in enumerate(jobs.hunts):
@@ -287,43 +292,15 @@ class _Search:
         jobs = Jobs(hunts, [], [], [], [])
         for k, hunt in enumerate(hunts):
             best = max(1, math.ceil(size.parents * len(hunt.loss)))
-            parents = torch.randint(best, (self._tries(hunt) * size.children,), generator=hunt.rng)
+            parents = torch.randint(best, (size.children,), generator=hunt.rng)
             for positions, cell, group in hunt.children(parents, size.moves):
                 jobs.positions.append(positions)
                 jobs.cells.append(cell)
                 jobs.groups.append(group)
                 jobs.of.append(k)
-        jobs = self._nearest(jobs)
-        jobs = self._improve(jobs, (size.coarse,))
-        self._deliver(self._improve(jobs.pick(self._promising(jobs, size.promising)), size.fine))
+        jobs = self._improve(jobs, broad=size.coarse)
+        self._deliver(self._improve(jobs.pick(self._promising(jobs, size.promising)), fine=size.fine))
         self._lead(hunts)
-
-    def _tries(self, hunt: Hunt) -> int:
-        return self.population.tries if hunt.chooses else 1
-
-    def _nearest(self, jobs: Jobs) -> Jobs:
-        """Return of every few tries for a child the one nearest to its target in broad features."""
-        if all(self._tries(hunt) == 1 for hunt in jobs.hunts):
-            return jobs
-        level, batches = self._level(self.population.coarse[0]), self._batches(jobs)
-
-        def value(batch: _Batch) -> Tensor:
-            with torch.no_grad():
-                return batch.of(level).value(batch.structures.to(dtype=level.target.dtype))
-
-        loss = torch.full((len(jobs.of),), torch.inf, dtype=level.target.dtype, device=level.target.device)
-        for batch, values in zip(batches, map_threads(value, batches), strict=True):
-            loss[batch.jobs] = values.nan_to_num(torch.inf)
-        chosen = []
-        for k, hunt in enumerate(jobs.hunts):
-            mine = torch.tensor(jobs.of_hunt(k))
-            if self._tries(hunt) == 1:  # and no random numbers are drawn that others would not cause
-                chosen += mine.tolist()
-                continue
-            mixed = mine[torch.randperm(len(mine), generator=hunt.rng)].reshape(-1, self._tries(hunt))
-            winner = loss[mixed.to(loss.device)].argmin(1, keepdim=True).to(mixed.device)
-            chosen += mixed.gather(1, winner).flatten().tolist()
-        return jobs.pick(chosen)
 
     def _promising(self, jobs: Jobs, most: int) -> list[int]:
         """Return the jobs of the lowest losses, so many of each hunt."""
@@ -350,7 +327,7 @@ class _Search:
                     [hunt.cells[0] for hunt in some],
                     [hunt.groups[0] for hunt in some],
                 )
-                self._deliver(self._improve(leaders, ((0.0, steps),), loss="mae", broken=nearly))
+                self._deliver(self._improve(leaders, fine=steps, loss="mae", broken=nearly))
                 for hunt in some if nearly else ():
                     hunt.polished = float(hunt.loss[0])
 
@@ -409,22 +386,26 @@ class _Search:
         with torch.no_grad():
             return batch.of(self.asked).features(batch.structures)
 
-    def _softened(self, length: float) -> Float[Tensor, "F"]:
-        """Return how much each feature counts: the sharper than 1/``length``, the less."""
-        return (1.0 + (self.sharpness * length) ** 4).rsqrt()
+    def _softened(self) -> Float[Tensor, "F"]:
+        """Return how much each feature counts in broad descents: the sharper, the less."""
+        return (1.0 + (self.sharpness * self.population.length) ** 4).rsqrt()
 
-    def _level(self, length: float, loss: str = "squared") -> InversionProblem:
-        """Return the problem with sharp features softened; where they are, in single precision."""
-        problem = self.roughly if length else self.asked
-        weights = (self.weights * self._softened(length)).to(problem.target)
-        return problem.replace(weights=weights, loss=loss)
+    def _whitened(self, loss: str = "squared") -> InversionProblem:
+        return self.asked.replace(weights=self.weights, loss=loss)
+
+    def _broad(self) -> InversionProblem:
+        """Return the problem with sharp features softened: only to come near, so in single precision."""
+        weights = (self.weights * self._softened()).to(self.roughly.target)
+        return self.roughly.replace(weights=weights, loss="squared")
 
     def _improve(
-        self, jobs: Jobs, levels: Sequence[Level], *, loss: str = "squared", broken: bool = False
+        self, jobs: Jobs, *, broad: int = 0, fine: int = 0, loss: str = "squared", broken: bool = False
     ) -> Jobs:
-        problems = [(self._level(length, loss), steps) for length, steps in levels]
-        judge = self._level(0.0) if loss != "squared" else None
-        return self._descend(jobs, problems, judge=judge, broken=broken)
+        """Improve by so many broad steps, and then by so many in which every feature counts fully."""
+        problems = [(self._broad(), broad), (self._whitened(loss), fine)]
+        judge = self._whitened() if loss != "squared" else None
+        some = [(problem, steps) for problem, steps in problems if steps]
+        return self._descend(jobs, some, judge=judge, broken=broken)
 
     def _descend(
         self,
@@ -552,7 +533,7 @@ class _Search:
         index = [hunt.index for hunt in hunts]
         structures = self._best(hunts)
         with torch.no_grad():
-            losses = self._level(0.0).select(index).value(structures).tolist()
+            losses = self._whitened().select(index).value(structures).tolist()
         for hunt, loss in zip(hunts, losses, strict=True):
             if loss < self.tolerance:
                 hunt.solved = True

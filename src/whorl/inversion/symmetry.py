@@ -50,7 +50,7 @@ class Group:
     def orbit(self, x: Float[np.ndarray, "3"]) -> Float[np.ndarray, "m 3"]:
         """Return all different images of a point."""
         images = self.rotations @ x + self.translations / GRID
-        same = (np.abs(self.wrapped(images[:, None] - images)) < 1e-4).all(2)
+        same = (np.abs(self.wrapped(images[:, None] - images)) < 1e-5).all(2)
         return images[same.argmax(1) == np.arange(len(images))]
 
     def permutation(self, fractional: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, "g n"] | None:

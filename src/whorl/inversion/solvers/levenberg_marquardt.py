@@ -47,7 +47,7 @@ class LevenbergMarquardt(Solver):
     """Damped Gauss–Newton steps: near a solution the error is squared from step to step.
 
     Args:
-        damping: μ at the start, without a unit. With less, more descents end in wrong structures.
+        damping: μ at the start, without a unit.
         trust: Longest displacement of an atom in one step, in Å.
         floor: A search rests once its loss is below this part of the loss of a representation of zeros;
             ``None``: where rounding sets in.
@@ -56,7 +56,7 @@ class LevenbergMarquardt(Solver):
         InputError: A damping or trust radius that is not positive.
     """
 
-    def __init__(self, *, damping: float = 0.1, trust: float = 1.0, floor: float | None = None) -> None:
+    def __init__(self, *, damping: float = 1e-2, trust: float = 1.0, floor: float | None = None) -> None:
         if not damping > 0:
             raise InputError(f"damping: got {damping}, expected a positive number.")
         if not trust > 0:
