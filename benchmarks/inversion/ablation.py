@@ -39,12 +39,10 @@ CLUSTERS = {
     "no relocation": replace(WHOLE, moves=("shake",)),
     "no shaking": replace(WHOLE, moves=("relocate",)),
     "no choice among starts": replace(WHOLE, candidates=WHOLE.first),
-    "no polish by absolute values": replace(WHOLE, polish=0),
     "many starts, no population": ALONE,
 }
 CRYSTALS = {
     "all of it": WHOLE,
-    "no polish by absolute values": replace(WHOLE, polish=0),
     "no broad descents": replace(WHOLE, length=0.0),
     "no symmetric starts": replace(WHOLE, symmetric=0.0),
     "no swaps": replace(WHOLE, moves=("shake", "relocate")),

@@ -44,7 +44,6 @@ class Population:
         opening: Steps of the first improvement: broad ones, and such in which every feature counts fully.
         coarse: Broad steps for all children.
         fine: Further steps for the promising ones.
-        polish: Steps that the best member gets in every round.
         moves: Which of :mod:`whorl.inversion.moves` may be made, where the atoms allow them.
         symmetric: Part of the random arrangements that have a symmetry, where one is looked for: in crystals,
             and in every other population of clusters above 12 atoms.
@@ -61,7 +60,6 @@ class Population:
     opening: tuple[int, int] = (12, 8)
     coarse: int = 6
     fine: int = 8
-    polish: int = 6
     moves: tuple[str, ...] = ("shake", "relocate", "swap")
     symmetric: float = 0.8
 

@@ -258,7 +258,7 @@ class _Search:
             jobs = self._screened(jobs)
         broad, fine = size.opening
         self._deliver(self._improve(jobs, broad=broad, fine=fine))
-        self._lead(hunts)
+        self._complete(hunts)
 
     def _candidates(self, hunt: Hunt) -> tuple[Tensor, Tensor, list[Group | None]]:
         many, rarer = (_SCREENED, hunt.dear) if hunt.is_large else (1, 1.0)
@@ -300,7 +300,7 @@ class _Search:
                 jobs.of.append(k)
         jobs = self._improve(jobs, broad=size.coarse)
         self._deliver(self._improve(jobs.pick(self._promising(jobs, size.promising)), fine=size.fine))
-        self._lead(hunts)
+        self._complete(hunts)
 
     def _promising(self, jobs: Jobs, most: int) -> list[int]:
         """Return the jobs of the lowest losses, so many of each hunt."""
@@ -311,25 +311,25 @@ class _Search:
             chosen += [mine[p] for p in jobs.loss[mine].argsort(stable=True)[:most].tolist()]
         return chosen
 
-    def _lead(self, hunts: list[Hunt]) -> None:
-        """Improve the best of each by absolute values, which kinks of the fingerprint mislead less.
+    def _complete(self, hunts: list[Hunt]) -> None:
+        """Bring the best of each to the solution that it nearly is, if it is.
 
-        What is nearly a solution is polished without its symmetry, which real structures may have but nearly.
+        That goes by absolute values, which kinks of the fingerprint mislead less, and without the symmetry,
+        which real structures may have but nearly.
         """
-        for nearly in (False, True):  # the latter may come of the former
-            some = [hunt for hunt in hunts if len(hunt.loss) and self._is_nearly_solved(hunt) == nearly]
-            steps = _POLISH if nearly else self.population.polish
-            if some and steps:
-                leaders = Jobs(
-                    some,
-                    list(range(len(some))),
-                    [hunt.positions[0] for hunt in some],
-                    [hunt.cells[0] for hunt in some],
-                    [hunt.groups[0] for hunt in some],
-                )
-                self._deliver(self._improve(leaders, fine=steps, loss="mae", broken=nearly))
-                for hunt in some if nearly else ():
-                    hunt.polished = float(hunt.loss[0])
+        some = [hunt for hunt in hunts if len(hunt.loss) and self._is_nearly_solved(hunt)]
+        if not some:
+            return
+        leaders = Jobs(
+            some,
+            list(range(len(some))),
+            [hunt.positions[0] for hunt in some],
+            [hunt.cells[0] for hunt in some],
+            [hunt.groups[0] for hunt in some],
+        )
+        self._deliver(self._improve(leaders, fine=_POLISH, loss="mae", broken=True))
+        for hunt in some:
+            hunt.polished = float(hunt.loss[0])
 
     def _is_nearly_solved(self, hunt: Hunt) -> bool:
         if hunt.best_loss < self.tolerance:
