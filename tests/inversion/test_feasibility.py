@@ -19,6 +19,8 @@ def test_it_grows_with_evaluations_in_vain_and_falls_with_atoms():
 def test_ends_that_are_alike_speak_for_it():
     none, one, three = (infeasibility(evaluations=5_000, n_atoms=10, agreeing=k) for k in (0, 1, 3))
     assert none == one < three < 1.0
+    few, many = (infeasibility(evaluations=5_000, n_atoms=14, agreeing=k) for k in (1, 9))
+    assert few == many  # real clusters of 14 atoms end alike too
 
 
 def test_the_best_end_and_those_like_it_are_counted():

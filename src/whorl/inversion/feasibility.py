@@ -1,16 +1,15 @@
 r"""Is what is left of the loss the search's failure, or does no structure have this fingerprint?
 
-Targets that do have a structure are solved sooner or later. Of Pt10 clusters, the share that is still
-unsolved after E evaluations was measured to fall about as
+Targets that do have a structure are solved sooner or later. Of real clusters of 6 to 12 atoms, the share that
+is still unsolved after E evaluations falls about as
 
-.. math:: S(E) = \Bigl(1 + \frac{E}{\tau}\Bigr)^{-0.8}, \qquad \tau = 1500\,\max(x^2, x^6), \quad x = n/10
+.. math:: S(E) = \Bigl(1 + \frac{E}{\tau}\Bigr)^{-0.8}, \qquad \tau = 1500 \left(\frac{n}{10}\right)^6
 
-for n atoms. The dependence on n is a rough guess: few of the disordered clusters of 14 atoms were found in
-ten times the evaluations, and none of 16. With even odds beforehand, the probability that an unsolved target
-has no structure at all is :math:`1 / (1 + S)` (Bayes). Populations that start afresh and end in the very same
-structure speak for it too: it is then the lowest there is, and yet no solution. Real clusters were called
-impossible when each such end counted for more, so that it counts as if one in two agreed by chance; that is a
-choice, not a measurement.
+for n atoms (``python -m benchmarks.inversion.infeasible`` prints both). With even odds beforehand, the
+probability that an unsolved target has no structure at all is :math:`1 / (1 + S)` (Bayes). Populations that
+start afresh and end in the very same structure speak for it too: it is then the lowest there is, and yet no
+solution. Each such end halves the odds; it counts up to 12 atoms, for searches for larger real clusters end
+alike too.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch import Tensor
 
 _SAME = 0.1  # Å by which the distances of two ends may differ; less where many distances even out
 _CHANCE = 0.5  # that two populations end alike although there is a solution elsewhere
+_CALIBRATED = 12  # atoms up to which agreement counts
 _TAU, _POWER = 1500.0, 0.8
 
 
@@ -47,7 +47,7 @@ def infeasibility(*, evaluations: int, n_atoms: int, agreeing: int) -> float:
         n_atoms: n.
         agreeing: Populations that ended in the same structure as the best one, itself counted.
     """
-    size = n_atoms / 10
-    unsolved = (1.0 + evaluations / (_TAU * max(size**2, size**6))) ** -_POWER
-    unsolved *= _CHANCE ** max(agreeing - 1, 0)
+    unsolved = (1.0 + evaluations / (_TAU * (n_atoms / 10) ** 6)) ** -_POWER
+    if n_atoms <= _CALIBRATED:
+        unsolved *= _CHANCE ** max(agreeing - 1, 0)
     return 1.0 / (1.0 + unsolved)
