@@ -151,6 +151,10 @@ def test_bad_populations():
         Population(members=0)
     with pytest.raises(InputError, match="parents"):
         Population(parents=0.0)
+    with pytest.raises(InputError, match="coarse: got 0"):
+        Population(coarse=0)
+    with pytest.raises(InputError, match="one step or more"):
+        Population(opening=(12, 0))
     with pytest.raises(InputError, match="0 Å or more"):
         Population(length=-1.0)
 

@@ -64,7 +64,8 @@ class Population:
     symmetric: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "first", "members", "children", "promising", "patience"):
+        counts = ("candidates", "first", "members", "children", "promising", "patience", "coarse", "fine")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
         if self.promising > self.children or self.first > self.candidates:
@@ -74,6 +75,8 @@ class Population:
         for name in self.moves:
             if name not in MOVES:
                 raise unknown_option("move", name, MOVES)
+        if min(self.opening) < 1:
+            raise InputError(f"opening: got {self.opening}, expected one step or more of each kind.")
         if self.length < 0:
             raise InputError(f"length: got {self.length}, expected 0 Å or more.")
         if not 0 < self.parents <= 1:

@@ -453,7 +453,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
         ),
         settings={"seed": seed, **settings.model_dump(mode="json")},
         needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
-        version=2,  # 1 judged by what Algorithm 1 left of real structures
+        version=3,  # 1 judged by what Algorithm 1 left of real structures; 2 found less
     )
     if (calculator := recipe.calculator) is not None:
         add(
