@@ -321,9 +321,9 @@ def _print_ratios(outcomes: Sequence[Outcome], baselines: Sequence[Outcome], nam
     for ours in outcomes:
         mine = ours.of(names)
         for theirs in baselines:
-            faster = sum(row.seconds for row in theirs.rows) / sum(row.seconds for row in mine)
+            times = sum(row.seconds for row in mine) / sum(row.seconds for row in theirs.rows)
             print(
                 f"\n{ours.solver} / {theirs.solver}, the same {len(names)} targets: solved "
                 f"{sum(row.solved for row in mine)} against {sum(row.solved for row in theirs.rows)}, "
-                f"in 1/{faster:.3g} of the time"
+                f"in {times:.2g} × the time"
             )
