@@ -323,7 +323,6 @@ def _print_ratios(outcomes: Sequence[Outcome], baselines: Sequence[Outcome], nam
         for theirs in baselines:
             times = sum(row.seconds for row in mine) / sum(row.seconds for row in theirs.rows)
             print(
-                f"\n{ours.solver} / {theirs.solver}, the same {len(names)} targets: solved "
-                f"{sum(row.solved for row in mine)} against {sum(row.solved for row in theirs.rows)}, "
-                f"in {times:.2g} × the time"
+                f"\n{ours.solver} / {theirs.solver}: solved {sum(row.solved for row in mine)} against "
+                f"{sum(row.solved for row in theirs.rows)} of {len(names)}, in {times:.2g} × the time"
             )
