@@ -8,6 +8,7 @@ from ase.spacegroup import crystal
 from whorl.errors import InputError
 from whorl.evaluation.matching import rmsd
 from whorl.inversion import InversionProblem, InversionStatus, Population, solve
+from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.search import _Search
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, from_ase
@@ -100,6 +101,41 @@ def test_finished_targets_are_kept(tmp_path):
     assert torch.equal(again.structures.positions, first.structures.positions)
     for name in ("evaluations", "restarts", "agreeing", "infeasibility"):
         assert torch.equal(getattr(again, name), getattr(first, name))
+
+
+@pytest.mark.parametrize("free_cell", [False, True])
+def test_a_target_solved_by_the_last_polish_is_kept(tmp_path, free_cell):
+    rock_salt = bulk("NaCl", "rocksalt", a=5.64)
+    acsf = ACSF.crystal(["Na", "Cl"], cutoff=5.0)
+    problem, _ = problem_of([rock_salt], acsf, free_cell=free_cell)
+    # Too few starts and steps to solve it before the budget is spent.
+    short = {"budget_evaluations": 1, "population": Population(candidates=6, first=2, opening=(1, 1))}
+    first = solve(problem, **short, checkpoint=tmp_path)
+    assert first.status == (InversionStatus.CONVERGED,)
+    assert len(first.solutions[0]) == 1
+    again = solve(problem, **short, checkpoint=tmp_path)
+    assert torch.equal(again.structures.positions, first.structures.positions)
+    assert torch.equal(again.solutions[0].cells, first.solutions[0].cells)
+    without = solve(problem, **short)
+    assert torch.equal(without.structures.positions, first.structures.positions)
+
+
+def test_pieces_of_a_search_may_share_memory(tmp_path):
+    problem, _ = problem_of([molecule("CH4")], MOLECULES)
+    store = Checkpoint(tmp_path, problem=problem, settings={})
+    whole = torch.arange(24, dtype=torch.float64).reshape(4, 6)
+    views = {
+        "whole": whole,
+        "row": whole[1],
+        "same": whole[None],
+        "turned": whole.T,
+        "one": whole[:1].expand(3, 6),
+    }
+    store.save("piece", views)
+    loaded = store.load("piece", device=torch.device("cpu"))
+    assert loaded is not None and loaded.keys() == views.keys()
+    for name, tensor in views.items():
+        assert torch.equal(loaded[name], tensor)
 
 
 def test_frozen_atoms_are_where_they_were():

@@ -41,7 +41,12 @@ class Checkpoint:
     def save(self, piece: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a piece; it is there whole or not at all."""
         with atomic_path(self.directory / f"{piece}.safetensors") as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+            # Clones, since safetensors refuses tensors that share memory, such as views of one structure.
+            own = {
+                name: tensor.detach().clone(memory_format=torch.contiguous_format)
+                for name, tensor in tensors.items()
+            }
+            save_file(own, temporary)
 
 
 def _problem_hash(problem: InversionProblem) -> str:
