@@ -96,7 +96,8 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path}: no such file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: not valid JSON ({error}). Delete it and run the command that made it again."
+            f"{path}: not valid JSON ({error}). Give a file that whorl wrote, or run the command "
+            "that made it again."
         ) from None
 
 

@@ -178,7 +178,7 @@ def test_corrupt_checkpoints_and_models(whorl, recipe, tmp_path):
     said = whorl("run", recipe, "-o", folder, "--until", "generate")
     assert said.code == 1
     assert "generator.safetensors: damaged" in said.err
-    assert "Delete it" in said.err
+    assert "or train again" in said.err
     model.unlink()
     assert whorl("run", recipe, "-o", folder, "--until", "generate").code == 0
 
@@ -259,3 +259,26 @@ def test_what_is_not_there_is_named(whorl, recipe, tmp_path, change, said):
     done = whorl("run", recipe, "--set", change, "-o", tmp_path / "run")
     assert done.code == 1
     assert said in done.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("invert", "mine.cif", "-o", "x.safetensors"),
+        ("encode", "mine.cif", "-o", "x.safetensors"),
+        ("decode", "mine.cif", "-o", "x.safetensors"),
+        ("train", "generator", "mine.cif", "-o", "x.safetensors"),
+        ("generate", "mine.cif", "--features", "mine.cif", "--target", 1, "-o", "x.safetensors"),
+        ("data", "show", "mine.cif"),
+        ("data", "sample", "mine.cif", "-o", "x.json"),
+        ("evaluate", "mine.cif", "--features", "mine.cif", "-o", "x"),
+    ],
+)
+def test_nobody_is_told_to_delete_a_file_of_their_own(whorl, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    write("mine.cif", Atoms("Pt", cell=[2, 2, 2], pbc=True))
+    said = whorl(*command)
+    assert said.code == 1
+    assert "mine.cif" in said.err and "elete" not in said.err
+    if command[0] == "invert":
+        assert "add --round-trip" in said.err

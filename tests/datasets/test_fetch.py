@@ -167,7 +167,7 @@ def test_the_first_checksum_is_remembered_where_none_is_known(server, tiny, tmp_
     fetch_benchmark("tiny", tmp_path)
     path = tmp_path / "tiny" / "test.csv"
     path.write_bytes(path.read_bytes() + b"1,2\n")
-    with pytest.raises(InputError, match=f"test.csv: got .*expected {sha256(FILES['test.csv'])}.*Delete it"):
+    with pytest.raises(InputError, match=f"test.csv: got .*expected {sha256(FILES['test.csv'])}.*Move it"):
         fetch_benchmark("tiny", tmp_path)
     path.unlink()
     server.files["test.csv"] = TABLE[:2000]

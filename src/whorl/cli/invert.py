@@ -189,6 +189,11 @@ def invert(
         return
     if wrong := [name for name in _ONLY_ROUND_TRIP if name in said]:
         raise typer.BadParameter("needs --round-trip.", param_hint=_flag(wrong[0]))
+    if file.exists() and file.suffix.lower() != ".safetensors":
+        raise InputError(
+            f"{file}: expected features from 'whorl generate' (.safetensors). To encode structures and find "
+            "their atoms again, add --round-trip."
+        )
     from whorl.workflow import atoms
     from whorl.workflow.recipe import settings_from
 

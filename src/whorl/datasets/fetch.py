@@ -116,7 +116,7 @@ def fetch_benchmark(
         path, url = folder / file, f"{benchmark.address}/{file}"
         expected = known or recorded.get(file, {}).get("sha256")
         if path.exists():
-            _verify(path, expected, remedy=f"Delete it, and the command fetches it again from {url}")
+            _verify(path, expected, remedy=f"Move it elsewhere, and the command fetches it again from {url}")
         else:
             download(url, path, sha256=expected, progress=progress, attempts=attempts, timeout=timeout)
         if file not in recorded:

@@ -25,6 +25,10 @@ from whorl.structures.batch import StructureBatch
 
 _VERSION = 1  # of the file layout
 _KINDS = {"dataset": "a data set", "features": "features"}
+_REMEDIES = {
+    "dataset": "'whorl data read' makes a data set of files of structures.",
+    "features": "'whorl encode' makes features of a data set.",
+}
 _STRUCTURE_TENSORS = ("positions", "cells", "pbc", "atomic_numbers", "structure_index")
 
 Index = int | slice | Sequence[int] | Tensor
@@ -292,8 +296,8 @@ def _read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
         raise InputError(
-            f"{path}: damaged, or not a safetensors file ({error}). Delete it and run the command that made "
-            "it again."
+            f"{path}: damaged, or not a safetensors file ({error}). {_REMEDIES[kind]} Where whorl wrote it, "
+            "run the command that made it again."
         ) from None
     header = json.loads(metadata.get("whorl", "{}"))
     found = header.get("kind")

@@ -302,7 +302,7 @@ class Committee(nn.Module):
         path = Path(path)
         if not path.is_file():
             raise InputError(f"{path}: no such file. Fit the committee first.")
-        remedy = "Delete it and fit again."
+        remedy = "Give a file written by Committee.save, or fit again."
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

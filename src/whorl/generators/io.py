@@ -96,7 +96,7 @@ def load_model(path: Path | str) -> TensorModel:
         InputError: No such file, not a model file, damaged, or made by a newer whorl.
     """
     path = Path(path)
-    remedy = "Delete it and train again."
+    remedy = "Give a file written by save_model, or train again."
     if not path.is_file():
         raise InputError(f"{path}: no such file. Train the model first.")
     try:
@@ -127,15 +127,14 @@ def load_model(path: Path | str) -> TensorModel:
 def _check_tensors(path: Path, model: TensorModel, tensors: Mapping[str, torch.Tensor]) -> None:
     expected = model.state_dict()
     if missing := sorted(expected.keys() - tensors.keys()):
-        raise InputError(f"{path}: damaged: '{missing[0]}' is missing. Delete it and train again.")
+        raise InputError(f"{path}: damaged: '{missing[0]}' is missing. Train again.")
     if unknown := sorted(tensors.keys() - expected.keys()):
         raise InputError(f"{path}: '{unknown[0]}' is no part of a {model.kind} of its config.")
     for key, value in expected.items():
         got, wanted = tuple(tensors[key].shape), tuple(value.shape)
         if got != wanted:
             raise InputError(
-                f"{path}: damaged: '{key}' has shape {got}, its config says {wanted}. "
-                "Delete it and train again."
+                f"{path}: damaged: '{key}' has shape {got}, its config says {wanted}. Train again."
             )
         if not torch.isfinite(tensors[key]).all():
-            raise InputError(f"{path}: damaged: '{key}' is not finite. Delete it and train again.")
+            raise InputError(f"{path}: damaged: '{key}' is not finite. Train again.")
