@@ -20,16 +20,36 @@ class MissingExtraError(WhorlError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+_QUOTED = 80  # characters of a value that a message quotes
+_LISTED = 100  # options that a message lists, most lists are shorter
+
+
+def shortened(value: object, limit: int = _QUOTED) -> str:
+    r"""Return a value as one line of at most ``limit`` characters, for use in a message.
+
+    >>> shortened("a\nb"), shortened("abcdefgh", 5)
+    ('a b', 'abcd…')
+    """
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        text = "a number of thousands of digits"
+    text = " ".join(text[: 10 * limit].split())  # the start of a very long text is enough
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the option nearest to ``word``, then the list of all options.
+    """Return ``" Did you mean 'x'?"`` for the option nearest to ``word``, then a list of the options.
 
     >>> did_you_mean("chgnt", ["emt", "chgnet"])
     " Did you mean 'chgnet'? Choose from: chgnet, emt."
     """
     known = sorted(options)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{hint} Choose from: {', '.join(known)}."
+    near = difflib.get_close_matches(shortened(word), known, n=1, cutoff=0.6)
+    hint = f" Did you mean '{shortened(near[0])}'?" if near else ""
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED + 20 else ""
+    listed = known[:_LISTED] if more else known
+    return f"{hint} Choose from: {', '.join(map(shortened, listed))}{more}."
 
 
 def unknown_option(kind: str, word: str, options: Iterable[str]) -> InputError:
@@ -38,7 +58,7 @@ def unknown_option(kind: str, word: str, options: Iterable[str]) -> InputError:
     >>> str(unknown_option("calculator", "chgnt", ["emt", "chgnet"]))
     "unknown calculator 'chgnt'. Did you mean 'chgnet'? Choose from: chgnet, emt."
     """
-    return InputError(f"unknown {kind} '{word}'.{did_you_mean(word, options)}")
+    return InputError(f"unknown {kind} '{shortened(word)}'.{did_you_mean(word, options)}")
 
 
 def import_extra(module: str, *, extra: str) -> ModuleType:

@@ -134,6 +134,42 @@ def test_each_kind_of_generator_has_keys_of_its_own(kind, own, other, tmp_path):
     assert f"Did you mean '{own}'" in message(CLUSTERS, f"generator={{kind: {kind}, {own}s: 2}}")
 
 
+def test_many_mistakes_are_counted_and_ten_are_named():
+    said = message(CLUSTERS + "".join(f"k{i}: 1\n" for i in range(5000)))
+    assert "my.yaml: 5000 mistakes" in said
+    assert said.count("unknown key") == 10
+    assert said.endswith("and 4990 more")
+
+
+@pytest.mark.parametrize("value", ["9" * 4000, "'" + "x" * 5000 + "'", "[" + "1, " * 3000 + "1]"])
+def test_a_wrong_value_is_not_quoted_whole(value):
+    said = message(CLUSTERS + f"seed: {value}\n")
+    assert "line 5: seed: got" in said
+    assert len(said) < 300
+    assert len(message(CLUSTERS, f"seed={value}")) < 300
+    assert len(message(CLUSTERS + f"{'k' * 900}: {value[:100]}")) < 500
+
+
+def test_formulas_and_elements_that_older_yaml_took_for_no():
+    wishes = parse_recipe(CLUSTERS.replace("[1.9]", "[1.9], formula: NO, elements: [No, Y, N]")).generate
+    assert (wishes.formula, wishes.elements) == ("NO", ["No", "Y", "N"])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("seed=2020-13-45", "seed: got '2020-13-45', expected a whole number"),
+        ("seed=0x_", "seed: got '0x_', expected a whole number"),
+        ("seed=!!int x", "--set seed=!!int x, line 1: not valid YAML (got 'x', expected a whole number)"),
+        ("seed=&a [*a]", "contains itself"),
+        ("seed=[1", "--set seed=[1, line 1: not valid YAML"),
+        ("a." * 900 + "a=1", "900 sections within each other"),
+    ],
+)
+def test_odd_values_in_changes(change, expected):
+    assert expected in message(CLUSTERS, change)
+
+
 def test_changes_from_the_command_line():
     recipe = parse_recipe(
         CLUSTERS, changes=["generator.epochs=7", "generate.targets=[2, 3]", "sampling.sizes=20"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whorl.errors import InputError
+from whorl.errors import InputError, shortened
 
 Seed = Annotated[int, typer.Option(help="The number all randomness follows from.")]
 
@@ -18,14 +18,16 @@ def options_from(pairs: Iterable[str] | None) -> dict[str, Any]:
     >>> options_from(["batch_size=8", "device=cpu"])
     {'batch_size': 8, 'device': 'cpu'}
     """
-    import yaml
+    from whorl.yaml_text import parse_value
 
     options = {}
     for pair in pairs or ():
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise InputError(f"--option {pair}: got no '=', expected KEY=VALUE such as batch_size=8.")
-        options[key] = yaml.safe_load(text)
+            raise InputError(
+                f"--option {shortened(pair)}: got no '=', expected KEY=VALUE such as batch_size=8."
+            )
+        options[key] = parse_value(text, source=f"--option {shortened(pair)}")
     return options
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from whorl.files import write_text
 from whorl.report.spheres import render_structure
 from whorl.structures.batch import StructureBatch
+from whorl.yaml_text import dump_yaml
 
 _MOST_SHOWN = 60  # targets with pictures
 _MOST_SKIPPED = 100
@@ -127,7 +128,6 @@ def write_comparison(
         provenance: Version and seed.
     """
     import jinja2
-    import yaml
 
     first = sorted(targets, key=lambda target: target.recovered)[:_MOST_SHOWN]
     shown = sorted(first, key=lambda target: target.number)
@@ -145,7 +145,7 @@ def write_comparison(
         shown=[(target, _pictures(target)) for target in shown],
         left_out=len(targets) - len(shown),
         in_angstrom=in_angstrom,
-        settings=yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True),
+        settings=dump_yaml(dict(settings)),
         skipped=list(skipped[:_MOST_SKIPPED]),
         skipped_count=len(skipped),
         provenance={name.replace("_", " "): value for name, value in provenance.items() if value is not None},

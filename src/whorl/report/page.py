@@ -30,6 +30,7 @@ from whorl.report.subject import calculator_name, describe
 from whorl.report.tables import make_table, size_name
 from whorl.report.viewer import EmbeddedViewer, embed_viewer
 from whorl.structures.batch import StructureBatch
+from whorl.yaml_text import dump_yaml
 
 if TYPE_CHECKING:
     from whorl.report.crystals import CrystalSection
@@ -151,7 +152,7 @@ def write_report(
             for of in sizes.values()
         ),
         provenance={name.replace("_", " "): value for name, value in provenance.items() if value is not None},
-        recipe=_yaml(recipe),
+        recipe=dump_yaml(dict(recipe)),
         colors=figures,
     )
     write_text(path, content)
@@ -168,12 +169,6 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     return environment.get_template("template.html")
-
-
-def _yaml(recipe: Mapping[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,21 +6,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from whorl.errors import InputError, did_you_mean
+from whorl.errors import InputError, did_you_mean, shortened
 from whorl.files import write_text
 from whorl.version import __version__
 from whorl.workflow.section import SectionOfKind
 from whorl.workflow.settings import Recipe
-from whorl.workflow.yaml_lines import Path as KeyPath
-from whorl.workflow.yaml_lines import dotted, load_yaml
+from whorl.yaml_text import MOST_CHARACTERS, MOST_LEVELS, dotted, dump_yaml, load_yaml, parse_value
+from whorl.yaml_text import Path as KeyPath
 
 __all__ = ["Recipe", "parse_recipe", "read_recipe", "save_recipe", "settings_from"]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_MOST_MISTAKES = 10  # in one message
+_LONGEST = 400  # characters about one of them
 
 
 def read_recipe(path: Path | str, *, changes: Iterable[str] = ()) -> Recipe:
@@ -35,11 +37,9 @@ def read_recipe(path: Path | str, *, changes: Iterable[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe.{_nearby(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a recipe ({error}).") from None
     return parse_recipe(text, source=str(path), changes=changes, name=path.stem)
 
 
@@ -75,17 +75,18 @@ def settings_from(
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        mistakes = _in_words(error, model, data, lines or {})
-        head = f"{source}: " if len(mistakes) == 1 else f"{source}: {len(mistakes)} mistakes\n  "
-        raise InputError(head + "\n  ".join(mistakes)) from None
+        mistakes, count = _in_words(error, model, data, lines or {})
+        head = f"{source}: " if count == 1 else f"{source}: {count} mistakes\n  "
+        rest = f"\n  and {count - len(mistakes)} more" if count > len(mistakes) else ""
+        raise InputError(head + "\n  ".join(mistakes) + rest) from None
 
 
 def read_section(model: type[Model], path: Path, name: str) -> Model:
     """Read one section from a YAML file: the whole file, or its key ``name`` (as in a recipe)."""
     try:
-        data, lines = load_yaml(path.read_text(encoding="utf-8"), source=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from None
+        data, lines = load_yaml(_text_of(path), source=str(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
     if isinstance(data, dict) and name in data:
         data = data[name]
         lines = {key[1:]: line for key, line in lines.items() if key[0] == name}
@@ -94,8 +95,20 @@ def read_section(model: type[Model], path: Path, name: str) -> Model:
 
 def save_recipe(recipe: Recipe, path: Path | str) -> None:
     """Write a recipe with every default spelt out; reading it again gives the same recipe."""
-    body = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    body = dump_yaml(recipe.model_dump(mode="json"))
     write_text(path, f"# Every setting of this run, defaults included (whorl {__version__}).\n{body}")
+
+
+def _text_of(path: Path) -> str:
+    """Read a text file, or the beginning of one that is too large for settings."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(MOST_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else shortened(error, 200)
+        raise InputError(f"{path}: cannot be read ({reason}). Give a text file in UTF-8.") from None
 
 
 def _nearby(path: Path) -> str:
@@ -107,10 +120,13 @@ def _nearby(path: Path) -> str:
 
 def _apply(data: dict[str, Any], change: str, lines: dict[KeyPath, int]) -> None:
     """Carry out one ``section.key=value``."""
+    option = f"--set {shortened(change)}"
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"--set {change}: got no '=', expected key=value such as generator.epochs=100.")
+        raise InputError(f"{option}: got no '=', expected key=value such as generator.epochs=100.")
     *sections, last = key.strip().split(".")
+    if len(sections) > MOST_LEVELS:
+        raise InputError(f"{option}: got {len(sections)} sections within each other, a recipe has a few.")
     place = data
     for depth, section in enumerate(sections):
         if place.get(section) is None:
@@ -118,11 +134,8 @@ def _apply(data: dict[str, Any], change: str, lines: dict[KeyPath, int]) -> None
         place = place[section]
         if not isinstance(place, dict):
             here = ".".join(sections[: depth + 1])
-            raise InputError(f"--set {change}: '{here}' is a value ({place!r}), not a section.")
-    try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"--set {change}: '{text}' is not a value in YAML's notation.") from None
+            raise InputError(f"{option}: '{here}' is a value ({_shown(place)}), not a section.")
+    place[last] = parse_value(text, source=option)
     # The file's line would mislead: this value came from the command line.
     changed = (*sections, last)
     for path in [path for path in lines if path[: len(changed)] == changed]:
@@ -131,8 +144,12 @@ def _apply(data: dict[str, Any], change: str, lines: dict[KeyPath, int]) -> None
 
 def _in_words(
     error: ValidationError, model: type[BaseModel], data: Any, lines: Mapping[KeyPath, int]
-) -> list[str]:
-    """Turn pydantic's findings into sentences: line, key, what was got, what is expected."""
+) -> tuple[list[str], int]:
+    """Turn the first of pydantic's findings into sentences: line, key, what was got, what is expected.
+
+    Returns:
+        The sentences, and how many findings there are.
+    """
     findings = [_Finding(details, model, data) for details in error.errors()]
     # Of a choice between types (a list or 'all'), pydantic reports every branch: the deepest fits best.
     best: dict[KeyPath, _Finding] = {}
@@ -140,8 +157,12 @@ def _in_words(
         key = finding.path[:2] if finding.in_union else finding.path
         if key not in best or len(finding.path) > len(best[key].path):
             best[key] = finding
-    found = sorted((lines.get(finding.path, 0), finding.sentence()) for finding in best.values())
-    return [f"line {line}: {sentence}" if line else sentence for line, sentence in found]
+    mistakes = sorted(best.values(), key=lambda finding: (lines.get(finding.path, 0), dotted(finding.path)))
+    sentences = []
+    for mistake in mistakes[:_MOST_MISTAKES]:
+        line = lines.get(mistake.path)
+        sentences.append(f"{f'line {line}: ' if line else ''}{shortened(mistake.sentence(), _LONGEST)}")
+    return sentences, len(mistakes)
 
 
 class _Finding:
@@ -169,8 +190,9 @@ class _Finding:
         self.got = value
 
     def sentence(self) -> str:
-        key, kind, context = dotted(self.path), self.details["type"], self.details.get("ctx", {})
-        if kind == "extra_forbidden":
+        key, kind = shortened(dotted(self.path), 100), self.details["type"]
+        context = self.details.get("ctx", {})
+        if kind in ("extra_forbidden", "invalid_key"):
             known = _keys_of(self.model, self.path[:-1], self.data)
             return f"unknown key '{key}'.{did_you_mean(str(self.path[-1]), known)}"
         if kind == "missing" and isinstance(self.details["loc"][-1], str):
@@ -179,7 +201,7 @@ class _Finding:
             message = self.details["msg"].removeprefix("Value error, ")
             return f"{key}: {message}." if key else f"{message}."
         expected = self._expected(kind, context)
-        sentence = f"{key}: got {_shown(self.got)}, expected {expected}"
+        sentence = f"{f'{key}: ' if key else ''}got {_shown(self.got)}, expected {expected}"
         return sentence if sentence.endswith("?") else f"{sentence}."
 
     def _expected(self, kind: str, context: Mapping[str, Any]) -> str:
@@ -189,7 +211,7 @@ class _Finding:
             options = [
                 option.strip("'") for option in str(context["expected"]).replace(" or ", ", ").split(", ")
             ]
-            hint = did_you_mean(str(self.got), options).split(" Choose from")[0]
+            hint = did_you_mean(shortened(self.got), options).split(" Choose from")[0]
             return " or ".join(options) + (f".{hint}" if hint else "")
         limits = {
             "greater_than": "a number above {gt}",
@@ -235,7 +257,8 @@ def _shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    text = shortened(value, 60)
+    return f"'{text}'" if isinstance(value, str) else text
 
 
 def _keys_of(model: type[BaseModel], path: Sequence[str | int], data: Any) -> list[str]:

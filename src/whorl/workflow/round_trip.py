@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from whorl.datasets import Dataset, load_dataset, read_dataset
 from whorl.errors import InputError
@@ -31,6 +30,7 @@ from whorl.workflow.data import contents_hash, species_of
 from whorl.workflow.monitor import Monitor, ProgressCallback
 from whorl.workflow.round_trip_files import listed, write_results
 from whorl.workflow.round_trip_settings import RoundTripSettings
+from whorl.yaml_text import dump_yaml
 
 RECOVERED = 0.05  # Å
 _ENDLESS = 10**12  # evaluations
@@ -116,7 +116,7 @@ def round_trip(
         "skipped": [{"source": source, "reason": reason} for source, reason in skipped],
     }
     header = f"# whorl invert --round-trip: every setting, defaults included (whorl {__version__}).\n"
-    body = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    body = dump_yaml(record, default_flow_style=None, width=110)
     write_text(output / "settings.yaml", header + body)
 
     ledger = _Ledger(output / ".search" / f"budget-{stable_hash([resolved, record['file_hash']])}.json")
