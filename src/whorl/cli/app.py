@@ -14,7 +14,7 @@ from whorl.version import __version__
 
 _EPILOG = (
     "Exit codes: 0 done · 1 something in the input has to be mended (the message says what) · "
-    "2 wrong usage of the command · 3 done, but some input entries were skipped (listed) · "
+    "2 wrong usage of the command · 3 done, but some input entries were skipped or are doubtful (listed) · "
     "130 stopped by Ctrl-C. WHORL_DEBUG=1 shows tracebacks."
 )
 

@@ -24,7 +24,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 
 _PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
-_MANY = 10  # skipped entries shown one by one
+_MANY = 10  # skipped entries, and doubts, shown one by one
 
 
 class _RateColumn(TextColumn):
@@ -85,20 +85,28 @@ class ConsoleMonitor(Monitor):
     def skip(self, source: str, reason: str) -> None:
         """Show a skipped entry, up to a number of them; the rest is counted by :meth:`summary`."""
         super().skip(source, reason)
-        if len(self.skipped) <= _MANY:
-            err.print(Text("skipped: ", style="yellow").append(f"{source}: {reason}", style="default"))
+        _show_one("skipped", len(self.skipped), source, reason)
+
+    def doubt(self, source: str, reason: str) -> None:
+        """Show a doubtful entry, up to a number of them; the rest is counted by :meth:`summary`."""
+        super().doubt(source, reason)
+        _show_one("doubtful", len(self.doubts), source, reason)
 
     def summary(self) -> None:
-        """Say how many more entries were skipped than shown."""
-        if len(self.skipped) > _MANY:
-            err.print(
-                f"[yellow]skipped:[/] and {len(self.skipped) - _MANY} more ({len(self.skipped)} in all)"
-            )
+        """Say how many more entries were skipped or doubtful than shown."""
+        for what, count in (("skipped", len(self.skipped)), ("doubtful", len(self.doubts))):
+            if count > _MANY:
+                err.print(f"[yellow]{what}:[/] and {count - _MANY} more ({count} in all)")
 
     def _clear(self) -> None:
         if self._bars is not None:
             for task in self._bars.task_ids:
                 self._bars.remove_task(task)
+
+
+def _show_one(what: str, number: int, source: str, reason: str) -> None:
+    if number <= _MANY:
+        err.print(Text(f"{what}: ", style="yellow").append(f"{source}: {reason}", style="default"))
 
 
 class _Bar:
@@ -220,7 +228,7 @@ def show_error(error: BaseException) -> None:
 
 @contextmanager
 def monitored() -> Iterator[ConsoleMonitor]:
-    """Show the progress of a command; end with code 3 if entries were skipped.
+    """Show the progress of a command; end with code 3 if entries were skipped or doubted.
 
     Raises:
         SystemExit: Code 3, after everything else went well.
@@ -228,5 +236,5 @@ def monitored() -> Iterator[ConsoleMonitor]:
     with ConsoleMonitor() as monitor:
         yield monitor
     monitor.summary()
-    if monitor.skipped:
+    if monitor.skipped or monitor.doubts:
         raise SystemExit(3)

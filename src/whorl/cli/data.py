@@ -198,7 +198,8 @@ def read(
 ) -> None:
     """Read labelled structures from files into one data set.
 
-    An entry that cannot be used is reported with file and reason, the rest goes on, and the exit code is 3.
+    An entry that cannot be used is reported with file and reason and the rest goes on; one that may not be
+    what its file means is reported and kept. In both cases the exit code is 3.
     """
     from whorl.workflow import data
 
@@ -232,7 +233,8 @@ def show(
 ) -> None:
     """Say what a data set or feature file holds: structures, elements, properties and their ranges.
 
-    What was skipped when a data set was made is listed with its reasons.
+    What was skipped when a data set was made is listed with its reasons; entries that were read with a doubt
+    are too, and then the exit code is 3.
     """
     from whorl.datasets.store import load_dataset
     from whorl.workflow import data
@@ -240,6 +242,10 @@ def show(
     about = data.describe(path)
     for name, value in about.items():
         out.print(f"[bold]{name:<16}[/] {escape(value)}")
-    if "skipped" in about:
-        for entry in load_dataset(path).skipped:
-            out.print(f"  {entry.source}: {entry.reason}", markup=False)
+    with monitored() as monitor:
+        if about.keys() & {"skipped", "doubtful"}:
+            dataset = load_dataset(path)
+            for entry in dataset.skipped:
+                out.print(f"  {entry.source}: {entry.reason}", markup=False)
+            for name, doubt in dataset.doubts:
+                monitor.doubt(name, doubt)

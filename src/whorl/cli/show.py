@@ -131,7 +131,7 @@ def _read(file: Path, monitor: ConsoleMonitor) -> _Items:
         InputError: It is none of them, or holds nothing that can be used.
     """
     if file.suffix.lower() == ".safetensors":
-        items = _read_store(file)
+        items = _read_store(file, monitor)
     else:
         from whorl.datasets import read_dataset
 
@@ -141,6 +141,8 @@ def _read(file: Path, monitor: ConsoleMonitor) -> _Items:
             raise InputError(f"{entry.source}: {entry.reason}.")
         for entry in dataset.skipped:
             monitor.skip(entry.source, entry.reason)
+        for name, doubt in dataset.doubts:
+            monitor.doubt(name, doubt)
         items = _Items(file, dataset.ids, structures=dataset.structures)
     if not len(items):
         told = " (see the reasons above)" if monitor.skipped else ""
@@ -148,7 +150,7 @@ def _read(file: Path, monitor: ConsoleMonitor) -> _Items:
     return items
 
 
-def _read_store(file: Path) -> _Items:
+def _read_store(file: Path, monitor: ConsoleMonitor) -> _Items:
     from whorl.datasets import load_dataset, load_features
     from whorl.representations import CrysTens, make_representation
 
@@ -158,6 +160,8 @@ def _read_store(file: Path) -> _Items:
         dataset = load_dataset(file)
         if dataset.structures is None:
             raise InputError(f"{file}: holds no structures.") from None
+        for name, doubt in dataset.doubts:
+            monitor.doubt(name, doubt)
         return _Items(file, dataset.ids, structures=dataset.structures)
     kind = features.representation.get("kind")
     if kind != CrysTens.kind:

@@ -6,12 +6,10 @@ import re
 import warnings
 from typing import Any
 
-from whorl.datasets.entries import in_words
+from whorl.datasets.entries import WARNINGS, in_words
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import from_pymatgen
-
-WARNINGS = "cif_warnings"  # key of ``info`` that holds the parser's doubts
 
 # A text field between lines that begin with ';', a quoted word, a comment, a plain word.
 _TOKEN = re.compile(

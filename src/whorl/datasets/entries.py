@@ -15,6 +15,8 @@ from typing import Any
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
 
+WARNINGS = "cif_warnings"  # key of ``info`` that holds what a reader doubts of an entry
+
 # What a reader may raise on a damaged compressed file.
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, OSError)
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.datasets.cif import WARNINGS, read_cif
-from whorl.datasets.entries import DAMAGED, Entry, Source, bare_name, in_words, open_text
+from whorl.datasets.cif import read_cif
+from whorl.datasets.entries import DAMAGED, WARNINGS, Entry, Source, bare_name, in_words, open_text
 from whorl.datasets.extxyz import read_extxyz
 from whorl.datasets.store import Dataset, Skipped
 from whorl.datasets.tables import ANY_PROPERTY, folder_table, read_cif_table

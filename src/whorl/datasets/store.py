@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.datasets.entries import WARNINGS
 from whorl.datasets.packing import Packer, unpack
 from whorl.errors import InputError
 from whorl.files import atomic_path
@@ -77,6 +78,16 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of structures B."""
         return len(self.ids)
+
+    @property
+    def doubts(self) -> list[tuple[str, str]]:
+        """Id and doubt of every entry that was read, but may not be what its file means."""
+        infos = () if self.structures is None else self.structures.info
+        doubts = []
+        for name, info in zip(self.ids, infos, strict=False):
+            said = info.get(WARNINGS, ())
+            doubts += [(name, str(doubt)) for doubt in ([said] if isinstance(said, str) else said)]
+        return doubts
 
     def select(self, index: Index) -> Dataset:
         """Return the chosen rows, in the order asked for; ``index`` as for a :class:`StructureBatch`."""

@@ -109,10 +109,12 @@ def crystals(
 def files(
     path: Path | str, *, property: str | None, format: str | None, output: Path, monitor: Monitor
 ) -> None:
-    """Read labelled structures from files into ``output``; unusable entries are told and left out."""
+    """Read labelled structures from files into ``output``; unusable entries are left out and doubtful ones kept."""
     dataset = read_dataset(path, property=property, format=format, progress=monitor.progress("reading"))
     for entry in dataset.skipped:
         monitor.skip(entry.source, entry.reason)
+    for name, doubt in dataset.doubts:
+        monitor.doubt(name, doubt)
     if not len(dataset):
         raise InputError(
             f"{path}: none of its {len(dataset.skipped)} entries can be used (see the reasons above)."
@@ -365,6 +367,8 @@ def describe(path: Path) -> dict[str, str]:
             what["periodic"] = f"{int(table.structures.pbc.any(1).sum())} of them"
         if table.skipped:
             what["skipped"] = f"{len(table.skipped)} entries when it was made"
+        if table.doubts:
+            what["doubtful"] = f"{len({name for name, _ in table.doubts})} of them"
         what |= {name: str(value) for name, value in table.provenance.items() if not isinstance(value, dict)}
     for name, values in table.properties.items():
         if len(values):

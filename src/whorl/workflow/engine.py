@@ -79,7 +79,7 @@ def is_finished(folder: Path, step: Step, key: str) -> bool:
 def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
     """Carry out the steps that are not finished, in order.
 
-    Warnings and skipped entries of steps finished earlier are told again.
+    Warnings, skipped and doubtful entries of steps finished earlier are told again.
     """
     key_of = keys(steps)
     for step in steps:
@@ -91,10 +91,14 @@ def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
                 monitor.warn(message)
             for source, reason in marker.get("skipped", []):
                 monitor.skip(source, reason)
+            for source, reason in marker.get("doubts", []):
+                monitor.doubt(source, reason)
             continue
         before = _prepare(directory, key, keeps=step.keeps)
         monitor.step(step.name, state="started")
-        n_warnings, n_skipped = len(monitor.warnings), len(monitor.skipped)
+        n_warnings, n_skipped, n_doubts = (
+            len(noted) for noted in (monitor.warnings, monitor.skipped, monitor.doubts)
+        )
         start = time.monotonic()
         try:
             step.run(directory, monitor)
@@ -120,6 +124,7 @@ def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
                 "seconds": round(seconds, 3),
                 "warnings": monitor.warnings[n_warnings:],
                 "skipped": monitor.skipped[n_skipped:],
+                "doubts": monitor.doubts[n_doubts:],
                 "files": files,
             },
         )

@@ -14,11 +14,12 @@ class ProgressCallback(Protocol):
 
 
 class Monitor:
-    """Collects warnings and skipped entries in silence. The command line shows them as they come."""
+    """Collects warnings, skipped and doubtful entries in silence. The command line shows them at once."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self.skipped: list[tuple[str, str]] = []
+        self.doubts: list[tuple[str, str]] = []
 
     def progress(self, what: str) -> ProgressCallback:
         """Return the callback for one piece of work, named ``what``."""
@@ -38,3 +39,7 @@ class Monitor:
     def skip(self, source: str, reason: str) -> None:
         """Note an input entry that could not be used."""
         self.skipped.append((source, reason))
+
+    def doubt(self, source: str, reason: str) -> None:
+        """Note an input entry that was used, but may not be what its file means."""
+        self.doubts.append((source, reason))

@@ -175,6 +175,8 @@ def _read(path: Path, settings: RoundTripSettings, monitor: Monitor) -> Dataset:
         data = read_dataset(path, property=None, progress=monitor.progress("reading"))
     for entry in data.skipped:
         monitor.skip(entry.source, entry.reason)
+    for name, doubt in data.doubts:
+        monitor.doubt(name, doubt)
     assert data.structures is not None
     problems = find_problems(data.structures, species=settings.declared)
     for index, reason in problems.items():
