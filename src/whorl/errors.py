@@ -16,6 +16,10 @@ class InputError(WhorlError, ValueError):
     """Data, files or settings that cannot be used as they are."""
 
 
+class UsageError(InputError):
+    """Arguments of a command that are wrong whatever the data are; the command line ends with code 2."""
+
+
 class MissingExtraError(WhorlError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from whorl.errors import InputError, shortened
+from whorl.errors import InputError, UsageError, shortened
 
 Path = tuple[str | int, ...]
 
@@ -114,12 +114,18 @@ def load_yaml(text: str, *, source: str) -> tuple[Any, Mapping[Path, int]]:
 
 
 def parse_value(text: str, *, source: str) -> Any:
-    """Read one value in YAML's notation, such as ``[1.9, 2.8]``; see :func:`load_yaml`.
+    """Read one value of an option in YAML's notation, such as ``[1.9, 2.8]``; see :func:`load_yaml`.
+
+    Raises:
+        UsageError: It is none.
 
     >>> parse_value("[1e-3, NO, true]", source="--set")
     [0.001, 'NO', True]
     """
-    return load_yaml(text, source=source)[0]
+    try:
+        return load_yaml(text, source=source)[0]
+    except InputError as error:
+        raise UsageError(str(error)) from None
 
 
 def dump_yaml(data: Any, **layout: Any) -> str:

@@ -43,7 +43,7 @@ def test_unknown_element(whorl, recipe, clusters, tmp_path):
     said = whorl(
         "data", "clusters", "--element", "Pq", "--atoms", 4, "--count", 3, "-o", tmp_path / "x.safetensors"
     )
-    assert said.code == 1
+    assert said.code == 2
     assert "element: unknown element 'Pq'" in said.err
     said = whorl("encode", clusters, "--species", "Pq", "-o", tmp_path / "f.safetensors")
     assert said.code == 1

@@ -60,6 +60,73 @@ def test_unknown_commands_and_options_are_usage_errors(whorl):
     assert whorl("run", "x.yaml", "--outptu", "y").code == 2
 
 
+def test_an_option_that_takes_one_value_is_refused_when_given_twice(whorl, tmp_path):
+    output = tmp_path / "x.safetensors"
+    clusters = ("data", "clusters", "--atoms", 3, "--count", 2, "-o", output)
+    for twice in (
+        (*clusters, "--element", "Au", "--element", "Cu"),
+        (*clusters, "--element=Au", "--element=Au"),
+        (*clusters, "--element", "Au", "--window", 0, 1, "--window", 0, 2),
+        ("data", "read", "a.xyz", "-o", output, "--output", output),
+        ("run", "x.yaml", "--until", "data", "--until", "train"),
+        ("train", "surrogate", "f.safetensors", "-o", output, "--epochs", 3, "--epochs", 4),
+        ("evaluate", "g.safetensors", "--features", "f", "-o", "v", "--cgcnn", "--no-cgcnn"),
+    ):
+        said = whorl(*twice)
+        assert said.code == 2, twice
+        assert "is given twice, and takes one value" in said.err
+    assert not output.exists()
+    # Where several values are meant, they are all used.
+    said = whorl("run", "nowhere.yaml", "--set", "seed=1", "--set", "seed=2")
+    assert "nowhere.yaml: no such recipe" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "RECIPE", "--until", "nothing"),
+        ("run", "RECIPE", "--set", "foo"),
+        ("run", "RECIPE", "--set", "name.x=1"),
+        ("train", "surrogate", "f.safetensors", "-o", "m.safetensors", "--epochs", 0),
+        ("train", "generator", "f.safetensors", "-o", "m.safetensors", "--option", "foo"),
+        ("generate", "m", "--features", "f", "-o", "x.safetensors", "--target", 1, "--samples", 0),
+        ("generate", "m", "--features", "f", "-o", "x.safetensors", "--target", "nan"),
+        ("evaluate", "g", "--features", "f", "-o", "v", "--tolerance", -1),
+    ],
+)
+def test_values_that_no_data_can_make_right_are_usage_errors(whorl, recipe, arguments):
+    said = whorl(*(recipe if argument == "RECIPE" else argument for argument in arguments))
+    assert said.code == 2
+    assert said.err.startswith("error: ")
+
+
+def test_a_calculator_beside_the_recipe_is_found_by_worker_processes_too(
+    whorl, recipe, tmp_path, monkeypatch
+):
+    beside = "from ase.calculators.emt import EMT\n\nclass Mine(EMT):\n    pass\n"
+    (tmp_path / "calculator_beside_recipe.py").write_text(beside)
+    path = "calculator_beside_recipe:Mine"
+    changes = [
+        f"data.clusters.calculator={path}",
+        "data.clusters.processes=2",
+        "data.clusters.directory=null",
+    ]
+    sets = [argument for change in changes for argument in ("--set", change)]
+    monkeypatch.chdir(tmp_path.parent)
+    said = whorl("run", recipe, *sets, "-o", tmp_path / "run", "--until", "data")
+    assert said.code == 0, said.err
+    assert (tmp_path / "run" / "data" / "dataset.safetensors").exists()
+
+
+def test_a_recipe_runs_no_function(whorl, recipe, tmp_path):
+    calculator = f"{{name: 'subprocess:run', options: {{args: [touch, {tmp_path / 'PWNED'}]}}}}"
+    for key in ("evaluate.calculator", "data.clusters.calculator"):
+        said = whorl("run", recipe, "--set", f"{key}={calculator}", "-o", tmp_path / "run")
+        assert said.code == 1
+        assert "expected a class derived from ASE's Calculator" in said.err
+    assert not (tmp_path / "PWNED").exists()
+
+
 def test_a_recipe_runs_and_is_not_repeated(whorl, recipe, tmp_path):
     folder = tmp_path / "out"
     first = whorl("run", recipe, "-o", folder)

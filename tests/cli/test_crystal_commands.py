@@ -50,10 +50,10 @@ def test_unknown_clustering_and_unknown_kind(whorl, tmp_path):
     said = whorl(
         "decode", tmp_path / "x.safetensors", "-o", tmp_path / "y.safetensors", "--clustering", "papers"
     )
-    assert said.code == 1
+    assert said.code == 2
     assert "Did you mean 'paper'" in said.err
     said = whorl("encode", tmp_path / "x.safetensors", "--kind", "crystal", "-o", tmp_path / "y.safetensors")
-    assert said.code == 1
+    assert said.code == 2
     assert "acsf or crystens" in said.err
     said = whorl("decode", tmp_path / "x.safetensors", "-o", tmp_path / "y.safetensors")
     assert said.code == 1

@@ -1,4 +1,5 @@
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from whorl.errors import InputError
-from whorl.potentials import Potential, make_potential
+from whorl.potentials import Potential, importable, make_potential
 from whorl.structures import from_ase
 
 DIMER = Atoms("Pt2", [[0, 0, 0], [0, 0, 2.5]])
@@ -113,3 +114,65 @@ def test_xtb(name):
         moved.append(atoms)
     energy = potential(from_ase(moved)).energy
     assert float(output.forces[1, 1]) == pytest.approx(float(energy[1] - energy[0]) / (2 * h), abs=1e-3)
+
+
+def annotated(sigma: float = 1.0) -> EMT:
+    return EMT()
+
+
+def unannotated():
+    raise AssertionError("called")
+
+
+class NoCalculator:
+    def __init__(self, **options):
+        raise AssertionError("called")
+
+
+class Broken(EMT):
+    def __init__(self):
+        raise OSError("no weights at /nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("subprocess:run", {"args": ["touch", "PWNED"]}, "got a function, expected a class derived from ASE"),
+        ("subprocess:getoutput", {"cmd": "touch PWNED"}, "It was not called"),
+        ("subprocess:Popen", {"args": ["touch", "PWNED"]}, "got another class"),
+        ("os:system", {"command": "touch PWNED"}, "got a builtin_function_or_method"),
+        ("os:environ", {}, "got a _Environ"),
+        (f"{__name__}:unannotated", {}, "got a function"),
+        (f"{__name__}:NoCalculator", {}, "got another class.*Did you mean|Choose from: "),
+        ("ase.calculators.lj.LennardJones", {}, r"Did you mean 'ase\.calculators\.lj:LennardJones'\?"),
+        (":EMT", {}, "got no module, expected a path package.module:Class"),
+        (".emt:EMT", {}, "got no module, expected a path package.module:Class"),
+        (f"{__name__}:Broken", {}, "cannot be made: no weights at /nowhere"),
+    ],
+)
+def test_only_calculators_are_called(name, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        make_potential(name, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_function_that_is_annotated_to_return_a_calculator_is_one():
+    assert bool(make_potential(f"{__name__}:annotated", sigma=2.0)(from_ase([DIMER])).energy.isfinite())
+
+
+def test_modules_in_a_folder_of_ones_own(tmp_path):
+    (tmp_path / "my_own_emt.py").write_text("from ase.calculators.emt import EMT\nclass Mine(EMT): ...\n")
+    (tmp_path / "my_own_mistake.py").write_text("1 / 0\n")
+    with pytest.raises(InputError, match=r"cannot import my_own_emt .* Looked in ") as caught:
+        make_potential("my_own_emt:Mine")
+    assert str(tmp_path) not in str(caught.value)
+    with importable(tmp_path):
+        assert make_potential("my_own_emt:Mine").name == "my_own_emt:Mine"
+        with pytest.raises(InputError, match="Choose from: EMT, Mine"):
+            make_potential("my_own_emt:Other")
+        with pytest.raises(InputError, match="ZeroDivisionError"):
+            make_potential("my_own_mistake:Mine")
+        with pytest.raises(InputError, match=f"Looked in .*{tmp_path.name}"):
+            make_potential("my_own_absent:Mine")
+    assert str(tmp_path) not in sys.path

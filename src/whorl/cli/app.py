@@ -6,10 +6,10 @@ import errno
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from whorl.cli.console import err, out, show_error
-from whorl.errors import WhorlError
+from whorl.errors import UsageError, WhorlError
 from whorl.version import __version__
 
 _EPILOG = (
@@ -20,6 +20,28 @@ _EPILOG = (
 
 
 _ORDER = ("run", "data", "encode", "train", "generate", "invert", "decode", "evaluate", "report", "show")
+
+
+class OnceCommand(TyperCommand):
+    """Refuses an option given twice that takes one value: of two values, one would be lost without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for option in given:
+                once = option.param_type_name == "option" and not option.multiple and not option.is_eager
+                if once and given.count(option) > 1:
+                    ctx.fail(f"{option.opts[0]} is given twice, and takes one value. Leave one of them out.")
+        return super().parse_args(ctx, args)
+
+
+class CommandTable(typer.Typer):
+    """Commands that refuse an option given twice."""
+
+    def command(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a command."""
+        return super().command(*args, **{"cls": OnceCommand, **kwargs})
 
 
 class Commands(TyperGroup):
@@ -35,7 +57,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except WhorlError as error:
             show_error(error)
-            raise typer.Exit(1) from None
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
         except KeyboardInterrupt:
             err.print("\nstopped; run the same command to continue")
             raise typer.Exit(130) from None
@@ -55,7 +77,7 @@ def _print_version(wanted: bool) -> bool:
     return wanted
 
 
-app = typer.Typer(
+app = CommandTable(
     name="whorl",
     cls=Commands,
     no_args_is_help=True,

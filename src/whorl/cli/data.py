@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from whorl.cli.app import app
+from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out
 from whorl.cli.options import Seed, options_from
 from whorl.workflow.outputs import check_output
 
-data_app = typer.Typer(
+data_app = CommandTable(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Labelled structures: build or fetch them, read files, draw training sets, look into a file.",
@@ -57,6 +57,7 @@ def clusters(
     The label is the formation energy per atom against the bulk of the same calculator (eq. 4 of Fung et al.
     2022). Stopped or killed, it continues from its chunks when started again.
     """
+    from whorl.potentials import importable
     from whorl.workflow import data
     from whorl.workflow.recipe import settings_from
     from whorl.workflow.settings import ClusterSettings
@@ -72,7 +73,7 @@ def clusters(
     settings = settings_from(ClusterSettings, given, source="whorl data clusters")
     check_output(output)
     chunks = directory or output.with_name(f"{output.stem}-chunks")
-    with monitored() as monitor:
+    with importable("."), monitored() as monitor:
         data.clusters(settings, directory=chunks, output=output, seed=seed, monitor=monitor)
         out.print(str(output))
 
@@ -124,12 +125,12 @@ def crystals(
     from whorl.datasets.extxyz import write_extxyz
     from whorl.datasets.prototypes import build_crystals
     from whorl.datasets.store import save_dataset
-    from whorl.potentials import make_potential
+    from whorl.potentials import importable, make_potential
 
     check_output(output)
-    potential = None if calculator is None else make_potential(calculator, **options_from(option))
     chunks = directory or output.with_name(f"{output.stem}-chunks")
-    with monitored() as monitor:
+    with importable("."), monitored() as monitor:
+        potential = None if calculator is None else make_potential(calculator, **options_from(option))
         dataset = build_crystals(
             count=count,
             directory=chunks,

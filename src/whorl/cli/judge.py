@@ -50,6 +50,7 @@ def evaluate(
     Writes results.json, results.csv, samples.csv and the atoms as .extxyz; shows the tables. With
     `--crystals`, also crystals.json: validity, uniqueness, novelty, distributions and predicted properties.
     """
+    from whorl.potentials import importable
     from whorl.workflow import atoms, verdict
     from whorl.workflow import crystals as of_crystals
     from whorl.workflow.recipe import settings_from
@@ -60,7 +61,7 @@ def evaluate(
         raise InputError("--calculator judges atoms: give them with --structures, from 'whorl invert'.")
     if (crystals is None) != (dataset is None):
         raise InputError("--crystals are compared with real ones: give both --crystals and --dataset.")
-    with monitored() as monitor:
+    with importable("."), monitored() as monitor:
         of_crystals.targets_of(generated)
         if output.exists() and not output.is_dir():
             raise InputError(f"{output}: is a file, expected a folder to write to. Choose another --output.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whorl.cli.app import app
+from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out
 from whorl.cli.options import Seed, given, options_from
 from whorl.workflow.settings import GenerateSettings, GeneratorSettings, SelectionSettings, SurrogateSettings
@@ -85,7 +85,7 @@ def encode(
         out.print(str(output))
 
 
-train_app = typer.Typer(
+train_app = CommandTable(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Train a generator p(R | y), or a surrogate that reads y from R.",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whorl.errors import InputError, shortened
+from whorl.errors import UsageError, shortened
 
 Seed = Annotated[int, typer.Option(help="The number all randomness follows from.")]
 
@@ -24,7 +24,7 @@ def options_from(pairs: Iterable[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise InputError(
+            raise UsageError(
                 f"--option {shortened(pair)}: got no '=', expected KEY=VALUE such as batch_size=8."
             )
         options[key] = parse_value(text, source=f"--option {shortened(pair)}")

@@ -42,6 +42,7 @@ def run(
     Finished stages are not repeated, and a changed setting repeats only what depends on it. Stop it with
     Ctrl-C whenever you like; the same command continues.
     """
+    from whorl.potentials import importable
     from whorl.workflow import crystals
     from whorl.workflow.recipe import read_recipe
     from whorl.workflow.stages import run_recipe
@@ -49,7 +50,7 @@ def run(
 
     settings = read_recipe(recipe, changes=change or ())
     folder = output or Path("runs") / settings.name
-    with monitored() as monitor:
+    with importable(recipe.parent), monitored() as monitor:
         written = run_recipe(settings, folder, monitor=monitor, until=until)
         results = folder / "evaluate" / "results.json"
         if until in (None, "evaluate", "report") and results.exists():

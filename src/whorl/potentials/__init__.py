@@ -1,5 +1,6 @@
 """Energies, forces and stresses behind one protocol, the bulk they are measured against, and relaxation."""
 
+from whorl.potentials.ase_calculators import importable
 from whorl.potentials.base import Potential, PotentialOutput
 from whorl.potentials.factory import make_potential
 from whorl.potentials.reference import bulk_energy, formation_energy
@@ -11,6 +12,7 @@ __all__ = [
     "PotentialOutput",
     "bulk_energy",
     "formation_energy",
+    "importable",
     "make_potential",
     "relax",
 ]

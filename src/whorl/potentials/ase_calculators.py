@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import inspect
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,14 +29,14 @@ class ASECalculator:
     One calculator serves all structures; after a failure a fresh one is made, since it may be left in pieces.
 
     Args:
-        path: Import path of the calculator's class (or of a function that makes one),
-            ``"package.module:Class"``.
+        path: Import path of the calculator's class, ``"package.module:Class"``, or of a function whose
+            annotation says that it returns one. Nothing else is called.
         options: Keyword arguments to make it with.
         name: What to call it; by default made of path and options.
         bulk_repeat: Primitive cells along each lattice vector that the bulk reference needs.
 
     Raises:
-        InputError: The path leads nowhere, or the calculator refuses its options.
+        InputError: The path leads to no calculator, or the calculator cannot be made with its options.
     """
 
     def __init__(
@@ -107,6 +111,8 @@ class ASECalculator:
             self._calculator = self._factory(**self._options)
         except TypeError as error:
             raise InputError(f"calculator {self._path} does not accept its options: {error}.") from error
+        except Exception as error:  # whatever its constructor raises
+            raise InputError(f"calculator {self._path} cannot be made: {_one_line(error)}") from error
 
 
 def tblite(method: str, **options: Any) -> ASECalculator:
@@ -127,24 +133,75 @@ def tblite(method: str, **options: Any) -> ASECalculator:
     )
 
 
+@contextlib.contextmanager
+def importable(folder: Path | str) -> Iterator[None]:
+    """Also import modules from ``folder``, after all other places, in worker processes too."""
+    place = str(Path(folder).resolve())
+    added = place not in sys.path
+    if added:
+        sys.path.append(place)  # last: a file there must not take the place of an installed package
+        importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if added:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(place)
+
+
 def _find(path: str) -> Any:
-    """Import the object at ``package.module:name``."""
+    """Import the calculator at ``package.module:Class``, and make sure that it is one before it is called."""
     module_name, _, attribute = path.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise InputError(f"calculator '{path}': got no module, expected a path package.module:Class.")
     try:
         module = importlib.import_module(module_name)
     except MissingExtraError:
         raise
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        absent = error.name is None or f"{module_name}.".startswith(f"{error.name}.")
+        places = f" Looked in {', '.join(dict.fromkeys(_own_folders()))} and among the installed packages."
         raise InputError(
-            f"calculator '{path}': cannot import {module_name} ({error}). Install the package that brings "
-            "it, or correct the path package.module:Class."
+            f"calculator '{path}': cannot import {module_name} ({error}).{places if absent else ''} Install "
+            "the package that brings it, put the module into the folder of the recipe, or correct the path "
+            "package.module:Class."
         ) from error
-    if not hasattr(module, attribute):
+    except Exception as error:  # whatever the module raises while it is imported
         raise InputError(
-            f"calculator '{path}': {module_name} has no '{attribute}'."
-            + did_you_mean(attribute, (name for name in dir(module) if name[:1].isupper()))
+            f"calculator '{path}': {module_name} cannot be imported "
+            f"({type(error).__name__}: {_one_line(error)})."
+        ) from error
+    names = [name for name, value in vars(module).items() if _makes_calculators(value)]
+    there = did_you_mean(attribute, names) if names else f" No calculator is in {module_name}."
+    if not hasattr(module, attribute):
+        raise InputError(f"calculator '{path}': {module_name} has no '{attribute}'.{there}")
+    value = getattr(module, attribute)
+    if not _makes_calculators(value):
+        got = f"a {type(value).__name__}" if not inspect.isclass(value) else "another class"
+        raise InputError(
+            f"calculator '{path}': got {got}, expected a class derived from ASE's Calculator (or a function "
+            f"annotated to return one). It was not called.{there}"
         )
-    return getattr(module, attribute)
+    return value
+
+
+def _makes_calculators(value: Any) -> bool:
+    """Whether a call gives an ASE calculator: the class of one, or a function that is annotated to."""
+    from ase.calculators.calculator import BaseCalculator, Calculator
+
+    if inspect.isfunction(value):
+        try:
+            value = inspect.signature(value, eval_str=True).return_annotation
+        except Exception:  # an annotation that names nothing
+            return False
+    bases = (BaseCalculator, Calculator)
+    return inspect.isclass(value) and issubclass(value, BaseCalculator) and value not in bases
+
+
+def _own_folders() -> list[str]:
+    """Return where modules of one's own are looked for: what is on the import path but in no installation."""
+    outside = [str(Path(place or ".").resolve()) for place in sys.path]
+    return [place for place in outside if not place.startswith((sys.prefix, sys.base_prefix))]
 
 
 def _one_line(error: Exception) -> str:

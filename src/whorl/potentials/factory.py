@@ -19,7 +19,7 @@ def make_potential(name: str, **options: Any) -> Potential:
         options: The potential's own options.
 
     Raises:
-        InputError: Unknown name, an import path that leads nowhere, or options that do not exist.
+        InputError: Unknown name, an import path that leads to no calculator, or options that do not exist.
         MissingExtraError: The package behind it is not installed.
 
     >>> make_potential("emt").name
@@ -29,6 +29,10 @@ def make_potential(name: str, **options: Any) -> Potential:
 
     if ":" in name:
         return ASECalculator(name, options)
+    module, dot, attribute = name.rpartition(".")
+    if dot:
+        hint = f" Did you mean '{module}:{attribute}'?" if module and attribute else ""
+        raise InputError(f"unknown calculator '{name}'.{hint} A path is package.module:Class, with a colon.")
     if name not in POTENTIALS:
         raise unknown_option("calculator", name, (*POTENTIALS, "package.module:Class"))
     try:

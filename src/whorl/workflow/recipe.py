@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from whorl.errors import InputError, did_you_mean, shortened
+from whorl.errors import InputError, UsageError, did_you_mean, shortened
 from whorl.files import write_text
 from whorl.version import __version__
 from whorl.workflow.section import SectionOfKind
@@ -69,8 +69,14 @@ def settings_from(
 ) -> Model:
     """Build one section (or a whole recipe) from plain data.
 
+    Args:
+        model: Of the section.
+        data: Its keys.
+        source: Where they come from, for messages.
+        lines: Where each key stands in a file; None where they are options of a command.
+
     Raises:
-        InputError: All that is wrong with it, in the user's words.
+        InputError: All that is wrong with it, in the user's words; of options of a command a ``UsageError``.
     """
     try:
         return model.model_validate(data)
@@ -78,7 +84,8 @@ def settings_from(
         mistakes, count = _in_words(error, model, data, lines or {})
         head = f"{source}: " if count == 1 else f"{source}: {count} mistakes\n  "
         rest = f"\n  and {count - len(mistakes)} more" if count > len(mistakes) else ""
-        raise InputError(head + "\n  ".join(mistakes) + rest) from None
+        kind = UsageError if lines is None else InputError
+        raise kind(head + "\n  ".join(mistakes) + rest) from None
 
 
 def read_section(model: type[Model], path: Path, name: str) -> Model:
@@ -123,10 +130,10 @@ def _apply(data: dict[str, Any], change: str, lines: dict[KeyPath, int]) -> None
     option = f"--set {shortened(change)}"
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"{option}: got no '=', expected key=value such as generator.epochs=100.")
+        raise UsageError(f"{option}: got no '=', expected key=value such as generator.epochs=100.")
     *sections, last = key.strip().split(".")
     if len(sections) > MOST_LEVELS:
-        raise InputError(f"{option}: got {len(sections)} sections within each other, a recipe has a few.")
+        raise UsageError(f"{option}: got {len(sections)} sections within each other, a recipe has a few.")
     place = data
     for depth, section in enumerate(sections):
         if place.get(section) is None:
@@ -134,7 +141,7 @@ def _apply(data: dict[str, Any], change: str, lines: dict[KeyPath, int]) -> None
         place = place[section]
         if not isinstance(place, dict):
             here = ".".join(sections[: depth + 1])
-            raise InputError(f"{option}: '{here}' is a value ({_shown(place)}), not a section.")
+            raise UsageError(f"{option}: '{here}' is a value ({_shown(place)}), not a section.")
     place[last] = parse_value(text, source=option)
     # The file's line would mislead: this value came from the command line.
     changed = (*sections, last)

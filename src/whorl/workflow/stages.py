@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whorl.errors import InputError, import_extra, unknown_option
+from whorl.errors import InputError, UsageError, import_extra, unknown_option
 from whorl.files import provenance, read_json
 from whorl.workflow.engine import MARKER, Step, execute, locked
 from whorl.workflow.monitor import Monitor
@@ -60,7 +60,7 @@ def run_recipe(
     folder = Path(folder)
     monitor = Monitor() if monitor is None else monitor
     if until is not None and until not in STAGES:
-        raise unknown_option("stage", until, STAGES)
+        raise UsageError(str(unknown_option("stage", until, STAGES)))
     last = STAGES.index(until) if until else len(STAGES)
     _require_packages(recipe, last)
     steps = [step for step in steps_of(recipe, folder) if STAGES.index(step.name.split("/")[0]) <= last]
