@@ -109,7 +109,7 @@ def crystals(
 def files(
     path: Path | str, *, property: str | None, format: str | None, output: Path, monitor: Monitor
 ) -> None:
-    """Read labelled structures from files into ``output``; unusable entries are left out and doubtful ones kept."""
+    """Read labelled structures from files into ``output``, without unusable entries, with doubtful ones."""
     dataset = read_dataset(path, property=property, format=format, progress=monitor.progress("reading"))
     for entry in dataset.skipped:
         monitor.skip(entry.source, entry.reason)
