@@ -118,3 +118,14 @@ def test_splits_differ_by_seed():
 def test_fractions_without_meaning(fraction):
     with pytest.raises(InputError, match="fraction"):
         split(10, fraction=fraction, seed=0)
+
+
+def test_far_more_features_than_rows_are_sampled_as_a_slow_loop_does():
+    """100,000 features: the square of that many would take 80 GB."""
+    features = torch.randn(12, 100_000, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    features *= torch.arange(1.0, 13.0)[:, None]
+    nearest, expected = torch.full((12,), torch.inf, dtype=torch.float64), [2]
+    while len(expected) < 6:
+        nearest = torch.minimum(nearest, (features - features[expected[-1]]).norm(dim=1))
+        expected.append(int(nearest.argmax()))
+    assert farthest_point_sampling(features, 6, seed=0, start=2).tolist() == expected

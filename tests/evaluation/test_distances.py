@@ -68,3 +68,9 @@ def test_empty_sets():
 def test_mean_pairwise_distance_of_many_rows_hardly_changes_when_thinned():
     rows = random_rows(2000)
     assert mean_pairwise_distance(rows, at_most=700) == pytest.approx(mean_pairwise_distance(rows), rel=0.03)
+
+
+def test_a_feature_that_hardly_varies_does_not_decide_distances():
+    reference = torch.tensor([[0.0, 0.0], [1.0, 1e-31], [2.0, 0.0]], dtype=torch.float64)
+    rows = standardized(torch.tensor([[1.0, 1.0]], dtype=torch.float64), reference)
+    assert rows.abs().max() == 0

@@ -70,3 +70,17 @@ def test_principal_components_of_one_row_are_finite():
     directions, shares = principal_components(torch.zeros(1, 3))
     assert torch.isfinite(directions).all()
     assert shares.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("rows", "features"), [(30, 400), (400, 30), (2, 1), (3, 3)])
+def test_principal_components_are_those_of_the_covariance_whatever_is_more(rows, features):
+    data = random_rows(rows, features) * torch.linspace(3.0, 1.0, features, dtype=torch.float64)
+    data = data - data.mean(0)
+    directions, shares = principal_components(data, count=2)
+    values, vectors = torch.linalg.eigh(data.T @ data)
+    for k in range(min(2, rows - 1, features)):
+        expected = vectors[:, -1 - k]
+        expected = expected * expected[expected.abs().argmax()].sign()
+        torch.testing.assert_close(directions[k], expected, rtol=0, atol=1e-8)
+        assert float(shares[k]) == pytest.approx(float(values[-1 - k] / values.sum()), abs=1e-10)
+    assert directions.shape == (2, features) and shares.shape == (2,)

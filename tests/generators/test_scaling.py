@@ -32,6 +32,28 @@ def test_rounding_noise_is_not_a_feature():
     assert FeatureScaler(1).fit(real).transform(real).abs().max() == 1
 
 
+@pytest.mark.parametrize("mode", ["standard", "minmax", "shared"])
+def test_a_feature_of_almost_no_range_is_constant_beside_one_that_varies(mode):
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 3, generator=rng, dtype=torch.float64)
+    rows *= torch.tensor([1.0, 1.5e-31, 1e-4])
+    scaler = FeatureScaler(3, mode).fit(rows)
+    assert scaler.constant == 1
+    unseen = torch.tensor([[0.5, 1e-28, 2e-4]], dtype=torch.float64)  # 1,000 times its range in training
+    scaled = scaler.transform(unseen)
+    assert scaled[0, 1] == 0 and scaled.abs().max() < 10
+    assert scaler.inverse(scaled)[0, 1].abs() < 1e-30
+
+
+def test_without_a_floor_columns_of_any_units_vary():
+    rows = torch.tensor([[1.0, 2e-20], [3.0, 5e-20]], dtype=torch.float64)
+    scaler = FeatureScaler(2, negligible=0.0).fit(rows)
+    assert scaler.constant == 0
+    torch.testing.assert_close(
+        scaler.transform(rows), torch.tensor([[-1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
+    )
+
+
 @pytest.mark.parametrize("mode", ["standard", "minmax"])
 @given(
     magnitude=st.floats(-290, 290),

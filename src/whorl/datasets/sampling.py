@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError
+from whorl.linalg import principal_axes
 
 _SHORT = 32  # principal axes for a first look at distances
 _ROWS_AT_ONCE = 10_000  # bounds the memory of exact distances
@@ -85,8 +86,7 @@ def _shortened(rows: Float[Tensor, "n f"]) -> Float[Tensor, "n g"]:
     centred = centred - centred.mean(0)
     if rows.shape[1] <= _SHORT + 1:
         return centred
-    _, axes = torch.linalg.eigh(centred.T @ centred)  # ascending
-    along = centred @ axes[:, -_SHORT:]
+    along = centred @ principal_axes(centred, _SHORT)[0].T
     beyond = (centred.square().sum(1) - along.square().sum(1)).clamp_min_(0.0).sqrt_()
     return torch.cat([along, beyond[:, None]], dim=1)
 

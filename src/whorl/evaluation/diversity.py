@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whorl.evaluation.distances import mean_pairwise_distance, nearest_distances, nearest_neighbour_distances
+from whorl.linalg import principal_axes
 
 
 def copy_distance(training: Float[Tensor, "m f"], *, fraction: float = 0.1) -> float:
@@ -79,12 +80,13 @@ def principal_components(
 
     Returns:
         Directions as rows, each with its largest entry positive (the sign is free, and so fixed), and the
-        share of the variance along each. Project with ``features @ directions.T``.
+        share of the variance along each. Where there are fewer rows or features than ``count``, the last
+        directions are zeros. Project with ``features @ directions.T``.
     """
     rows = reference.double()
-    covariance = rows.T @ rows / max(1, len(rows))
-    values, vectors = torch.linalg.eigh(covariance)
-    directions = vectors.flip(1)[:, :count].T.contiguous()
+    directions, singular = principal_axes(rows, count)
     sign = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
-    shares = values.flip(0)[:count].clamp(min=0) / values.clamp(min=0).sum().clamp(min=1e-300)
-    return directions * sign, shares
+    total = rows.square().sum().clamp(min=1e-300)
+    missing = count - len(directions)  # a table of fewer rows or features has no more directions
+    directions = torch.cat([directions * sign, directions.new_zeros(missing, rows.shape[1])])
+    return directions, torch.cat([singular.square() / total, singular.new_zeros(missing)])

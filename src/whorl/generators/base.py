@@ -42,7 +42,7 @@ class TensorModel(lightning.LightningModule, ABC):
         self.shape = tuple(positive("each length of shape", length) for length in shape)
         self.properties = positive("properties", properties)
         self.feature_scaler = FeatureScaler(math.prod(self.shape), scaling)
-        self.property_scaler = FeatureScaler(self.properties, "standard")
+        self.property_scaler = FeatureScaler(self.properties, "standard", negligible=0.0)
         self.training_record: dict[str, Any] | None = None
         """What :func:`whorl.generators.fit` noted; ``None`` before it."""
         self._options = dict(options)

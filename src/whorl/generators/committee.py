@@ -33,10 +33,6 @@ GP_ROWS = 3000
 COMMON_SIZE = 3.0
 """Root mean square of the features on their common scale."""
 
-NEGLIGIBLE = 1e-6
-"""A feature that varies less than this share of the one that varies most is left out: in new structures it
-may vary a million times more than in the rows known, and drown all others once it is scaled."""
-
 _FORMAT = 1
 
 
@@ -200,8 +196,8 @@ class Committee(nn.Module):
         **training: Any,
     ) -> None:
         self.property_scaler.fit(values[:, None])
-        self.range_scaler = substantial_scaler(rows, "minmax")
-        self.standard_scaler = substantial_scaler(rows, "standard")
+        self.range_scaler.fit(rows)
+        self.standard_scaler.fit(rows)
         seen = torch.linspace(0, len(rows) - 1, len(self.rows), dtype=torch.float64).round().long()
         self.rows.copy_(rows[seen])
         self.values.copy_(values[seen])
@@ -330,17 +326,6 @@ class Committee(nn.Module):
         committee.record = record
         committee._fit_process(hyperparameters_known=True)
         return committee.eval().requires_grad_(False)
-
-
-def substantial_scaler(rows: Float[Tensor, "n f"], mode: str) -> FeatureScaler:
-    """Return a scaler fitted to ``rows`` that turns features which hardly vary into 0, too.
-
-    "Hardly" is by less than :data:`NEGLIGIBLE` of the feature that varies most.
-    """
-    scaler = FeatureScaler(rows.shape[1], mode).fit(rows)
-    spread = rows.std(0, correction=0)
-    scaler.scale[spread <= NEGLIGIBLE * spread.max()] = 0
-    return scaler
 
 
 def _train(

@@ -12,6 +12,10 @@ from whorl.errors import InputError, unknown_option
 
 ScalingMode = Literal["standard", "minmax", "shared"]
 
+NEGLIGIBLE = 1e-6
+"""A feature whose standard deviation is below this share of the largest one counts as constant: in new
+structures it may vary a million times more than in the rows known, and drown all others once it is scaled."""
+
 
 class FeatureScaler(nn.Module):
     r"""Shift and scale of each feature, learned from training rows: :math:`x' = (x - a) / s`.
@@ -23,7 +27,9 @@ class FeatureScaler(nn.Module):
 
     A feature that does not vary in training carries no information: it becomes exactly 0, and
     :meth:`inverse` gives back its training value, whatever a network says. "Does not vary" means: by no more
-    than rounding errors of the type the data came in.
+    than rounding errors of the type the data came in, or with a standard deviation below ``negligible`` of
+    that of the feature which varies most. Symmetry functions have such features, down to ranges of 1e-31: a
+    few rows alone decide what they are, and other rows lie thousands of these ranges away.
 
     The statistics are float64 buffers (saved with the model, moved with it); results come in the type of the
     argument. Both maps are differentiable.
@@ -31,6 +37,8 @@ class FeatureScaler(nn.Module):
     Args:
         features: Number of features f.
         mode: ``"standard"``, ``"minmax"`` or ``"shared"``.
+        negligible: Share of the largest standard deviation below which a feature counts as constant; 0 for
+            columns that are not of one kind, such as properties with units of their own.
 
     Attributes:
         offset: a, shape (f,).
@@ -49,11 +57,14 @@ class FeatureScaler(nn.Module):
     maximum: Tensor
     fitted: Tensor
 
-    def __init__(self, features: int, mode: ScalingMode | str = "standard") -> None:
+    def __init__(
+        self, features: int, mode: ScalingMode | str = "standard", *, negligible: float = NEGLIGIBLE
+    ) -> None:
         super().__init__()
         if mode not in get_args(ScalingMode):
             raise unknown_option("scaling", str(mode), get_args(ScalingMode))
         self.mode = mode
+        self.negligible = negligible
         for name in ("offset", "scale", "minimum", "maximum"):
             self.register_buffer(name, torch.zeros(features, dtype=torch.float64))
         self.register_buffer("fitted", torch.tensor(False))
@@ -82,9 +93,10 @@ class FeatureScaler(nn.Module):
         # Statistics of values within [-1, 1]: the squares of 1e200 or 1e-200 are not float64 either.
         middle = minimum / 2 + maximum / 2
         unit = (rows - middle) / half_range
+        spread = torch.where(varies, half_range * unit.std(0, correction=0), 0.0)
+        varies &= spread > self.negligible * spread.max()
         if self.mode == "standard":
-            offset = middle + half_range * unit.mean(0)
-            scale = half_range * unit.std(0, correction=0)
+            offset, scale = middle + half_range * unit.mean(0), spread
         elif self.mode == "minmax" or not varies.any():
             offset, scale = minimum, 2 * half_range
         else:
@@ -96,6 +108,11 @@ class FeatureScaler(nn.Module):
         self.maximum.copy_(maximum)
         self.fitted.fill_(True)
         return self
+
+    @property
+    def constant(self) -> int:
+        """Number of features that count as constant."""
+        return int((self.scale == 0).sum())
 
     def transform(self, rows: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
         """Return rows in network units."""

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.generators.base import ConditionalGenerator, condition_range, positive
-from whorl.generators.committee import Committee, substantial_scaler
+from whorl.generators.committee import Committee
+from whorl.generators.scaling import FeatureScaler
 
 PILOT = 1500
 """Samples that calibrate a condition."""
@@ -294,10 +295,11 @@ def select(
         raise InputError(f"selection: got a pool of {pool} for {count} samples, expected a larger one.")
     if not generators or any(generator.properties != 1 for generator in generators):
         raise InputError("selection: needs at least one generator, all with one property.")
-    scaler = substantial_scaler(features.flatten(1).double(), "standard")
+    known = features.flatten(1).double()
+    scaler = FeatureScaler(known.shape[1], "standard").fit(known)
     drawn = draw_pool(generators, committee, target, size=pool, rng=rng, temperature=temperature)
     wanted = reference_spread(
-        scaler.transform(features.flatten(1).double()),
+        scaler.transform(known),
         properties.double(),
         target=target,
         tolerance=tolerance,
