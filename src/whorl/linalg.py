@@ -10,9 +10,7 @@ from torch import Tensor
 _DENSE = 1000  # a matrix with a side of at most this is decomposed as a whole
 
 
-def principal_axes(
-    rows: Float[Tensor, "m f"], count: int
-) -> tuple[Float[Tensor, "k f"], Float[Tensor, "k"]]:
+def principal_axes(rows: Float[Tensor, "m f"], count: int) -> tuple[Float[Tensor, "k f"], Float[Tensor, "k"]]:
     """Return the leading right singular vectors of a table, and its singular values, largest first.
 
     No f × f matrix is made where there are fewer rows than features, and none of either side where both are
