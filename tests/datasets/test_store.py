@@ -10,7 +10,20 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms, FixBondLength
+from ase.constraints import (
+    FixAtoms,
+    FixBondLength,
+    FixBondLengths,
+    FixCartesian,
+    FixCartesianParametricRelations,
+    FixCom,
+    FixedLine,
+    FixedPlane,
+    FixInternals,
+    FixScaled,
+    FixSymmetry,
+    Hookean,
+)
 from hypothesis import given, settings
 from safetensors.torch import save_file
 
@@ -107,6 +120,50 @@ def test_what_cannot_be_stored_is_told(tmp_path):
     ]
 
 
+def nested(items):
+    """Return an array of objects that are themselves lists or arrays, as Parquet has them."""
+    array = np.empty(len(items), object)
+    for index, item in enumerate(items):
+        array[index] = item
+    return array
+
+
+def test_constraints_that_cannot_be_rebuilt_are_left_out_and_said(tmp_path):
+    held = bulk("Cu", cubic=True)
+    held.set_constraint([FixAtoms([0]), FixSymmetry(held)])
+    save_dataset(Dataset(structures=from_ase([held, bulk("Ag")]), ids=("a", "b")), tmp_path / "set")
+    stored = load_dataset(tmp_path / "set")
+    assert [type(kept) for kept in to_ase(stored.structures)[0].constraints] == [FixAtoms]
+    (left_out,) = stored.provenance["not_stored"]
+    assert "FixSymmetry" in left_out
+    assert "of 1 structures" in left_out
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        FixAtoms([0, 2]),
+        FixCartesian(1, (True, False, True)),
+        FixScaled(0, (True, False, False)),
+        FixBondLengths([[0, 1]]),
+        FixedPlane(0, (0, 0, 1)),
+        FixedLine([0], (0, 0, 1)),
+        FixCom(),
+        Hookean(a1=0, a2=1, rt=1.5, k=5.0),
+        FixInternals(bonds=[[1.4, [0, 1]]]),
+        FixCartesianParametricRelations.from_expressions([0], ["a", "b"], ["a", "b", "a"]),
+    ],
+    ids=lambda constraint: type(constraint).__name__,
+)
+def test_constraints_are_stored_or_left_out(tmp_path, constraint):
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_constraint(constraint)
+    save_dataset(Dataset(structures=from_ase([atoms]), ids=("a",)), tmp_path / "set")
+    stored = load_dataset(tmp_path / "set")
+    kept = to_ase(stored.structures)[0].constraints
+    assert [type(item) for item in kept] == [type(constraint)] or "not_stored" in stored.provenance
+
+
 plain = st.one_of(
     st.none(),
     st.booleans(),
@@ -123,6 +180,7 @@ plain = st.one_of(
             np.array([1 + 2j, 3]),
             np.array([1.5, np.nan, np.inf], np.float32),
             np.array([["x", 1], [None, 2.5]], object),
+            nested([[1, 2], [3, 4]]),
             np.array(5),
         ]
     ),
@@ -149,6 +207,14 @@ def test_any_value_survives_packing(value):
         assert back.dtype == value.dtype
         assert back.shape == value.shape
     assert not packer.dropped
+
+
+def test_arrays_of_arrays():
+    packer = Packer()
+    packed = packer.pack({"lists": nested([np.arange(2), np.arange(2), None])})
+    back = unpack(json.loads(json.dumps(packed)), packer.tensors())["lists"]
+    assert back.shape == (3,)
+    assert [None if item is None else item.tolist() for item in back] == [[0, 1], [0, 1], None]
 
 
 def test_tensors_and_numpy_scalars_in_info():

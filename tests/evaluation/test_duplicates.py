@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from whorl.evaluation.duplicates import distinct, is_known
 from whorl.structures import from_ase, to_pymatgen
 
-SKEWED = [[9, 0, 0], [8.99, 0.3, 0], [1, 5, 4]]
+SKEWED = [[9, 0, 0], [8.99, 0.6, 0], [1, 5, 4]]
 SALT = bulk("NaCl", "rocksalt", a=5.6)
 
 
@@ -132,6 +132,6 @@ def test_empty_batches_and_precision(dtype):
 def test_strange_cells_do_no_harm():
     needle = Atoms("Fe2", positions=[[0, 0, 0], [0, 0, 30]], cell=[0.6, 0.7, 60], pbc=True)
     skewed = Atoms(
-        "Fe2", positions=[[0, 0, 0], [1, 1, 1]], cell=[[9, 0, 0], [8.99, 0.3, 0], [1, 5, 4]], pbc=True
+        "Fe2", positions=[[0, 0, 0], [1, 1, 1]], cell=[[9, 0, 0], [8.99, 0.6, 0], [1, 5, 4]], pbc=True
     )
     assert distinct(from_ase([needle, skewed, needle])) == [[0, 2], [1]]

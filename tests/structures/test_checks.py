@@ -1,3 +1,5 @@
+import re
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -70,10 +72,44 @@ def test_atoms_meet_across_the_boundary():
     assert "at one place" in problem(outside)
 
 
-def test_an_atom_meets_its_own_image():
-    assert "atoms 0 (H) and 0 (H) of a periodic image" in problem(
-        Atoms("H", cell=[0.005, 3, 3], pbc=[True, False, False])
-    )
+@pytest.mark.parametrize(
+    "atoms, reason",
+    [
+        (Atoms("H", cell=[0.005, 3, 3], pbc=[True, False, False]), "repeats every 0.005 Å"),
+        (Atoms("H", cell=[0.4, 3, 3], pbc=[True, True, False]), "repeats every 0.4 Å"),
+        (Atoms("Pt", cell=[5, 5, 1e-6], pbc=True), "2.5e-05 Å³ for each atom"),
+        (Atoms("Pt", cell=[5, 5, 1e-10], pbc=True), "has no volume|Å³ for each atom"),
+        (Atoms("Pt", cell=[0.4, 0.4, 0.4], pbc=True), "0.064 Å³ for each atom, expected at least 0.5"),
+        (Atoms("Pt", cell=[1000, 1000, 0.001], pbc=True), "repeats every 0.001 Å"),
+        (
+            Atoms("Pt", cell=[[900, 0, 0], [0, 900, 0], [899.9999, 0, 0.001]], pbc=True),
+            "repeats every 0.001 Å",
+        ),
+        (Atoms("Pt", cell=[5e3, 5e3, 5e3], pbc=True), "1.25e[+]11 Å³ for each atom, expected at most"),
+        (Atoms("Pt", cell=[5e7, 5, 5], pbc=True), "component of 5e[+]07 Å"),
+        (Atoms("Pt", cell=[1e300, 1e300, 1e300], pbc=True), "component of 1e[+]300 Å"),
+        (Atoms("PtNi", [[0, 0, 0], [0, -1e8, 0]]), r"atom 1 is at .0, -1e[+]08, 0., expected less"),
+    ],
+)
+def test_sizes_that_no_structure_has(atoms, reason):
+    assert re.search(reason, problem(atoms))
+
+
+def test_lengths_in_nm_are_found():
+    crystal = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    assert problem(crystal) is None
+    crystal.set_cell(crystal.cell / 10, scale_atoms=True)
+    assert "Are its lengths in Å?" in problem(crystal)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.004, 0.05])
+def test_thousands_of_atoms_at_one_place_are_found_without_all_their_pairs(spread):
+    # A list of their 400 million pairs would take 14 GB.
+    heap = Atoms("Pt20000", np.random.default_rng(0).uniform(0, spread, (20_000, 3)))
+    assert "at one place" in problem(heap)
+    heap.set_cell([5, 5, 5000])
+    heap.pbc = True
+    assert "at one place" in problem(heap)
 
 
 def test_the_nearest_pair_is_told():

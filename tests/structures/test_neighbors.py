@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -154,3 +154,16 @@ def test_mistakes_are_told_in_plain_words():
     empty = from_ase(Atoms("Pt", pbc=True))
     with pytest.raises(InputError, match="no volume"):
         neighbor_list(empty, cutoff=1.0)
+
+
+@pytest.mark.parametrize(
+    "atoms, reason",
+    [
+        (Atoms("Pt", cell=[5, 5, 1e-6], pbc=True), "structure 1: its cell is 1e-06 Å thin"),
+        (Atoms("Pt", cell=[0.02, 0.02, 0.02], pbc=True), "structure 1: its cell is 0.02 Å thin"),
+        (Atoms("Pt20000", cell=[5, 5, 5], pbc=True), "structure 1: its 20000 atoms have about"),
+    ],
+)
+def test_more_neighbours_than_memory_holds_are_refused(atoms, reason):
+    with pytest.raises(InputError, match=reason):
+        neighbor_list(from_ase([molecule("H2"), atoms]), cutoff=6.0)

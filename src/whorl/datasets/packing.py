@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_LONGEST_INTEGER = 14_000  # bits; Python reads no integers of more than 4,300 digits from text
 
 
 class Packer:
@@ -50,7 +52,7 @@ class Packer:
             value = value.item()
             return self._pack(value, name) if not isinstance(value, np.generic) else self._drop(value, name)
         if isinstance(value, int):
-            return int(value)
+            return int(value) if value.bit_length() <= _LONGEST_INTEGER else self._drop(value, name)
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else {"$": "float", "value": repr(float(value))}
         if isinstance(value, complex):
@@ -58,15 +60,38 @@ class Packer:
         if isinstance(value, Mapping):
             return self._pack_mapping(value, name)
         if isinstance(value, list | tuple):
-            items = [self._pack(item, name) for item in value]
+            items = self._pack_items(value, name)
             return items if isinstance(value, list) else {"$": "tuple", "value": items}
         if isinstance(value, np.ndarray):
             return self._pack_array(value, name)
         if isinstance(value, Tensor):
             return {"$": "tensor", "value": self._pack_array(value.detach().cpu().numpy(), name)}
-        if hasattr(value, "todict") and type(value).__module__.startswith("ase.constraints"):
-            return {"$": "constraint", "value": self._pack(value.todict(), name)}
+        if _is_constraint(value):
+            return self._pack_constraint(value, name)
         return self._drop(value, name)
+
+    def _pack_items(self, items: Sequence[Any], name: str) -> list[Any]:
+        packed = []
+        for item in items:
+            try:
+                packed.append(self._pack(item, name))
+            except _CannotStoreError:
+                if not _is_constraint(item):  # a list without one of its items would be another list
+                    raise
+        return packed
+
+    def _pack_constraint(self, constraint: Any, name: str) -> dict[str, Any]:
+        # Tried on its own: some cannot be rebuilt from what they say of themselves, as FixSymmetry, which
+        # needs its atoms.
+        trial = Packer()
+        try:
+            packed = {"$": "constraint", "value": trial._pack(constraint.todict(), name)}
+            unpack(packed, trial.tensors())
+        except Exception:  # whatever a constraint makes of its own description
+            return self._drop(constraint, name)
+        if trial.dropped:
+            return self._drop(constraint, name)
+        return {"$": "constraint", "value": self._pack(constraint.todict(), name)}
 
     def _pack_mapping(self, value: Mapping[Any, Any], name: str) -> dict[str, Any]:
         plain = all(isinstance(key, str) for key in value) and "$" not in value
@@ -103,12 +128,20 @@ class Packer:
         raise _CannotStoreError
 
 
+def _is_constraint(value: Any) -> bool:
+    return type(value).__module__.startswith("ase.constraints")
+
+
 class _CannotStoreError(Exception):
     """A value has no stored form; the caller leaves its entry out."""
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Return what :meth:`Packer.pack` packed, given its tensors."""
+    """Return what :meth:`Packer.pack` packed, given its tensors.
+
+    Raises:
+        ValueError, TypeError, KeyError: Damage, or a constraint that cannot be rebuilt.
+    """
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return _unpack(value, arrays)
 
@@ -130,7 +163,8 @@ def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     content = _unpack(value["value"], arrays)
     if tag == "objects":
         array = np.empty(len(content), dtype=value.get("dtype", object))
-        array[:] = content
+        for index, item in enumerate(content):  # at once, NumPy would take lists of equal length apart
+            array[index] = item
         return array.reshape(value["shape"])
     if tag == "constraint":
         from ase.constraints import dict2constraint

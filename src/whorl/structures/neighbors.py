@@ -22,6 +22,9 @@ IMAGES = ("all", "minimum")
 
 # Distances are compared for this many candidate pairs at a time, which bounds the memory of a search.
 _CANDIDATES_AT_ONCE = 2_000_000
+# More than these in one structure is a mistake in its cell or positions, and would take many GB.
+_MOST_IMAGES = 2_000_000
+_MOST_PAIRS = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,8 @@ def neighbor_list(structures: StructureBatch, *, cutoff: float, images: str = "a
             for each pair of different atoms only the nearest image (the minimum-image convention).
 
     Raises:
-        InputError: The cutoff is not positive, ``images`` is unknown, or a periodic cell has no volume.
+        InputError: The cutoff is not positive, ``images`` is unknown, a periodic cell has no volume, or a
+            structure has more neighbours than memory can be expected to hold.
     """
     if not cutoff > 0:
         raise InputError(f"cutoff: got {cutoff}, expected a positive distance in Å.")
@@ -247,6 +251,14 @@ class _Lattice:
         )
 
 
+def reduced_cells(structures: StructureBatch) -> Float[Tensor, "B 3 3"]:
+    """Return the Minkowski-reduced cells in float64, whose first … third vectors are as short as can be.
+
+    Vectors along directions that are not periodic are replaced by unit vectors orthogonal to the others.
+    """
+    return _reduce(_complete(structures.cells.double(), structures.pbc), structures.pbc)[0]
+
+
 def _complete(cells: Tensor, pbc: Tensor) -> Tensor:
     """Replace each non-periodic lattice vector by a unit vector orthogonal to the periodic ones."""
     completed = cells.clone()
@@ -270,7 +282,10 @@ def _reduce(cells: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
         cell = cells[b].double().cpu().numpy()
         if abs(np.linalg.det(cell)) <= 1e-12 * np.prod(np.linalg.norm(cell, axis=1)):
             continue  # no lattice to reduce; the caller says so
-        _, operation = minkowski_reduce(cell, pbc[b].cpu().numpy())
+        try:
+            _, operation = minkowski_reduce(cell, pbc[b].cpu().numpy())
+        except RuntimeError:  # no convergence: rounding errors of a cell that is flat or absurdly long
+            continue
         basis[b] = torch.as_tensor(np.asarray(operation), dtype=torch.int64, device=cells.device)
         reduced[b] = basis[b].to(cells.dtype) @ cells[b]
     return reduced, basis
@@ -295,7 +310,9 @@ def _is_reduced(cells: Tensor, pbc: Tensor) -> Bool[Tensor, "B"]:
 def _translations(structures: StructureBatch, lattice: _Lattice, cutoff: float) -> tuple[Tensor, Tensor]:
     """Return (structure, translation) rows that may bring a wrapped atom within the cutoff of another."""
     # Wrapped fractional coordinates differ by less than 1, so |shift| < cutoff / height + 1.
-    reach = torch.ceil(cutoff / lattice.heights).to(torch.int64) * structures.pbc
+    reach = torch.ceil(cutoff / lattice.heights) * structures.pbc
+    _refuse_too_many(structures, lattice, (2 * reach + 1).prod(-1), cutoff)
+    reach = reach.to(torch.int64)
     sizes = 2 * reach + 1
     total = sizes.prod(-1)
     structure = torch.repeat_interleave(torch.arange(len(structures), device=total.device), total)
@@ -321,6 +338,34 @@ def _translations(structures: StructureBatch, lattice: _Lattice, cutoff: float) 
     vector = torch.einsum("rk,rkx->rx", shift.to(lattice.cells.dtype), lattice.cells[structure])
     keep = vector.norm(dim=-1) <= (cutoff + extent)[structure] * (1 + 1e-9)
     return structure[keep], shift[keep]
+
+
+def _refuse_too_many(structures: StructureBatch, lattice: _Lattice, images: Tensor, cutoff: float) -> None:
+    """Refuse what would take many GB: cells far thinner than the cutoff, many atoms in little space.
+
+    Raises:
+        InputError: Names the first such structure, and what is wrong with it.
+    """
+    n_atoms = structures.n_atoms
+    thin = torch.nonzero(images > _MOST_IMAGES).squeeze(1).tolist()
+    if thin:
+        raise InputError(
+            f"structure {thin[0]}: its cell is {float(lattice.heights[thin[0]].min()):.2g} Å thin and has "
+            f"{float(images[thin[0]]):.2g} periodic images within the cutoff of {cutoff:g} Å. Leave it out "
+            "(find_problems names such structures), or choose a shorter cutoff."
+        )
+    # In a crystal of even density; where some directions are not periodic there are fewer.
+    sphere = 4 / 3 * torch.pi * cutoff**3
+    pairs = n_atoms.to(images.dtype) ** 2 * torch.minimum(
+        images, sphere / torch.linalg.det(lattice.cells).abs()
+    )
+    dense = torch.nonzero((pairs > _MOST_PAIRS) & structures.pbc.all(1)).squeeze(1).tolist()
+    if dense:
+        raise InputError(
+            f"structure {dense[0]}: its {int(n_atoms[dense[0]])} atoms have about "
+            f"{float(pairs[dense[0]]):.2g} neighbours within {cutoff:g} Å. Leave it out, or "
+            "choose a shorter cutoff."
+        )
 
 
 def _nearby_cells(structures: StructureBatch) -> tuple[Tensor, Tensor]:
