@@ -6,9 +6,10 @@ whole or absent, can be read without whorl, and runs no code when it is opened.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +21,9 @@ from torch import Tensor
 from whorl.datasets.entries import WARNINGS
 from whorl.datasets.packing import Packer, unpack
 from whorl.errors import InputError
-from whorl.files import atomic_path
 from whorl.representations.base import Representation
-from whorl.structures.batch import StructureBatch
+from whorl.structures.batch import STRUCTURE_TENSORS, StructureBatch
+from whorl.tensor_files import read_tensors, write_tensors
 
 _VERSION = 1  # of the file layout
 _KINDS = {"dataset": "a data set", "features": "features"}
@@ -30,7 +31,6 @@ _REMEDIES = {
     "dataset": "'whorl data read' makes a data set of files of structures.",
     "features": "'whorl encode' makes features of a data set.",
 }
-_STRUCTURE_TENSORS = ("positions", "cells", "pbc", "atomic_numbers", "structure_index")
 
 Index = int | slice | Sequence[int] | Tensor
 _Table = TypeVar("_Table", "Dataset", "FeatureSet")
@@ -168,12 +168,33 @@ def save_dataset(dataset: Dataset, path: Path | str) -> None:
 
     Values in the structures' ``info`` that have no plain form (objects of your own classes, functions …) are
     left out, and ``provenance["not_stored"]`` of the stored set says which.
+
+    Raises:
+        InputError: Structures that no one could load again (see :meth:`StructureBatch.check`).
     """
+    if dataset.structures is not None:
+        dataset.structures.check()
+    write_tensors(path, *pack_dataset(dataset))
+
+
+def load_dataset(path: Path | str) -> Dataset:
+    """Read what :func:`save_dataset` wrote.
+
+    Raises:
+        InputError: The file is absent, damaged, or holds something else.
+    """
+    tensors, header = _read(path, "dataset")
+    with _as_damage(path):
+        return unpack_dataset(tensors, header)
+
+
+def pack_dataset(dataset: Dataset) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a data set as tensors and a JSON-able header."""
     tensors = {f"property/{name}": values for name, values in dataset.properties.items()}
     provenance = dict(dataset.provenance)
     structures = dataset.structures
     if structures is not None:
-        tensors |= {name: getattr(structures, name) for name in _STRUCTURE_TENSORS}
+        tensors |= structures.tensors
         if structures.info:
             packer = Packer()
             text = json.dumps([packer.pack(info) for info in structures.info], allow_nan=False)
@@ -184,23 +205,22 @@ def save_dataset(dataset: Dataset, path: Path | str) -> None:
                 provenance["not_stored"] = [
                     f"info {what} of {count} structures" for what, count in sorted(packer.dropped.items())
                 ]
-    _write(
-        path,
-        "dataset",
-        tensors,
-        ids=dataset.ids,
-        provenance=provenance,
-        skipped=[[entry.source, entry.reason] for entry in dataset.skipped],
-    )
+    header = {
+        "kind": "dataset",
+        "version": _VERSION,
+        "ids": list(dataset.ids),
+        "provenance": provenance,
+        "skipped": [[entry.source, entry.reason] for entry in dataset.skipped],
+    }
+    return tensors, header
 
 
-def load_dataset(path: Path | str) -> Dataset:
-    """Read what :func:`save_dataset` wrote.
+def unpack_dataset(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Dataset:
+    """Return the data set that :func:`pack_dataset` packed.
 
     Raises:
-        InputError: The file is absent, damaged, or holds something else.
+        InputError: What is there does not fit together.
     """
-    tensors, header = _read(path, "dataset")
     structures = None
     if "positions" in tensors:
         info: tuple[Mapping[str, Any], ...] = ()
@@ -208,13 +228,16 @@ def load_dataset(path: Path | str) -> Dataset:
             packed = json.loads(tensors["info/json"].numpy().tobytes())
             flat = {name: tensors[f"info/{name}"] for name in ("float64", "int64")}
             info = tuple(unpack(packed, flat))
-        structures = StructureBatch(**{name: tensors[name] for name in _STRUCTURE_TENSORS}, info=info)
+            if not all(isinstance(one, Mapping) for one in info):
+                raise InputError("info: expected a mapping for each structure.")
+        structures = StructureBatch(**{name: tensors[name] for name in STRUCTURE_TENSORS}, info=info)
+        structures.check()
     return Dataset(
         structures=structures,
         properties=_properties_in(tensors),
-        ids=tuple(header["ids"]),
-        provenance=header["provenance"],
-        skipped=tuple(Skipped(source, reason) for source, reason in header["skipped"]),
+        ids=_texts(header["ids"], "ids"),
+        provenance=dict(header["provenance"]),
+        skipped=tuple(Skipped(str(source), str(reason)) for source, reason in header["skipped"]),
     )
 
 
@@ -224,13 +247,16 @@ def load_dataset(path: Path | str) -> Dataset:
 def save_features(features: FeatureSet, path: Path | str) -> None:
     """Write features, and what made them, to one ``.safetensors`` file, atomically."""
     tensors = {f"property/{name}": values for name, values in features.properties.items()}
-    _write(
+    write_tensors(
         path,
-        "features",
         {**tensors, "features": features.features},
-        ids=features.ids,
-        representation=features.representation,
-        fingerprint=features.fingerprint,
+        {
+            "kind": "features",
+            "version": _VERSION,
+            "ids": list(features.ids),
+            "representation": features.representation,
+            "fingerprint": features.fingerprint,
+        },
     )
 
 
@@ -245,19 +271,21 @@ def load_features(path: Path | str, *, representation: Representation | None = N
         InputError: The file is absent, damaged, holds something else, or was made by another representation.
     """
     tensors, header = _read(path, "features")
-    if representation is not None and representation.fingerprint != header["fingerprint"]:
+    with _as_damage(path):
+        there = FeatureSet(
+            features=_rows(tensors["features"]),
+            representation=dict(header["representation"]),
+            fingerprint=_texts([header["fingerprint"]], "fingerprint")[0],
+            properties=_properties_in(tensors),
+            ids=_texts(header["ids"], "ids"),
+        )
+    if representation is not None and representation.fingerprint != there.fingerprint:
         raise InputError(
             f"{path}: was made by another representation than the one asked for: "
-            f"{_difference(header['representation'], representation.config())}. Use the settings of the "
+            f"{_difference(there.representation, representation.config())}. Use the settings of the "
             "file, or encode the structures again."
         )
-    return FeatureSet(
-        features=tensors["features"],
-        representation=header["representation"],
-        fingerprint=header["fingerprint"],
-        properties=_properties_in(tensors),
-        ids=tuple(header["ids"]),
-    )
+    return there
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -284,38 +312,44 @@ def _properties_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): values for name, values in tensors.items() if name.startswith(start)}
 
 
-def _write(path: Path | str, kind: str, tensors: Mapping[str, Tensor], **header: Any) -> None:
-    from safetensors.torch import save_file
+def _rows(features: Tensor) -> Tensor:
+    if not features.is_floating_point() or features.ndim < 2:
+        raise InputError(
+            f"features: got {features.dtype} of shape {tuple(features.shape)}, expected a row of numbers for "
+            "each structure."
+        )
+    return features
 
-    # One key, since safetensors writes several in no fixed order and equal sets shall make equal files.
-    metadata = {"whorl": json.dumps({"kind": kind, "version": _VERSION, **header}, default=str)}
-    # Clones, since safetensors refuses tensors that share memory.
-    whole = {name: values.detach().cpu().contiguous().clone() for name, values in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata=metadata)
+
+def _texts(values: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InputError(f"{what}: expected text.")
+    return tuple(values)
+
+
+@contextlib.contextmanager
+def _as_damage(path: Path | str) -> Iterator[None]:
+    """Turn whatever contents that do not fit together make the body raise into one message."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{path}: damaged: its contents do not fit together ({reason.rstrip('.')}). Run the command that "
+            "made it again."
+        ) from None
 
 
 def _read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
-        raise InputError(
-            f"{path}: damaged, or not a safetensors file ({error}). {_REMEDIES[kind]} Where whorl wrote it, "
-            "run the command that made it again."
-        ) from None
-    header = json.loads(metadata.get("whorl", "{}"))
-    found = header.get("kind")
-    if found != kind:
-        raise InputError(
-            f"{path}: holds {_KINDS.get(found, 'what whorl did not write')}, expected {_KINDS[kind]}."
-        )
-    if header["version"] > _VERSION:
+    remedy = f"{_REMEDIES[kind]} Where whorl wrote it, run the command that made it again."
+    tensors, header = read_tensors(path, expected=_KINDS[kind], remedy=remedy)
+    there = header.get("kind")
+    if there != kind:
+        name = _KINDS.get(there, "what whorl did not write") if isinstance(there, str) else "something else"
+        raise InputError(f"{path}: holds {name}, expected {_KINDS[kind]}.")
+    version = header.get("version")
+    if not isinstance(version, int):
+        raise InputError(f"{path}: damaged: it has no version. Run the command that made it again.")
+    if version > _VERSION:
         raise InputError(f"{path}: was written by a newer whorl. Remedy: pip install --upgrade whorl")
     return tensors, header

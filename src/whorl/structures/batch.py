@@ -13,6 +13,10 @@ from torch import Tensor
 
 from whorl.errors import InputError
 
+STRUCTURE_TENSORS = ("positions", "cells", "pbc", "atomic_numbers", "structure_index")
+_TYPES = {"pbc": torch.bool, "atomic_numbers": torch.int64, "structure_index": torch.int64}
+_HEAVIEST = 118
+
 
 @dataclass(frozen=True, kw_only=True)
 class StructureBatch:
@@ -30,7 +34,7 @@ class StructureBatch:
         info: One mapping per structure with whatever else it brought along (labels, origin); or empty.
 
     Raises:
-        InputError: Shapes that do not fit together.
+        InputError: Shapes or types that do not fit together. Values are looked at by :meth:`check` alone.
     """
 
     positions: Float[Tensor, "A 3"]
@@ -50,15 +54,54 @@ class StructureBatch:
             "structure_index": (n_atoms,),
         }
         for name, shape in expected.items():
-            if tuple(getattr(self, name).shape) != shape:
+            values = getattr(self, name)
+            if tuple(values.shape) != shape:
                 raise InputError(
-                    f"StructureBatch.{name}: got shape {tuple(getattr(self, name).shape)}, expected {shape} "
+                    f"StructureBatch.{name}: got shape {tuple(values.shape)}, expected {shape} "
                     f"for {n_atoms} atoms in {n_structures} structures."
                 )
+            if name in _TYPES and values.dtype != _TYPES[name]:
+                raise InputError(f"StructureBatch.{name}: got {values.dtype}, expected {_TYPES[name]}.")
+        if not self.positions.dtype.is_floating_point or self.cells.dtype != self.positions.dtype:
+            raise InputError(
+                f"StructureBatch: got positions of {self.positions.dtype} and cells of {self.cells.dtype}, "
+                "expected one floating-point type, such as torch.float64."
+            )
         if self.info and len(self.info) != n_structures:
             raise InputError(
                 f"StructureBatch.info: got {len(self.info)} mappings for {n_structures} structures."
             )
+
+    def check(self) -> None:
+        """Look at the values, which costs more than looking at shapes and types.
+
+        Raises:
+            InputError: ``structure_index`` is not sorted or names structures that are not there, an atomic
+                number is none (0 stands for a dummy), or a cell is not finite.
+        """
+        index, numbers = self.structure_index, self.atomic_numbers
+        if len(index) and (
+            int(index[0]) < 0 or int(index[-1]) >= len(self) or bool((index[1:] < index[:-1]).any())
+        ):
+            raise InputError(
+                f"StructureBatch.structure_index: expected it sorted, from 0 to {len(self) - 1} for "
+                f"{len(self)} structures."
+            )
+        wrong = (numbers < 0) | (numbers > _HEAVIEST)
+        if bool(wrong.any()):
+            raise InputError(
+                f"StructureBatch.atomic_numbers: got {int(numbers[wrong][0])}, expected 0 to {_HEAVIEST}."
+            )
+        endless = ~self.cells.isfinite().flatten(1).all(1)
+        if bool(endless.any()):
+            raise InputError(
+                f"StructureBatch.cells: that of structure {int(torch.nonzero(endless)[0])} is not finite."
+            )
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The five tensors by name: all but ``info``."""
+        return {name: getattr(self, name) for name in STRUCTURE_TENSORS}
 
     def __len__(self) -> int:
         """Return the number of structures B."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
 from whorl.datasets import (
     Dataset,
     FeatureSet,
@@ -24,7 +25,7 @@ from whorl.datasets import (
 )
 from whorl.errors import InputError
 from whorl.evaluation import standardized
-from whorl.files import provenance, read_json, stable_hash, write_json
+from whorl.files import provenance, write_json
 from whorl.inversion import (
     InversionProblem,
     InversionResult,
@@ -34,7 +35,7 @@ from whorl.inversion import (
     whitening_weights,
 )
 from whorl.inversion.starts import derive_seed
-from whorl.potentials import make_potential
+from whorl.potentials import Potential, make_potential
 from whorl.potentials.reference import bulk_energy, formation_energy
 from whorl.representations import Representation, make_representation
 from whorl.structures import StructureBatch
@@ -280,28 +281,20 @@ def energies(structures: Path, *, calculator: CalculatorSettings, output: Path, 
     elements = species_of(data.structures)
     given = calculator.bulk_energy
     bulk = {e: given[e] if e in given else bulk_energy(potential, e) for e in elements}
-    stamp = stable_hash([potential.name, contents_hash(structures)])
-    parts = output.with_name(f".{output.stem}-parts-{stamp}")
-    progress = monitor.progress(f"energies ({calculator.name})")
-    energy: list[float] = []
-    failures: dict[int, str] = {}
-    for number, chunk in enumerate(data.structures.chunks(_JUDGED_AT_ONCE)):
-        start = number * _JUDGED_AT_ONCE
-        path = parts / f"{number:05d}.json"
-        if not path.exists():
-            answer = potential(chunk)
-            write_json(
-                path,
-                {
-                    "energy": answer.energy.tolist(),
-                    "failures": {str(i): r for i, r in answer.failures.items()},
-                },
-            )
-        part = read_json(path)
-        energy += [float("nan") if e is None else float(e) for e in part["energy"]]
-        failures |= {start + int(i): reason for i, reason in part["failures"].items()}
-        progress(min(start + _JUDGED_AT_ONCE, len(data)), len(data))
-    total = torch.tensor(energy, dtype=torch.float64)
+    made_from = [potential.name, contents_hash(structures)]
+    parts = map_chunks(
+        partial(_energies, potential),
+        list(data.structures.chunks(_JUDGED_AT_ONCE)),
+        folder=parts_folder(output, made_from),
+        key=made_from,
+        progress=monitor.progress(f"energies ({calculator.name})"),
+    )
+    total = torch.cat([part.tensors["energy"] for part in parts])
+    failures = {
+        number * _JUDGED_AT_ONCE + int(k): str(reason)
+        for number, part in enumerate(parts)
+        for k, reason in part.notes.items()
+    }
     n_atoms = data.structures.n_atoms.double()
     formation = formation_energy(total, n_atoms, _bulk_per_atom(data.structures, bulk))
     if failures:
@@ -321,7 +314,12 @@ def energies(structures: Path, *, calculator: CalculatorSettings, output: Path, 
             "failures": {data.ids[i]: reason for i, reason in failures.items()},
         },
     )
-    shutil.rmtree(parts, ignore_errors=True)
+    remove_parts(output)
+
+
+def _energies(potential: Potential, structures: StructureBatch) -> Part:
+    answer = potential(structures)
+    return Part({"energy": answer.energy}, {str(k): reason for k, reason in answer.failures.items()})
 
 
 def _bulk_per_atom(structures: StructureBatch, bulk: Mapping[str, float]) -> Tensor:

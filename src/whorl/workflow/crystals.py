@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import glob
 import importlib.util
 import io
 import math
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
 from whorl.datasets import Dataset, load_dataset, load_features, save_dataset, write_crystals
+from whorl.datasets.store import pack_dataset, unpack_dataset
 from whorl.errors import InputError, MissingExtraError, import_extra
 from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, judge_crystals
 from whorl.evaluation.validity import check_validity
-from whorl.files import provenance, read_json, stable_hash, write_json, write_text
+from whorl.files import provenance, read_json, write_json, write_text
 from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
 from whorl.workflow.conditions import satisfied
@@ -31,6 +30,7 @@ from whorl.workflow.outputs import check_output
 from whorl.workflow.settings import DecodeSettings
 
 _AT_ONCE = 200  # tensors between two saves
+_PREDICTED_AT_ONCE = 500  # crystals between two saves
 _NUMBERED = ("cif/[0-9]*_*.cif", "poscar/[0-9]*_*.vasp")  # files of single crystals in their folder
 
 
@@ -74,14 +74,17 @@ def decode(
     if not len(made):
         raise InputError(f"{generated}: holds no tensors. Generate or encode some.")
     source = contents_hash(generated)
-    stamp = stable_hash([source, settings.model_dump(mode="json")])
-    parts = output.with_name(f".{output.stem}-parts-{stamp}")
-    progress = monitor.progress("decoding")
-    found: list[Dataset] = []
-    for start in range(0, len(made), _AT_ONCE):
-        some = made.features[start : start + _AT_ONCE]
-        found.append(_resumed(parts / f"{start:07d}.safetensors", partial(_decoded, codec, some, settings)))
-        progress(min(start + _AT_ONCE, len(made)), len(made))
+    said = settings.model_dump(mode="json")
+    found = [
+        unpack_dataset(part.tensors, part.notes)
+        for part in map_chunks(
+            partial(_decoded, codec, settings),
+            list(made.features.split(_AT_ONCE)),
+            folder=parts_folder(output, [source, said]),
+            key=[made.fingerprint, said],
+            progress=monitor.progress("decoding"),
+        )
+    ]
     rows = [_AT_ONCE * k + row for k, part in enumerate(found) for row in part.provenance["rows"]]
     skipped = {
         _AT_ONCE * k + int(row): str(reason)
@@ -91,12 +94,12 @@ def decode(
     for row, reason in skipped.items():
         monitor.skip(made.ids[row], reason)
     if not rows:
-        shutil.rmtree(parts, ignore_errors=True)
+        remove_parts(output)
         raise InputError(
             f"{generated}: none of the {len(made)} tensors is a crystal (see the reasons above). "
             "Train the generator longer."
         )
-    made_with = provenance(seed=seed, settings=settings.model_dump(mode="json"))
+    made_with = provenance(seed=seed, settings=said)
     crystals = StructureBatch.concatenate([part.structures for part in found if part.structures is not None])
     ids = tuple(made.ids[row] for row in rows)
     save_dataset(
@@ -124,8 +127,7 @@ def decode(
             },
         },
     )
-    for path in output.parent.glob(f".{glob.escape(output.stem)}-parts-*"):
-        shutil.rmtree(path, ignore_errors=True)  # also those of interrupted decodings with other settings
+    remove_parts(output)
 
 
 def _write_table(crystals: StructureBatch, ids: Sequence[str], path: Path) -> None:
@@ -162,16 +164,8 @@ def _write_table(crystals: StructureBatch, ids: Sequence[str], path: Path) -> No
     write_text(path, table.getvalue())
 
 
-def _resumed(path: Path, compute: Callable[[], Dataset]) -> Dataset:
-    """Return the chunk stored at ``path``; compute and store it where there is none that can be read."""
-    with contextlib.suppress(InputError):
-        return load_dataset(path)
-    save_dataset(compute(), path)
-    return load_dataset(path)
-
-
-def _decoded(codec: CrysTens, tensors: Tensor, settings: DecodeSettings) -> Dataset:
-    """Decode one chunk; what is not a crystal's own goes to the provenance."""
+def _decoded(codec: CrysTens, settings: DecodeSettings, tensors: Tensor) -> Part:
+    """Decode one chunk into a data set; what is not a crystal's own goes to the provenance."""
     found = codec.decode(
         tensors,
         clustering=None if settings.clustering == "none" else settings.clustering,
@@ -189,14 +183,18 @@ def _decoded(codec: CrysTens, tensors: Tensor, settings: DecodeSettings) -> Data
         values = torch.full((len(tensors),), math.nan, dtype=torch.float64)
         values[finite] = getattr(of_finite, name).double()
         measures[name] = values.tolist()
-    return Dataset(
-        structures=crystals,
-        ids=tuple(str(row) for row in found.index.tolist()),
-        provenance={
-            "rows": found.index.tolist(),
-            "skipped": {str(row): reason for row, reason in found.skipped.items()},
-            "measures": measures,
-        },
+    return Part(
+        *pack_dataset(
+            Dataset(
+                structures=crystals,
+                ids=tuple(str(row) for row in found.index.tolist()),
+                provenance={
+                    "rows": found.index.tolist(),
+                    "skipped": {str(row): reason for row, reason in found.skipped.items()},
+                    "measures": measures,
+                },
+            )
+        )
     )
 
 
@@ -212,8 +210,18 @@ def predict(crystals: Path, *, output: Path, monitor: Monitor, most: int | None 
     from whorl.evaluation.cgcnn import CGCNN
 
     structures, rows = evenly(crystals, most)
-    values = CGCNN().predict(structures, progress=monitor.progress("CGCNN"))
-    write_json(output, {"rows": rows, "properties": {name: found.tolist() for name, found in values.items()}})
+    network = CGCNN()
+    parts = map_chunks(
+        lambda some: Part(network.predict(some)),
+        list(structures.chunks(_PREDICTED_AT_ONCE)),
+        folder=parts_folder(output, contents_hash(crystals)),
+        key="CGCNN",
+        progress=monitor.progress("CGCNN"),
+    )
+    names = parts[0].tensors
+    values = {name: torch.cat([part.tensors[name] for part in parts]).tolist() for name in names}
+    write_json(output, {"rows": rows, "properties": values})
+    remove_parts(output)
 
 
 def evenly(dataset: Path, most: int | None) -> tuple[StructureBatch, list[int]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
 from whorl.datasets import (
     Dataset,
     FeatureSet,
@@ -29,7 +29,7 @@ from whorl.datasets import (
 )
 from whorl.errors import InputError
 from whorl.evaluation import standardized
-from whorl.files import read_json, stable_hash, write_json
+from whorl.files import read_json, write_json
 from whorl.inversion.starts import derive_seed
 from whorl.potentials import make_potential
 from whorl.representations import Representation, make_representation
@@ -158,17 +158,17 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
         )
     structures = data.structures[good]
     representation = representation.fit(structures)
-    stamp = stable_hash([representation.fingerprint, data.ids, len(good)])
-    parts = output.parent / f".{output.stem}-parts-{stamp}"
-    progress = monitor.progress("encoding")
-    chunks = []
-    for number, chunk in enumerate(structures.chunks(_ENCODE_AT_ONCE)):
-        path = parts / f"{number:05d}.safetensors"
-        chunks.append(_resumed(path, partial(_features, representation, chunk)))
-        progress(min((number + 1) * _ENCODE_AT_ONCE, len(structures)), len(structures))
+    made_from = representation.fingerprint
+    parts = map_chunks(
+        partial(_features, representation),
+        list(structures.chunks(_ENCODE_AT_ONCE)),
+        folder=parts_folder(output, [made_from, contents_hash(dataset)]),
+        key=made_from,
+        progress=monitor.progress("encoding"),
+    )
     save_features(
         FeatureSet(
-            features=torch.cat(chunks),
+            features=torch.cat([part.tensors["features"] for part in parts]),
             representation=representation.config(),
             fingerprint=representation.fingerprint,
             properties={name: values[good] for name, values in data.properties.items()},
@@ -176,30 +176,12 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
         ),
         output,
     )
-    shutil.rmtree(parts, ignore_errors=True)
+    remove_parts(output)
 
 
-def _features(representation: Representation, structures: StructureBatch) -> Tensor:
+def _features(representation: Representation, structures: StructureBatch) -> Part:
     with torch.no_grad():
-        return representation(structures)
-
-
-def _resumed(path: Path, compute: Callable[[], Tensor]) -> Tensor:
-    """Return the tensor stored at ``path``; compute and store it where there is none yet."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
-    from whorl.files import atomic_path
-
-    if path.exists():
-        try:
-            return load_file(path)["features"]
-        except SafetensorError:
-            path.unlink()  # not whole: made again below
-    features = compute()
-    with atomic_path(path) as temporary:
-        save_file({"features": features.contiguous()}, temporary)
-    return features
+        return Part({"features": representation(structures)})
 
 
 def finished_features(
