@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out
-from whorl.cli.options import Seed, options_from
+from whorl.cli.options import COUNT, SHARE, Seed, options_from
 from whorl.workflow.outputs import check_output
 
 data_app = CommandTable(
@@ -48,7 +48,7 @@ def clusters(
         typer.Option(help="Where finished chunks are kept.", show_default="<output>-chunks"),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(help="Worker processes.", show_default="one per core")
+        int | None, typer.Option(help="Worker processes.", show_default="one per core", parser=COUNT)
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -80,14 +80,14 @@ def clusters(
 
 @data_app.command()
 def crystals(
-    count: Annotated[int, typer.Option(help="Crystals wanted.", show_default=False)],
+    count: Annotated[int, typer.Option(help="Crystals wanted.", show_default=False, parser=COUNT)],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Data set to write (.safetensors; .extxyz beside it).")
     ],
     prototypes: Annotated[
         bool, typer.Option("--prototypes", help="Decorate the AFLOW prototypes, the only source so far.")
     ] = True,
-    max_atoms: Annotated[int, typer.Option(help="Most atoms in a cell.")] = 52,
+    max_atoms: Annotated[int, typer.Option(help="Most atoms in a cell.", parser=COUNT)] = 52,
     elements: Annotated[
         str | None,
         typer.Option(help="Elements to choose from, such as Li,Fe,O.", show_default="78 of them"),
@@ -113,7 +113,7 @@ def crystals(
         typer.Option(help="Where finished chunks are kept.", show_default="<output>-chunks"),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(help="Worker processes.", show_default="one per core")
+        int | None, typer.Option(help="Worker processes.", show_default="one per core", parser=COUNT)
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -215,9 +215,12 @@ def sample(
     features: Annotated[Path, typer.Argument(help="Features, from 'whorl encode'.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Rows to write (.json).")],
     size: Annotated[
-        int | None, typer.Option(help="Rows to draw by farthest point sampling.", show_default="all")
+        int | None,
+        typer.Option(help="Rows to draw by farthest point sampling.", show_default="all", parser=COUNT),
     ] = None,
-    split: Annotated[float, typer.Option(help="Share of them that trains; the rest validates.")] = 0.8,
+    split: Annotated[
+        float, typer.Option(help="Share of them that trains; the rest validates.", parser=SHARE)
+    ] = 0.8,
     seed: Seed = 0,
 ) -> None:
     """Draw the rows a generator is trained on: spread as widely as possible in feature space."""

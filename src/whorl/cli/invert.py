@@ -11,7 +11,7 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import err, monitored, out, plain_table
-from whorl.cli.options import Seed, given
+from whorl.cli.options import COUNT, POSITIVE, Seed, given
 from whorl.errors import InputError
 from whorl.workflow.representation_settings import ACSFSettings, RepresentationSettings
 from whorl.workflow.settings import InvertSettings
@@ -90,6 +90,7 @@ def invert(
         float | None,
         typer.Option(
             help="For all targets together.",
+            parser=POSITIVE,
             show_default="150 000 evaluations for each, fewer beyond ten atoms",
             rich_help_panel=_ROUND_TRIP,
         ),
@@ -157,7 +158,9 @@ def invert(
     ] = _INVERT.noise,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Structures at once; it bounds the memory.", show_default="by the solver"),
+        typer.Option(
+            help="Structures at once; it bounds the memory.", show_default="by the solver", parser=COUNT
+        ),
     ] = None,
     seed: Seed = 0,
 ) -> None:

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
+from pydantic import Field, TypeAdapter, ValidationError
 
 from whorl.errors import UsageError, shortened
+from whorl.workflow.section import Count, Positive, SeedNumber, Share
 
-Seed = Annotated[int, typer.Option(help="The number all randomness follows from.")]
+
+def number(annotation: Any, expected: str) -> Callable[[Any], Any]:
+    """Return what reads a number within limits that settings have too; any other value is wrong usage.
+
+    Args:
+        annotation: A type of :mod:`whorl.workflow.section`.
+        expected: What it accepts, for messages.
+    """
+    adapter = TypeAdapter(annotation, config={"allow_inf_nan": False})
+
+    def read(text: Any) -> Any:
+        try:
+            return adapter.validate_python(text)
+        except ValidationError:
+            raise typer.BadParameter(f"got '{shortened(text)}', expected {expected}.") from None
+
+    return read
+
+
+SEED = number(SeedNumber, "a whole number from 0 to 2147483647")
+COUNT = number(Count, "a whole number from 1 to 1000000000")
+INDEX = number(Annotated[int, Field(ge=0)], "a whole number, 0 or more")
+POSITIVE = number(Positive, "more than 0, and finite")
+SHARE = number(Share, "a number above 0 and below 1")
+
+Seed = Annotated[int, typer.Option(help="The number all randomness follows from.", parser=SEED)]
 
 
 def options_from(pairs: Iterable[str] | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import ConsoleMonitor, monitored, out
+from whorl.cli.options import INDEX
 from whorl.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def show(
         int | None,
         typer.Option(
             help="Which structure of those that can be read, from 0.",
+            parser=INDEX,
             show_default="the first for a picture, else all",
         ),
     ] = None,

@@ -6,7 +6,7 @@ from whorl.generators.committee import Committee, Reading
 from whorl.generators.cvae import CVAE
 from whorl.generators.diffusion import Diffusion
 from whorl.generators.gan import GAN
-from whorl.generators.io import load_model, make_generator, save_model
+from whorl.generators.io import load_model, make_generator, make_surrogate, save_model
 from whorl.generators.scaling import FeatureScaler
 from whorl.generators.selection import Selection, select
 from whorl.generators.surrogate import Surrogate
@@ -30,6 +30,7 @@ __all__ = [
     "fit",
     "load_model",
     "make_generator",
+    "make_surrogate",
     "range_warning",
     "save_model",
     "select",

@@ -21,6 +21,7 @@ from whorl.generators.diffusion import Diffusion
 from whorl.generators.gan import GAN
 from whorl.generators.surrogate import Surrogate
 from whorl.generators.wgan_gp import WGANGP
+from whorl.memory import require_memory
 
 GENERATORS: dict[str, type[ConditionalGenerator]] = {
     "cvae": CVAE,
@@ -31,6 +32,7 @@ GENERATORS: dict[str, type[ConditionalGenerator]] = {
 MODELS: dict[str, type[TensorModel]] = {**GENERATORS, "surrogate": Surrogate}
 
 _FORMAT = 1
+_TRAINING_BYTES = 16  # of each parameter: its value, its gradient and the two moments of Adam, in float32
 
 
 def make_generator(config: Mapping[str, Any]) -> ConditionalGenerator:
@@ -40,11 +42,23 @@ def make_generator(config: Mapping[str, Any]) -> ConditionalGenerator:
     0.5
 
     Raises:
-        InputError: Unknown kind or option (with the nearest known one), or a value that makes no sense.
+        InputError: Unknown kind or option (with the nearest known one), a value that makes no sense, or a
+            network that cannot be trained in the memory there is.
     """
     generator = _make("generator", GENERATORS, config)
     assert isinstance(generator, ConditionalGenerator)
     return generator
+
+
+def make_surrogate(config: Mapping[str, Any]) -> Surrogate:
+    """Build an untrained surrogate from ``shape`` and whatever differs from the defaults.
+
+    Raises:
+        InputError: As of :func:`make_generator`.
+    """
+    surrogate = _make("model", MODELS, {**config, "kind": "surrogate"})
+    assert isinstance(surrogate, Surrogate)
+    return surrogate
 
 
 def _make(what: str, classes: Mapping[str, type[TensorModel]], config: Mapping[str, Any]) -> TensorModel:
@@ -59,6 +73,17 @@ def _make(what: str, classes: Mapping[str, type[TensorModel]], config: Mapping[s
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in options:
             raise InputError(f"{kind}: '{name}' is missing.")
+    try:
+        with torch.device("meta"):  # shapes alone
+            weights = [tensor.numel() for tensor in classes[kind](**options).parameters()]
+    except RuntimeError:  # more than 2^63 numbers in one tensor
+        raise InputError(f"{kind}: no memory can hold it. Choose fewer layers or narrower ones.") from None
+    count = sum(weights)
+    require_memory(
+        _TRAINING_BYTES * count,
+        f"{kind}: {count:,} parameters",
+        "Choose fewer layers or narrower ones.",
+    )
     return classes[kind](**options)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from whorl.workflow.section import Count, NonNegative, Positive, Section, SectionOfKind
+from whorl.workflow.section import Count, Depth, NonNegative, Positive, Section, SectionOfKind, Width
 
 
 class TrainingSettings(Section):
@@ -30,7 +30,7 @@ class GeneratorSettings(TrainingSettings, SectionOfKind):
     """
 
     kind: Literal["cvae", "gan", "wgan_gp", "diffusion"] = "cvae"
-    members: Count = 1
+    members: Depth = 1
     keep: Literal["best", "last"] = "best"
     conditions: list[Literal["elements", "composition", "crystal_system", "space_group"]] = []
 
@@ -51,9 +51,9 @@ class GeneratorSettings(TrainingSettings, SectionOfKind):
 class CVAESettings(GeneratorSettings):
     """The conditional variational autoencoder; see :class:`whorl.generators.CVAE`."""
 
-    layers: Count = 3
-    hidden: Count = 128
-    latent: Count = 25
+    layers: Depth = 3
+    hidden: Width = 128
+    latent: Width = 25
     beta: NonNegative = 0.75
     activation: Literal["elu", "relu", "silu"] = "elu"
     scaling: Literal["minmax", "standard"] = "minmax"
@@ -70,8 +70,8 @@ class AnyShapeSettings(GeneratorSettings):
         precision: Lightning's; bf16-mixed or 16-mixed for large networks on a GPU.
     """
 
-    channels: Count | None = None
-    depth: Count | None = None
+    channels: Width | None = None
+    depth: Depth | None = None
     scaling: Literal["shared", "minmax", "standard"] | None = None
     device: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -85,7 +85,7 @@ class GANSettings(AnyShapeSettings):
     """The generative adversarial network; see :class:`whorl.generators.GAN`."""
 
     epochs: Count = 200
-    latent: Count = 128
+    latent: Width = 128
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99
     learning_rate: Positive = 2e-4
 
@@ -94,7 +94,7 @@ class WGANGPSettings(AnyShapeSettings):
     """The Wasserstein GAN with gradient penalty; see :class:`whorl.generators.WGANGP`."""
 
     epochs: Count = 400
-    latent: Count = 128
+    latent: Width = 128
     penalty: Positive = 10.0
     critic_steps: Count = 5
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99
@@ -106,7 +106,7 @@ class DiffusionSettings(AnyShapeSettings):
 
     epochs: Count = 100
     batch_size: Count = 32
-    blocks: Count = 1
+    blocks: Depth = 1
     cascade: bool = False
     schedule: Literal["cosine", "linear"] = "cosine"
     prediction: Literal["velocity", "noise"] = "velocity"

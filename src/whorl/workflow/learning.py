@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,17 +15,18 @@ from whorl.errors import InputError, unknown_option
 from whorl.generators import (
     Committee,
     ConditionalGenerator,
-    Surrogate,
     TensorModel,
     condition_range,
     fit,
     load_model,
     make_generator,
+    make_surrogate,
     range_warning,
     save_model,
     select,
 )
 from whorl.inversion.starts import derive_seed
+from whorl.memory import require_memory
 from whorl.structures import StructureBatch
 from whorl.workflow.conditions import Conditions
 from whorl.workflow.data import MIN_TRAINING, read_rows, structures_of
@@ -114,7 +116,7 @@ def train_surrogate(
     usable = _usable(real, labels, monitor)
     train, validation = split(len(labels), fraction=SPLIT, seed=derive_seed(seed, "surrogate"))
     train, validation = train[usable[train]], validation[usable[validation]]
-    model = Surrogate(shape=tuple(real.features.shape[1:]), **settings.config())
+    model = make_surrogate({**settings.config(), "shape": tuple(real.features.shape[1:])})
     _fit(
         model, real.features, labels, train, validation, settings, output, seed, "training surrogate", monitor
     )
@@ -244,6 +246,7 @@ def generate(
     name = _name_of(real, property)
     conditions = _common_conditions(models, generators, name)
     targets = torch.tensor(settings.targets, dtype=torch.float64)
+    require_memory_for_samples(settings, tuple(real.features.shape[1:]))
     lowest = condition_range(generators[0])[:, 0].repeat(len(targets), 1)
     outside = range_warning(generators[0], torch.cat([targets[:, None], lowest[:, 1:]], 1))
     if outside is not None:
@@ -268,6 +271,12 @@ def generate(
     drawn = []
     for number, target in enumerate(settings.targets):
         drawn.append(draw(target, torch.Generator().manual_seed(derive_seed(seed, "generate", target))))
+        if not drawn[-1].isfinite().all():
+            low, high = condition_range(generators[0])[0].tolist()
+            raise InputError(
+                f"target {target:g}: the generator gives features that are not finite. Ask for a value "
+                f"nearer to those it was trained on ({low:.4g} to {high:.4g})."
+            )
         progress(number + 1, len(settings.targets))
     counts = torch.tensor([len(part) for part in drawn])
     named = [f"{t:g}/{i}" for t, part in zip(settings.targets, drawn, strict=True) for i in range(len(part))]
@@ -280,6 +289,21 @@ def generate(
             ids=tuple(named),
         ),
         output,
+    )
+
+
+def require_memory_for_samples(settings: GenerateSettings, shape: Sequence[int]) -> None:
+    """Refuse to draw more samples of features of this shape than fit into memory.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    # As they are drawn, and once more in float64 where they are joined and written.
+    rows = settings.samples * len(settings.targets) + (settings.selection.pool if settings.selection else 0)
+    require_memory(
+        rows * math.prod(shape) * 12,
+        f"generate: {rows:,} samples of {math.prod(shape):,} features",
+        "Ask for fewer samples, or of fewer targets at once.",
     )
 
 

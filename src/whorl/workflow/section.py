@@ -11,7 +11,12 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Kind = TypeVar("Kind", bound="SectionOfKind")
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Width = Annotated[int, Field(ge=1, le=10**6)]
+"""Of a network, or how many things a structure has."""
+Depth = Annotated[int, Field(ge=1, le=1000)]
+SeedNumber = Annotated[int, Field(ge=0, lt=2**31)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):

@@ -12,7 +12,7 @@ from whorl.workflow.generator_settings import (
     TrainingSettings,
 )
 from whorl.workflow.representation_settings import ACSFSettings, RepresentationSettings
-from whorl.workflow.section import Count, NonNegative, Positive, Section
+from whorl.workflow.section import Count, Depth, NonNegative, Positive, Section, SeedNumber, Share, Width
 
 __all__ = [
     "CalculatorSettings",
@@ -179,7 +179,7 @@ class SamplingSettings(Section):
     """
 
     sizes: Annotated[list[Count], Field(min_length=1)] | Literal["all"] = "all"
-    split: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    split: Share = 0.8
 
     @field_validator("sizes", mode="before")
     @classmethod
@@ -201,8 +201,8 @@ class SurrogateSettings(TrainingSettings):
         judge: A given surrogate file, which then takes the place of a trained one.
     """
 
-    layers: Count = 5
-    hidden: Count = 256
+    layers: Depth = 5
+    hidden: Width = 256
     batch_size: Count = 256
     learning_rate: Positive = 5e-4
     activation: Literal["elu", "relu", "silu"] = "silu"
@@ -416,7 +416,7 @@ class Recipe(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: SeedNumber = 0
     data: DataSettings
     representation: SerializeAsAny[RepresentationSettings] = ACSFSettings()
     sampling: SamplingSettings = SamplingSettings()

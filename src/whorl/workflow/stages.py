@@ -63,6 +63,8 @@ def run_recipe(
         raise UsageError(str(unknown_option("stage", until, STAGES)))
     last = STAGES.index(until) if until else len(STAGES)
     _require_packages(recipe, last)
+    if last >= STAGES.index("train"):
+        _require_memory(recipe)
     steps = [step for step in steps_of(recipe, folder) if STAGES.index(step.name.split("/")[0]) <= last]
     with locked(folder):
         save_recipe(recipe, folder / "recipe.yaml")
@@ -81,6 +83,24 @@ def _require_packages(recipe: Recipe, last: int) -> None:
     for stage, package in needed.items():
         if package and STAGES.index(stage) <= last:
             import_extra(package[0], extra=package[1])
+
+
+def _require_memory(recipe: Recipe) -> None:
+    """Say before hours of work, not after them, that networks or samples cannot fit into memory.
+
+    The data may have more elements, and so more features, than the recipe names: this is a lower bound.
+    """
+    from whorl.generators import make_generator, make_surrogate
+    from whorl.representations import make_representation
+    from whorl.workflow.learning import require_memory_for_samples
+
+    clusters = recipe.data.clusters
+    species = recipe.representation.declared or ([clusters.element] if clusters else ["H"])
+    shape = make_representation(recipe.representation.config(species)).layout.shape
+    make_generator({**recipe.generator.config(), "shape": shape})
+    if recipe.surrogate.judge is None:
+        make_surrogate({**recipe.surrogate.config(), "shape": shape})
+    require_memory_for_samples(recipe.generate, shape)
 
 
 def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
