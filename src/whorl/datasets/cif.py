@@ -1,79 +1,256 @@
-"""CIF text to structures, with pymatgen; what it only warns of is kept."""
+"""CIF text to structures, block by block.
+
+The symmetry and the special positions are made out, and the result is checked against the formula, number of
+formula units, volume and density that the block states. gemmi reads the syntax and knows the tables of space
+groups. What cannot be understood is refused by name, and what may be meant otherwise is a doubt.
+"""
 
 from __future__ import annotations
 
-import re
-import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from whorl.datasets.entries import WARNINGS, in_words
+import numpy as np
+import torch
+from ase.data import atomic_masses, chemical_symbols
+from jaxtyping import Float
+
+from whorl.datasets.cif_sites import Sites, has_sites, read_formula, read_sites
+from whorl.datasets.cif_symmetry import Symmetry, find_symmetries
+from whorl.datasets.cif_text import Block, read_blocks, require_number
+from whorl.datasets.entries import WARNINGS
+from whorl.datasets.orbits import Expanded, expand
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
-from whorl.structures.convert import from_pymatgen
+from whorl.structures.cells import cells_from_parameters
+from whorl.structures.convert import EXTRAS
 
-# A text field between lines that begin with ';', a quoted word, a comment, a plain word.
-_TOKEN = re.compile(
-    r"^;.*?^;|'(?:[^'\n]|'(?=\S))*'|\"(?:[^\"\n]|\"(?=\S))*\"|#[^\n]*|\S+", re.MULTILINE | re.DOTALL
-)
+_LENGTHS = ("a", "b", "c")
+_ANGLES = ("alpha", "beta", "gamma")
+_RATIO = 2e-3  # relative difference of two numbers of atoms that are the same
+_VOLUME = 0.01
+_DENSITY = 0.05  # densities are often stated for an isotope, another temperature, or with two digits
+_DALTON = 1.66053907  # g/cm³ of one Dalton in one Å³
 
 
-def read_cif(text: str) -> list[StructureBatch]:
-    """Return each structure of a CIF as a batch of one, in the cell of the file.
+@dataclass(frozen=True, kw_only=True)
+class CifEntry:
+    """One block of a CIF that states atoms, or is broken.
 
-    Whatever the parser doubts (atoms that the formula has and the sites lack, rounded coordinates …) stands
-    in ``info["cif_warnings"]``.
+    Attributes:
+        block: What follows ``data_``.
+        structure: A batch of one; None where it cannot be read.
+        reason: Why it cannot be read.
+    """
+
+    block: str
+    structure: StructureBatch | None = None
+    reason: str | None = None
+
+
+def read_cif(text: str) -> list[CifEntry]:
+    """Read each block of a CIF, in the cell of the file and in the order of its sites.
+
+    Blocks without atoms (``data_global``) are passed over where others have some. Doubts stand in
+    ``info["cif_warnings"]``.
 
     Raises:
-        InputError: The text is no valid CIF, or a structure is disordered; the message is the reason alone.
+        InputError: The text has no block with atoms; the message is the reason alone.
     """
-    from pymatgen.io.cif import CifParser
+    entries = []
+    for name, block in read_blocks(text):
+        if isinstance(block, str):
+            entries.append(CifEntry(block=name, reason=block))
+        elif has_sites(block):
+            try:
+                entries.append(CifEntry(block=name, structure=_structure(block)))
+            except InputError as error:
+                entries.append(CifEntry(block=name, reason=str(error).removesuffix(".")))
+    if not entries:
+        raise InputError("no valid CIF: it holds no structure, for no block of it states atom sites")
+    return entries
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            found = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")
-        except Exception as error:  # the parser raises whatever a malformed file leads it to
-            raise InputError(_loop_mismatch(text) or f"no valid CIF: {in_words(error)}") from None
-    doubts = list(
-        dict.fromkeys(" ".join(str(w.message).split()) for w in caught if issubclass(w.category, UserWarning))
+
+def _structure(block: Block) -> StructureBatch:
+    _require_three_dimensions(block)
+    cell, doubts = _cell(block)
+    sites = read_sites(block, cell)
+    contents = _Contents(block, sites, cell)
+    symmetry, expanded, mismatches = _chosen(find_symmetries(block, cell), sites, contents)
+    doubts += [*sites.doubts, *symmetry.doubts, *expanded.doubts, *mismatches]
+    if any(name.startswith("_atom_site_moment_") for name in block.columns):
+        doubts.append("its magnetic moments were not read")
+    info: dict[str, Any] = {WARNINGS: doubts} if doubts else {}
+    if extras := _extras(sites, expanded):
+        info[EXTRAS] = extras
+    return StructureBatch(
+        positions=torch.from_numpy(expanded.fractional @ cell),
+        cells=torch.from_numpy(cell)[None],
+        pbc=torch.ones(1, 3, dtype=torch.bool),
+        atomic_numbers=torch.from_numpy(sites.numbers[expanded.site].astype(np.int64)),
+        structure_index=torch.zeros(len(expanded.site), dtype=torch.int64),
+        info=(info,),
     )
-    if not found:
-        raise InputError("no valid CIF: it holds no structure")
-    batches = []
-    for structure in found:
+
+
+def _require_three_dimensions(block: Block) -> None:
+    dimension = require_number(block, "_cell_modulation_dimension")
+    if dimension is not None and dimension.value > 0:
+        raise InputError("it is a modulated structure, which three coordinates do not describe")
+
+
+def _cell(block: Block) -> tuple[Float[np.ndarray, "3 3"], list[str]]:
+    """Return the lattice vectors in Å, as rows, and doubts.
+
+    Raises:
+        InputError: There are none.
+    """
+    parameters, doubts = [], []
+    for name in (
+        *(f"_cell_length_{axis}" for axis in _LENGTHS),
+        *(f"_cell_angle_{angle}" for angle in _ANGLES),
+    ):
+        number = require_number(block, name)
+        if number is not None:
+            parameters.append(number.value)
+        elif "angle" in name:
+            parameters.append(90.0)
+            doubts.append(f"it has no {name}, so that 90° was taken")
+        else:
+            raise InputError(f"it has no {name}, so that its cell is not known")
+    try:
+        cell = cells_from_parameters(torch.tensor([parameters], dtype=torch.float64))[0].numpy()
+    except InputError:
+        cell = np.zeros((3, 3))
+    lengths = np.linalg.norm(cell, axis=1)
+    if not np.isfinite(cell).all() or abs(np.linalg.det(cell)) <= 1e-6 * lengths.prod():
+        raise InputError(f"its cell {', '.join(f'{value:g}' for value in parameters)} has no volume")
+    return cell, doubts
+
+
+def _chosen(
+    symmetries: list[Symmetry], sites: Sites, contents: _Contents
+) -> tuple[Symmetry, Expanded, list[str]]:
+    """Return the symmetry that the contents of the cell agree with, and what they still disagree about.
+
+    Raises:
+        InputError: No site fits the symmetry, or the contents do not tell which of several it is.
+    """
+    attempts, reasons = [], []
+    for symmetry in symmetries:
         try:
-            batch = from_pymatgen(structure)
+            expanded = expand(sites, symmetry.operations, contents.cell)
+            mismatches = contents.mismatches(expanded)
+            _require_certain(sites, expanded, contents, mismatches)
+            attempts.append((symmetry, expanded, mismatches))
         except InputError as error:
-            raise InputError(in_words(error)) from None
-        batches.append(batch.replace(info=({**batch.info[0], WARNINGS: doubts},)) if doubts else batch)
-    return batches
+            reasons.append(str(error))
+    if not attempts:
+        raise InputError(reasons[0])
+    agreeing = [attempt for attempt in attempts if not attempt[2]]
+    if len(agreeing or attempts) > 1:
+        raise InputError(
+            f"{symmetries[0].source} has {len(symmetries)} origins or axes, and its contents do not tell "
+            "which is meant: add the setting to its name, such as ':1' or ':2', or list the symmetry "
+            "operations"
+        )
+    return (agreeing or attempts)[0]
 
 
-def _loop_mismatch(text: str) -> str | None:
-    """Name the first loop_ whose number of values is no multiple of its number of columns."""
-    tokens = [token for token in _TOKEN.findall(text) if not token.startswith("#")]
-    position = 0
-    while position < len(tokens):
-        if tokens[position].lower() != "loop_":
-            position += 1
-            continue
-        columns = _run(tokens, position + 1, names=True)
-        position += 1 + len(columns)
-        values = len(_run(tokens, position, names=False))
-        position += values
-        if columns and values % len(columns):
-            return (
-                f"no valid CIF: a loop_ of {len(columns)} columns ({', '.join(columns)}) has {values} values"
+def _require_certain(sites: Sites, expanded: Expanded, contents: _Contents, mismatches: list[str]) -> None:
+    """Refuse sites that may be off their special positions, where nothing says that they are on them.
+
+    Raises:
+        InputError: There is such a site.
+    """
+    if contents.complete and not mismatches:
+        return
+    for number in expanded.uncertain:
+        if sites.multiplicities[number] != expanded.multiplicities[number]:
+            raise InputError(
+                f"site '{sites.labels[number]}' may be on a special position or off it, so coarsely is its "
+                "place written; give more digits, or the formula and the number of formula units"
             )
-    return None
 
 
-def _run(tokens: list[str], start: int, *, names: bool) -> list[str]:
-    """Return the tokens from ``start`` on that are names of columns, or that are values."""
-    run: list[Any] = []
-    for token in tokens[start:]:
-        is_name = token.startswith("_")
-        if is_name != names or token.lower().startswith(("loop_", "data_", "save_")):
-            break
-        run.append(token)
-    return run
+class _Contents:
+    """What a block says of the contents of its cell."""
+
+    def __init__(self, block: Block, sites: Sites, cell: Float[np.ndarray, "3 3"]) -> None:
+        self.cell, self.sites = cell, sites
+        self.formula = read_formula(block)
+        self.formula_text = block.text("_chemical_formula_sum") or ""
+        self.units = _value(block, "_cell_formula_units_z")
+        self.volume = _value(block, "_cell_volume")
+        self.density = _value(block, "_exptl_crystal_density_diffrn")
+        self.complete = bool(self.formula) and self.units is not None
+
+    def mismatches(self, expanded: Expanded) -> list[str]:
+        """Say where a cell of atoms differs from what is stated."""
+        numbers = self.sites.numbers[expanded.site]
+        volume = abs(float(np.linalg.det(self.cell)))
+        found = [*self._of_formula(numbers), *self._of_multiplicities(expanded)]
+        if self.volume and abs(volume / self.volume - 1) > _VOLUME:
+            found.append(f"its cell has a volume of {volume:.5g} Å³, but it states {self.volume:g}")
+        density = _DALTON * float(atomic_masses[numbers].sum()) / volume
+        if self.density and abs(density / self.density - 1) > _DENSITY:
+            found.append(f"its density is {density:.3g} g/cm³, but it states {self.density:g}")
+        return found
+
+    def _of_formula(self, numbers: np.ndarray) -> list[str]:
+        if not self.formula:
+            return []
+        counts = Counter(chemical_symbols[z] for z in numbers.tolist())
+        units = len(numbers) / sum(self.formula.values())
+        same = counts.keys() == self.formula.keys() and all(
+            abs(counts[symbol] - units * amount) <= _RATIO * counts[symbol]
+            for symbol, amount in self.formula.items()
+        )
+        if not same:
+            return [f"its formula is {self.formula_text}, but its sites make {_formula(counts)}"]
+        # Some databases state the formula of the whole cell beside Z, such as Ag4 with Z = 4.
+        whole = units == 1 and all(amount % (self.units or 1) == 0 for amount in self.formula.values())
+        if self.units and not whole and abs(units / self.units - 1) > _RATIO:
+            return [
+                f"its formula {self.formula_text} with Z = {self.units:g} makes "
+                f"{self.units * sum(self.formula.values()):g} atoms, but its sites make {len(numbers)}"
+            ]
+        return []
+
+    def _of_multiplicities(self, expanded: Expanded) -> list[str]:
+        stated, own = self.sites.multiplicities, expanded.multiplicities
+        known = stated > 0
+        whole = own.max()
+        # Some programs write the order of the site's symmetry instead.
+        if (stated == own)[known].all() or (stated * own == whole)[known].all():
+            return []
+        number = int(np.flatnonzero(known & (stated != own))[0])
+        return [
+            f"site '{self.sites.labels[number]}' has a multiplicity of {own[number]}, but the file states "
+            f"{stated[number]}"
+        ]
+
+
+def _value(block: Block, name: str) -> float | None:
+    try:
+        number = require_number(block, name)
+    except InputError:  # nothing to compare with
+        return None
+    return number.value if number is not None and number.value > 0 else None
+
+
+def _formula(counts: Mapping[str, int]) -> str:
+    return " ".join(f"{symbol}{count}" for symbol, count in sorted(counts.items()))
+
+
+def _extras(sites: Sites, expanded: Expanded) -> dict[str, Any]:
+    """Return the sites' names and oxidation states, where they say more than the element."""
+    symbols = [chemical_symbols[z] for z in sites.numbers]
+    extras: dict[str, Any] = {}
+    if list(sites.species) != symbols:
+        extras["species"] = [sites.species[i] for i in expanded.site]
+    if list(sites.labels) != symbols:
+        extras["labels"] = [sites.labels[i] for i in expanded.site]
+    return extras

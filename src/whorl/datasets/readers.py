@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.datasets.cif import read_cif
+from whorl.datasets.cif import CifEntry, read_cif
 from whorl.datasets.entries import DAMAGED, WARNINGS, Entry, Source, bare_name, in_words, open_text
 from whorl.datasets.extxyz import read_extxyz
 from whorl.datasets.store import Dataset, Skipped
@@ -233,19 +233,23 @@ def _file_entries(path: Path, name: str, kind: str, columns: Any) -> Iterator[En
     try:
         if kind == "cif":
             with open_text(path) as file:
-                structures = read_cif(file.read())
+                blocks = read_cif(file.read())
         else:
-            structures = [from_ase(read(path, format="vasp"))]
+            blocks = [CifEntry(block="", structure=from_ase(read(path, format="vasp")))]
     except Exception as error:  # whatever a parser makes of a broken file, the next one shall be read
         yield Entry(id=name, source=str(path), columns=columns, reason=in_words(error))
         return
-    for number, structure in enumerate(structures):
-        suffix = f"@{number}" if len(structures) > 1 else ""
+    for number, block in enumerate(blocks):
+        suffix = f"@{number}" if len(blocks) > 1 else ""
+        source = f"{path}{suffix} (data_{block.block})" if suffix else str(path)
+        if block.structure is None:
+            yield Entry(id=f"{name}{suffix}", source=source, columns=columns, reason=block.reason)
+            continue
         info = {key: value for key, value in columns.items() if value == value and key != ANY_PROPERTY}
         yield Entry(
             id=f"{name}{suffix}",
-            source=f"{path}{suffix}",
-            structure=structure.replace(info=({**structure.info[0], **info},)),
+            source=source,
+            structure=block.structure.replace(info=({**block.structure.info[0], **info},)),
             columns=columns,
         )
 

@@ -83,11 +83,13 @@ def _entries(path: Path, table: DataFrame, cif: str) -> Iterator[Entry]:
         except InputError as error:
             yield Entry(id=name, source=source, columns=row, reason=str(error))
             continue
+        reason = structures[0].reason
         if len(structures) > 1:
             reason = f"its cif column holds {len(structures)} structures, expected one"
+        structure = structures[0].structure
+        if structure is None or reason is not None:
             yield Entry(id=name, source=source, columns=row, reason=reason)
             continue
-        (structure,) = structures
         info = {key: value for key, value in row.items() if value == value and value is not None}
         yield Entry(
             id=name,

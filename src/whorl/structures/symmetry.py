@@ -232,6 +232,22 @@ def space_group_settings() -> list[tuple[int, Int[np.ndarray, "g 3 3"], Float[np
     return found
 
 
+def full_symbols() -> list[tuple[int, str, str, str]]:
+    """Return number, full Hermann-Mauguin symbol, choice (1, H, b1 …) and Hall symbol of 530 settings."""
+    kinds = _map(lambda hall: _spglib().get_spacegroup_type(hall), range(1, 531))
+    return [(int(k.number), k.international_full, k.choice, k.hall_symbol) for k in kinds]
+
+
+def space_group_type(
+    rotations: Int[np.ndarray, "g 3 3"], translations: Float[np.ndarray, "g 3"]
+) -> int | None:
+    """Return the number of the space group that operations x → W x + w form in any setting; None if none."""
+    found = _map(
+        lambda pair: _spglib().get_spacegroup_type_from_symmetry(*pair), [(rotations, translations)]
+    )[0]
+    return None if found is None else int(found.number)
+
+
 def conventional_basis(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
     """Return P, such that P x are coordinates in the conventional cell of a lattice, x those in a cell of it.
 
