@@ -217,7 +217,7 @@ class Moody(Calculator):
 
 
 def test_a_calculator_that_fails_on_some_structures(tmp_path, clusters):
-    from whorl.workflow.atoms import energies
+    from whorl.workflow.energies import energies
     from whorl.workflow.monitor import Monitor
     from whorl.workflow.settings import CalculatorSettings
 

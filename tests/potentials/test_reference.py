@@ -57,7 +57,7 @@ def test_potentials_for_large_cells_only():
 
 @pytest.mark.parametrize(
     ("element", "message"),
-    [("Pd2", "unknown element"), ("Fe", "cannot be computed by emt"), ("O", "give it as")],
+    [("Pd2", "unknown element"), ("Fe", "cannot be computed by emt"), ("O", r"give it \(eV/atom\)")],
 )
 def test_elements_without_reference(element, message):
     with pytest.raises(InputError, match=message):

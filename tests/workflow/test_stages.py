@@ -13,6 +13,7 @@ from whorl.workflow.stages import report_again, run_recipe, steps_of
 
 ALL = [
     "data",
+    "agreement",
     "encode",
     "sampling/n15",
     "sampling/n24",
@@ -120,16 +121,17 @@ def test_nothing_is_repeated(run):
     [
         ("data.clusters.count=26", ALL),
         ("data.clusters.processes=2", []),
-        ("representation.cutoff=7.0", ALL[1:]),
+        ("representation.cutoff=7.0", ALL[2:]),
         ("sampling.sizes=[15]", ["evaluate", "report"]),
-        ("sampling.split=0.7", [n for n in ALL[2:] if n != "train/surrogate"]),
-        ("generator.epochs=21", [n for n in ALL if n in ALL[5:]]),
+        ("sampling.split=0.7", [n for n in ALL[3:] if n != "train/surrogate"]),
+        ("generator.epochs=21", [n for n in ALL if n in ALL[6:]]),
         ("surrogate.epochs=21", ["train/surrogate", "evaluate", "report"]),
-        ("generate.samples=6", ALL[7:]),
-        ("invert.budget_evaluations=160", ALL[9:]),
-        ("evaluate.calculator={name: emt, options: {asap_cutoff: true}}", ALL[11:]),
-        ("evaluate.tolerance=0.2", ALL[13:]),
-        ("report.gallery=2", ALL[14:]),
+        ("generate.samples=6", ALL[8:]),
+        ("invert.budget_evaluations=160", ALL[10:]),
+        ("evaluate.calculator={name: emt, options: {asap_cutoff: true}}", ["agreement", *ALL[12:]]),
+        ("evaluate.quantity=formation_energy", ["agreement", *ALL[12:]]),
+        ("evaluate.tolerance=0.2", ALL[14:]),
+        ("report.gallery=2", ALL[15:]),
     ],
 )
 def test_a_changed_setting_repeats_what_depends_on_it_and_nothing_else(run, change, again, monkeypatch):
@@ -163,7 +165,7 @@ def test_samples_of_a_target_do_not_depend_on_the_other_targets(run, tiny_run):
 
 
 def test_stops_where_it_is_told(tmp_path):
-    assert redone(tmp_path / "run", until="sampling") == ALL[:4]
+    assert redone(tmp_path / "run", until="sampling") == ALL[:5]
     with pytest.raises(InputError, match=r"unknown stage 'evalute'\. Did you mean 'evaluate'"):
         redone(tmp_path / "run", until="evalute")
 

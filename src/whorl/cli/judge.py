@@ -29,7 +29,10 @@ def evaluate(
     crystals: Annotated[
         Path | None, typer.Option(help="From 'whorl decode': judged as crystals, beside --dataset.")
     ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="Real crystals, to compare --crystals with.")] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Real structures: --crystals are compared with them, --calculator with labels."),
+    ] = None,
     cgcnn: Annotated[
         bool, typer.Option(help="With --crystals: also predict seven properties by CGCNN.")
     ] = True,
@@ -40,6 +43,24 @@ def evaluate(
             metavar="KEY=VALUE", help="Option of the calculator. May be repeated.", show_default=False
         ),
     ] = None,
+    bulk_energy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ELEMENT=EV",
+            help="Reference of the formation energy in eV/atom; repeat for several.",
+            show_default="computed",
+        ),
+    ] = None,
+    quantity: Annotated[
+        str,
+        typer.Option(
+            help="What of the calculator is the property: formation_energy, energy_per_atom, energy, or "
+            "another one that it has, such as dipole; auto: one that agrees with the labels in --dataset."
+        ),
+    ] = "auto",
+    subtract_offset: Annotated[
+        bool, typer.Option("--subtract-offset", help="Subtract its mean difference from these labels.")
+    ] = False,
     property: Annotated[
         str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
     ] = None,
@@ -50,17 +71,21 @@ def evaluate(
     Writes results.json, results.csv, samples.csv and the atoms as .extxyz; shows the tables. With
     `--crystals`, also crystals.json: validity, uniqueness, novelty, distributions and predicted properties.
     """
+    from whorl.datasets import load_features
     from whorl.potentials import importable
-    from whorl.workflow import atoms, verdict
     from whorl.workflow import crystals as of_crystals
+    from whorl.workflow import energies as of_atoms
+    from whorl.workflow import learning, verdict
     from whorl.workflow.recipe import settings_from
     from whorl.workflow.settings import CalculatorSettings, EvaluateSettings
 
     checked = settings_from(EvaluateSettings, {"tolerance": tolerance}, source="whorl evaluate")
     if calculator is not None and structures is None:
         raise InputError("--calculator judges atoms: give them with --structures, from 'whorl invert'.")
-    if (crystals is None) != (dataset is None):
+    if crystals is not None and dataset is None:
         raise InputError("--crystals are compared with real ones: give both --crystals and --dataset.")
+    if dataset is not None and crystals is None and calculator is None:
+        raise InputError("--dataset is compared with --crystals or --calculator: give one of them.")
     with importable("."), monitored() as monitor:
         of_crystals.targets_of(generated)
         if output.exists() and not output.is_dir():
@@ -70,8 +95,31 @@ def evaluate(
         energies = None
         if calculator is not None and structures is not None:
             energies = output / "energies.json"
-            method = CalculatorSettings(name=calculator, options=options_from(option))
-            atoms.energies(structures, calculator=method, output=energies, monitor=monitor)
+            method = settings_from(
+                CalculatorSettings,
+                {
+                    "name": calculator,
+                    "options": options_from(option),
+                    "bulk_energy": options_from(bulk_energy, option="--bulk-energy"),
+                },
+                source="whorl evaluate",
+            )
+            of_atoms.choose(
+                dataset,
+                property=learning.name_of(load_features(features), property),
+                calculator=method,
+                quantity=quantity,
+                subtract_offset=subtract_offset,
+                output=output / "agreement.json",
+                monitor=monitor,
+            )
+            of_atoms.energies(
+                structures,
+                calculator=method,
+                output=energies,
+                monitor=monitor,
+                choice=output / "agreement.json",
+            )
         evidence = verdict.gather(
             {"all": verdict.Files(generated=generated, rows=rows, structures=structures, energies=energies)},
             features=features,

@@ -39,7 +39,7 @@ SHARE = number(Share, "a number above 0 and below 1")
 Seed = Annotated[int, typer.Option(help="The number all randomness follows from.", parser=SEED)]
 
 
-def options_from(pairs: Iterable[str] | None) -> dict[str, Any]:
+def options_from(pairs: Iterable[str] | None, *, option: str = "--option") -> dict[str, Any]:
     """Read KEY=VALUE pairs, values in YAML's notation.
 
     >>> options_from(["batch_size=8", "device=cpu"])
@@ -52,9 +52,9 @@ def options_from(pairs: Iterable[str] | None) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UsageError(
-                f"--option {shortened(pair)}: got no '=', expected KEY=VALUE such as batch_size=8."
+                f"{option} {shortened(pair)}: got no '=', expected KEY=VALUE such as batch_size=8."
             )
-        options[key] = parse_value(text, source=f"--option {shortened(pair)}")
+        options[key] = parse_value(text, source=f"{option} {shortened(pair)}")
     return options
 
 

@@ -31,7 +31,7 @@ def run(
     until: Annotated[
         str | None,
         typer.Option(
-            help="Last stage: data, encode, sampling, train, generate, invert, decode, energies, "
+            help="Last stage: data, agreement, encode, sampling, train, generate, invert, decode, energies, "
             "properties or evaluate.",
             show_default=False,
         ),

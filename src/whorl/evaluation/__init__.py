@@ -1,6 +1,7 @@
 """Judging what was generated: how near, how new, how different, and whether there are atoms for it."""
 
 from whorl.evaluation.accuracy import count_failed, mean_absolute_error, percent_within
+from whorl.evaluation.agreement import Agreement, agreement
 from whorl.evaluation.cgcnn import CGCNN
 from whorl.evaluation.crystals import CrystalVerdict, Distribution, MadeCrystals, compare, judge_crystals
 from whorl.evaluation.distances import (
@@ -28,6 +29,7 @@ from whorl.evaluation.verdict import (
 __all__ = [
     "CGCNN",
     "Accuracy",
+    "Agreement",
     "CrystalVerdict",
     "Distribution",
     "Diversity",
@@ -39,6 +41,7 @@ __all__ = [
     "TargetVerdict",
     "Validity",
     "Verdict",
+    "agreement",
     "check_validity",
     "compare",
     "copy_distance",

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
 
+# Properties of ASE that are no number and no vector of a structure.
+_OF_ATOMS = ("forces", "stress", "stresses", "charges", "magmoms", "energies")
+
+
 class ASECalculator:
     """Energies, forces and, for periodic structures, stresses of an ASE calculator.
 
-    One calculator serves all structures; after a failure a fresh one is made, since it may be left in pieces.
+    What the calculator does not implement is NaN. One calculator serves all structures; after a failure a
+    fresh one is made, since it may be left in pieces.
 
     Args:
         path: Import path of the calculator's class, ``"package.module:Class"``, or of a function whose
@@ -60,18 +65,33 @@ class ASECalculator:
         """Travel to other processes without the calculator, which is made again there."""
         return {**self.__dict__, "_calculator": None, "_factory": None}
 
-    def __call__(self, structures: StructureBatch) -> PotentialOutput:
-        """Compute one structure after the other."""
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Further properties that the calculator has one number of, or one vector, for each structure."""
+        if self._calculator is None:
+            self._make()
+        implemented = (str(name) for name in self._calculator.implemented_properties)
+        return tuple(name for name in implemented if name not in (*_OF_ATOMS, "energy"))
+
+    def __call__(self, structures: StructureBatch, *, properties: Sequence[str] = ()) -> PotentialOutput:
+        """Compute one structure after the other.
+
+        Args:
+            structures: Any.
+            properties: Some of :attr:`scalars`, computed too; of a vector, such as the dipole, its length.
+        """
         from whorl.structures.convert import to_ase
 
         energy = torch.full((len(structures),), float("nan"), dtype=torch.float64)
         forces = torch.full(structures.positions.shape, float("nan"), dtype=torch.float64)
         stress = torch.full((len(structures), 3, 3), float("nan"), dtype=torch.float64)
+        further = {name: torch.full_like(energy, float("nan")) for name in properties}
         failures: dict[int, str] = {}
         first_atom, n_atoms = structures.first_atom.tolist(), structures.n_atoms.tolist()
         for b, atoms in enumerate(to_ase(structures.replace(info=()))):
             try:
-                e, f, s = self._compute(atoms)
+                e, f, s = self._compute(atoms, needed=not properties)
+                numbers = {name: self._scalar(atoms, name) for name in properties}
             except Exception as error:  # whatever a calculator raises is that structure's own matter
                 failures[b] = f"{self.name}: {_one_line(error)}"
                 self._calculator = None
@@ -79,14 +99,28 @@ class ASECalculator:
             energy[b] = e
             forces[first_atom[b] : first_atom[b] + n_atoms[b]] = torch.from_numpy(f)
             stress[b] = torch.from_numpy(s)
+            for name, number in numbers.items():
+                further[name][b] = number
         return PotentialOutput(
             energy=energy.to(structures.positions),
             forces=forces.to(structures.positions),
             stress=stress.to(structures.cells),
             failures=failures,
+            properties={name: values.to(structures.positions) for name, values in further.items()},
         )
 
-    def _compute(self, atoms: Atoms) -> tuple[float, np.ndarray, np.ndarray]:
+    def _scalar(self, atoms: Atoms, name: str) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = np.asarray(self._calculator.get_property(name, atoms), dtype=np.float64).squeeze()
+        if value.shape not in ((), (3,)):
+            raise ValueError(f"its {name} has shape {value.shape}, expected a number or a vector")
+        number = float(value) if value.ndim == 0 else float(np.linalg.norm(value))
+        if not np.isfinite(number):
+            raise ValueError(f"its {name} is not a finite number")
+        return number
+
+    def _compute(self, atoms: Atoms, *, needed: bool) -> tuple[float, np.ndarray, np.ndarray]:
         if self._calculator is None:
             self._make()
         if len(atoms) == 0 or not np.isfinite(atoms.positions).all():
@@ -95,13 +129,19 @@ class ASECalculator:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a numerical warning shows in the numbers, checked below
             atoms.calc = calculator
-            energy = float(atoms.get_potential_energy())
-            forces = np.asarray(atoms.get_forces(), dtype=np.float64)
+            implemented = calculator.implemented_properties
+            energy, forces = float("nan"), np.full((len(atoms), 3), np.nan)
+            if needed or "energy" in implemented:
+                energy = float(atoms.get_potential_energy())
+                if not np.isfinite(energy):
+                    raise ValueError("its energy is not a finite number")
+            if "forces" in implemented:
+                forces = np.asarray(atoms.get_forces(), dtype=np.float64)
+                if not np.isfinite(forces).all():
+                    raise ValueError("its forces are not finite numbers")
             stress = np.full((3, 3), np.nan)
-            if atoms.cell.rank == 3 and atoms.pbc.any() and "stress" in calculator.implemented_properties:
+            if atoms.cell.rank == 3 and atoms.pbc.any() and "stress" in implemented:
                 stress = np.asarray(atoms.get_stress(voigt=False), dtype=np.float64)
-        if not np.isfinite(energy) or not np.isfinite(forces).all():
-            raise ValueError("energy or forces are not finite numbers")
         return energy, forces, stress
 
     def _make(self) -> None:

@@ -22,12 +22,14 @@ class PotentialOutput:
         stress: In eV/Å³, shape (B, 3, 3), positive for a cell that wants to shrink (ASE's sign), NaN
             for structures without a full cell; or None.
         failures: Index of each structure that could not be computed, and why.
+        properties: Further properties asked for, by name, each of shape (B,).
     """
 
     energy: Float[Tensor, "B"]
     forces: Float[Tensor, "A 3"]
     stress: Float[Tensor, "B 3 3"] | None = None
     failures: Mapping[int, str] = field(default_factory=dict)
+    properties: Mapping[str, Float[Tensor, "B"]] = field(default_factory=dict)
 
 
 @runtime_checkable

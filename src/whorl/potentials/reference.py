@@ -34,6 +34,27 @@ def formation_energy(energy: Energy, n_atoms: Any, bulk_energy: Any) -> Energy:
     return (energy - n_atoms * bulk_energy) / n_atoms
 
 
+def why_no_reference(element: str) -> str | None:
+    """Say why an element has no lattice for :func:`bulk_energy`; None where it has one.
+
+    Raises:
+        InputError: Unknown element.
+    """
+    lattice = _lattice(element)
+    return None if lattice in _FREE_LENGTHS else f"its reference state ({lattice}) is no simple lattice"
+
+
+def _lattice(element: str) -> str:
+    """Return the name of the element's reference state in ASE."""
+    from ase.data import atomic_numbers, chemical_symbols, reference_states
+
+    if element not in atomic_numbers or element == "X":
+        raise InputError(f"unknown element '{element}'.{did_you_mean(element, chemical_symbols[1:])}")
+    number = atomic_numbers[element]
+    state = reference_states[number] if number < len(reference_states) else None
+    return str((state or {}).get("symmetry", "none"))
+
+
 def bulk_energy(potential: Potential, element: str) -> float:
     """Return the energy per atom, in eV, of the element's reference lattice relaxed with ``potential``.
 
@@ -46,18 +67,14 @@ def bulk_energy(potential: Potential, element: str) -> float:
             no minimum in this range.
     """
     from ase.build import bulk
-    from ase.data import atomic_numbers, chemical_symbols, reference_states
     from scipy.optimize import minimize, minimize_scalar
 
-    if element not in atomic_numbers or element == "X":
-        raise InputError(f"unknown element '{element}'.{did_you_mean(element, chemical_symbols[1:])}")
-    state = reference_states[atomic_numbers[element]] or {}
-    lattice = state.get("symmetry", "none")
-    if lattice not in _FREE_LENGTHS:
+    if (reason := why_no_reference(element)) is not None:
         raise InputError(
-            f"{element}: its reference state ({lattice}) is none of {', '.join(_FREE_LENGTHS)}, so the bulk "
-            "energy of eq. 4 is not known. Compute it and give it as reference_energy (eV/atom)."
+            f"{element}: {reason} ({', '.join(_FREE_LENGTHS)}), so the bulk energy of eq. 4 is not known. "
+            "Compute it yourself and give it (eV/atom): in a recipe as bulk_energy of the calculator."
         )
+    lattice = _lattice(element)
     repeat = int(getattr(potential, "bulk_repeat", 1))
     primitive = bulk(element) * (repeat, repeat, repeat)
     cell, fractional = np.asarray(primitive.cell), primitive.get_scaled_positions()

@@ -79,6 +79,9 @@ def relax(
         failures = {int(index[b]): reason for b, reason in output.failures.items()}
         ok = torch.ones_like(index, dtype=torch.bool)
         ok[list(output.failures)] = False
+        for b in torch.unique(active.structure_index[output.forces.isnan().any(1)]).tolist():
+            failures.setdefault(int(index[b]), f"{potential.name} gives no forces")
+            ok[b] = False
         energy, forces = output.energy, output.forces
         if failures:
             atoms = ok[active.structure_index]

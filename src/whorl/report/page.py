@@ -76,6 +76,7 @@ def write_report(
     skipped: Sequence[tuple[str, str]] = (),
     gallery: int = 6,
     compare_with_paper: bool | None = None,
+    agreement: str = "",
     crystals: CrystalSection | None = None,
 ) -> None:
     """Write the report of a run: one HTML page that needs no other file and no network.
@@ -97,6 +98,7 @@ def write_report(
         gallery: Structures shown per target.
         compare_with_paper: Put the numbers of Fung et al. 2022 beside ours; by default when the recipe is
             about Pt10.
+        agreement: How the energy method agrees with labels of real structures, in a sentence.
         crystals: What :func:`whorl.report.crystals.crystal_section` made of decoded crystals.
 
     Raises:
@@ -127,6 +129,7 @@ def write_report(
         title=title,
         verdict=verdict,
         potential=run.potential,
+        agreement=agreement,
         subject=describe(recipe, verdict),
         warnings=[*verdict.warnings, *warnings],
         skipped=list(skipped[:_MOST_SKIPPED]),

@@ -34,7 +34,7 @@ def describe(recipe: Mapping[str, Any], verdict: Verdict) -> list[tuple[str, str
         ("Surrogate", _surrogate(recipe.get("surrogate") or {})),
         ("Samples", _samples(recipe)),
         ("Atoms", _inversion(recipe.get("invert") or {}) or _decoding(recipe.get("decode"))),
-        ("Judged by", _judge(recipe)),
+        ("Judged by", _judge(recipe, verdict)),
     ]
     return [(heading, text) for heading, text in lines if text]
 
@@ -199,12 +199,13 @@ def _inversion(settings: Mapping[str, Any]) -> str:
     return f"{name}: {rounds}{polish}"
 
 
-def _judge(recipe: Mapping[str, Any]) -> str:
+def _judge(recipe: Mapping[str, Any], verdict: Verdict) -> str:
     name = calculator_name(recipe)
     if recipe.get("decode") is not None:
         seven = (recipe.get("evaluate") or {}).get("cgcnn", True)
         return "the surrogate (tensors)" + (" and CGCNN (crystals as decoded)" if seven else "")
-    if not name or not recipe.get("invert"):
+    compared = any(t.potential is not None for size in verdict.sizes.values() for t in size.targets)
+    if not name or not compared:
         return "the surrogate alone"
     return f"the surrogate (features) and {name} (atoms as found: no relaxation, no screening)"
 

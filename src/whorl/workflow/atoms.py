@@ -1,11 +1,10 @@
-"""From generated features to judged atoms: inversion, then energies."""
+"""From generated features to atoms: inversion."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
 from whorl.datasets import (
     Dataset,
     FeatureSet,
-    load_dataset,
     load_features,
     save_dataset,
     save_features,
@@ -35,15 +32,12 @@ from whorl.inversion import (
     whitening_weights,
 )
 from whorl.inversion.starts import derive_seed
-from whorl.potentials import Potential, make_potential
-from whorl.potentials.reference import bulk_energy, formation_energy
 from whorl.representations import Representation, make_representation
 from whorl.structures import StructureBatch
-from whorl.workflow.data import composition, contents_hash, read_rows, species_of, structures_of
+from whorl.workflow.data import composition, read_rows, structures_of
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.settings import CalculatorSettings, InvertSettings
+from whorl.workflow.settings import InvertSettings
 
-_JUDGED_AT_ONCE = 32  # structures between two saves of energies
 _YARDSTICKS = 2000  # real structures whose neighbours are sought
 _YARDSTICKS_AT_ONCE = 64
 _SAME = 1e-9  # distance of features up to which two structures are the same
@@ -266,68 +260,3 @@ def _as_dataset(result: InversionResult, of: FeatureSet, made_with: Mapping[str,
         ids=of.ids,
         provenance={**made_with, "representation": of.fingerprint},
     )
-
-
-def energies(structures: Path, *, calculator: CalculatorSettings, output: Path, monitor: Monitor) -> None:
-    """Judge structures as they are, without relaxation: formation energy per atom by eq. 4, in eV/atom.
-
-    A structure that the calculator cannot do becomes a row with its reason. Finished chunks are kept beside
-    ``output`` until all are done.
-    """
-    data = load_dataset(structures)
-    if data.structures is None:
-        raise InputError(f"{structures}: holds no structures to compute energies of.")
-    potential = make_potential(calculator.name, **calculator.options)
-    elements = species_of(data.structures)
-    given = calculator.bulk_energy
-    bulk = {e: given[e] if e in given else bulk_energy(potential, e) for e in elements}
-    made_from = [potential.name, contents_hash(structures)]
-    parts = map_chunks(
-        partial(_energies, potential),
-        list(data.structures.chunks(_JUDGED_AT_ONCE)),
-        folder=parts_folder(output, made_from),
-        key=made_from,
-        progress=monitor.progress(f"energies ({calculator.name})"),
-    )
-    total = torch.cat([part.tensors["energy"] for part in parts])
-    failures = {
-        number * _JUDGED_AT_ONCE + int(k): str(reason)
-        for number, part in enumerate(parts)
-        for k, reason in part.notes.items()
-    }
-    n_atoms = data.structures.n_atoms.double()
-    formation = formation_energy(total, n_atoms, _bulk_per_atom(data.structures, bulk))
-    if failures:
-        first = min(failures)
-        monitor.warn(
-            f"{calculator.name} failed on {len(failures)} of {len(data)} structures "
-            f"(first: {data.ids[first]}: {failures[first]}); they are rows without energy."
-        )
-    write_json(
-        output,
-        {
-            "calculator": calculator.model_dump(mode="json"),
-            "bulk_energy": bulk,
-            "ids": list(data.ids),
-            "energy": total.tolist(),
-            "formation_energy": formation.tolist(),
-            "failures": {data.ids[i]: reason for i, reason in failures.items()},
-        },
-    )
-    remove_parts(output)
-
-
-def _energies(potential: Potential, structures: StructureBatch) -> Part:
-    answer = potential(structures)
-    return Part({"energy": answer.energy}, {str(k): reason for k, reason in answer.failures.items()})
-
-
-def _bulk_per_atom(structures: StructureBatch, bulk: Mapping[str, float]) -> Tensor:
-    """Return the mean bulk energy of each structure's atoms in eV: E_bulk of eq. 4, for any composition."""
-    from ase.data import chemical_symbols
-
-    of_atom = torch.tensor(
-        [bulk[chemical_symbols[z]] for z in structures.atomic_numbers.tolist()], dtype=torch.float64
-    )
-    sums = of_atom.new_zeros(len(structures)).index_add(0, structures.structure_index, of_atom)
-    return sums / structures.n_atoms

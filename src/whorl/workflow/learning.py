@@ -66,7 +66,7 @@ def train_generator(
     real = load_features(features)
     labels = labels_of(real, property)
     usable = _usable(real, labels, monitor)
-    conditions, columns = Conditions(property=_name_of(real, property)), labels[:, None]
+    conditions, columns = Conditions(property=name_of(real, property)), labels[:, None]
     if settings.conditions:
         conditions, columns = Conditions.of_data(
             settings.conditions,
@@ -182,10 +182,15 @@ def labels_of(features: FeatureSet, name: str | None) -> Tensor:
         InputError: No such property, or several to choose from.
     """
     there = features.properties
-    return there[_name_of(features, name)]
+    return there[name_of(features, name)]
 
 
-def _name_of(features: FeatureSet, name: str | None) -> str:
+def name_of(features: FeatureSet, name: str | None) -> str:
+    """Return the name of a property of a feature file: the given one, or that of the only one there is.
+
+    Raises:
+        InputError: No such property, or several to choose from.
+    """
     there = features.properties
     if not there:
         raise InputError(
@@ -243,7 +248,7 @@ def generate(
     check_output(output, features, dataset, rows, committee, *models)
     real = load_features(features)
     generators = [_generator(path, real, features) for path in models]
-    name = _name_of(real, property)
+    name = name_of(real, property)
     conditions = _common_conditions(models, generators, name)
     targets = torch.tensor(settings.targets, dtype=torch.float64)
     require_memory_for_samples(settings, tuple(real.features.shape[1:]))

@@ -381,12 +381,18 @@ class EvaluateSettings(Section):
 
     Attributes:
         calculator: Energy method; by default the one that labelled the clusters.
+        quantity: What of it is compared with the property: formation_energy, energy_per_atom, energy, or
+            another property of the calculator, such as dipole. With auto, one that agrees with the labels of
+            real structures, or else none.
+        subtract_offset: Subtract its mean difference from these labels.
         tolerance: Within this of the target counts as a hit, in units of the property.
         cgcnn: Of crystals: also predict seven properties by CGCNN, of generated and of real ones.
         real: Of crystals: at most so many real ones to compare with, drawn evenly; novelty knows all.
     """
 
     calculator: CalculatorSettings | None = None
+    quantity: str = "auto"
+    subtract_offset: bool = False
     tolerance: Positive = 0.1
     cgcnn: bool = True
     real: Count = 2000

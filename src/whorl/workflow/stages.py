@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STAGES = (
     "data",
+    "agreement",
     "encode",
     "sampling",
     "train",
@@ -37,6 +38,7 @@ STAGES = (
 
 _CONDITIONS = ("conditions", "elements", "formula", "crystal_system", "space_group")
 _OF_CRYSTALS = ("cgcnn", "real")  # settings of the verdict that only crystals have
+_OF_ENERGIES = ("calculator", "quantity", "subtract_offset")  # settings of the stages before it
 
 
 def run_recipe(
@@ -109,7 +111,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     What is not in a step's settings cannot change its result: the number of processes, for one.
     """
     # Imported here, since they bring torch: reading a recipe does without.
-    from whorl.workflow import crystals, data, learning
+    from whorl.workflow import crystals, data, energies, learning
 
     seed = recipe.seed
     steps: list[Step] = []
@@ -172,6 +174,27 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             settings=recipe.representation.model_dump(mode="json"),
             needs=("data",),
         )
+    if recipe.invert is not None and (calculator := recipe.calculator) is not None:
+        settings = recipe.evaluate
+        add(
+            "agreement",
+            lambda directory, monitor: energies.choose(
+                None if given else dataset,
+                property=recipe.property_name,
+                calculator=calculator,
+                quantity=settings.quantity,
+                subtract_offset=settings.subtract_offset,
+                output=directory / "agreement.json",
+                monitor=monitor,
+            ),
+            settings={
+                **calculator.model_dump(mode="json"),
+                "property": recipe.property_name,
+                "quantity": settings.quantity,
+                "subtract_offset": settings.subtract_offset,
+            },
+            needs=() if given else ("data",),
+        )
     surrogate = folder / "train" / "surrogate" / "surrogate.safetensors"
     if recipe.surrogate.judge is None:
         add(
@@ -190,7 +213,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     for label, size in recipe.sizes.items():
         _add_size(add, recipe, folder, label, size)
     labels = tuple(recipe.sizes)
-    invert, calculator = recipe.invert is not None, recipe.calculator is not None
+    invert = recipe.invert is not None
     decode, cgcnn = recipe.decode is not None, recipe.evaluate.cgcnn and recipe.decode is not None
     if cgcnn:
         add(
@@ -207,7 +230,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         *(f"sampling/{label}" for label in labels),
         *(f"generate/{label}" for label in labels),
         *(f"invert/{label}" for label in labels if invert),
-        *(f"energies/{label}" for label in labels if invert and calculator),
+        *(f"energies/{label}" for label in labels if invert and recipe.calculator),
         *(("data",) if decode else ()),
         *(f"decode/{label}" for label in labels if decode),
         *(f"properties/{label}" for label in ("real", *labels) if cgcnn),
@@ -217,7 +240,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         lambda directory, monitor: _evaluate(recipe, folder, directory, monitor),
         settings={
             **recipe.evaluate.model_dump(
-                mode="json", exclude={"calculator", *(() if decode else _OF_CRYSTALS)}
+                mode="json", exclude={*_OF_ENERGIES, *(() if decode else _OF_CRYSTALS)}
             ),
             "judge": data.contents_hash(recipe.surrogate.judge) if recipe.surrogate.judge else None,
         },
@@ -324,8 +347,17 @@ def write_report_of(recipe: Recipe, folder: Path, *, output: Path) -> None:
         warnings=warnings,
         skipped=skipped,
         gallery=recipe.report.gallery,
+        agreement=_agreement(folder),
         crystals=_crystal_section(recipe, folder) if recipe.decode is not None else None,
     )
+
+
+def _agreement(folder: Path) -> str:
+    """Say how the energy method agrees with the labels; runs of older versions did not ask."""
+    from whorl.workflow.energies import read_choice
+
+    path = folder / "agreement" / "agreement.json"
+    return read_choice(path).text if path.is_file() else ""
 
 
 def _crystal_section(recipe: Recipe, folder: Path) -> CrystalSection:
@@ -353,6 +385,8 @@ def _notes(recipe: Recipe, folder: Path) -> tuple[list[str], list[tuple[str, str
     for step in steps_of(recipe, folder):
         if step.name.split("/")[0] in ("generate", "energies", "evaluate", "report"):
             continue
+        if not (folder / step.name / MARKER).is_file():  # a stage that older versions did not have
+            continue
         marker = read_json(folder / step.name / MARKER)
         warnings += [str(message) for message in marker["warnings"]]
         skipped += [(str(source), str(reason)) for source, reason in marker["skipped"]]
@@ -367,7 +401,7 @@ def _said(section: Section, younger: Sequence[str]) -> dict[str, Any]:
 
 def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str, size: int | None) -> None:
     """Add the steps of one training size."""
-    from whorl.workflow import atoms, crystals, data, learning
+    from whorl.workflow import atoms, crystals, data, energies, learning
 
     seed = recipe.seed
     features = folder / "encode" / "features.safetensors"
@@ -478,9 +512,13 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
     if (calculator := recipe.calculator) is not None:
         add(
             f"energies/{label}",
-            lambda directory, monitor: atoms.energies(
-                structures, calculator=calculator, output=directory / "energies.json", monitor=monitor
+            lambda directory, monitor: energies.energies(
+                structures,
+                calculator=calculator,
+                output=directory / "energies.json",
+                monitor=monitor,
+                choice=folder / "agreement" / "agreement.json",
             ),
             settings=calculator.model_dump(mode="json"),
-            needs=(f"invert/{label}",),
+            needs=("agreement", f"invert/{label}"),
         )

@@ -110,11 +110,15 @@ def _reconstructed(files: Files, made: FeatureSet) -> Reconstructed:
     )
 
 
-def _read_energies(path: Path, ids: tuple[str, ...]) -> tuple[Tensor, dict[int, str]]:
+def _read_energies(path: Path, ids: tuple[str, ...]) -> tuple[Tensor | None, dict[int, str]]:
+    """Return what to compare with the property, if anything, and why some values are missing."""
     data = read_json(path)
     if tuple(data["ids"]) != ids:
         raise InputError(f"{path}: these are the energies of other structures. Compute them again.")
-    values = [math.nan if value is None else float(value) for value in data["formation_energy"]]
+    there = data.get("value", data["formation_energy"])  # all that older versions had
+    if there is None:
+        return None, {}
+    values = [math.nan if value is None else float(value) for value in there]
     reasons = data["failures"]
     failures = {index: reasons[name] for index, name in enumerate(ids) if name in reasons}
     return torch.tensor(values, dtype=torch.float64), failures
@@ -155,6 +159,7 @@ def report(
     warnings: Sequence[str] = (),
     skipped: Sequence[tuple[str, str]] = (),
     gallery: int = 6,
+    agreement: str = "",
     crystals: CrystalSection | None = None,
 ) -> None:
     """Write the report of a run from its evidence and its verdict (``results``)."""
@@ -174,6 +179,7 @@ def report(
         warnings=warnings,
         skipped=skipped,
         gallery=gallery,
+        agreement=agreement,
         crystals=crystals,
     )
 
