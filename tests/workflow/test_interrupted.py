@@ -7,7 +7,8 @@ from ase.build import bulk
 from whorl.datasets import Dataset, load_dataset, load_features, save_dataset
 from whorl.files import read_json
 from whorl.structures import from_ase
-from whorl.workflow import atoms, crystals, data
+from whorl.workflow import crystals, data
+from whorl.workflow import energies as of_atoms
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import CalculatorSettings, DecodeSettings, RepresentationSettings
 
@@ -47,7 +48,7 @@ def encode(given, output, monitor, kind="acsf"):
 
 
 def energies(given, output, monitor):
-    atoms.energies(given, calculator=CalculatorSettings(name="emt"), output=output, monitor=monitor)
+    of_atoms.energies(given, calculator=CalculatorSettings(name="emt"), output=output, monitor=monitor)
     return torch.tensor(read_json(output)["energy"], dtype=torch.float64)
 
 
@@ -68,7 +69,7 @@ def predict(given, output, monitor):
 def loop(request, monkeypatch):
     for module, name in (
         (data, "_ENCODE_AT_ONCE"),
-        (atoms, "_JUDGED_AT_ONCE"),
+        (of_atoms, "_AT_ONCE"),
         (crystals, "_AT_ONCE"),
         (crystals, "_PREDICTED_AT_ONCE"),
     ):
