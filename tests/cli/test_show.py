@@ -178,3 +178,33 @@ def test_other_features_are_refused(whorl, here):
     said = whorl("show", "f.safetensors", "--crystens")
     assert said.code == 1
     assert "holds features of 'acsf'" in said.err
+
+
+def test_a_doubt_is_said_by_every_command_that_reads(whorl, here, salt):
+    write(here / "a.cif", salt)
+    text = (here / "a.cif").read_text()
+    assert '"Na4 Cl4"' in text
+    (here / "a.cif").write_text(text.replace('"Na4 Cl4"', '"Na4 Cl4 H8"'))
+    doubt = "doubtful: a.cif: its formula is Na4 Cl4 H8, but its sites make Cl4 Na4"
+    for command in (
+        ("data", "read", "a.cif", "-o", "a.safetensors"),
+        ("data", "show", "a.safetensors"),
+        ("show", "a.cif"),
+        ("show", "a.safetensors"),
+        ("invert", "a.cif", "--round-trip", "-o", "o", "--budget-seconds", 1),
+        ("invert", "a.safetensors", "--round-trip", "-o", "p", "--budget-seconds", 1),
+    ):
+        said = whorl(*command)
+        assert said.code == 3, command
+        assert doubt in said.err, command
+    assert "1 of them" in whorl("data", "show", "a.safetensors").out
+
+
+def test_doubts_are_counted(whorl, here, salt):
+    for number in range(12):
+        write(here / f"{number:02d}.cif", salt)
+        with (here / f"{number:02d}.cif").open("a") as file:
+            file.write("_cell_volume 100\n")
+    said = whorl("data", "read", here, "-o", here / "all.safetensors")
+    assert said.code == 3
+    assert "doubtful: and 2 more (12 in all)" in said.err

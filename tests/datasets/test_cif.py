@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+import gemmi
 import numpy as np
 import pytest
 from ase.data import chemical_symbols
 
+from benchmarks.cif_settings import sweep_settings, sweep_special_positions
 from whorl.datasets import read_dataset
 from whorl.datasets.cif import read_cif
 from whorl.errors import InputError
@@ -232,6 +234,21 @@ def test_a_coarse_place_in_a_large_cell_is_decided_by_the_formula():
     assert atoms(only(block(site, cell=cell, more=more + "2"))) == {"Mg": 2}
 
 
+def test_a_coarse_site_between_two_multiplicities_is_refused_unless_the_contents_tell():
+    cell = (8, 8, 5, 90, 90, 120)
+    more = "_symmetry_space_group_name_H-M 'P 6/m m m'\n"
+    site = ["Cu1 Cu 0.14 0.27 0"]  # (x, 2x, 0) with x = 0.137, or off this line
+    assert "site 'Cu1' may be on a special position of multiplicity 6" in refusal(
+        block(site, cell=cell, more=more)
+    )
+    more += "_chemical_formula_sum Cu\n_cell_formula_units_Z "
+    assert atoms(only(block(site, cell=cell, more=more + "6"))) == {"Cu": 6}
+    assert "site 'Cu1' may be on a special position" in refusal(block(site, cell=cell, more=more + "12"))
+    columns = (*COLUMNS, "symmetry_multiplicity")
+    more = "_symmetry_space_group_name_H-M 'P 6/m m m'\n"
+    assert atoms(only(block([f"{site[0]} 6"], cell=cell, more=more, columns=columns))) == {"Cu": 6}
+
+
 def test_the_multiplicity_stated_is_compared():
     columns = (*COLUMNS, "symmetry_multiplicity")
     more = "_symmetry_space_group_name_H-M 'P -1'"
@@ -239,6 +256,24 @@ def test_the_multiplicity_stated_is_compared():
     assert doubts(structure) == ["site 'O' has a multiplicity of 1, but the file states 2"]
     structure = only(block(["Mg Mg 0.1 0.2 0.3 1", "O O 0 0 0 2"], more=more, columns=columns))
     assert doubts(structure) == []  # the order of the site's symmetry
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_sample_of_the_settings_is_right_however_it_is_stated(part):
+    groups = list(gemmi.spacegroup_table())[part::40]
+    for way, counts in sweep_settings(groups).items():
+        assert counts == {"right": len(groups)}, way
+
+
+@pytest.mark.parametrize("digits", [2, 3, 4])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_sample_of_the_special_positions_is_right_or_refused(digits, cut):
+    groups = [group for group in gemmi.spacegroup_table() if group.number in (62, 136, 166, 187, 194, 198)]
+    told = sweep_special_positions(groups, digits=digits, cut=cut, contents=True)
+    assert set(told) == {"right"}
+    untold = sweep_special_positions(groups, digits=digits, cut=cut, contents=False)
+    assert set(untold) <= {"right", "refused"}
+    assert untold["right"] > 0.9 * untold.total()
 
 
 # The contents as stated

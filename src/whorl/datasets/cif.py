@@ -142,9 +142,8 @@ def _chosen(
     for symmetry in symmetries:
         try:
             expanded = expand(sites, symmetry.operations, contents.cell)
-            mismatches = contents.mismatches(expanded)
-            _require_certain(sites, expanded, contents, mismatches)
-            attempts.append((symmetry, expanded, mismatches))
+            _require_certain(sites, expanded, contents)
+            attempts.append((symmetry, expanded, contents.mismatches(expanded)))
         except InputError as error:
             reasons.append(str(error))
     if not attempts:
@@ -159,19 +158,23 @@ def _chosen(
     return (agreeing or attempts)[0]
 
 
-def _require_certain(sites: Sites, expanded: Expanded, contents: _Contents, mismatches: list[str]) -> None:
-    """Refuse sites that may be off their special positions, where nothing says that they are on them.
+def _require_certain(sites: Sites, expanded: Expanded, contents: _Contents) -> None:
+    """Refuse sites of which it is not clear whether they are on a special position.
 
     Raises:
         InputError: There is such a site.
     """
-    if contents.complete and not mismatches:
-        return
-    for number in expanded.uncertain:
-        if sites.multiplicities[number] != expanded.multiplicities[number]:
+    agree, differ = contents.elements(expanded)
+    for number in {*expanded.uncertain, *expanded.coarse}:
+        element = chemical_symbols[sites.numbers[number]]
+        stated = sites.multiplicities[number]
+        known = element in agree or stated == expanded.multiplicities[number]
+        wrong = element in differ or (stated > 0 and not known and not contents.orders(expanded))
+        if wrong or (number in expanded.uncertain and not known):
             raise InputError(
-                f"site '{sites.labels[number]}' may be on a special position or off it, so coarsely is its "
-                "place written; give more digits, or the formula and the number of formula units"
+                f"site '{sites.labels[number]}' may be on a special position of multiplicity "
+                f"{expanded.multiplicities[number]} or off it, so coarsely is it written, and formula and Z "
+                f"{'do not agree' if wrong else 'do not tell'}; give more digits"
             )
 
 
@@ -185,13 +188,43 @@ class _Contents:
         self.units = _value(block, "_cell_formula_units_z")
         self.volume = _value(block, "_cell_volume")
         self.density = _value(block, "_exptl_crystal_density_diffrn")
-        self.complete = bool(self.formula) and self.units is not None
+
+    def elements(self, expanded: Expanded) -> tuple[set[str], set[str]]:
+        """Return the elements of which the sites make as many atoms as formula and Z, and those of which not.
+
+        Both are empty where formula or Z is not stated. Elements without a site, such as hydrogens that were
+        not found, do not count.
+        """
+        counts = self._counts(expanded)
+        if self.units is None or not self.formula.keys() >= counts.keys():
+            return set(), set()
+        of_cell = all(count == self.formula[symbol] for symbol, count in counts.items())
+        whole = self._may_state_a_cell and of_cell
+        agree = {
+            symbol
+            for symbol, count in counts.items()
+            if whole or abs(count - self.units * self.formula[symbol]) <= _RATIO * count
+        }
+        return agree, counts.keys() - agree
+
+    def orders(self, expanded: Expanded) -> bool:
+        """Whether the multiplicities stated are orders of the sites' symmetry, as some programs have them."""
+        stated, own = self.sites.multiplicities, expanded.multiplicities
+        return bool((stated * own == own.max())[stated > 0].all())
+
+    @property
+    def _may_state_a_cell(self) -> bool:
+        """Whether the formula can be that of the whole cell, as some databases write Ag4 with Z = 4."""
+        return self.units is not None and all(amount % self.units == 0 for amount in self.formula.values())
+
+    def _counts(self, expanded: Expanded) -> Counter[str]:
+        return Counter(chemical_symbols[z] for z in self.sites.numbers[expanded.site].tolist())
 
     def mismatches(self, expanded: Expanded) -> list[str]:
         """Say where a cell of atoms differs from what is stated."""
         numbers = self.sites.numbers[expanded.site]
         volume = abs(float(np.linalg.det(self.cell)))
-        found = [*self._of_formula(numbers), *self._of_multiplicities(expanded)]
+        found = [*self._of_formula(self._counts(expanded)), *self._of_multiplicities(expanded)]
         if self.volume and abs(volume / self.volume - 1) > _VOLUME:
             found.append(f"its cell has a volume of {volume:.5g} Å³, but it states {self.volume:g}")
         density = _DALTON * float(atomic_masses[numbers].sum()) / volume
@@ -199,32 +232,28 @@ class _Contents:
             found.append(f"its density is {density:.3g} g/cm³, but it states {self.density:g}")
         return found
 
-    def _of_formula(self, numbers: np.ndarray) -> list[str]:
+    def _of_formula(self, counts: Counter[str]) -> list[str]:
         if not self.formula:
             return []
-        counts = Counter(chemical_symbols[z] for z in numbers.tolist())
-        units = len(numbers) / sum(self.formula.values())
+        units = counts.total() / sum(self.formula.values())
         same = counts.keys() == self.formula.keys() and all(
             abs(counts[symbol] - units * amount) <= _RATIO * counts[symbol]
             for symbol, amount in self.formula.items()
         )
         if not same:
             return [f"its formula is {self.formula_text}, but its sites make {_formula(counts)}"]
-        # Some databases state the formula of the whole cell beside Z, such as Ag4 with Z = 4.
-        whole = units == 1 and all(amount % (self.units or 1) == 0 for amount in self.formula.values())
+        whole = self._may_state_a_cell and units == 1
         if self.units and not whole and abs(units / self.units - 1) > _RATIO:
             return [
                 f"its formula {self.formula_text} with Z = {self.units:g} makes "
-                f"{self.units * sum(self.formula.values()):g} atoms, but its sites make {len(numbers)}"
+                f"{self.units * sum(self.formula.values()):g} atoms, but its sites make {counts.total()}"
             ]
         return []
 
     def _of_multiplicities(self, expanded: Expanded) -> list[str]:
         stated, own = self.sites.multiplicities, expanded.multiplicities
         known = stated > 0
-        whole = own.max()
-        # Some programs write the order of the site's symmetry instead.
-        if (stated == own)[known].all() or (stated * own == whole)[known].all():
+        if (stated == own)[known].all() or self.orders(expanded):
             return []
         number = int(np.flatnonzero(known & (stated != own))[0])
         return [

@@ -19,6 +19,7 @@ from whorl.structures.checks import SAME_PLACE
 
 APART = 0.5  # Å; nearer than this, two images of one site cannot both be atoms
 _EXACT = 1e-6  # fractional; images nearer than this are one
+_COARSE = 1.4e-3  # range of a coordinate that is written in three digits
 _AT_ONCE = 2_000_000  # pairs of site and operation
 
 
@@ -30,7 +31,9 @@ class Expanded:
         fractional: Coordinates from 0 to 1, shape (N, 3).
         site: Number of each atom's site, shape (N,).
         multiplicities: Atoms of each site, shape (n,).
-        uncertain: Sites so coarsely written that they could as well be off their special position.
+        uncertain: Sites that were moved onto a special position, but could as well be off it: as written,
+            their images are not at one place, and their coordinates are no simple fractions (1/3 for 0.33).
+        coarse: Sites on a special position that are written in three digits or fewer.
         doubts: Sites that were moved farther than their digits allow.
     """
 
@@ -38,6 +41,7 @@ class Expanded:
     site: Int[np.ndarray, "N"]
     multiplicities: Int[np.ndarray, "n"]
     uncertain: tuple[int, ...]
+    coarse: tuple[int, ...]
     doubts: tuple[str, ...]
 
 
@@ -58,7 +62,7 @@ def expand(sites: Sites, operations: Operations, cell: Float[np.ndarray, "3 3"])
     slack = SAME_PLACE / 2 / lengths
     low, high = np.minimum(sites.low, -slack), np.maximum(sites.high, slack)
     parts: list[np.ndarray] = []
-    uncertain, doubts = [], []
+    uncertain, coarse, doubts = [], [], []
     step = max(1, _AT_ONCE // len(operations))
     for begin in range(0, len(sites), step):
         x = sites.fractional[begin : begin + step]
@@ -71,31 +75,32 @@ def expand(sites: Sites, operations: Operations, cell: Float[np.ndarray, "3 3"])
         apart = np.linalg.norm(gaps @ cell, axis=2)
         crowded = fixing | (apart < APART)
         for i in range(len(x)):
-            place = x[i]
             number = begin + i
-            if crowded[i, 1:].any():
-                bounds = (low[number], high[number])
-                place, moved, chosen = _special(place, bounds, turned, gaps[i], fixing[i], apart[i])
-                outside = (crowded[i] & (apart[i] < APART)) & ~chosen
-                if outside.any():
-                    k = int(np.flatnonzero(outside)[0])
-                    raise InputError(
-                        f"site '{sites.labels[number]}' is {apart[i, k]:.2g} Å from its own image: too near "
-                        "for two atoms, and not on the special position within the digits written"
-                    )
-                if apart[i][chosen].max() >= APART:
-                    uncertain.append(number)
-                beyond = (moved < sites.low[number] - 1e-9) | (moved > sites.high[number] + 1e-9)
-                if beyond.any():
-                    far = float(np.linalg.norm(moved @ cell))
-                    doubts.append(
-                        f"site '{sites.labels[number]}' was moved by {far:.2g} Å onto its special position, "
-                        "farther than its digits allow"
-                    )
+            place = x[i]
+            if not crowded[i, 1:].any():
+                parts.append(rotations @ place + translations)
+                continue
+            bounds = (low[number], high[number])
+            place, moved, chosen = _special(place, bounds, turned, gaps[i], fixing[i], apart[i])
+            outside = (apart[i] < APART) & ~chosen
+            if outside.any():
+                raise InputError(
+                    f"site '{sites.labels[number]}' is {apart[i][outside].min():.2g} Å from its own image: "
+                    "too near for two atoms, and not on the special position within the digits written"
+                )
+            span = float(apart[i][chosen].max())
+            simple = _is_simple(place) | (np.abs(moved) < _EXACT)
+            if span >= APART or (span > SAME_PLACE and not simple.all()):
+                uncertain.append(number)
+            if ((high - low)[number] >= _COARSE).any() and not _is_simple(x[i]).all():
+                coarse.append(number)
+            if ((moved < sites.low[number] - 1e-9) | (moved > sites.high[number] + 1e-9)).any():
+                doubts.append(
+                    f"site '{sites.labels[number]}' was moved by {float(np.linalg.norm(moved @ cell)):.2g} Å "
+                    "onto its special position, farther than its digits allow"
+                )
             images = rotations @ place + translations
-            if crowded[i, 1:].any():
-                images = images[_distinct(images)]
-            parts.append(images)
+            parts.append(images[_distinct(images)])
     counts = np.array([len(part) for part in parts], dtype=np.int64)
     fractional = np.concatenate(parts) % 1.0
     fractional[fractional > 1.0 - 1e-12] = 0.0
@@ -104,8 +109,14 @@ def expand(sites: Sites, operations: Operations, cell: Float[np.ndarray, "3 3"])
         site=np.repeat(np.arange(len(sites)), counts),
         multiplicities=counts,
         uncertain=tuple(uncertain),
+        coarse=tuple(coarse),
         doubts=tuple(doubts),
     )
+
+
+def _is_simple(place: Float[np.ndarray, "3"]) -> np.ndarray:
+    """Tell which coordinates are simple fractions: halves, thirds, quarters, sixths, eighths."""
+    return np.asarray(np.abs(place * 24 - np.rint(place * 24)) < 1e-6)
 
 
 def _special(
