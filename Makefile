@@ -32,6 +32,7 @@ docs: $(VENV)/.dev  ## build the documentation into site/
 
 bench: $(VENV)/.dev  ## every benchmark, each a ratio to a baseline in the same run
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@echo "== fuzz_readers"; $(BIN)/python -m benchmarks.fuzz_readers
 	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
 	  $(BIN)/python -m benchmarks.crystens.$$script || exit 1; done
 	@for suite in $(INVERSION); do echo "== inversion, $$suite"; \
@@ -39,6 +40,7 @@ bench: $(VENV)/.dev  ## every benchmark, each a ratio to a baseline in the same 
 
 bench-quick: $(VENV)/.dev  ## the same on tiny inputs: do they still run?
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
+	@echo "== fuzz_readers"; $(BIN)/python -m benchmarks.fuzz_readers --quick
 	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
 	  $(BIN)/python -m benchmarks.crystens.$$script --quick || exit 1; done
 	@for suite in $(INVERSION); do echo "== inversion, $$suite"; \

@@ -10,6 +10,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.io import write
 
 from whorl.datasets import load_dataset
+from whorl.errors import InputError
 
 
 def pt(*positions, **options):
@@ -282,3 +283,25 @@ def test_nobody_is_told_to_delete_a_file_of_their_own(whorl, tmp_path, monkeypat
     assert "mine.cif" in said.err and "elete" not in said.err
     if command[0] == "invert":
         assert "add --round-trip" in said.err
+
+
+@pytest.mark.parametrize(
+    "part", ["3", "null", "[1.5]", "[true]", "[-1]", "[[1]]", '["x"]', f"[{2**64}]", '{"a": 1}', "[1e30]"]
+)
+def test_lists_of_rows_that_are_none(tmp_path, part):
+    from whorl.workflow.data import read_rows
+
+    (tmp_path / "rows.json").write_text(f'{{"rows": [1], "train": {part}, "validation": [2]}}')
+    with pytest.raises(InputError, match=r"rows\.json: not a list of training rows"):
+        read_rows(tmp_path / "rows.json")
+
+
+def test_a_target_far_outside_gives_an_error_and_no_features(whorl, clusters, representation, tmp_path):
+    features, model, made = (tmp_path / f"{name}.safetensors" for name in ("f", "g", "made"))
+    assert whorl("encode", clusters, "-o", features, "--settings", representation).code == 0
+    small = ("--layers", 1, "--hidden", 8, "--epochs", 2)
+    assert whorl("train", "generator", features, "-o", model, *small).code == 0
+    said = whorl("generate", model, "--features", features, "--target", 1e300, "--samples", 3, "-o", made)
+    assert said.code == 1
+    assert "target 1e+300: the generator gives features that are not finite" in said.err
+    assert not made.exists()

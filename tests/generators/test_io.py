@@ -109,6 +109,52 @@ def test_files_that_contradict_themselves(path, trained):
             load_model(path)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"layers": 100_000},
+        {"layers": 2**70},
+        {"hidden": 10**7},
+        {"hidden": 2**40},
+        {"latent": 10**12},
+        {"properties": 10**12},
+        {"shape": [10**9]},
+        {"shape": [10**9, 10**9, 10**9]},
+        {"shape": None},
+        {"shape": "x"},
+        {"hidden": "x"},
+        {"hidden": 8.5},
+        {"activation": None},
+        {"scaling": []},
+    ],
+    ids=str,
+)
+def test_absurd_settings_in_a_model_file_are_refused_before_memory_is_taken(path, trained, config):
+    rewrite(path, config={**trained.config(), **config})
+    with pytest.raises(InputError, match=r"model\.safetensors: ") as caught:
+        load_model(path)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "changes", [{"config": [1]}, {"config": "x"}, {"training": [1]}, {"format": "9" * 5000}]
+)
+def test_descriptions_of_another_form(path, changes):
+    rewrite(path, **changes)
+    with pytest.raises(InputError, match=r"model\.safetensors: ") as caught:
+        load_model(path)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_description_that_is_no_mapping(path):
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for text in ("[]", "null", "3", '"x"', "[" * 100_000):
+        save_file(tensors, path, metadata={"whorl_model": text})
+        with pytest.raises(InputError, match="damaged"):
+            load_model(path)
+
+
 def test_an_untrained_model_is_not_saved(tmp_path):
     with pytest.raises(InputError, match="has not been trained"):
         save_model(CVAE(shape=(4,)), tmp_path / "model.safetensors")

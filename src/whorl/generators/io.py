@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from whorl.errors import InputError, unknown_option
+from whorl.errors import InputError, shortened, unknown_option
 from whorl.files import atomic_path
 from whorl.files import provenance as own_provenance
 from whorl.generators.base import ConditionalGenerator, TensorModel
@@ -32,6 +32,7 @@ GENERATORS: dict[str, type[ConditionalGenerator]] = {
 MODELS: dict[str, type[TensorModel]] = {**GENERATORS, "surrogate": Surrogate}
 
 _FORMAT = 1
+_MOST_LAYERS = 1000
 _TRAINING_BYTES = 16  # of each parameter: its value, its gradient and the two moments of Adam, in float32
 
 
@@ -62,6 +63,18 @@ def make_surrogate(config: Mapping[str, Any]) -> Surrogate:
 
 
 def _make(what: str, classes: Mapping[str, type[TensorModel]], config: Mapping[str, Any]) -> TensorModel:
+    kind, options = _class_and_options(what, classes, config)
+    count = sum(weights.numel() for weights in _outline(kind, options).parameters())
+    require_memory(
+        _TRAINING_BYTES * count, f"{kind.kind}: {count:,} parameters", "Choose fewer layers or narrower ones."
+    )
+    return kind(**options)
+
+
+def _class_and_options(
+    what: str, classes: Mapping[str, type[TensorModel]], config: Mapping[str, Any]
+) -> tuple[type[TensorModel], dict[str, Any]]:
+    """Return what a config names; raise where it names what is not there."""
     options = dict(config)
     kind = str(options.pop("kind", "none"))
     if kind not in classes:
@@ -73,18 +86,29 @@ def _make(what: str, classes: Mapping[str, type[TensorModel]], config: Mapping[s
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in options:
             raise InputError(f"{kind}: '{name}' is missing.")
+    return classes[kind], options
+
+
+def _outline(kind: type[TensorModel], options: Mapping[str, Any]) -> TensorModel:
+    """Return a model with shapes and no numbers, which takes no memory.
+
+    Raises:
+        InputError: A value that makes no sense, or a network that no memory can hold.
+    """
+    for name in ("layers", "depth", "blocks"):
+        if isinstance(options.get(name), int) and options[name] > _MOST_LAYERS:
+            raise InputError(f"{name}: got {shortened(options[name])}, expected at most {_MOST_LAYERS}.")
     try:
-        with torch.device("meta"):  # shapes alone
-            weights = [tensor.numel() for tensor in classes[kind](**options).parameters()]
-    except RuntimeError:  # more than 2^63 numbers in one tensor
-        raise InputError(f"{kind}: no memory can hold it. Choose fewer layers or narrower ones.") from None
-    count = sum(weights)
-    require_memory(
-        _TRAINING_BYTES * count,
-        f"{kind}: {count:,} parameters",
-        "Choose fewer layers or narrower ones.",
-    )
-    return classes[kind](**options)
+        with torch.device("meta"):
+            return kind(**options)
+    except InputError:
+        raise
+    except (RuntimeError, OverflowError) as error:  # more than 2^63 numbers in one tensor
+        raise InputError(
+            f"{kind.kind}: no memory can hold it ({shortened(error)}). Choose fewer layers or narrower ones."
+        ) from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{kind.kind}: options that cannot be used ({shortened(error, 200)}).") from None
 
 
 def save_model(model: TensorModel, path: Path | str, *, provenance: Mapping[str, Any] | None = None) -> None:
@@ -128,28 +152,34 @@ def load_model(path: Path | str) -> TensorModel:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged, or not a model file ({error}). {remedy}") from None
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        reason = shortened(error, 200)
+        raise InputError(f"{path}: damaged, or not a model file ({reason}). {remedy}") from None
     if "whorl_model" not in metadata:
         raise InputError(f"{path}: not a model that whorl saved. Give a file written by save_model.")
     try:
         description = json.loads(metadata["whorl_model"])
         version, config, record = (description[key] for key in ("format", "config", "training"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error!r}). {remedy}") from None
+        if not isinstance(config, dict) or not isinstance(record, dict | None):
+            raise TypeError("config and training are no mappings")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({shortened(repr(error), 200)}). {remedy}") from None
     if version != _FORMAT:
-        raise InputError(f"{path}: model file of format {version}, this whorl reads {_FORMAT}. Update whorl.")
+        format = shortened(version)
+        raise InputError(f"{path}: model file of format {format}, this whorl reads {_FORMAT}. Update whorl.")
     try:
+        shapes = _outline(*_class_and_options("model", MODELS, config))
+        _check_tensors(path, shapes, tensors)
         model = _make("model", MODELS, config)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    _check_tensors(path, model, tensors)
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     model.load_state_dict(tensors)
     model.training_record = record
     return model.eval()
 
 
 def _check_tensors(path: Path, model: TensorModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Compare tensors with a model of which there may be no more than the shapes."""
     expected = model.state_dict()
     if missing := sorted(expected.keys() - tensors.keys()):
         raise InputError(f"{path}: damaged: '{missing[0]}' is missing. Train again.")

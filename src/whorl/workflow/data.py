@@ -302,9 +302,12 @@ def read_rows(path: Path) -> dict[str, Tensor]:
     """Read what :func:`training_rows` wrote: ``rows``, ``train`` and ``validation`` of the feature file."""
     data = read_json(path)
     try:
-        return {name: torch.tensor(data[name], dtype=torch.int64) for name in ("rows", "train", "validation")}
+        rows = {name: data[name] for name in ("rows", "train", "validation")}
+        if any(type(row) is not int or not 0 <= row < 2**63 for part in rows.values() for row in part):
+            raise ValueError("no row numbers")
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path}: not a list of training rows; make it with 'whorl data sample'.") from None
+    return {name: torch.tensor(part, dtype=torch.int64) for name, part in rows.items()}
 
 
 def contents_hash(path: Path | str) -> str:

@@ -22,7 +22,8 @@ __all__ = ["Recipe", "parse_recipe", "read_recipe", "save_recipe", "settings_fro
 Model = TypeVar("Model", bound=BaseModel)
 
 _MOST_MISTAKES = 10  # in one message
-_LONGEST = 400  # characters about one of them
+_MOST_WITH_CHOICES = 3  # of more mistakes, keys to choose from would hide what is wrong
+_LONGEST = 400  # characters about one mistake
 
 
 def read_recipe(path: Path | str, *, changes: Iterable[str] = ()) -> Recipe:
@@ -168,7 +169,10 @@ def _in_words(
     sentences = []
     for mistake in mistakes[:_MOST_MISTAKES]:
         line = lines.get(mistake.path)
-        sentences.append(f"{f'line {line}: ' if line else ''}{shortened(mistake.sentence(), _LONGEST)}")
+        sentence = mistake.sentence()
+        if len(mistakes) > _MOST_WITH_CHOICES:
+            sentence = sentence.split(" Choose from:")[0]
+        sentences.append(f"{f'line {line}: ' if line else ''}{shortened(sentence, _LONGEST)}")
     return sentences, len(mistakes)
 
 
