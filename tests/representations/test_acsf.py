@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from slow_acsf import slow_atomic_features
 
 from whorl.errors import InputError
-from whorl.representations import ACSF, Cutoff, make_representation
+from whorl.representations import ACSF, CrysTens, Cutoff, make_representation
 from whorl.representations.base import Representation
 from whorl.structures import StructureBatch, from_ase
 
@@ -435,3 +435,45 @@ def test_config_round_trip():
 def test_mistakes_are_told_in_plain_words(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_species_that_do_not_occur_change_nothing_but_leave_zeros():
+    rng = np.random.default_rng(5)
+    formulas = ["Cu3Au2", "O2Zr2", "CuOPb", "Au5", "ZrPb3O"]
+    batch = from_ase([Atoms(f, rng.uniform(0, 4.5, (len(Atoms(f)), 3))) for f in formulas])
+    options = {
+        "cutoff": 6.0,
+        "g2": [[0.1, 0.5]],
+        "g4": [[0.02, 4.0, -1.0]],
+        "g5": [[0.1, 2.0, 1.0], [0.3, 1.0, 1.0]],
+    }
+    few, many = (
+        ACSF(species=species, **options)
+        for species in (
+            ["O", "Cu", "Zr", "Au", "Pb"],
+            ["H", "O", "Ti", "Cu", "Zr", "Ba", "Pt", "Au", "Hg", "Pb"],
+        )
+    )
+    place = {name: column for column, name in enumerate(many.layout.names)}
+    columns = [place[name] for name in few.layout.names]
+    values = many(batch)
+    torch.testing.assert_close(values[:, columns], few(batch), rtol=1e-12, atol=1e-14)
+    others = [column for column in range(len(place)) if column not in columns]
+    assert len(others) > 100 and values[:, others].abs().max() == 0
+
+
+def test_far_too_many_features_are_refused_at_once_with_their_number():
+    from ase.data import chemical_symbols
+
+    with pytest.raises(InputError, match=r"56 elements make 2,985,472 features .*crystens"):
+        ACSF.crystal(chemical_symbols[1:57])
+    with pytest.raises(InputError, match=r"CrysTens: 900 atoms make 3,326,976 features .* smaller max_atoms"):
+        CrysTens(max_atoms=900)
+
+
+def test_seconds_grow_with_neighbours_and_are_little_for_clusters():
+    cluster = Atoms("Pt10", np.random.default_rng(0).uniform(0, 6, (10, 3)))
+    crystal = bulk("NaCl", "rocksalt", a=5.64)
+    acsf = ACSF.fung2022(["Na", "Cl", "Pt"])
+    of_cluster, of_crystal, of_one = acsf.seconds(from_ase([cluster, crystal, Atoms("Pt")])).tolist()
+    assert 0 < of_cluster < 0.01 and 0.1 < of_crystal < 60 and of_one == 0

@@ -77,6 +77,10 @@ class ConsoleMonitor(Monitor):
             self._clear()
             err.print(f"[green]✓[/] {name:<18} [dim]{_duration(seconds)}[/]")
 
+    def note(self, message: str) -> None:
+        """Show it on a line of its own."""
+        err.print(Text(f"  {message}", style="dim"))
+
     def warn(self, message: str) -> None:
         """Show a warning at once."""
         super().warn(message)

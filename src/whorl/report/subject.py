@@ -83,7 +83,8 @@ def _representation(settings: Mapping[str, Any]) -> str:
 
 
 def _crystens(settings: Mapping[str, Any]) -> str:
-    parts = [f"CrysTens with room for {settings.get('max_atoms', 52)} atoms"]
+    room = settings.get("max_atoms", 52)
+    parts = [f"CrysTens with room for {'the largest crystal' if room == 'auto' else f'{room} atoms'}"]
     words = {
         "elements": {"periodic": "elements by the periodic table", "number": "elements by atomic number"},
         "pairwise": {"cartesian": "distances in Å", "fractional": "fractional distances"},

@@ -37,11 +37,12 @@ from whorl.representations.acsf_jacobian import (
     RadialPart,
     pool_jacobian,
 )
-from whorl.representations.base import FeatureLayout, Representation
+from whorl.representations.base import FeatureLayout, Representation, require_few_features
 from whorl.representations.cutoffs import Cutoff
 from whorl.representations.pooling import Pooling
 from whorl.representations.symmetry_functions import Angular, Environment, Radial, pair_numbers
 from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import volumes
 from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list, surroundings
 from whorl.structures.orbits import Orbits
 
@@ -50,6 +51,8 @@ _CHUNK = 1_000_000
 _JACOBIAN_CHUNK = 2_000_000
 _FACTORS_AT_ONCE = 300_000
 _ATOMS_AT_ONCE = 2500
+_POOLED_AT_ONCE = 10_000_000
+_SECONDS = 1e-8  # for each function of each pair or triple of atoms
 _BOND = 2.5  # Å
 
 
@@ -159,6 +162,7 @@ class ACSF(Representation):
         lookup[numbers] = torch.arange(len(numbers))
         self.register_buffer("_species_of", lookup, persistent=False)
         self._species_of: Tensor
+        self._require_few_features()
         self.atomic_names = self._name_atomic_features()
         self.layout = self._lay_out()
 
@@ -258,8 +262,21 @@ class ACSF(Representation):
         if len(structures) <= 1 or (needs_gradient and torch.is_grad_enabled()):
             return self._forward(structures)
         # A few structures at a time: memory is bounded, and used again while it is in the caches.
-        most = max(1, _ATOMS_AT_ONCE // max(1, int(structures.n_atoms.max())))
+        largest = max(1, int(structures.n_atoms.max()))
+        numbers = len(self.layout) + largest * len(self.atomic_names)  # of one structure
+        most = max(1, min(_ATOMS_AT_ONCE // largest, _POOLED_AT_ONCE // numbers))
         return torch.cat(map_threads(self._forward, list(structures.chunks(most))))
+
+    def seconds(self, structures: StructureBatch) -> Float[Tensor, "B"]:
+        """Return roughly how long one core takes for each structure: most of it goes into triples of atoms."""
+        counts = structures.n_atoms.double()
+        density = counts / volumes(structures.cells.detach()).double().clamp(min=1e-3)
+        around = 4.0 / 3.0 * math.pi * self.cutoff.radius**3 * density
+        neighbors = torch.where(
+            structures.pbc.all(1) & (self.images == "all"), around, (counts - 1.0).clamp(min=0.0)
+        )
+        radial, angular = len(self.g2) + len(self.g3), len(self.g4) + len(self.g5)
+        return _SECONDS * counts * neighbors * (radial + 0.5 * neighbors * angular)
 
     def _forward(self, structures: StructureBatch) -> Tensor:
         species = self._species_index(structures)
@@ -569,11 +586,14 @@ class ACSF(Representation):
             return radial
         n_pairs, n_angular = len(self._species_pairs), len(self.g4) + len(self.g5)
         angular = r.new_zeros(n, n_pairs, n_angular)
-        for centres, _, env in self._environments(part):
+        for centres, _, every in self._environments(part):
+            env, present = every.of_present()
+            pairs = pair_numbers(part.n_species, r.device)[present][:, present]
+            pairs = pairs[tuple(torch.triu_indices(len(present), len(present), device=r.device))]
             j, k = torch.triu_indices(env.r.shape[1], env.r.shape[1], 1, device=r.device)
             of_groups = []
             for group in self._angular:
-                columns = max(len(group.kernel.powers), len(group.kernel.etas) * n_pairs)
+                columns = max(len(group.kernel.powers), len(group.kernel.etas) * len(pairs))
                 step = max(1, 4 * _CHUNK // (len(centres) * columns))
                 total = group.kernel.value(env, j[:step], k[:step])
                 for start in range(step, len(j), step):
@@ -587,7 +607,7 @@ class ACSF(Representation):
             columns_of = torch.cat([group.columns for group in self._angular])
             if not torch.equal(columns_of, torch.arange(n_angular)):
                 together = together.index_select(1, torch.argsort(columns_of).to(together.device))
-            angular[centres] = together.transpose(1, 2)
+            angular[centres[:, None], pairs] = together.transpose(1, 2)
         return torch.cat([radial, angular.flatten(1)], 1)
 
     def _vjp(self, part: _Part, g: Float[Tensor, "n f"]) -> Float[Tensor, "P 3"]:
@@ -738,6 +758,18 @@ class ACSF(Representation):
                 )
         if any(eta < 0 for eta, _ in self.g2):
             raise InputError("ACSF: G2 needs η ≥ 0; pairs are (η, R_s).")
+
+    def _require_few_features(self) -> None:
+        n = len(self.species)
+        atomic = n * (len(self.g2) + len(self.g3)) + n * (n + 1) // 2 * (len(self.g4) + len(self.g5))
+        count = atomic * len(self.pooling.names) * (n if self.per_centre_species else 1)
+        require_few_features(
+            count,
+            f"ACSF: {n} elements",
+            "Remedy: structures of fewer elements, symmetry functions without per_centre_species and angular "
+            "ones (g4, g5), or for crystals a representation whose size does not depend on the elements: kind "
+            "crystens.",
+        )
 
     def _name_atomic_features(self) -> tuple[str, ...]:
         names = []

@@ -11,10 +11,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from whorl.errors import InputError
 from whorl.files import stable_hash
+from whorl.memory import in_words
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems
 from whorl.structures.orbits import Orbits
+
+
+MOST_FEATURES = 2_000_000
+"""Of one structure: 16 MB. A data set of a few hundred such rows is more than most computers hold."""
+
+
+def require_few_features(count: int, what: str, remedy: str) -> None:
+    """Refuse a representation before its layout is made, which would take minutes and all memory.
+
+    Args:
+        count: Features of one structure.
+        what: What makes so many, such as ``"56 elements"``.
+        remedy: A sentence.
+
+    Raises:
+        InputError: More than :data:`MOST_FEATURES`.
+    """
+    if count > MOST_FEATURES:
+        raise InputError(
+            f"{what} make {count:,} features for each structure ({in_words(8 * count)}), expected at most "
+            f"{MOST_FEATURES:,}. {remedy}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +97,10 @@ class Representation(nn.Module, ABC):
         default, is for representations that make no difference between their features.
         """
         return torch.zeros(len(self.layout), dtype=torch.float64)
+
+    def seconds(self, structures: StructureBatch) -> Float[Tensor, "B"]:
+        """Return roughly how long one core takes for each structure; zeros where that is next to nothing."""
+        return torch.zeros(len(structures), dtype=torch.float64)
 
     def value_and_jacobian(
         self, structures: StructureBatch, *, strain: bool = False

@@ -39,7 +39,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
-from whorl.representations.base import FeatureLayout, Representation
+from whorl.representations.base import FeatureLayout, Representation, require_few_features
 from whorl.representations.canonical import canonical_origins, sorted_atoms
 from whorl.representations.elements import DESCRIPTORS, HEAVIEST, descriptor_table, element_table
 from whorl.structures.batch import StructureBatch
@@ -136,6 +136,11 @@ class CrysTens(Representation):
         if not symprec > 0:
             raise InputError(f"symprec: got {symprec}, expected a positive length in Å.")
         self.max_atoms = int(max_atoms)
+        require_few_features(
+            (self.max_atoms + HEADER) ** 2 * (LAYERS + len(descriptors)),
+            f"CrysTens: {self.max_atoms} atoms",
+            "Remedy: a smaller max_atoms.",
+        )
         self.pairwise = pairwise
         self.elements = elements
         self.cell = cell
@@ -184,6 +189,21 @@ class CrysTens(Representation):
             "ranges": dict(self.ranges),
             **later,
         }
+
+    def with_room(self, max_atoms: int) -> CrysTens:
+        """Return this codec with room for another number of atoms."""
+        return CrysTens.from_config({**self.config(), "max_atoms": max_atoms})
+
+    def largest(self, structures: StructureBatch) -> int:
+        """Return how many atoms the largest crystal has in the cell that is encoded; 0 without crystals.
+
+        Structures that are no crystals do not count.
+        """
+        strange = self._problems(structures, count=False)
+        crystals = structures[[index for index in range(len(structures)) if index not in strange]]
+        if self.cell != "as_is" and len(crystals):
+            crystals = standardized(crystals, cell=self.cell, symprec=self.symprec)
+        return max(crystals.n_atoms.tolist(), default=0)
 
     def fit(self, structures: StructureBatch) -> CrysTens:
         """Return this codec with the ranges of these structures: their largest values become 1.

@@ -12,7 +12,7 @@ No angle is ever taken, so nothing is singular at θ = 0 and π.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -126,6 +126,18 @@ class Environment:
             n_species=n_species,
             cutoff=cutoff,
         )
+
+    def of_present(self) -> tuple[Environment, Int[Tensor, "S"]]:
+        """Return the same with the species that occur alone, numbered anew, and which ones they are.
+
+        A crystal has few of the species that a large data set declares: sums for the others are zero.
+        """
+        if self.n_species == 1:
+            return self, self.species.new_zeros(1)
+        present = self.species[self.mask].unique()
+        number = self.species.new_zeros(self.n_species)  # 0 where padded, which counts for nothing
+        number[present] = torch.arange(len(present), device=present.device)
+        return replace(self, species=number[self.species], n_species=len(present)), present
 
 
 class Angular:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,8 +32,10 @@ from whorl.errors import InputError
 from whorl.evaluation import standardized
 from whorl.files import read_json, write_json
 from whorl.inversion.starts import derive_seed
+from whorl.memory import in_words, require_memory
 from whorl.potentials import make_potential
-from whorl.representations import Representation, make_representation
+from whorl.representations import CrysTens, Representation, make_representation
+from whorl.representations.crystens import HEADER
 from whorl.structures import StructureBatch, find_problems
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import (
@@ -44,6 +47,7 @@ from whorl.workflow.settings import (
 
 MIN_TRAINING = 10  # fewer rows than this cannot train anything
 _ENCODE_AT_ONCE = 1000
+_PIECE_SECONDS = 10.0  # between two signs of life
 
 
 def clusters(
@@ -120,6 +124,7 @@ def files(
             f"{path}: none of its {len(dataset.skipped)} entries can be used (see the reasons above)."
         )
     _store(dataset, output)
+    monitor.note(summary(dataset))
 
 
 def _store(dataset: Dataset, output: Path) -> None:
@@ -145,6 +150,9 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     if data.structures is None:
         raise InputError(f"{dataset}: holds no structures, so there is nothing to encode.")
     representation = make_representation(settings.config(species_of(data.structures)))
+    if isinstance(representation, CrysTens) and settings.fits_data:
+        representation = representation.with_room(max(1, representation.largest(data.structures)))
+        monitor.note(f"room for {representation.max_atoms} atoms, as many as the largest crystal has")
     problems = find_problems(data.structures, species=settings.declared)
     problems |= {
         i: why for i, why in representation.find_problems(data.structures).items() if i not in problems
@@ -158,25 +166,78 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
         )
     structures = data.structures[good]
     representation = representation.fit(structures)
+    _require_room(representation, structures)
+    seconds = representation.seconds(structures)
+    size = in_words(len(structures) * _row_bytes(representation, structures))
+    hours = _some_time(float(seconds.sum()))
+    monitor.note(
+        f"{len(representation.layout):,} features for each of {len(structures):,} structures: {size}{hours}"
+    )
+    progress = monitor.progress("encoding")
+    progress(0, len(structures))
     made_from = representation.fingerprint
     parts = map_chunks(
         partial(_features, representation),
-        list(structures.chunks(_ENCODE_AT_ONCE)),
+        [structures[rows] for rows in _pieces(seconds)],
         folder=parts_folder(output, [made_from, contents_hash(dataset)]),
         key=made_from,
-        progress=monitor.progress("encoding"),
+        progress=progress,
     )
-    save_features(
-        FeatureSet(
-            features=torch.cat([part.tensors["features"] for part in parts]),
-            representation=representation.config(),
-            fingerprint=representation.fingerprint,
-            properties={name: values[good] for name, values in data.properties.items()},
-            ids=tuple(data.ids[index] for index in good),
-        ),
-        output,
+    made = FeatureSet(
+        features=torch.cat([part.tensors["features"] for part in parts]),
+        representation=representation.config(),
+        fingerprint=representation.fingerprint,
+        properties={name: values[good] for name, values in data.properties.items()},
+        ids=tuple(data.ids[index] for index in good),
     )
+    save_features(made, output)
     remove_parts(output)
+    monitor.note(summary(made))
+
+
+def _row_bytes(representation: Representation, structures: StructureBatch) -> int:
+    return len(representation.layout) * structures.positions.element_size()
+
+
+def _require_room(representation: Representation, structures: StructureBatch) -> None:
+    """Refuse features that do not fit into memory before they are computed."""
+    count = len(representation.layout)
+    species = len(species_of(structures))
+    remedy = (
+        "Remedy: a smaller max_atoms, or fewer structures."
+        if isinstance(representation, CrysTens)
+        else "Remedy: structures of fewer elements, fewer structures, or for crystals a representation whose "
+        "size does not depend on the elements: kind crystens."
+    )
+    require_memory(
+        2 * len(structures) * _row_bytes(representation, structures),  # in pieces, and put together
+        f"{count:,} features for each of {len(structures):,} structures, which have {species} elements",
+        remedy,
+    )
+
+
+def _some_time(seconds: float) -> str:
+    """Say roughly how long work takes, where that is worth waiting for."""
+    if seconds < 60:
+        return ""
+    size, unit = (seconds / 3600, "hours") if seconds >= 5400 else (seconds / 60, "minutes")
+    return f"; some {size:.0f} {unit} on one core"
+
+
+def _pieces(seconds: Tensor) -> list[list[int]]:
+    """Divide rows into pieces that take some ten seconds each, and have at most so many rows.
+
+    What is computed together follows from the structures alone, not from the machine: so do rounding errors.
+    """
+    pieces: list[list[int]] = []
+    left = 0.0
+    for row, cost in enumerate(seconds.tolist()):
+        if not pieces or cost > left or len(pieces[-1]) == _ENCODE_AT_ONCE:
+            pieces.append([])
+            left = _PIECE_SECONDS
+        pieces[-1].append(row)
+        left -= cost
+    return pieces
 
 
 def _features(representation: Representation, structures: StructureBatch) -> Part:
@@ -201,6 +262,8 @@ def finished_features(
         )
     made_by = make_representation(representation.config(species))
     features, target = read_features(path, property=settings.property, features=settings.features)
+    if isinstance(made_by, CrysTens) and representation.fits_data:
+        made_by = made_by.with_room(max(1, features.shape[1] - HEADER))
     if tuple(features.shape[1:]) != made_by.layout.shape:
         raise InputError(
             f"{path}: rows have shape {tuple(features.shape[1:])}, but the recipe's representation gives "
@@ -327,6 +390,31 @@ def contents_hash(path: Path | str) -> str:
                 while chunk := handle.read(1 << 20):
                     digest.update(chunk)
     return digest.hexdigest()[:16]
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(3785, "structure"), counted(1, "element")
+    ('3,785 structures', '1 element')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def summary(table: Dataset | FeatureSet) -> str:
+    """Say in one line what a data set or a table of features holds."""
+    words = [counted(len(table), "structure")]
+    if isinstance(table, FeatureSet):
+        words = [f"{counted(len(table), 'row')} of {math.prod(table.features.shape[1:]):,} features"]
+    elif table.structures is not None and len(table):
+        low, high = (int(bound) for bound in table.structures.n_atoms.aminmax())
+        words += [counted(len(species_of(table.structures)), "element")]
+        words += [counted(high, "atom") + " each" if low == high else f"{low} to {high} atoms each"]
+    for name, values in table.properties.items():
+        known = values[values.isfinite()].double()
+        if len(known):
+            words.append(f"{name} {float(known.min()):.4g} … {float(known.max()):.4g}")
+    return ", ".join(words)
 
 
 def describe(path: Path) -> dict[str, str]:

@@ -32,6 +32,9 @@ class Monitor:
     def step(self, name: str, *, state: str, seconds: float = 0.0) -> None:
         """Note that a step is ``finished`` (before), ``started`` or ``done``."""
 
+    def note(self, message: str) -> None:
+        """Tell something about the work that is neither a result nor a warning."""
+
     def warn(self, message: str) -> None:
         """Note something the reader of the results should know."""
         self.warnings.append(message)

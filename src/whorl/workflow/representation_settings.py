@@ -44,6 +44,11 @@ class RepresentationSettings(SectionOfKind):
         """Chemical symbols that structures may have; ``None`` for those of the data."""
         return None
 
+    @property
+    def fits_data(self) -> bool:
+        """Whether the data say how many atoms a structure may have."""
+        return False
+
     def config(self, species: Sequence[str]) -> dict[str, Any]:
         """Return what :func:`whorl.representations.make_representation` builds it from."""
         raise NotImplementedError
@@ -112,7 +117,8 @@ class CrysTensSettings(RepresentationSettings):
     """Crystals as images (Alverson et al. 2024); see :class:`whorl.representations.CrysTens`.
 
     Attributes:
-        max_atoms: Room for atoms; the image has so many rows and columns and twelve more.
+        max_atoms: Room for atoms; the image has so many rows and columns and twelve more. auto: for those of
+            the largest crystal of the data.
         pairwise: Distances as differences of fractional coordinates (as published), or in Å.
         elements: By number (as published), or by what the periodic table says of them.
         cell: That is encoded.
@@ -124,7 +130,7 @@ class CrysTensSettings(RepresentationSettings):
 
     kind: Literal["acsf", "crystens"] = "crystens"
     closed_form: ClassVar[bool] = True
-    max_atoms: Count = 52
+    max_atoms: Count | Literal["auto"] = "auto"
     pairwise: Literal["fractional", "cartesian"] = "fractional"
     elements: Literal["number", "periodic"] = "periodic"
     cell: Literal["as_is", "primitive", "conventional", "niggli"] = "as_is"
@@ -135,6 +141,14 @@ class CrysTensSettings(RepresentationSettings):
     ] = []
     symprec: Positive = 0.01
 
+    @property
+    def fits_data(self) -> bool:
+        """Whether the data say how many atoms a structure may have."""
+        return self.max_atoms == "auto"
+
     def config(self, species: Sequence[str]) -> dict[str, Any]:
-        """Return what :func:`whorl.representations.make_representation` builds it from."""
-        return self.model_dump(mode="json")
+        """Return what :func:`whorl.representations.make_representation` builds it from.
+
+        With ``max_atoms`` auto it has room for one atom, the least, until the data say how many there are.
+        """
+        return {**self.model_dump(mode="json"), "max_atoms": 1 if self.fits_data else self.max_atoms}
