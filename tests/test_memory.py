@@ -96,3 +96,21 @@ def test_a_recipe_that_cannot_fit_is_refused_before_any_work(change, expected, t
 def test_numbers_out_of_range_are_refused_while_the_recipe_is_read(change, expected):
     with pytest.raises(InputError, match=expected):
         parse_recipe(RECIPE, changes=[change])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "data: {files: {path: x.extxyz, property: y}}\nrepresentation: {preset: crystal, species: SPECIES}",
+        "data: {crystals: {count: 100, elements: SPECIES}}\nrepresentation: {preset: crystal}",
+    ],
+)
+def test_a_recipe_of_too_many_elements_is_refused_before_any_work(data, tmp_path, monkeypatch):
+    from ase.data import chemical_symbols
+
+    monkeypatch.setattr("whorl.workflow.stages.import_extra", lambda *_, **__: None)
+    species = f"[{', '.join(chemical_symbols[20:76])}]"
+    recipe = parse_recipe(f"name: many\n{data.replace('SPECIES', species)}\ngenerate: {{targets: [1.0]}}\n")
+    with pytest.raises(InputError, match="56 elements make 2,985,472 features"):
+        run_recipe(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

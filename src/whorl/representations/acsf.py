@@ -268,7 +268,7 @@ class ACSF(Representation):
         return torch.cat(map_threads(self._forward, list(structures.chunks(most))))
 
     def seconds(self, structures: StructureBatch) -> Float[Tensor, "B"]:
-        """Return roughly how long one core takes for each structure: most of it goes into triples of atoms."""
+        """Return roughly how long one core takes for each structure: most of it is spent on triples."""
         counts = structures.n_atoms.double()
         density = counts / volumes(structures.cells.detach()).double().clamp(min=1e-3)
         around = 4.0 / 3.0 * math.pi * self.cutoff.radius**3 * density
@@ -766,9 +766,9 @@ class ACSF(Representation):
         require_few_features(
             count,
             f"ACSF: {n} elements",
-            "Remedy: structures of fewer elements, symmetry functions without per_centre_species and angular "
-            "ones (g4, g5), or for crystals a representation whose size does not depend on the elements: kind "
-            "crystens.",
+            "Remedy: structures of fewer elements, symmetry functions without per_centre_species and "
+            "angular ones (g4, g5), or for crystals a representation whose size does not depend on the "
+            "elements: kind crystens.",
         )
 
     def _name_atomic_features(self) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems
 from whorl.structures.orbits import Orbits
 
-
 MOST_FEATURES = 2_000_000
 """Of one structure: 16 MB. A data set of a few hundred such rows is more than most computers hold."""
 

@@ -96,8 +96,9 @@ def _require_memory(recipe: Recipe) -> None:
     from whorl.representations import make_representation
     from whorl.workflow.learning import require_memory_for_samples
 
-    clusters = recipe.data.clusters
-    species = recipe.representation.declared or ([clusters.element] if clusters else ["H"])
+    clusters, crystals = recipe.data.clusters, recipe.data.crystals
+    there = [clusters.element] if clusters else crystals and crystals.elements
+    species = recipe.representation.declared or there or ["H"]
     shape = make_representation(recipe.representation.config(species)).layout.shape
     make_generator({**recipe.generator.config(), "shape": shape})
     if recipe.surrogate.judge is None:
