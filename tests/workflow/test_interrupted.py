@@ -27,7 +27,7 @@ class Interrupted(Monitor):
 
     def progress(self, what):
         def count(done, total, message=""):
-            self.parts += 1
+            self.parts += done > 0  # some say first that nothing is done yet
             if self.parts == 2:
                 raise KeyboardInterrupt
 
