@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import gemmi
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +31,8 @@ CELLS = ("as_is", "primitive", "conventional", "niggli")
 LADDER = (0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55)
 """Tolerances in Å that :func:`refine` tries."""
 
+_DIFFERENCES_AT_ONCE = 1_000_000  # between images and atoms
+_MOST_OPERATIONS = 192  # of a cell in the tables: Fm-3m
 _EXACT = 1e-3  # Å within which a refined crystal must have its space group
 
 Item = TypeVar("Item")
@@ -55,6 +58,32 @@ class Refined:
     symprec: Float[Tensor, "B"]
     displacement: Float[Tensor, "B"]
     strain: Float[Tensor, "B"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symmetric:
+    """A crystal that its operations x → W x + w (fractional coordinates) take exactly onto itself.
+
+    Attributes:
+        crystal: In a cell of the same choice of vectors, atoms in the same order; its origin may have moved.
+        rotations: W of each operation, the identity first; they form a group with the translations.
+        translations: w of each operation in [0, 1), multiples of 1/4 or 1/6.
+        number: Of the space group.
+        setting: Which setting of it the tables (gemmi's) have with these operations; ``None`` where none.
+        displacement: Greatest distance in Å that an atom was moved, beside the move of the origin.
+    """
+
+    crystal: StructureBatch
+    rotations: Int[np.ndarray, "g 3 3"]
+    translations: Float[np.ndarray, "g 3"]
+    number: int
+    setting: gemmi.SpaceGroup | None
+    displacement: float
+
+    @property
+    def operations(self) -> list[gemmi.Op]:
+        """The operations as gemmi has them."""
+        return [_operation(*pair) for pair in zip(self.rotations, self.translations, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -155,6 +184,79 @@ def refine(
     )
 
 
+def exactly_symmetric(structure: StructureBatch, *, symprec: float = 0.01) -> Symmetric | None:
+    """Return a crystal with the symmetry that it has within a tolerance, made exact in its own cell.
+
+    Operations as spglib finds them carry translations that are as inexact as the atoms. Here they are rounded
+    to the quarters and sixths of the tables of space groups, for which the origin is moved to theirs where it
+    must be, and then the atoms are averaged over their images. Outside of the settings of the tables a centre
+    of inversion, if there is one, is at the origin, as some programs take for granted.
+
+    Args:
+        structure: A batch of one, periodic in all directions.
+        symprec: Tolerance in Å; no atom moves by more than twice of it.
+
+    Returns:
+        ``None`` where there is no symmetry but that of P1, where the cell is a supercell with more than 192
+        operations or other translations, or where the atoms cannot be averaged.
+    """
+    (crystal,) = _crystals(structure)
+    lattice, fractional, numbers = crystal
+    (dataset,) = _map(lambda one: _dataset(one, symprec), [crystal])
+    if dataset is None or not 1 < len(dataset.rotations) <= _MOST_OPERATIONS:
+        return None
+    rotations = np.asarray(dataset.rotations, dtype=np.int32)
+    inversions = (rotations == -np.eye(3, dtype=np.int32)).all((1, 2))
+    origins = [np.zeros(3), np.linalg.solve(dataset.transformation_matrix, dataset.origin_shift)]
+    origins += [-dataset.translations[inversions][0] / 2] if inversions.any() else []
+    choice = []
+    for origin in origins:
+        moved = dataset.translations + origin - rotations @ origin
+        quarters, sixths = np.rint(moved * 4) / 4, np.rint(moved * 6) / 6
+        exact = np.where(np.abs(moved - quarters) <= np.abs(moved - sixths), quarters, sixths)
+        if np.linalg.norm((moved - exact) @ lattice, axis=1).max() > 2 * symprec:
+            continue
+        exact %= 1.0
+        averaged = _symmetrized((lattice, fractional + origin, numbers), rotations, exact)
+        if averaged is None or averaged[1] > 2 * symprec or not _is_group(rotations, exact):
+            continue
+        operations = [_operation(*pair) for pair in zip(rotations, exact, strict=True)]
+        setting = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(operations))
+        if setting is None and inversions.any() and not (exact[inversions] == 0).all(1).any():
+            continue
+        choice.append(
+            Symmetric(
+                crystal=_with_crystals(structure, [averaged[0]]),
+                rotations=rotations,
+                translations=exact,
+                number=int(dataset.number),
+                setting=setting,
+                displacement=averaged[1],
+            )
+        )
+    return next((one for one in choice if one.setting is not None), choice[0] if choice else None)
+
+
+def _operation(rotation: NDArray[np.int32], translation: Array) -> gemmi.Op:
+    operation = gemmi.Op()
+    operation.rot = (rotation * operation.DEN).tolist()
+    operation.tran = np.rint(translation * operation.DEN).astype(int).tolist()
+    return operation
+
+
+def _is_group(rotations: NDArray[np.int32], translations: Array) -> bool:
+    """Tell whether the product of any two operations is one of them."""
+
+    def names(rotation: NDArray[np.int32], translation: Array) -> set[bytes]:
+        steps = np.rint(translation * 12).astype(np.int32) % 12
+        rows = np.concatenate([rotation.reshape(-1, 9), steps.reshape(-1, 3)], axis=1)
+        return {row.tobytes() for row in rows}
+
+    products = np.einsum("gij,hjk->ghik", rotations, rotations)
+    shifts = np.einsum("gij,hj->ghi", rotations, translations) + translations[:, None]
+    return names(products, shifts) == names(rotations, translations)
+
+
 def _refine(
     crystal: _Crystal, expected: float | None, error: float, most: float, *, ladder: Sequence[float]
 ) -> _Candidate:
@@ -194,19 +296,22 @@ def _symmetrized(
     lattice, fractional, numbers = crystal
     metric = lattice @ lattice.T
     symmetric = np.einsum("gji,jk,gkl->il", rotations, metric, rotations) / len(rotations)
-    images = np.einsum("gij,nj->gni", rotations, fractional) + translations[:, None]
-    gaps = images[:, :, None] - fractional  # (g, n, n, 3)
-    gaps -= np.round(gaps)
-    square = np.einsum("gnmi,ij,gnmj->gnm", gaps, symmetric, gaps, optimize=True)
-    square[:, numbers[:, None] != numbers] = np.inf
-    onto = square.argmin(2)
-    if not (np.sort(onto, 1) == np.arange(len(numbers))).all():
-        return None
-    gap = np.take_along_axis(gaps, onto[:, :, None, None], 2)[:, :, 0]
-    if not np.isfinite(np.take_along_axis(square, onto[:, :, None], 2)).all():
-        return None
     shift = np.zeros_like(fractional)
-    np.add.at(shift, onto.ravel(), gap.reshape(-1, 3))
+    at_once = max(1, _DIFFERENCES_AT_ONCE // len(numbers) ** 2)
+    for start in range(0, len(rotations), at_once):
+        some = slice(start, start + at_once)
+        images = np.einsum("gij,nj->gni", rotations[some], fractional) + translations[some, None]
+        gaps = images[:, :, None] - fractional  # (g, n, n, 3)
+        gaps -= np.round(gaps)
+        square = np.einsum("gnmi,ij,gnmj->gnm", gaps, symmetric, gaps, optimize=True)
+        square[:, numbers[:, None] != numbers] = np.inf
+        onto = square.argmin(2)
+        if not (np.sort(onto, 1) == np.arange(len(numbers))).all():
+            return None
+        if not np.isfinite(np.take_along_axis(square, onto[:, :, None], 2)).all():
+            return None
+        gap = np.take_along_axis(gaps, onto[:, :, None, None], 2)[:, :, 0]
+        np.add.at(shift, onto.ravel(), gap.reshape(-1, 3))
     shift /= len(rotations)
     # The same orientation: the symmetric part of the change alone, L' = L (L⁻¹ G' L⁻ᵀ)^½.
     inverse = np.linalg.inv(lattice)

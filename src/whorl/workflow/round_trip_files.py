@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from whorl.datasets import write_extxyz
+from whorl.datasets.crystal_files import cif_text
+from whorl.errors import InputError
 from whorl.files import write_text
 from whorl.report.comparison import Comparison, summary
 from whorl.structures import StructureBatch
 from whorl.workflow.monitor import Monitor
 
+_SYMPREC = 0.01  # Å, for the space group in CIF
 _COLUMNS = (
     *("target", "n_atoms", "status", "loss", "rmsd", "seconds", "recovered", "name", "formula"),
     *("representation", "evaluations", "infeasibility", "solutions", "advice"),
@@ -77,8 +79,8 @@ def _write_cifs(folder: Path, targets: Sequence[Comparison], monitor: Monitor) -
             continue
         path = folder / f"{target.number:03d}.cif"
         try:
-            text = _cif(target.found)
-        except Exception as error:  # pymatgen has many; the other files hold the structure too
+            text = cif_text(target.found, symprec=_SYMPREC)
+        except InputError as error:  # the other files hold the structure too
             monitor.warn(f"{path.name}: cannot be written as CIF ({error}).")
             continue
         write_text(path, text)
@@ -86,23 +88,6 @@ def _write_cifs(folder: Path, targets: Sequence[Comparison], monitor: Monitor) -
     for path in folder.glob("[0-9][0-9][0-9]*.cif"):  # of an earlier run with more targets
         if path.name not in written and path.stem.isdigit():
             path.unlink()
-
-
-def _cif(structure: StructureBatch) -> str:
-    """Return a CIF with the symmetry that the structure has within 0.01 Å, in its own cell."""
-    from pymatgen.core import Structure
-    from pymatgen.io.cif import CifWriter
-
-    from whorl.structures import to_pymatgen
-
-    (crystal,) = to_pymatgen(structure)
-    assert isinstance(crystal, Structure)  # it has a cell
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return str(CifWriter(crystal, symprec=0.01, refine_struct=False))
-        except Exception:  # the symmetry finder refuses some: without symmetry then
-            return str(CifWriter(crystal))
 
 
 def outcome_lines(targets: Sequence[Comparison]) -> list[str]:
