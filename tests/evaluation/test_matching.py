@@ -216,3 +216,82 @@ def test_layers_may_lie_anywhere():
     found.positions[0, 2] += 0.5
     assert distance(found, sheet) > 0.1
     assert distance(Atoms(found.numbers, found.positions), sheet) == np.inf
+
+
+def rigidly_moved(atoms, rng):
+    """Return the same structure turned, mirrored, moved, reordered, in another choice of lattice vectors."""
+    n, pbc, cell = len(atoms), atoms.pbc, atoms.cell.array.copy()
+    periodic = cell[pbc]
+    steps = rng.integers(-2, 3, size=(n, pbc.sum())) @ periodic if pbc.any() else 0.0
+    positions = atoms.positions + steps
+    if pbc.sum() == 2:
+        periodic = np.array([[1, rng.integers(-1, 2)], [0, rng.choice([-1, 1])]]) @ periodic
+    elif pbc.sum() == 1:
+        periodic = periodic * rng.choice([-1, 1])
+    cell[pbc] = periodic
+    cell[~pbc] = rng.choice([0.0, 9.0]) * cell[~pbc]  # they mean nothing
+    turn, order = turned(rng, bool(rng.integers(2))), rng.permutation(n)
+    moved = (positions @ turn + rng.normal(size=3) * 5)[order]
+    return Atoms(atoms.numbers[order], moved, cell=cell @ turn, pbc=pbc)
+
+
+def some_structure(rng, pbc, n):
+    cell = np.diag(rng.uniform(3, 6, size=3)) + rng.uniform(-1, 1, size=(3, 3))
+    numbers = rng.choice([6, 8, 78], size=n)
+    return Atoms(numbers, rng.uniform(0, 5, size=(n, 3)), cell=cell, pbc=pbc)
+
+
+@pytest.mark.parametrize(
+    "pbc", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)]
+)
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
+def test_whatever_is_moved_as_a_whole_is_known_again(pbc, n):
+    rng = np.random.default_rng(n)
+    for _ in range(3):
+        atoms = some_structure(rng, pbc, n)
+        assert distance(rigidly_moved(atoms, rng), atoms) < 1e-6
+
+
+def test_a_rod_may_turn_about_its_axis():
+    rod = Atoms("CuO", [[0, 0, 0], [1.8, 0.3, 0]], cell=[3.7, 0, 0], pbc=[True, False, False])
+    for angle in (10, 33.3, 90, 200):
+        found = rod.copy()
+        found.rotate(angle, "x")
+        assert distance(found, rod) < 1e-6
+    found.positions[1, 0] += 0.3
+    assert 0.05 < distance(found, rod) < 0.3 / np.sqrt(2) + 1e-9
+
+
+def test_rods_that_differ_are_far():
+    helix = lambda angle: Atoms(  # noqa: E731
+        "Pt4",
+        [[1.5 * k, 2 * np.cos(k * angle), 2 * np.sin(k * angle)] for k in range(4)],
+        cell=[6.0, 0, 0],
+        pbc=[True, False, False],
+    )
+    assert distance(helix(np.pi / 2), helix(-np.pi / 2)) < 1e-6  # left and right are one
+    assert distance(helix(np.pi / 2), helix(np.pi)) > 0.5
+    stretched = helix(np.pi / 2)
+    stretched.set_cell([6.1, 0, 0])
+    stretched.positions[:, 0] *= 6.1 / 6.0
+    assert distance(stretched, helix(np.pi / 2)) == pytest.approx(0.1 / np.sqrt(12), abs=1e-6)
+    stretched.set_cell([9.0, 0, 0])
+    assert distance(stretched, helix(np.pi / 2)) == np.inf
+
+
+@pytest.mark.parametrize("n", [3, 12])
+def test_a_displaced_rod_is_as_far_as_its_displacement(n):
+    rng = np.random.default_rng(n)
+    for _ in range(3):
+        rod = some_structure(rng, (0, 0, 1), n)
+        found = rigidly_moved(rod, rng)
+        noise = rng.normal(size=(n, 3)) * 0.02
+        found.positions += noise
+        assert distance(found, rod) <= np.sqrt((noise**2).sum(1).mean()) + 1e-9
+
+
+def test_a_layer_is_not_stood_on_edge():
+    """The vector given to the direction that is not periodic is never taken for one of the layer's."""
+    flat = Atoms("PtNi", [[0, 0, 0], [2, 0, 0]], cell=[15, 15, 15], pbc=[True, True, False])
+    upright = Atoms("PtNi", [[0, 0, 0], [0, 0, 2]], cell=[15, 15, 15], pbc=[True, True, False])
+    assert distance(upright, flat) > 0.5

@@ -5,14 +5,16 @@ Fingerprints do not know where a structure lies, how it is turned, which atom is
 .. math:: d(x, y) = \min_{Q, t, \pi} \sqrt{\frac1N \sum_i |x_{\pi(i)} Q + t - y_i|^2}
 
 over rotations and reflections Q, translations t, and permutations π of atoms of the same element. For
-structures in a cell, Q runs over the mappings of one lattice onto the other, differences are to the nearest
-image, and a strain between the cells counts as the displacement it makes on average over the cell:
-:math:`d^2 \to d^2 + \sum_i |\Delta a_i|^2 / 12` with the differences Δa of the lattice vectors.
+crystals and slabs, Q runs over the mappings of one lattice onto the other, for rods (periodic in one
+direction) over turns about the axis, reflections, and the reversal of the axis. Differences are to the
+nearest image, and a strain between the cells counts as the displacement it makes on average over the cell:
+:math:`d^2 \to d^2 + \sum_i |\Delta a_i|^2 / 12` with the differences Δa of the periodic lattice vectors.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,8 @@ def _distance(found: StructureBatch, reference: StructureBatch, seed: int) -> fl
     x, y, species = x[order_x], y[order_y], species_y[order_y]
     if not pbc.any():
         return _free_distance(x, y, species, seed)
+    if pbc.sum() == 1:
+        return _rod_distance(x, cell_x[pbc][0], y, cell_y[pbc][0], species)
     cell_x, cell_y = _closed_cells(cell_x, cell_y, pbc, x, y)
     best = _periodic_distance(x, cell_x, y, cell_y, species)
     if best < _CLOSE or not pbc.all():
@@ -233,17 +237,120 @@ def _kabsch(x: Array, y: Array) -> tuple[Array, Array]:
     return np.sqrt(((x @ turns - y) ** 2).sum(2).mean(1)), turns
 
 
+# Along an axis
+
+
+def _rod_distance(x: Array, axis_x: Array, y: Array, axis_y: Array, species: NDArray[np.int64]) -> float:
+    """Return the least distance of two rods, atoms of both in one order of elements."""
+    length_x, length_y = float(np.linalg.norm(axis_x)), float(np.linalg.norm(axis_y))
+    if min(length_x, length_y) < 1e-6 or abs(length_x / length_y - 1) >= _LENGTHS:
+        return float("inf")
+    (across_x, along_x), (across_y, along_y) = _cylindrical(x, axis_x), _cylindrical(y, axis_y)
+    foreign = np.where(species[:, None] == species[None, :], 0.0, _FOREIGN)
+    distance = _Rods(across_x, along_x, across_y, along_y, length_y, foreign).distance()
+    return float(np.hypot(distance, (length_x - length_y) / np.sqrt(12)))
+
+
+def _cylindrical(positions: Array, axis: Array) -> tuple[Array, Array]:
+    """Return positions across an axis (n, 2) in Å, from their mean, and along it (n,) in its lengths."""
+    frame = _frames(axis[None], np.zeros((1, 3)))[0]
+    across = positions @ frame[1:].T
+    return across - across.mean(0), positions @ frame[0] / np.linalg.norm(axis)
+
+
+@dataclass(frozen=True)
+class _Rods:
+    """Two rods with one axis, as :func:`_cylindrical` returns them; ``length`` is that of the axis in Å."""
+
+    across_x: Array
+    along_x: Array
+    across_y: Array
+    along_y: Array
+    length: float
+    foreign: Array
+
+    def distance(self) -> float:
+        """Return the least root-mean-square distance of their atoms."""
+        turns, heads, shifts = self._trials()
+        bound = np.concatenate(
+            [
+                np.maximum(table.min(2).mean(1), table.min(1).mean(1))
+                for part in _parts(np.arange(len(turns)), len(self.foreign))
+                for table in [self._squares(turns[part], heads[part], shifts[part])]
+            ]
+        )
+        best = np.inf
+        for one in np.argsort(bound, kind="stable")[:_REFINED]:
+            if bound[one] >= best**2:  # a bound from below, and they are sorted
+                break
+            best = min(best, self._settled(turns[one], float(heads[one]), float(shifts[one])))
+        return float(best)
+
+    def _trials(self) -> tuple[Array, Array, Array]:
+        """Return turns for rows (k, 2, 2), directions ±1 along the axis, and shifts along it.
+
+        An atom far from the axis, laid upon another one, fixes the turn and the shift.
+        """
+        radius_x, radius_y = (np.linalg.norm(one, axis=1) for one in (self.across_x, self.across_y))
+        angle_x, angle_y = (np.arctan2(one[:, 1], one[:, 0]) for one in (self.across_x, self.across_y))
+        turns, heads, shifts = [], [], []
+        for a in np.argsort(-radius_y, kind="stable")[:_FRAMES]:
+            near = np.argsort((radius_x - radius_y[a]) ** 2 + self.foreign[:, a], kind="stable")[:200]
+            for mirror, head in itertools.product((1.0, -1.0), repeat=2):
+                turn = angle_y[a] - mirror * angle_x[near]
+                cosine, sine = np.cos(turn), np.sin(turn)
+                rows = np.array([[cosine, sine], [-mirror * sine, mirror * cosine]])
+                turns.append(rows.transpose(2, 0, 1))
+                heads.append(np.full(len(near), head))
+                shifts.append(self.along_y[a] - head * self.along_x[near])
+        return np.concatenate(turns), np.concatenate(heads), np.concatenate(shifts)
+
+    def _squares(self, turns: Array, heads: Array, shifts: Array) -> Array:
+        """Return squared distances (k, n, n) of the atoms of x, moved in k ways, from those of y."""
+        apart = (heads[:, None] * self.along_x + shifts[:, None])[:, :, None] - self.along_y
+        apart -= np.round(apart)
+        flat = (self.across_x @ turns)[:, :, None] - self.across_y
+        return np.asarray((flat**2).sum(3) + (apart * self.length) ** 2 + self.foreign)
+
+    def _settled(self, turn: Array, head: float, shift: float) -> float:
+        """Return the least distance near one alignment, by turns of assignment and alignment."""
+        from scipy.optimize import linear_sum_assignment
+
+        best = np.inf
+        for _ in range(50):
+            table = self._squares(turn[None], np.array([head]), np.array([shift]))[0]
+            order = linear_sum_assignment(table.T)[1]
+            across = self.across_x[order]
+            u, _, vt = np.linalg.svd(across.T @ self.across_y)
+            turn = u @ vt
+            apart = head * self.along_x[order] + shift - self.along_y
+            apart -= np.round(apart)
+            shift -= float(apart.mean())
+            square = ((across @ turn - self.across_y) ** 2).sum(1) + (
+                (apart - apart.mean()) * self.length
+            ) ** 2
+            distance = float(np.sqrt(square.mean()))
+            if distance >= best - 1e-9:
+                break
+            best = distance
+        return best
+
+
 # In a cell
 
 
 def _closed_cells(
     cell_x: Array, cell_y: Array, pbc: Bool[np.ndarray, "3"], x: Array, y: Array
 ) -> tuple[Array, Array]:
-    """Give directions that are not periodic a lattice vector across the others, with room for both."""
+    """Give the direction in which slabs are not periodic a lattice vector across, with room for both.
+
+    It is much longer than the others, so that no mapping of the lattices takes it for one of them.
+    """
     if pbc.all():
         return cell_x, cell_y
     cells = []
     length = max(float(np.linalg.norm(np.ptp(one, axis=0))) for one in (x, y)) + _VACUUM
+    length = max(length, *(2 * float(np.linalg.norm(cell[pbc], axis=1).max()) for cell in (cell_x, cell_y)))
     for cell in (cell_x, cell_y):
         closed = cell.copy()
         _, _, rows = np.linalg.svd(cell[pbc])
