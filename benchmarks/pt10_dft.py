@@ -19,9 +19,9 @@ import torch
 
 from whorl.datasets import split
 from whorl.evaluation import Generated, SizeVerdict, evaluate
-from whorl.generators import CVAE, Committee, fit, select
+from whorl.generators import CVAE, fit
 from whorl.report.paper import TABLE_1
-from whorl.workflow.judges import load_judge
+from whorl.surrogates import EnsembleSurrogate, load_surrogate, select
 
 TARGETS = list(TABLE_1[300])
 TOLERANCE = 0.1
@@ -34,7 +34,7 @@ class Study:
         given = np.load(args.data / "fps300.npz")
         self.features = torch.as_tensor(given["features"]).double()
         self.values = torch.as_tensor(given["formation_energy"]).double().flatten()
-        self.judge = load_judge(args.data / "surrogate_relu_mlp.safetensors", shape=(380,))
+        self.judge = load_surrogate(args.data / "surrogate_relu_mlp.safetensors", shape=(380,))
         self.args, self.seed = args, seed
         train, validation = split(len(self.values), fraction=0.8, seed=seed)
         self.generators = []
@@ -53,7 +53,7 @@ class Study:
             )
             self.generators.append(model)
         # First without the 60 rows, to measure its error on them; what selects knows all 300.
-        self.committee = Committee.fit(self.features, self.values, seed=seed, validation=validation)
+        self.committee = EnsembleSurrogate.fit(self.features, self.values, seed=seed, validation=validation)
 
     def plain(self, target: float, rng: torch.Generator) -> torch.Tensor:
         """Return what one generator draws at the target."""
@@ -85,7 +85,7 @@ class Study:
         generated = Generated(
             targets=torch.tensor(TARGETS, dtype=torch.float64).repeat_interleave(len(made[0])),
             features=features,
-            predicted=self.judge.predict(features),
+            predicted=self.judge.predict(features).mean,
             training_features=self.features,
             training_properties=self.values,
         )

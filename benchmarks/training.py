@@ -13,7 +13,8 @@ import time
 
 import torch
 
-from whorl.generators import CVAE, Surrogate, TensorModel, fit
+from whorl.generators import CVAE, TensorModel, fit
+from whorl.surrogates import NetworkSurrogate
 
 ROWS, FEATURES = 300, 380
 
@@ -44,7 +45,7 @@ def main() -> None:
     properties = torch.rand(ROWS, 1, dtype=torch.float64)
     for model, batch_size in (
         (CVAE(shape=(FEATURES,)), 64),
-        (Surrogate(shape=(FEATURES,)), 256),
+        (NetworkSurrogate(shape=(FEATURES,)), 256),
     ):
         model.fit_scaling(features, properties)
         steps = epochs * -(-(ROWS - 60) // batch_size)

@@ -18,9 +18,10 @@ from torch import Tensor
 from whorl.datasets import load_dataset, load_features
 from whorl.evaluation import MadeCrystals, judge_crystals
 from whorl.files import write_json
-from whorl.generators import ConditionalGenerator, Diffusion, Surrogate, load_model
+from whorl.generators import ConditionalGenerator, Diffusion, load_model
 from whorl.report.crystals import TABLE_1, TABLE_2
 from whorl.representations import CrysTens, make_representation
+from whorl.surrogates import NetworkSurrogate
 from whorl.workflow.conditions import Conditions
 from whorl.workflow.learning import labels_of
 
@@ -71,7 +72,7 @@ def main() -> int:
     assert known is not None
     step = -(-len(known) // args.real)
     judge = load_model(args.surrogate) if args.surrogate else None
-    assert judge is None or isinstance(judge, Surrogate)
+    assert judge is None or isinstance(judge, NetworkSurrogate)
     # Conditions as they occur: the middle 90 % of the data, evenly over their ranks.
     targets = torch.quantile(labels, torch.linspace(0.05, 0.95, args.samples, dtype=torch.float64))
     shuffled = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(args.seed))]
@@ -121,7 +122,7 @@ def main() -> int:
         statistics = torch.tensor([one.statistic for one in verdict.distributions])
         cells.append(f"{float(statistics.median()):.3f}" if len(statistics) else "")
         if judge is not None:
-            predicted = judge.predict(made.double()).double()
+            predicted = judge.predict(made.double()).mean.double()
             near = float((predicted - targets).abs().mean())
             far = float((predicted - shuffled).abs().mean())
             cells += [f"{near:.3f}", f"{far:.3f}", f"{far / near:.1f}"]

@@ -36,7 +36,7 @@ _PATTERNS = {tag: re.compile(rf"(?:{pattern})\Z") for tag, pattern in _PLAIN.ite
 class _Loader(yaml.SafeLoader):
     """Makes the nodes of a document, but not of one that is too deep, too large or contains itself."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - not those of YAML 1.1; the base class names it so
+    yaml_implicit_resolvers = {}
 
     def __init__(self, text: str, source: str) -> None:
         super().__init__(text)

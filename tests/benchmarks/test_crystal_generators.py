@@ -8,9 +8,10 @@ from ase.build import bulk
 
 from benchmarks.crystens import generators
 from whorl.datasets import Dataset, FeatureSet, save_dataset, save_features
-from whorl.generators import GAN, Surrogate, fit, save_model
+from whorl.generators import GAN, fit, save_model
 from whorl.representations import CrysTens
 from whorl.structures import from_ase
+from whorl.surrogates import NetworkSurrogate
 
 
 def test_it_prints_a_row_for_each_model_and_for_the_paper(tmp_path, monkeypatch, capsys):
@@ -31,7 +32,7 @@ def test_it_prints_a_row_for_each_model_and_for_the_paper(tmp_path, monkeypatch,
     save_features(features, tmp_path / "features.safetensors")
     for name, model in (
         ("gan", GAN(shape=(16, 16, 4), channels=4)),
-        ("surrogate", Surrogate(shape=(16, 16, 4), layers=1, hidden=4)),
+        ("surrogate", NetworkSurrogate(shape=(16, 16, 4), layers=1, hidden=4)),
     ):
         fit(model, tensors, labels, validation=torch.arange(4), seed=0, epochs=1, batch_size=8)
         save_model(model, tmp_path / f"{name}.safetensors")

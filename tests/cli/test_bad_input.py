@@ -185,14 +185,14 @@ def test_corrupt_checkpoints_and_models(whorl, recipe, tmp_path):
 
 
 def test_corrupt_checkpoint_of_a_stopped_training(whorl, recipe, tmp_path, monkeypatch):
-    from whorl.workflow import learning
+    from whorl.surrogates import network
 
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
     folder = tmp_path / "run"
     with monkeypatch.context() as at_the_end:
-        at_the_end.setattr(learning, "save_model", stopped)
+        at_the_end.setattr(network, "save_model", stopped)
         assert whorl("run", recipe, "-o", folder, "--until", "train").code == 130
     (checkpoint,) = (folder / "train" / "surrogate" / "checkpoints").iterdir()
     checkpoint.write_bytes(b"x")
@@ -251,7 +251,7 @@ def test_targets_outside_the_training_range(whorl, recipe, tmp_path):
     [
         ("evaluate.calculator=chgnt", "unknown calculator 'chgnt'. Did you mean 'chgnet'?"),
         ("evaluate.calculator=no.such:Thing", "no.such"),
-        ("surrogate.judge=nowhere.safetensors", "nowhere.safetensors: no such file"),
+        ("surrogate={kind: external, path: nowhere.safetensors}", "nowhere.safetensors: no such file"),
         ("data={files: {path: nowhere.extxyz, property: y}}", "nowhere.extxyz: no such file or folder"),
         ("sampling.sizes=[400]", "a training size of 400 was asked for"),
     ],

@@ -20,7 +20,6 @@ COMMANDS = [
     ("train",),
     ("train", "generator"),
     ("train", "surrogate"),
-    ("train", "committee"),
     ("generate",),
     ("invert",),
     ("decode",),

@@ -8,8 +8,9 @@ from known import IMAGE_CONTRAST, image_error, images, sheet, sheet_samples
 from torch import nn
 
 from whorl.errors import InputError, MissingExtraError
-from whorl.generators import Diffusion, Surrogate, fit, load_model, save_model
+from whorl.generators import Diffusion, fit, load_model, save_model
 from whorl.generators.diffusion import SAMPLERS
+from whorl.surrogates import NetworkSurrogate
 from whorl.testing import check_generator
 
 
@@ -131,14 +132,14 @@ def test_learns_a_sheet_of_two_halves(learned, sampler):
 
 def test_a_guide_leads_where_no_condition_does(learned):
     features, y = sheet()
-    guide = Surrogate(shape=(3,), hidden=32, layers=2, learning_rate=5e-3)
+    guide = NetworkSurrogate(shape=(3,), hidden=32, layers=2, learning_rate=5e-3)
     fit(guide, features, y, validation=torch.arange(100), seed=0, epochs=30)
     free = sheet_samples(learned, guidance=0.0)[0]
     led = sheet_samples(learned, guidance=0.0, guide=guide)[0]
     assert free.std() > 0.4  # all of 10 to 12
     assert abs(led.mean() - 11) < 0.1 and led.std() < 0.25
     with pytest.raises(InputError, match=r"features of shape \(2,\)"):
-        sheet_samples(learned, guide=Surrogate(shape=(2,), hidden=4, layers=1))
+        sheet_samples(learned, guide=NetworkSurrogate(shape=(2,), hidden=4, layers=1))
 
 
 def test_sampling_options_are_checked(learned, tmp_path):

@@ -119,7 +119,7 @@ def test_conditions_of_0_and_1_are_not_standardised_and_others_are():
 def test_senseless_hyperparameters_are_refused():
     for options, words in (
         ({"latent": 0}, "latent: got 0"),
-        ({"average": 1.0}, "average: got 1.0, expected a number from 0 to below 1"),
+        ({"average": 1.0}, "average: got 1.0, expected a number below 1"),
         ({"scaling": "shard"}, "Did you mean 'shared'"),
         ({"channels": -1}, "channels"),
     ):

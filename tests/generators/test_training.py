@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from whorl.errors import InputError
-from whorl.generators import CVAE, GAN, WGANGP, Diffusion, Surrogate, fit, load_model, save_model
+from whorl.generators import CVAE, GAN, WGANGP, Diffusion, fit, load_model, save_model
 from whorl.generators.averaging import MovingAverage
+from whorl.surrogates import NetworkSurrogate
 
 SETTINGS = {"seed": 3, "epochs": 23, "batch_size": 16, "validate_every": 4, "checkpoint_seconds": 0.0}
 
@@ -263,7 +264,7 @@ def test_other_settings_and_other_data_do_not_meet(tmp_path, reference):
     other["properties"] = other["properties"] + 1
     fit(model(), **other, **SETTINGS, directory=tmp_path)
     fit(model(), **data(), **{**SETTINGS, "batch_size": 8}, directory=tmp_path)
-    fit(Surrogate(shape=(6,), hidden=8, layers=1), **data(), **SETTINGS, directory=tmp_path)
+    fit(NetworkSurrogate(shape=(6,), hidden=8, layers=1), **data(), **SETTINGS, directory=tmp_path)
     mine = model()
     fit(mine, **data(), **SETTINGS, directory=tmp_path)
     assert same_weights(mine, reference)
@@ -309,7 +310,7 @@ def test_the_best_weights_are_kept_and_recorded(reference):
 
 def test_weights_with_the_best_loss_win_over_the_last():
     """With a learning rate that is far too high the loss is erratic, and the best is not the last."""
-    wild = Surrogate(shape=(6,), hidden=16, layers=2, learning_rate=0.1)
+    wild = NetworkSurrogate(shape=(6,), hidden=16, layers=2, learning_rate=0.1)
     given = data()
     record = fit(wild, **given, **{**SETTINGS, "epochs": 60})
     assert record["best_epoch"] != record["history"][-1]["epoch"]
@@ -378,7 +379,7 @@ def test_values_that_are_not_finite_are_refused(what, value):
 
 def test_a_loss_that_explodes_stops_training():
     with pytest.raises(InputError, match="smaller learning_rate"):
-        fit(Surrogate(shape=(6,), hidden=16, learning_rate=1e30), **data(), **SETTINGS)
+        fit(NetworkSurrogate(shape=(6,), hidden=16, learning_rate=1e30), **data(), **SETTINGS)
 
 
 def test_constant_features_and_a_constant_property_train(recwarn):

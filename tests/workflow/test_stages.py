@@ -186,7 +186,7 @@ def test_report_is_written_again_from_the_folder(run, tmp_path):
 def test_samples_are_selected_from_a_pool_of_several_generators(run):
     selection = "generate.selection={pool: 40, spread: 0.5, tolerance: 0.5}"
     done = redone(run, "generator.members=2", selection, "sampling.sizes=[24]", until="generate")
-    assert done == ["train/n24", "train/n24-committee", "generate/n24"]
+    assert done == ["train/n24", "train/n24-ensemble", "generate/n24"]
     assert (run / "train" / "n24" / "generator-2.safetensors").exists()
     assert len(load_features(run / "generate" / "n24" / "generated.safetensors")) == 2 * 5
 
@@ -200,11 +200,12 @@ def test_features_without_structures_are_judged_by_a_given_network(tmp_path, tin
     )
     changes = [
         f"data={{features: {{path: {tmp_path / 'f.npz'}, property: y, composition: Pt4}}}}",
-        f"surrogate.judge={tiny_run / 'train' / 'surrogate' / 'surrogate.safetensors'}",
+        f"surrogate={{kind: external, path: {tiny_run / 'train' / 'surrogate' / 'surrogate.safetensors'}}}",
         "sampling.sizes=all",
     ]
     done = redone(tmp_path / "run", *changes)
-    assert done == ["encode", "sampling/all", "train/all", "generate/all", "invert/all", "evaluate", "report"]
+    trained = ["train/surrogate", "train/all"]
+    assert done == ["encode", "sampling/all", *trained, "generate/all", "invert/all", "evaluate", "report"]
     done = redone(tmp_path / "run", *changes, "invert=null")
     assert done == ["evaluate", "report"]
     results = json.loads((tmp_path / "run" / "evaluate" / "results.json").read_text())

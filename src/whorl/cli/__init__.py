@@ -21,8 +21,13 @@ def commands() -> typer.Typer:
 def main() -> None:
     """Run ``whorl`` with the arguments of this process."""
     import os
+    import warnings
+
+    from whorl.cli.console import show_warning
 
     # Waiting threads sleep: when other programs use the cores too, spinning ones make small steps many times
     # slower. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.showwarning = show_warning
+    warnings.filterwarnings("default", category=FutureWarning, module="whorl")
     commands()()

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import rich.box
 import rich.table
@@ -228,6 +228,18 @@ def show_error(error: BaseException) -> None:
     if os.environ.get("WHORL_DEBUG") == "1":
         err.print_exception()
     err.print(Text("error: ", style="bold red").append(str(error), style="default"))
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning of Python's as one line; see :func:`warnings.showwarning`."""
+    err.print(Text("warning: ", style="yellow").append(str(message), style="default"))
 
 
 @contextmanager

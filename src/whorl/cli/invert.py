@@ -13,11 +13,11 @@ from whorl.cli.app import app
 from whorl.cli.console import err, monitored, out, plain_table
 from whorl.cli.options import COUNT, POSITIVE, Seed, given
 from whorl.errors import InputError
-from whorl.workflow.representation_settings import ACSFSettings, RepresentationSettings
 from whorl.workflow.settings import InvertSettings
 
 if TYPE_CHECKING:
     from whorl.report.comparison import Comparison
+    from whorl.representations import RepresentationSettings
 
 _INVERT = InvertSettings()
 _ROUND_TRIP, _GENERATED, _STEPS = (
@@ -228,14 +228,15 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _own_functions(representation: str | None) -> str | ACSFSettings | None:
+def _own_functions(representation: str | None) -> str | RepresentationSettings | None:
     """Read the file where one is meant."""
+    from whorl.representations import InvertibleRepresentation, RepresentationSettings
     from whorl.workflow.recipe import read_section
 
     if representation is None or Path(representation).suffix.lower() not in _FILES:
         return representation
     settings = read_section(RepresentationSettings, Path(representation), "representation")
-    if not isinstance(settings, ACSFSettings):
+    if issubclass(settings.method, InvertibleRepresentation):
         raise InputError(
             f"{representation}: {settings.kind} has a closed-form inverse, which needs no search. "
             "Use 'whorl encode' and 'whorl decode', or symmetry functions here."

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from whorl.axes import GENERATORS, SURROGATES
 from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out
 from whorl.cli.options import Seed, given, options_from
-from whorl.workflow.settings import GenerateSettings, GeneratorSettings, SelectionSettings, SurrogateSettings
+from whorl.cli.settings_options import given_settings, settings_command
 
 FeaturesFile = Annotated[Path, typer.Argument(help="Features, from 'whorl encode'.", show_default=False)]
 Property = Annotated[
@@ -22,8 +23,15 @@ Dataset = Annotated[
     typer.Option(help="Structures of the features, with several conditions.", show_default=False),
 ]
 
-_SURROGATE, _SELECTION = SurrogateSettings(), SelectionSettings()
-_BY_KIND = "by kind"
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="A setting as it would be written in a recipe; repeat for several.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
@@ -68,10 +76,11 @@ def encode(
 
     With `--kind crystens`, crystals become tensors that `whorl decode` turns into crystals again.
     """
+    from whorl.representations import RepresentationSettings
+    from whorl.settings import settings_from
     from whorl.workflow import data
     from whorl.workflow.outputs import check_output
-    from whorl.workflow.recipe import read_section, settings_from
-    from whorl.workflow.settings import RepresentationSettings
+    from whorl.workflow.recipe import read_section
 
     check_output(output, dataset)
     if settings is not None:
@@ -93,7 +102,9 @@ train_app = CommandTable(
 app.add_typer(train_app, name="train")
 
 
-@train_app.command()
+@train_app.command(
+    cls=settings_command("whorl.generators.settings:GeneratorSettings", leaves_out=("conditions",))
+)
 def generator(
     features: FeaturesFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="Model to write (.safetensors).")],
@@ -102,31 +113,18 @@ def generator(
         typer.Option(help="Rows to train on, from 'whorl data sample'.", show_default="all, split 80:20"),
     ] = None,
     property: Property = None,
-    kind: Annotated[str, typer.Option(help="cvae, gan, wgan_gp or diffusion.")] = "cvae",
-    layers: Annotated[int | None, typer.Option(help="Hidden layers, of a cvae.", show_default="3")] = None,
-    hidden: Annotated[
-        int | None, typer.Option(help="Width of the hidden layers, of a cvae.", show_default="128")
-    ] = None,
-    latent: Annotated[int | None, typer.Option(help="Latent dimensions.", show_default=_BY_KIND)] = None,
-    beta: Annotated[
-        float | None,
-        typer.Option(help="Weight of the Kullback-Leibler loss, of a cvae.", show_default="0.75"),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the rows.", show_default=_BY_KIND)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step.", show_default=_BY_KIND)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.", show_default=_BY_KIND)] = None,
-    option: Annotated[
-        list[str] | None,
+    kind: Annotated[
+        str,
         typer.Option(
-            help="Any other key=value of the recipes' generator section, such as cascade=true; repeat for "
-            "several."
+            help=f"Generator: {', '.join(GENERATORS)}. Its settings are options, see --kind KIND --help."
         ),
-    ] = None,
+    ] = "cvae",
+    option: Options = None,
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            help="What it is told beside the property: elements, composition, crystal_system or space_group; "
-            "repeat for several.",
+            help="Besides the property: elements, composition, crystal_system or space_group; repeat "
+            "for several.",
             show_default=False,
         ),
     ] = None,
@@ -134,12 +132,11 @@ def generator(
     seed: Seed = 0,
 ) -> None:
     """Train a conditional generator of fingerprints. Stopped, it continues when started again."""
+    from whorl.generators.settings import GeneratorSettings
+    from whorl.settings import settings_from
     from whorl.workflow import learning
-    from whorl.workflow.recipe import settings_from
 
-    names = ("kind", "layers", "hidden", "latent", "beta", "epochs", "batch_size", "learning_rate")
-    options = {key: value for key, value in given(locals(), names).items() if value is not None}
-    options.update(options_from(option))
+    options = {"kind": kind, **given_settings(), **options_from(option)}
     if condition:
         options["conditions"] = condition
     settings = settings_from(GeneratorSettings, options, source="whorl train generator")
@@ -157,52 +154,49 @@ def generator(
         out.print(str(output))
 
 
-@train_app.command()
+@train_app.command(cls=settings_command("whorl.surrogates.settings:SurrogateSettings"))
 def surrogate(
     features: FeaturesFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="Model to write (.safetensors).")],
     property: Property = None,
-    layers: Annotated[int, typer.Option(help="Layers.")] = _SURROGATE.layers,
-    hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = _SURROGATE.hidden,
-    epochs: Annotated[int, typer.Option(help="Passes over the rows.")] = _SURROGATE.epochs,
-    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = _SURROGATE.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = _SURROGATE.learning_rate,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help=f"Surrogate: {', '.join(SURROGATES)}. Its settings are options, see --kind KIND --help."
+        ),
+    ] = "network",
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="Rows to fit to, from 'whorl data sample'.", show_default="all, split 80:20"),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Train the network that reads the property from the fingerprint, on all rows (split 80:20)."""
+    """Fit a surrogate, which predicts the property from the fingerprint."""
+    from whorl.settings import settings_from
+    from whorl.surrogates.settings import SurrogateSettings
     from whorl.workflow import learning
-    from whorl.workflow.recipe import settings_from
 
-    names = ("layers", "hidden", "epochs", "batch_size", "learning_rate")
-    settings = settings_from(SurrogateSettings, given(locals(), names), source="whorl train surrogate")
+    settings = settings_from(
+        SurrogateSettings, {"kind": kind, **given_settings()}, source="whorl train surrogate"
+    )
     with monitored() as monitor:
         learning.train_surrogate(
-            features, property=property, settings=settings, output=output, seed=seed, monitor=monitor
+            features,
+            property=property,
+            settings=settings,
+            output=output,
+            seed=seed,
+            monitor=monitor,
+            rows=rows,
         )
         out.print(str(output))
 
 
-@train_app.command()
-def committee(
-    features: FeaturesFile,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Committee to write (.safetensors).")],
-    rows: Annotated[
-        Path | None, typer.Option(help="Rows to fit to, from 'whorl data sample'.", show_default="all")
-    ] = None,
-    property: Property = None,
-    seed: Seed = 0,
-) -> None:
-    """Fit the committee that chooses among samples: it reads the property and says how sure it is."""
-    from whorl.workflow import learning
-
-    with monitored() as monitor:
-        learning.fit_committee(
-            features, property=property, rows=rows, output=output, seed=seed, monitor=monitor
-        )
-        out.print(str(output))
-
-
-@app.command()
+@app.command(
+    cls=settings_command(
+        "whorl.workflow.settings:SelectionSettings", heading="Selection from a pool, with --ensemble"
+    )
+)
 def generate(
     model: Annotated[
         list[Path], typer.Argument(help="One or more from 'whorl train generator'.", show_default=False)
@@ -229,38 +223,35 @@ def generate(
         int | None, typer.Option(help="Number of the space group that each shall have.", show_default=False)
     ] = None,
     dataset: Dataset = None,
-    committee: Annotated[
+    ensemble: Annotated[
         Path | None,
-        typer.Option(help="From 'whorl train committee': choose the samples from a larger pool."),
+        typer.Option(
+            "--ensemble",
+            "--committee",
+            help="From 'whorl train surrogate --kind ensemble': choose the samples from a larger pool.",
+        ),
     ] = None,
-    pool: Annotated[int, typer.Option(help="Samples to choose from.")] = _SELECTION.pool,
-    spread: Annotated[
-        float, typer.Option(help="How different the chosen are to be; 1: as real structures.")
-    ] = _SELECTION.spread,
-    temperature: Annotated[float, typer.Option(help="Of the pool's latent noise.")] = _SELECTION.temperature,
-    tolerance: Annotated[
-        float, typer.Option(help="Within this of the target is a hit.")
-    ] = _SELECTION.tolerance,
     rows: Annotated[
         Path | None,
-        typer.Option(help="Rows trained on, with --committee or several conditions.", show_default="all"),
+        typer.Option(help="Rows trained on, with --ensemble or several conditions.", show_default="all"),
     ] = None,
     property: Property = None,
     seed: Seed = 0,
 ) -> None:
     """Draw new fingerprints for chosen property values.
 
-    With `--committee`, they are chosen from a pool: surely on target, and as different as real ones are. Of a
+    With `--ensemble`, they are chosen from a pool: surely on target, and as different as real ones are. Of a
     generator that was told of elements or symmetry (`whorl train generator --condition`), these can be asked
     for; what is not asked for is as in training rows.
     """
+    from whorl.settings import settings_from
     from whorl.workflow import learning
-    from whorl.workflow.recipe import settings_from
+    from whorl.workflow.settings import GenerateSettings
 
     wishes = given(locals(), ("formula", "crystal_system", "space_group"))
     options: dict[str, Any] = {"targets": target, "samples": samples, "elements": element or None, **wishes}
-    if committee is not None:
-        options["selection"] = given(locals(), ("pool", "spread", "temperature", "tolerance"))
+    if ensemble is not None:
+        options["selection"] = given_settings()
     settings = settings_from(GenerateSettings, options, source="whorl generate")
     with monitored() as monitor:
         learning.generate(
@@ -272,7 +263,7 @@ def generate(
             seed=seed,
             monitor=monitor,
             rows=rows,
-            committee=committee,
+            ensemble=ensemble,
             dataset=dataset,
         )
         out.print(str(output))

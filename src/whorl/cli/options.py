@@ -9,14 +9,14 @@ import typer
 from pydantic import Field, TypeAdapter, ValidationError
 
 from whorl.errors import UsageError, shortened
-from whorl.workflow.section import Count, Positive, SeedNumber, Share
+from whorl.settings import Count, Positive, SeedNumber, Share
 
 
 def number(annotation: Any, expected: str) -> Callable[[Any], Any]:
     """Return what reads a number within limits that settings have too; any other value is wrong usage.
 
     Args:
-        annotation: A type of :mod:`whorl.workflow.section`.
+        annotation: A type of :mod:`whorl.settings`.
         expected: What it accepts, for messages.
     """
     adapter = TypeAdapter(annotation, config={"allow_inf_nan": False})

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from whorl.generators.averaging import MovingAverage
-from whorl.generators.base import positive, share
+from whorl.generators.base import positive
 from whorl.generators.images import (
     AnyShapeGenerator,
     ImageCritic,
@@ -23,6 +23,7 @@ from whorl.generators.images import (
     halvings,
     is_image,
 )
+from whorl.settings import Fraction, Width
 
 _JUDGED_ROWS = 1024
 _AT_ONCE = 2**22  # numbers of samples made at once
@@ -41,46 +42,34 @@ class AdversarialGenerator(AnyShapeGenerator):
     Args:
         shape: Shape of one structure's features: (H, W, C) for images, anything else is a vector.
         properties: Number p of conditions.
-        latent: Dimensions of z.
-        channels: Of images: channels at full size, doubled by each halving. Of vectors: hidden units.
-        depth: Of images: halvings, by default until a side has at most 6 pixels. Of vectors: hidden layers, 3
-            by default.
-        average: Decay of a moving average of the weights, which is what is validated and kept; 0 for none.
-        learning_rate: Of both Adam optimisers.
-        scaling: Of the features: ``"shared"``, ``"minmax"`` or ``"standard"``; by default ``"shared"`` for
-            images and ``"standard"`` for vectors.
+        options: Hyperparameters. Channels of images (32 by default) are those at full size, doubled by each
+            halving; of vectors, hidden units (256). The depth of images is the number of halvings, by default
+            until a side has at most 6 pixels; of vectors, that of hidden layers (3).
     """
 
+    class Settings(AnyShapeGenerator.Settings):
+        """Settings that the adversarial generators have in common."""
+
+        latent: Width = 128
+        """Dimensions of z."""
+        average: Fraction = 0.99
+        """Decay of a moving average of the weights, which is what is validated and kept; 0 for none."""
+
+    settings: Any
     norm: str
     betas: tuple[float, float]
 
-    def __init__(
-        self,
-        *,
-        shape: Sequence[int],
-        properties: int,
-        latent: int,
-        channels: int | None,
-        depth: int | None,
-        average: float,
-        learning_rate: float,
-        scaling: str | None,
-        **others: Any,
-    ) -> None:
-        image = is_image(shape)
-        channels = (32 if image else 256) if channels is None else channels
-        depth = (max(1, halvings(shape, 6)) if image else 3) if depth is None else depth
-        options = {
-            "latent": positive("latent", latent),
-            "channels": positive("channels", channels),
-            "depth": positive("depth", depth),
-            "average": share("average", average),
-            "learning_rate": positive("learning_rate", learning_rate),
-            **others,
-        }
-        super().__init__(shape=shape, properties=properties, scaling=scaling, options=options)
+    @classmethod
+    def default_size(cls, shape: Sequence[int]) -> tuple[int, int]:
+        """Return the channels and the depth of networks for features of a shape."""
+        return (32, max(1, halvings(shape, 6))) if is_image(shape) else (256, 3)
+
+    def __init__(self, *, shape: Sequence[int], properties: int = 1, **options: Any) -> None:
+        super().__init__(shape=shape, properties=properties, **options)
+        own = self.settings
+        latent, channels, depth = own.latent, own.channels, own.depth
         self.automatic_optimization = False
-        self.latent, self.average, self.learning_rate = latent, average, learning_rate
+        self.latent, self.average, self.learning_rate = latent, own.average, own.learning_rate
         self.generator: nn.Module
         self.critic: nn.Module
         if self.image:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import lightning
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.errors import InputError
+from whorl.errors import InputError, unknown_option
 from whorl.generators.scaling import FeatureScaler, check_finite
+from whorl.generators.settings import GeneratorSettings, TrainingSettings
+from whorl.settings import Method, settings_from
 
 Number = TypeVar("Number", int, float)
 
 
-class TensorModel(lightning.LightningModule, ABC):
+class TensorModel(lightning.LightningModule, Method, ABC):
     """A network between feature tensors R and properties y, in the data's own units.
 
     Scaling is a part of the model (:class:`whorl.generators.scaling.FeatureScaler`) and is saved with it.
@@ -26,30 +28,49 @@ class TensorModel(lightning.LightningModule, ABC):
     ``training_step`` and ``validation_step`` take ``(features (n, *shape), properties (n, p))`` and return
     the loss, the latter a mapping with ``"loss"`` and whatever else is worth reading.
 
+    A subclass names its hyperparameters, with defaults and ranges, in its ``Settings`` (a subclass of
+    :class:`~whorl.generators.settings.TrainingSettings` with a field ``scaling``) and finds them in
+    ``settings``.
+
     Args:
         shape: Shape of one structure's features: (F,) for vectors.
-        properties: Number p of properties.
-        scaling: How features are scaled, ``"standard"`` or ``"minmax"``. Properties are standardised.
-        options: The other hyperparameters, for :meth:`config`.
+        properties: Number p of properties. They are standardised.
+        options: Hyperparameters other than the defaults of ``Settings``.
+
+    Raises:
+        InputError: An unknown hyperparameter, or one that makes no sense.
     """
 
-    kind: str
+    Settings: ClassVar[type[TrainingSettings]]
 
-    def __init__(
-        self, *, shape: Sequence[int], properties: int, scaling: str, options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, *, shape: Sequence[int], properties: int = 1, **options: Any) -> None:
         super().__init__()
         self.shape = tuple(positive("each length of shape", length) for length in shape)
         self.properties = positive("properties", properties)
-        self.feature_scaler = FeatureScaler(math.prod(self.shape), scaling)
+        self.settings: Any = self.resolved(self._read(options), self.shape)
+        self.feature_scaler = FeatureScaler(math.prod(self.shape), self.settings.scaling)
         self.property_scaler = FeatureScaler(self.properties, "standard", negligible=0.0)
         self.training_record: dict[str, Any] | None = None
         """What :func:`whorl.generators.fit` noted; ``None`` before it."""
-        self._options = dict(options)
+
+    @classmethod
+    def _read(cls, options: dict[str, Any]) -> Any:
+        """Return hyperparameters as settings."""
+        known = cls.Settings.hyperparameters()
+        for name in options:
+            if name not in known:
+                raise unknown_option(f"option of {cls.kind}", name, known)
+        return settings_from(cls.Settings, options, source=cls.kind)
+
+    @classmethod
+    def resolved(cls, settings: Any, shape: Sequence[int]) -> Any:
+        """Return settings in which every default that depends on the shape of the features is a value."""
+        return settings
 
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters that rebuild this model, JSON-able, with its ``kind``."""
-        return {"kind": self.kind, "shape": list(self.shape), **self._options}
+        own = {"kind": self.kind, "shape": list(self.shape), "properties": self.properties}
+        return {**own, **self.settings.options()}
 
     @property
     def trained(self) -> bool:
@@ -78,6 +99,8 @@ class TensorModel(lightning.LightningModule, ABC):
 
 class ConditionalGenerator(TensorModel):
     """A model of p(R | y): trained on feature tensors R and conditions y, sampled at any y."""
+
+    Settings: ClassVar[type[TrainingSettings]] = GeneratorSettings
 
     @abstractmethod
     def sample(
@@ -116,6 +139,23 @@ class ConditionalGenerator(TensorModel):
         check_finite(condition, "condition")
 
 
+@runtime_checkable
+class Guide(Protocol):
+    """A differentiable prediction of a property, towards which samples can be guided."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def validation_mae(self) -> float | None:
+        """Mean absolute error on held-out rows."""
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return the property of each row, differentiable in the features."""
+
+    def to(self, device: torch.device) -> Guide:
+        """Return the guide on a device."""
+
+
 def condition_range(model: TensorModel) -> Float[Tensor, "p 2"]:
     """Return smallest and largest value of each property in training, in data units, as float64."""
     scaler = model.property_scaler
@@ -142,17 +182,6 @@ def range_warning(model: TensorModel, condition: Float[Tensor, "n p"]) -> str | 
                 "The model extrapolates there."
             )
     return " ".join(sentences) or None
-
-
-def share(name: str, value: float) -> float:
-    """Return a hyperparameter that must be at least zero and below one.
-
-    Raises:
-        InputError: It is not.
-    """
-    if positive(name, value, allow_zero=True) >= 1:
-        raise InputError(f"{name}: got {value!r}, expected a number from 0 to below 1.")
-    return value
 
 
 def positive(name: str, value: Number, *, allow_zero: bool = False) -> Number:

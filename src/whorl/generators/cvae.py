@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from whorl.generators.base import ConditionalGenerator, positive
 from whorl.generators.networks import perceptron
+from whorl.generators.settings import GeneratorSettings
+from whorl.settings import Depth, NonNegative, Width
 
 # Variances between 6e-6 and 3000: wide enough for any posterior, and exp() stays finite in float32.
 LOG_VARIANCE_LIMITS = (-12.0, 8.0)
@@ -39,14 +41,7 @@ class CVAE(ConditionalGenerator):
     Args:
         shape: Shape of one structure's features, (F,) for vectors.
         properties: Number p of conditions.
-        layers: Hidden layers of the encoder, and of the decoder.
-        hidden: Units of a hidden layer.
-        latent: Dimensions of z.
-        beta: Weight β of the Kullback-Leibler term.
-        learning_rate: Of the Adam optimiser.
-        activation: ``"elu"``, ``"relu"`` or ``"silu"``.
-        scaling: Of the features, ``"minmax"`` or ``"standard"``. It weighs the two terms of L against each
-            other: ranges of 1 make errors of features smaller than deviations of 1 do.
+        options: Hyperparameters, see :class:`CVAE.Settings`.
 
     Raises:
         InputError: A hyperparameter that makes no sense.
@@ -54,35 +49,33 @@ class CVAE(ConditionalGenerator):
 
     kind = "cvae"
 
-    def __init__(
-        self,
-        *,
-        shape: Sequence[int],
-        properties: int = 1,
-        layers: int = 3,
-        hidden: int = 128,
-        latent: int = 25,
-        beta: float = 0.75,
-        learning_rate: float = 1e-3,
-        activation: str = "elu",
-        scaling: str = "minmax",
-    ) -> None:
-        options = {
-            "properties": properties,
-            "layers": positive("layers", layers),
-            "hidden": positive("hidden", hidden),
-            "latent": positive("latent", latent),
-            "beta": positive("beta", beta, allow_zero=True),
-            "learning_rate": positive("learning_rate", learning_rate),
-            "activation": activation,
-            "scaling": scaling,
-        }
-        super().__init__(shape=shape, properties=properties, scaling=scaling, options=options)
-        self.latent, self.beta, self.learning_rate = latent, beta, learning_rate
+    class Settings(GeneratorSettings):
+        """Settings of the conditional variational autoencoder: those of Fung et al. 2022."""
+
+        layers: Depth = 3
+        """Hidden layers of the encoder, and of the decoder."""
+        hidden: Width = 128
+        """Units of a hidden layer."""
+        latent: Width = 25
+        """Dimensions of z."""
+        beta: NonNegative = 0.75
+        """Weight β of the Kullback-Leibler term."""
+        activation: Literal["elu", "relu", "silu"] = "elu"
+        """Activation of the hidden layers."""
+        scaling: Literal["minmax", "standard"] = "minmax"
+        """Scaling of the features. It weighs the two terms of the loss against each other: ranges of 1 make
+        errors of features smaller than deviations of 1 do."""
+
+    settings: Settings
+
+    def __init__(self, *, shape: Sequence[int], properties: int = 1, **options: Any) -> None:
+        super().__init__(shape=shape, properties=properties, **options)
+        own = self.settings
+        self.latent, self.beta, self.learning_rate = own.latent, own.beta, own.learning_rate
         n_features = math.prod(self.shape)
-        body: dict[str, Any] = {"layers": layers, "hidden": hidden, "activation": activation}
-        self.encoder = perceptron(inputs=n_features + properties, outputs=2 * latent, **body)
-        self.decoder = perceptron(inputs=latent + properties, outputs=n_features, **body)
+        body: dict[str, Any] = {"layers": own.layers, "hidden": own.hidden, "activation": own.activation}
+        self.encoder = perceptron(inputs=n_features + properties, outputs=2 * own.latent, **body)
+        self.decoder = perceptron(inputs=own.latent + properties, outputs=n_features, **body)
 
     def encode(
         self, features: Float[Tensor, "n F"], condition: Float[Tensor, "n p"]

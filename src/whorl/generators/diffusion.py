@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from whorl.errors import InputError, unknown_option
 from whorl.generators.averaging import MovingAverage
-from whorl.generators.base import positive, share
+from whorl.generators.base import Guide, positive
 from whorl.generators.denoisers import ImageDenoiser, VectorDenoiser, diffusers
 from whorl.generators.images import AnyShapeGenerator, halvings, is_image, padded
-from whorl.generators.surrogate import Surrogate
+from whorl.settings import Count, Depth, Fraction, NonNegative, Positive
 
 NOISE_LEVELS = 1000
 SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
@@ -57,22 +58,10 @@ class Diffusion(AnyShapeGenerator):
     Args:
         shape: Shape of one structure's features: (H, W, C) for images, anything else is a vector.
         properties: Number p of conditions.
-        channels: Of images: channels of the first level, 32 by default. Of vectors: hidden units, by default
-            twice the features, but at least 256 and at most 1024.
-        depth: Of images: levels, by default until a side has at most 8 pixels. Of vectors: residual layers, 3
-            by default.
-        blocks: Of images: residual blocks of each level.
-        cascade: Of images: whether a second U-Net doubles the size.
-        schedule: Of the noise: ``"cosine"`` or ``"linear"``.
-        prediction: What the network is asked for: ``"velocity"`` v_t or ``"noise"`` ε.
-        dropout: Share of training rows whose condition is hidden.
-        guidance: Weight w in samples; 1 samples p(R | y) as learned, above 1 sharpens it.
-        sampler: ``"dpm"`` (DPM-Solver++, second order), ``"ddim"``, or ``"ddpm"`` with noise in each step.
-        steps: Of the sampler.
-        average: Decay of the moving average of weights.
-        learning_rate: Of the Adam optimiser.
-        scaling: Of the features: ``"shared"``, ``"minmax"`` or ``"standard"``; by default ``"shared"`` for
-            images and ``"standard"`` for vectors.
+        options: Hyperparameters, see :class:`Diffusion.Settings`. Channels of images (32 by default) are
+            those of the first level; of vectors, hidden units, by default twice the features, but at least
+            256 and at most 1024. The depth of images is the number of levels, by default until a side has at
+            most 8 pixels; of vectors, that of residual layers (3).
 
     Raises:
         InputError: A hyperparameter that makes no sense, or no ``diffusers``.
@@ -80,66 +69,72 @@ class Diffusion(AnyShapeGenerator):
 
     kind = "diffusion"
 
-    def __init__(
-        self,
-        *,
-        shape: Sequence[int],
-        properties: int = 1,
-        channels: int | None = None,
-        depth: int | None = None,
-        blocks: int = 1,
-        cascade: bool = False,
-        schedule: str = "cosine",
-        prediction: str = "velocity",
-        dropout: float = 0.1,
-        guidance: float = 1.0,
-        sampler: str = "dpm",
-        steps: int = 50,
-        average: float = 0.999,
-        learning_rate: float = 5e-4,
-        scaling: str | None = None,
-    ) -> None:
-        image = is_image(shape)
-        if cascade and not image:
-            raise InputError(f"cascade: got features of shape {tuple(shape)}, expected images (H, W, C).")
-        width = 32 if image else min(1024, max(256, 2 * math.prod(shape)))
-        levels = max(2, halvings(shape, 8) + 1) if image else 3
-        options: dict[str, Any] = {
-            "channels": positive("channels", width if channels is None else channels),
-            "depth": positive("depth", levels if depth is None else depth),
-            "blocks": positive("blocks", blocks),
-            "cascade": cascade,
-            "schedule": _known("schedule", schedule, SCHEDULES),
-            "prediction": _known("prediction", prediction, PREDICTIONS),
-            "dropout": share("dropout", dropout),
-            "guidance": positive("guidance", guidance, allow_zero=True),
-            "sampler": _known("sampler", sampler, SAMPLERS),
-            "steps": _steps(steps),
-            "average": share("average", average),
-            "learning_rate": positive("learning_rate", learning_rate),
-        }
-        super().__init__(shape=shape, properties=properties, scaling=scaling, options=options)
-        self.schedule, self.prediction, self.dropout = schedule, prediction, dropout
-        self.guidance, self.sampler, self.steps = guidance, sampler, steps
-        self.average, self.learning_rate = average, learning_rate
-        self._check_guidance(guidance)
+    class Settings(AnyShapeGenerator.Settings):
+        """Settings of the diffusion model."""
+
+        epochs: Count = 100
+        """Passes over the training rows."""
+        batch_size: Count = 32
+        """Rows of a step."""
+        blocks: Depth = 1
+        """Residual blocks of each level; for images alone."""
+        cascade: bool = False
+        """Whether a second U-Net doubles the size; for images alone."""
+        schedule: Literal["cosine", "linear"] = "cosine"
+        """Schedule of the noise."""
+        prediction: Literal["velocity", "noise"] = "velocity"
+        """What the network predicts: the velocity v_t, or the noise ε."""
+        dropout: Fraction = 0.1
+        """Fraction of the training rows whose condition is hidden."""
+        guidance: NonNegative = 1.0
+        """Weight w in samples; 1 samples p(R | y) as learned, above 1 sharpens it."""
+        sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"
+        """DPM-Solver++ of second order, DDIM, or DDPM with noise in each step."""
+        steps: Annotated[int, Field(ge=1, le=NOISE_LEVELS)] = 50
+        """Steps of the sampler."""
+        average: Fraction = 0.999
+        """Decay of the moving average of weights."""
+        learning_rate: Positive = 5e-4
+        """Step size of the Adam optimiser."""
+
+    settings: Any
+    requires = ("diffusers", "diffusion")
+
+    @classmethod
+    def default_size(cls, shape: Sequence[int]) -> tuple[int, int]:
+        """Return the channels and the depth of networks for features of a shape."""
+        if is_image(shape):
+            return 32, max(2, halvings(shape, 8) + 1)
+        return min(1024, max(256, 2 * math.prod(shape))), 3
+
+    def __init__(self, *, shape: Sequence[int], properties: int = 1, **options: Any) -> None:
+        super().__init__(shape=shape, properties=properties, **options)
+        own = self.settings
+        if own.cascade and not self.image:
+            raise InputError(f"cascade: got features of shape {self.shape}, expected images (H, W, C).")
+        self.schedule, self.prediction, self.dropout = own.schedule, own.prediction, own.dropout
+        self.guidance, self.sampler, self.steps = own.guidance, own.sampler, own.steps
+        self.average, self.learning_rate = own.average, own.learning_rate
+        self._check_guidance(own.guidance)
         known = properties + 1  # and whether they are given at all
         self.upscaler: nn.Module | None = None
-        if not image:
+        if not self.image:
             self.denoiser: nn.Module = VectorDenoiser(
                 features=math.prod(self.shape),
                 conditions=known,
-                hidden=options["channels"],
-                layers=options["depth"],
+                hidden=own.channels,
+                layers=own.depth,
             )
         else:
             height, width, layers = self.shape
             body: dict[str, Any] = {
                 "conditions": known,
                 "outputs": layers,
-                **{k: options[k] for k in ("channels", "depth", "blocks")},
+                "channels": own.channels,
+                "depth": own.depth,
+                "blocks": own.blocks,
             }
-            if cascade:
+            if own.cascade:
                 half = (-(-height // 2), -(-width // 2))
                 self.upscaler = ImageDenoiser(size=(height, width), inputs=2 * layers, **body)
                 self.denoiser = ImageDenoiser(size=half, inputs=layers, **body)
@@ -229,7 +224,7 @@ class Diffusion(AnyShapeGenerator):
         steps: int | None = None,
         sampler: str | None = None,
         guidance: float | None = None,
-        guide: Surrogate | None = None,
+        guide: Guide | None = None,
     ) -> Float[Tensor, "n *shape"]:
         r"""Draw one sample for each row of ``condition`` (n, p); see :meth:`ConditionalGenerator.sample`.
 
@@ -358,7 +353,7 @@ class Diffusion(AnyShapeGenerator):
         ends = scaler.transform(torch.stack([scaler.minimum, scaler.maximum]))
         return 1.5 * float(ends.abs().max())
 
-    def _towards(self, guide: Surrogate, condition: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def _towards(self, guide: Guide, condition: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         wanted = condition[:, 0].double()
         error = guide.validation_mae or 0.0
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from whorl.generators.adversarial import AdversarialGenerator, set_trainable
+from whorl.settings import Count, Positive
 
 
 class GAN(AdversarialGenerator):
@@ -28,15 +29,7 @@ class GAN(AdversarialGenerator):
     Args:
         shape: Shape of one structure's features: (H, W, C) for images, anything else is a vector.
         properties: Number p of conditions.
-        latent: Dimensions of z.
-        channels: Of images: channels at full size (32 by default), doubled by each halving. Of vectors:
-            hidden units (256 by default).
-        depth: Of images: halvings, by default until a side has at most 6 pixels. Of vectors: hidden layers, 3
-            by default.
-        average: Decay of a moving average of the weights, which is what is validated and kept; 0 for none.
-        learning_rate: Of both Adam optimisers.
-        scaling: Of the features: ``"shared"``, ``"minmax"`` or ``"standard"``; by default ``"shared"`` for
-            images and ``"standard"`` for vectors.
+        options: Hyperparameters, see :class:`GAN.Settings` and :class:`AdversarialGenerator`.
 
     Raises:
         InputError: A hyperparameter that makes no sense.
@@ -46,28 +39,13 @@ class GAN(AdversarialGenerator):
     norm = "batch"
     betas = (0.5, 0.999)
 
-    def __init__(
-        self,
-        *,
-        shape: Sequence[int],
-        properties: int = 1,
-        latent: int = 128,
-        channels: int | None = None,
-        depth: int | None = None,
-        average: float = 0.99,
-        learning_rate: float = 2e-4,
-        scaling: str | None = None,
-    ) -> None:
-        super().__init__(
-            shape=shape,
-            properties=properties,
-            latent=latent,
-            channels=channels,
-            depth=depth,
-            average=average,
-            learning_rate=learning_rate,
-            scaling=scaling,
-        )
+    class Settings(AdversarialGenerator.Settings):
+        """Settings of the generative adversarial network."""
+
+        epochs: Count = 200
+        """Passes over the training rows."""
+        learning_rate: Positive = 2e-4
+        """Step size of both Adam optimisers."""
 
     @classmethod
     def paper(cls, *, shape: Sequence[int], properties: int = 1) -> GAN:

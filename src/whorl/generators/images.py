@@ -7,8 +7,8 @@ numbers. Networks see images as (n, C, H, W).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from whorl.generators.base import ConditionalGenerator
 from whorl.generators.networks import perceptron
+from whorl.generators.settings import GeneratorSettings
+from whorl.settings import Depth, Width
 
 SMALLEST_IMAGE = 4
 _LEAK = 0.2
@@ -44,19 +46,50 @@ class AnyShapeGenerator(ConditionalGenerator):
     Args:
         shape: Shape of one structure's features.
         properties: Number p of conditions.
-        scaling: ``None`` for ``"shared"`` with images and ``"standard"`` with vectors.
-        options: The other hyperparameters, for :meth:`config`.
+        options: Hyperparameters.
     """
 
-    def __init__(
-        self, *, shape: Sequence[int], properties: int, scaling: str | None, options: Mapping[str, Any]
-    ) -> None:
-        chosen = scaling or ("shared" if is_image(shape) else "standard")
-        own = {"properties": properties, **options, "scaling": chosen}
-        super().__init__(shape=shape, properties=properties, scaling=chosen, options=own)
+    class Settings(GeneratorSettings):
+        """Settings that the generators for vectors and images have in common."""
+
+        of_training = GeneratorSettings.of_training | {"device", "precision"}
+
+        channels: Width | None = None
+        """Width of the networks; by default it follows from the shape of the features."""
+        depth: Depth | None = None
+        """Depth of the networks; by default it follows from the shape of the features."""
+        scaling: Literal["shared", "minmax", "standard"] | None = None
+        """Scaling of the features; by default shared for images and standard for vectors."""
+        device: str = "auto"
+        """cpu, cuda, cuda:1, or auto for a GPU where there is one."""
+        precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+        """Lightning's; bf16-mixed or 16-mixed for large networks on a GPU."""
+
+        def fitting(self) -> dict[str, Any]:
+            """Return the arguments of :func:`whorl.generators.fit` that these settings decide."""
+            return {**super().fitting(), "device": self.device, "precision": self.precision}
+
+    def __init__(self, *, shape: Sequence[int], properties: int = 1, **options: Any) -> None:
+        super().__init__(shape=shape, properties=properties, **options)
         self.image = is_image(self.shape)
-        self.bounded = chosen != "standard"
+        self.bounded = self.settings.scaling != "standard"
         """Whether training rows lie in [-1, 1] in the network."""
+
+    @classmethod
+    def default_size(cls, shape: Sequence[int]) -> tuple[int, int]:
+        """Return the channels and the depth of networks for features of a shape."""
+        raise NotImplementedError
+
+    @classmethod
+    def resolved(cls, settings: Any, shape: Sequence[int]) -> Any:
+        """Return settings in which every default that depends on the shape of the features is a value."""
+        channels, depth = cls.default_size(shape)
+        chosen = {
+            "channels": settings.channels or channels,
+            "depth": settings.depth or depth,
+            "scaling": settings.scaling or ("shared" if is_image(shape) else "standard"),
+        }
+        return settings.model_copy(update=chosen)
 
     def to_network(self, features: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
         """Return features, given in data units, as the network sees them: (n, C, H, W), or (n, F)."""

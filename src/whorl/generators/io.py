@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from whorl.errors import InputError, shortened, unknown_option
+from whorl.axes import GENERATORS, SURROGATES
+from whorl.errors import InputError, shortened
 from whorl.files import atomic_path
 from whorl.files import provenance as own_provenance
 from whorl.generators.base import ConditionalGenerator, TensorModel
-from whorl.generators.cvae import CVAE
-from whorl.generators.diffusion import Diffusion
-from whorl.generators.gan import GAN
-from whorl.generators.surrogate import Surrogate
-from whorl.generators.wgan_gp import WGANGP
 from whorl.memory import require_memory
-
-GENERATORS: dict[str, type[ConditionalGenerator]] = {
-    "cvae": CVAE,
-    "gan": GAN,
-    "wgan_gp": WGANGP,
-    "diffusion": Diffusion,
-}
-MODELS: dict[str, type[TensorModel]] = {**GENERATORS, "surrogate": Surrogate}
 
 _FORMAT = 1
 _MOST_LAYERS = 1000
 _TRAINING_BYTES = 16  # of each parameter: its value, its gradient and the two moments of Adam, in float32
+_OLD_NAMES = {"surrogate": "network"}  # in files of earlier versions
+
+Model = TypeVar("Model", bound=TensorModel)
 
 
 def make_generator(config: Mapping[str, Any]) -> ConditionalGenerator:
@@ -46,50 +36,43 @@ def make_generator(config: Mapping[str, Any]) -> ConditionalGenerator:
         InputError: Unknown kind or option (with the nearest known one), a value that makes no sense, or a
             network that cannot be trained in the memory there is.
     """
-    generator = _make("generator", GENERATORS, config)
-    assert isinstance(generator, ConditionalGenerator)
-    return generator
+    return build_model(GENERATORS.get(str(config.get("kind", "none"))), config)
 
 
-def make_surrogate(config: Mapping[str, Any]) -> Surrogate:
-    """Build an untrained surrogate from ``shape`` and whatever differs from the defaults.
+def build_model(model: type[Model], config: Mapping[str, Any]) -> Model:
+    """Build an untrained model of a class from ``shape`` and whatever differs from the defaults.
 
     Raises:
-        InputError: As of :func:`make_generator`.
+        InputError: Unknown options, values that make no sense, or a network that cannot be trained in the
+            memory there is.
     """
-    surrogate = _make("model", MODELS, {**config, "kind": "surrogate"})
-    assert isinstance(surrogate, Surrogate)
-    return surrogate
-
-
-def _make(what: str, classes: Mapping[str, type[TensorModel]], config: Mapping[str, Any]) -> TensorModel:
-    kind, options = _class_and_options(what, classes, config)
-    count = sum(weights.numel() for weights in _outline(kind, options).parameters())
+    options = _options(model, config)
+    count = sum(weights.numel() for weights in _outline(model, options).parameters())
     require_memory(
-        _TRAINING_BYTES * count, f"{kind.kind}: {count:,} parameters", "Choose fewer layers or narrower ones."
+        _TRAINING_BYTES * count,
+        f"{model.kind}: {count:,} parameters",
+        "Choose fewer layers or narrower ones.",
     )
-    return kind(**options)
+    return model(**options)
 
 
-def _class_and_options(
-    what: str, classes: Mapping[str, type[TensorModel]], config: Mapping[str, Any]
-) -> tuple[type[TensorModel], dict[str, Any]]:
-    """Return what a config names; raise where it names what is not there."""
-    options = dict(config)
-    kind = str(options.pop("kind", "none"))
-    if kind not in classes:
-        raise unknown_option(what, kind, classes)
-    parameters = inspect.signature(classes[kind]).parameters
-    for option in options:
-        if option not in parameters:
-            raise unknown_option(f"option of {kind}", str(option), parameters)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in options:
-            raise InputError(f"{kind}: '{name}' is missing.")
-    return classes[kind], options
+def _options(model: type[TensorModel], config: Mapping[str, Any]) -> dict[str, Any]:
+    if "shape" not in config:
+        raise InputError(f"{model.kind}: 'shape' is missing.")
+    return {name: value for name, value in config.items() if name != "kind"}
 
 
-def _outline(kind: type[TensorModel], options: Mapping[str, Any]) -> TensorModel:
+def _model_class(kind: str) -> type[TensorModel]:
+    """Return the class of a stored model: a file must not have a module imported that was not asked for."""
+    kind = _OLD_NAMES.get(kind, kind)
+    if kind in SURROGATES:
+        surrogate = SURROGATES.get(kind)
+        if issubclass(surrogate, TensorModel):
+            return surrogate
+    return GENERATORS.get(kind, imports=False)
+
+
+def _outline(model: type[TensorModel], options: Mapping[str, Any]) -> TensorModel:
     """Return a model with shapes and no numbers, which takes no memory.
 
     Raises:
@@ -100,15 +83,15 @@ def _outline(kind: type[TensorModel], options: Mapping[str, Any]) -> TensorModel
             raise InputError(f"{name}: got {shortened(options[name])}, expected at most {_MOST_LAYERS}.")
     try:
         with torch.device("meta"):
-            return kind(**options)
+            return model(**options)
     except InputError:
         raise
     except (RuntimeError, OverflowError) as error:  # more than 2^63 numbers in one tensor
         raise InputError(
-            f"{kind.kind}: no memory can hold it ({shortened(error)}). Choose fewer layers or narrower ones."
+            f"{model.kind}: no memory can hold it ({shortened(error)}). Choose fewer layers or narrower ones."
         ) from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{kind.kind}: options that cannot be used ({shortened(error, 200)}).") from None
+        raise InputError(f"{model.kind}: options that cannot be used ({shortened(error, 200)}).") from None
 
 
 def save_model(model: TensorModel, path: Path | str, *, provenance: Mapping[str, Any] | None = None) -> None:
@@ -168,9 +151,9 @@ def load_model(path: Path | str) -> TensorModel:
         format = shortened(version)
         raise InputError(f"{path}: model file of format {format}, this whorl reads {_FORMAT}. Update whorl.")
     try:
-        shapes = _outline(*_class_and_options("model", MODELS, config))
-        _check_tensors(path, shapes, tensors)
-        model = _make("model", MODELS, config)
+        model_class = _model_class(str(config.get("kind")))
+        _check_tensors(path, _outline(model_class, _options(model_class, config)), tensors)
+        model = build_model(model_class, config)
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     model.load_state_dict(tensors)

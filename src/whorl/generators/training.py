@@ -34,7 +34,7 @@ from whorl.generators.base import TensorModel, positive
 from whorl.generators.checkpoints import Checkpoints
 from whorl.generators.scaling import check_finite
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[..., object]
 """Called with (epochs done, epochs in all, a few words) some ten times a second at most."""
 
 MINIMUM_ROWS = 10

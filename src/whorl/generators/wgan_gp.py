@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from whorl.generators.adversarial import AdversarialGenerator, set_trainable
-from whorl.generators.base import positive
+from whorl.settings import Count, Positive
 
 
 class WGANGP(AdversarialGenerator):
@@ -30,17 +31,7 @@ class WGANGP(AdversarialGenerator):
     Args:
         shape: Shape of one structure's features: (H, W, C) for images, anything else is a vector.
         properties: Number p of conditions.
-        latent: Dimensions of z.
-        channels: Of images: channels at full size (32 by default), doubled by each halving. Of vectors:
-            hidden units (256 by default).
-        depth: Of images: halvings, by default until a side has at most 6 pixels. Of vectors: hidden layers, 3
-            by default.
-        penalty: Weight λ of the gradient penalty.
-        critic_steps: Steps of the critic for each of the generator.
-        average: Decay of a moving average of the weights, which is what is validated and kept; 0 for none.
-        learning_rate: Of both Adam optimisers.
-        scaling: Of the features: ``"shared"``, ``"minmax"`` or ``"standard"``; by default ``"shared"`` for
-            images and ``"standard"`` for vectors.
+        options: Hyperparameters, see :class:`WGANGP.Settings` and :class:`AdversarialGenerator`.
 
     Raises:
         InputError: A hyperparameter that makes no sense.
@@ -50,33 +41,21 @@ class WGANGP(AdversarialGenerator):
     norm = "layer"
     betas = (0.0, 0.9)
 
-    def __init__(
-        self,
-        *,
-        shape: Sequence[int],
-        properties: int = 1,
-        latent: int = 128,
-        channels: int | None = None,
-        depth: int | None = None,
-        penalty: float = 10.0,
-        critic_steps: int = 5,
-        average: float = 0.99,
-        learning_rate: float = 1e-4,
-        scaling: str | None = None,
-    ) -> None:
-        super().__init__(
-            shape=shape,
-            properties=properties,
-            latent=latent,
-            channels=channels,
-            depth=depth,
-            average=average,
-            learning_rate=learning_rate,
-            scaling=scaling,
-            penalty=positive("penalty", penalty),
-            critic_steps=positive("critic_steps", critic_steps),
-        )
-        self.penalty, self.critic_steps = penalty, critic_steps
+    class Settings(AdversarialGenerator.Settings):
+        """Settings of the Wasserstein GAN with gradient penalty."""
+
+        epochs: Count = 400
+        """Passes over the training rows."""
+        penalty: Positive = 10.0
+        """Weight λ of the gradient penalty."""
+        critic_steps: Count = 5
+        """Steps of the critic for each of the generator."""
+        learning_rate: Positive = 1e-4
+        """Step size of both Adam optimisers."""
+
+    def __init__(self, *, shape: Sequence[int], properties: int = 1, **options: Any) -> None:
+        super().__init__(shape=shape, properties=properties, **options)
+        self.penalty, self.critic_steps = self.settings.penalty, self.settings.critic_steps
 
     @classmethod
     def paper(cls, *, shape: Sequence[int], properties: int = 1) -> WGANGP:

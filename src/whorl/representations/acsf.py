@@ -21,10 +21,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
@@ -38,8 +39,9 @@ from whorl.representations.acsf_jacobian import (
     pool_jacobian,
 )
 from whorl.representations.base import FeatureLayout, Representation, require_few_features
-from whorl.representations.cutoffs import Cutoff
+from whorl.representations.cutoffs import Cutoff, CutoffSettings
 from whorl.representations.pooling import Pooling
+from whorl.representations.settings import RepresentationSettings
 from whorl.representations.symmetry_functions import Angular, Environment, Radial, pair_numbers
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
@@ -126,6 +128,69 @@ class ACSF(Representation):
     """
 
     kind = "acsf"
+    fewer_features = (
+        "structures of fewer elements, or for crystals a representation whose size does not depend on the "
+        "elements (kind crystens)"
+    )
+    presets: ClassVar[tuple[str, ...]] = ("fung2022", "crystal")
+
+    class Settings(RepresentationSettings):
+        """Settings of symmetry functions: a preset, or functions of one's own."""
+
+        preset: Literal["fung2022", "crystal"] | None = None
+        """A set of symmetry functions: that of Fung et al. 2022, which is taken where no functions are given,
+        or one for crystals."""
+        species: Annotated[list[str], Field(min_length=1)] | None = None
+        """Declared chemical symbols; by default those of the data."""
+        images: Literal["all", "minimum"] = "all"
+        """Periodic images that count: all within the cutoff, or the nearest (the paper's convention)."""
+        cutoff: CutoffSettings | None = None
+        """Radius in Å, with functions of one's own."""
+        g2: list[tuple[float, float]] = []
+        """Pairs [η, R_s]."""
+        g3: list[float] = []
+        """Values of κ."""
+        g4: list[tuple[float, float, float]] = []
+        """Triples [η, ζ, λ]."""
+        g5: list[tuple[float, float, float]] = []
+        """Triples [η, ζ, λ]."""
+        pooling: list[str] | None = None
+        """From atoms to the structure, such as [max, min]."""
+        per_centre_species: bool = False
+        """Pool the atoms of each species apart."""
+
+        @model_validator(mode="after")
+        def _preset_or_own(self) -> ACSF.Settings:
+            names = ("cutoff", "g2", "g3", "g4", "g5", "pooling", "per_centre_species")
+            own = [name for name in names if getattr(self, name)]
+            if self.preset is not None and own:
+                raise ValueError(
+                    f"preset {self.preset} fixes {', '.join(own)}; give the preset or these, not both"
+                )
+            if own and self.cutoff is None:
+                raise ValueError("functions of one's own need a cutoff in Å")
+            return self
+
+        @property
+        def declared(self) -> list[str] | None:
+            """Chemical symbols that structures may have; None for those of the data."""
+            return self.species
+
+        def build(
+            self,
+            species: Sequence[str],
+            *,
+            structures: StructureBatch | None = None,
+            shape: tuple[int, ...] | None = None,
+        ) -> ACSF:
+            """Return the symmetry functions of structures of these elements."""
+            declared = list(self.species or species)
+            if self.cutoff is None:
+                preset = self.preset or "fung2022"
+                images = {} if preset == "crystal" else {"images": self.images}
+                return ACSF.from_config({"preset": preset, "species": declared, **images})
+            given = self.model_dump(mode="json", exclude={"preset"}, exclude_none=True)
+            return ACSF.from_config({**given, "species": declared})
 
     def __init__(
         self,
@@ -215,8 +280,13 @@ class ACSF(Representation):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ACSF:
-        """Rebuild from :meth:`config`."""
+        """Rebuild from :meth:`config`, or build a preset: ``{"preset": "fung2022", "species": ["Pt"]}``."""
         settings = {key: value for key, value in config.items() if key != "kind"}
+        preset = settings.pop("preset", None)
+        if preset is not None:
+            if preset not in cls.presets:
+                raise unknown_option("preset of acsf", str(preset), cls.presets)
+            return getattr(cls, preset)(**settings)
         if isinstance(settings.get("cutoff"), Mapping):
             settings["cutoff"] = Cutoff(**settings["cutoff"])
         return cls(**settings)

@@ -1,19 +1,22 @@
-"""What every representation is: a differentiable map from structures to tensors, and its layout."""
+"""Contract of representations: differentiable maps from structures to tensors, with a layout."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from whorl.axes import REPRESENTATIONS
 from whorl.errors import InputError
 from whorl.files import stable_hash
 from whorl.memory import in_words
+from whorl.representations.settings import RepresentationSettings
+from whorl.settings import Method
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems
 from whorl.structures.orbits import Orbits
@@ -59,14 +62,24 @@ class FeatureLayout:
         return len(self.names)
 
 
-class Representation(nn.Module, ABC):
+class Representation(nn.Module, Method, ABC):
     """A map R from structures to tensors, differentiable in positions and cell.
 
     Hyperparameters are keyword-only, frozen, and JSON-able through :meth:`config`.
     """
 
-    kind: str
+    Settings: ClassVar[type[RepresentationSettings]] = RepresentationSettings
+    fewer_features: ClassVar[str] = "settings that give fewer features"
+    """How a user comes to fewer features, for messages."""
     layout: FeatureLayout
+
+    def describe(self) -> str:
+        """Return in a few words what the representation is."""
+        return f"{type(self).__name__}, {len(self.layout):,} features"
+
+    def __repr__(self) -> str:
+        """Return the name and the number of features."""
+        return f"{type(self).__name__}({len(self.layout)} features)"
 
     @abstractmethod
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B *shape"]:
@@ -75,6 +88,11 @@ class Representation(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters that rebuild this representation, JSON-able, with its ``kind``."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Representation:
+        """Rebuild from :meth:`config`."""
+        return cls(**{key: value for key, value in config.items() if key != "kind"})
 
     def fit(self, structures: StructureBatch) -> Representation:
         """Return this representation adapted to structures, where it has something to learn from them."""
@@ -163,3 +181,33 @@ class Representation(nn.Module, ABC):
         n = orbits.head.shape[1]
         along = orbits.along(jacobian[:, :, :n])
         return value, along + orbits.along_strain(jacobian[:, :, n:]) if strain else along
+
+
+class InvertibleRepresentation(Representation):
+    """A representation with a closed-form inverse: structures follow from tensors without a search."""
+
+    @abstractmethod
+    def decode(self, tensors: Float[Tensor, "B *shape"]) -> Any:
+        """Return the structures of tensors.
+
+        Returns:
+            An object with ``structures``, ``index`` (the tensor of each) and ``skipped`` (why others have
+            none).
+        """
+
+
+def make_representation(config: Mapping[str, Any]) -> Representation:
+    """Build a representation from its ``config()``, or from a preset such as ``{"preset": "fung2022"}``.
+
+    Raises:
+        InputError: Unknown kind, preset or setting.
+    """
+    settings = {name: value for name, value in config.items() if name != "kind"}
+    kind = str(config.get("kind", RepresentationSettings.default))
+    # The config may come from a feature file, which must not have a module imported.
+    representation = REPRESENTATIONS.get(kind, imports=False)
+    try:
+        return representation.from_config(settings)
+    except TypeError as error:
+        name = representation.__name__
+        raise InputError(f"representation '{kind}': {error}. See the documentation of {name}.") from None

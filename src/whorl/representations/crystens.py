@@ -32,16 +32,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
-from whorl.representations.base import FeatureLayout, Representation, require_few_features
+from whorl.representations.base import FeatureLayout, InvertibleRepresentation, require_few_features
 from whorl.representations.canonical import canonical_origins, sorted_atoms
 from whorl.representations.elements import DESCRIPTORS, HEAVIEST, descriptor_table, element_table
+from whorl.representations.settings import RepresentationSettings
+from whorl.settings import Count, Positive
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import (
     cell_parameters,
@@ -66,7 +68,7 @@ SPACE_GROUP_KEYS = ("space_group_number", "spacegroup_number")  # of ``info``, t
 _AT_ONCE = 64  # structures encoded together: their arrays of pairs shall stay in the caches
 
 
-class CrysTens(Representation):
+class CrysTens(InvertibleRepresentation):
     r"""The tensor of the paper, with a closed-form inverse (:meth:`decode`).
 
     The cell enters by its lengths and angles, so neither a rotation nor the handedness of the lattice vectors
@@ -106,6 +108,59 @@ class CrysTens(Representation):
     """
 
     kind = "crystens"
+    fewer_features = "a smaller max_atoms"
+
+    class Settings(RepresentationSettings):
+        """Settings of crystals as images.
+
+        Some defaults differ from those of :class:`CrysTens`, the published ones: these serve generators
+        better.
+        """
+
+        max_atoms: Count | Literal["auto"] = "auto"
+        """Room for atoms; the image has so many rows and columns and twelve more. auto: for those of the
+        largest crystal of the data."""
+        pairwise: Literal["fractional", "cartesian"] = "fractional"
+        """Distances as differences of fractional coordinates (as published), or in Å."""
+        elements: Literal["number", "periodic"] = "periodic"
+        """Elements by number (as published), or by what the periodic table says of them."""
+        cell: Literal["as_is", "primitive", "conventional", "niggli"] = "as_is"
+        """Cell that is encoded."""
+        order: Literal["as_is", "canonical"] = "canonical"
+        """Order of the atoms."""
+        origin: Literal["as_is", "canonical"] = "as_is"
+        """The origin as it is, or one that does not depend on how a crystal is written."""
+        descriptors: list[
+            Literal["electronegativity", "covalent_radius", "valence_electrons", "mendeleev_number"]
+        ] = []
+        """Further layers, each with one property of the elements."""
+        symprec: Positive = 0.01
+        """Tolerance in Å with which space groups are found."""
+
+        @property
+        def fits_data(self) -> bool:
+            """Whether the data say how many atoms a structure may have."""
+            return self.max_atoms == "auto"
+
+        def build(
+            self,
+            species: Sequence[str],
+            *,
+            structures: StructureBatch | None = None,
+            shape: tuple[int, ...] | None = None,
+        ) -> CrysTens:
+            """Return the codec.
+
+            With ``max_atoms`` auto it has room for the largest of ``structures``, or as ``shape`` has;
+            without these for one atom, the least.
+            """
+            room = self.max_atoms
+            if self.fits_data:
+                room = 1 if shape is None else max(1, shape[0] - HEADER)
+            codec = CrysTens(**{**self.options(), "max_atoms": room})
+            if self.fits_data and structures is not None:
+                codec = codec.with_room(max(1, codec.largest(structures)))
+            return codec
 
     def __init__(
         self,
@@ -167,11 +222,6 @@ class CrysTens(Representation):
             scale[0] = torch.tensor([self.ranges["atomic_number"], 7.0, 4.0, 14.0])
         return scale
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> CrysTens:
-        """Rebuild from :meth:`config`."""
-        return cls(**{key: value for key, value in config.items() if key != "kind"})
-
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters, JSON-able."""
         # Those that came later are named only where used: fingerprints of older files stay what they are.
@@ -192,7 +242,12 @@ class CrysTens(Representation):
 
     def with_room(self, max_atoms: int) -> CrysTens:
         """Return this codec with room for another number of atoms."""
-        return CrysTens.from_config({**self.config(), "max_atoms": max_atoms})
+        options = {name: value for name, value in self.config().items() if name != "kind"}
+        return CrysTens(**{**options, "max_atoms": max_atoms})
+
+    def describe(self) -> str:
+        """Return in a few words what the codec has room for."""
+        return f"CrysTens with room for {self.max_atoms} atoms"
 
     def largest(self, structures: StructureBatch) -> int:
         """Return how many atoms the largest crystal has in the cell that is encoded; 0 without crystals.
@@ -224,7 +279,8 @@ class CrysTens(Representation):
         largest["atomic_number"] = float(standard.atomic_numbers.max())
         if largest["distance"] == 0.0:  # single atoms only
             largest["distance"] = RANGES["distance"]
-        return CrysTens.from_config({**self.config(), "ranges": largest})
+        options = {name: value for name, value in self.config().items() if name != "kind"}
+        return CrysTens(**{**options, "ranges": largest})
 
     def find_problems(self, structures: StructureBatch) -> dict[int, str]:
         """Return the index of each structure that cannot be encoded, and why.

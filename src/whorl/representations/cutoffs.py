@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
+from whorl.settings import Positive, Section
+
+
+class CutoffSettings(Section):
+    """A cutoff by its radius in Å: ``10``, or ``{radius: 10, function: polynomial}``."""
+
+    radius: Positive
+    """Distance in Å from which on the function is 0."""
+    function: Literal["cosine", "polynomial"] = "cosine"
+    """Its form, see :class:`Cutoff`."""
+    gamma: Annotated[float, Field(ge=2)] | None = None
+    """Exponent of the polynomial; 4 by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_radius(cls, value: Any) -> Any:
+        return {"radius": value} if isinstance(value, int | float) else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,7 @@ from whorl.files import read_json, write_json
 from whorl.inversion.starts import derive_seed
 from whorl.memory import in_words, require_memory
 from whorl.potentials import make_potential
-from whorl.representations import CrysTens, Representation, make_representation
-from whorl.representations.crystens import HEADER
+from whorl.representations import Representation
 from whorl.structures import StructureBatch, find_problems
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import (
@@ -149,10 +148,9 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     data = load_dataset(dataset)
     if data.structures is None:
         raise InputError(f"{dataset}: holds no structures, so there is nothing to encode.")
-    representation = make_representation(settings.config(species_of(data.structures)))
-    if isinstance(representation, CrysTens) and settings.fits_data:
-        representation = representation.with_room(max(1, representation.largest(data.structures)))
-        monitor.note(f"room for {representation.max_atoms} atoms, as many as the largest crystal has")
+    representation = settings.build(species_of(data.structures), structures=data.structures)
+    if settings.fits_data:
+        monitor.note(representation.describe())
     problems = find_problems(data.structures, species=settings.declared)
     problems |= {
         i: why for i, why in representation.find_problems(data.structures).items() if i not in problems
@@ -203,16 +201,10 @@ def _require_room(representation: Representation, structures: StructureBatch) ->
     """Refuse features that do not fit into memory before they are computed."""
     count = len(representation.layout)
     species = len(species_of(structures))
-    remedy = (
-        "Remedy: a smaller max_atoms, or fewer structures."
-        if isinstance(representation, CrysTens)
-        else "Remedy: structures of fewer elements, fewer structures, or for crystals a representation whose "
-        "size does not depend on the elements: kind crystens."
-    )
     require_memory(
         2 * len(structures) * _row_bytes(representation, structures),  # in pieces, and put together
         f"{count:,} features for each of {len(structures):,} structures, which have {species} elements",
-        remedy,
+        f"Remedy: {representation.fewer_features}, or fewer structures.",
     )
 
 
@@ -260,10 +252,8 @@ def finished_features(
             "neither data.features.composition (such as Pt10) nor representation.species is given, so the "
             "representation is not known. Give one of them."
         )
-    made_by = make_representation(representation.config(species))
     features, target = read_features(path, property=settings.property, features=settings.features)
-    if isinstance(made_by, CrysTens) and representation.fits_data:
-        made_by = made_by.with_room(max(1, features.shape[1] - HEADER))
+    made_by = representation.build(species, shape=tuple(features.shape[1:]))
     if tuple(features.shape[1:]) != made_by.layout.shape:
         raise InputError(
             f"{path}: rows have shape {tuple(features.shape[1:])}, but the recipe's representation gives "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,32 +14,26 @@ from torch import Tensor
 from whorl.datasets import FeatureSet, load_features, save_features, split
 from whorl.errors import InputError, unknown_option
 from whorl.generators import (
-    Committee,
     ConditionalGenerator,
+    GeneratorSettings,
     TensorModel,
+    build_model,
     condition_range,
     fit,
     load_model,
-    make_generator,
-    make_surrogate,
     range_warning,
     save_model,
-    select,
 )
 from whorl.inversion.starts import derive_seed
 from whorl.memory import require_memory
 from whorl.structures import StructureBatch
+from whorl.surrogates import EnsembleSurrogate, select
+from whorl.surrogates.settings import SurrogateSettings
 from whorl.workflow.conditions import Conditions
 from whorl.workflow.data import MIN_TRAINING, read_rows, structures_of
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
-from whorl.workflow.settings import (
-    GenerateSettings,
-    GeneratorSettings,
-    SelectionSettings,
-    SurrogateSettings,
-    TrainingSettings,
-)
+from whorl.workflow.settings import GenerateSettings, SelectionSettings
 
 SPLIT = 0.8  # share of rows that trains where nothing else was asked for
 
@@ -82,10 +77,23 @@ def train_generator(
     train, validation = train[usable[train]], validation[usable[validation]]
     for member, path in enumerate(member_paths(output, settings.members)):
         shape = tuple(real.features.shape[1:])
-        model = make_generator({**settings.config(), "shape": shape, "properties": columns.shape[1]})
+        model = build_model(
+            settings.method, {**settings.options(), "shape": shape, "properties": columns.shape[1]}
+        )
         own_seed = derive_seed(seed, "member", member) if member else seed
         what = f"training {member + 1} of {settings.members}" if settings.members > 1 else "training"
-        _fit(model, real.features, columns, train, validation, settings, path, own_seed, what, monitor)
+        together, held_out = _rows_to_fit(train, validation)
+        with _warnings_passed_on(monitor):
+            fit(
+                model,
+                real.features[together],
+                columns[together],
+                validation=held_out,
+                seed=own_seed,
+                directory=path.parent / "checkpoints",
+                progress=monitor.progress(what),
+                **settings.fitting(),
+            )
         if settings.conditions:
             conditions.note(model)
         _save(model, real, path)
@@ -105,22 +113,38 @@ def train_surrogate(
     output: Path,
     seed: int,
     monitor: Monitor,
+    rows: Path | None = None,
 ) -> None:
-    """Train a surrogate on all rows of a feature file, split 80:20, and write it to ``output``.
+    """Fit a surrogate to rows of a feature file (all for None, split 80:20), and write it.
 
-    Rows that are not finite are told and left out.
+    Rows that are not finite are reported and left out.
     """
-    check_output(output, features)
+    check_output(output, features, rows)
     real = load_features(features)
     labels = labels_of(real, property)
     usable = _usable(real, labels, monitor)
-    train, validation = split(len(labels), fraction=SPLIT, seed=derive_seed(seed, "surrogate"))
-    train, validation = train[usable[train]], validation[usable[validation]]
-    model = make_surrogate({**settings.config(), "shape": tuple(real.features.shape[1:])})
-    _fit(
-        model, real.features, labels, train, validation, settings, output, seed, "training surrogate", monitor
-    )
-    _save(model, real, output)
+    if rows is None:
+        train, validation = split(len(labels), fraction=SPLIT, seed=derive_seed(seed, "surrogate"))
+        chosen, held_out = _rows_to_fit(train[usable[train]], validation[usable[validation]])
+    else:
+        sampled = read_rows(rows)
+        chosen = sampled["rows"][usable[sampled["rows"]]]
+        held_out = torch.isin(chosen, sampled["validation"]).nonzero()[:, 0]
+        _rows_to_fit(chosen[~torch.isin(chosen, sampled["validation"])], held_out)
+    options = {name: value for name, value in settings.model_dump(mode="json").items() if name != "kind"}
+    with _warnings_passed_on(monitor):
+        surrogate = settings.method.fit(
+            real.features[chosen],
+            labels[chosen],
+            validation=held_out,
+            seed=seed,
+            directory=output.parent / "checkpoints",
+            progress=monitor.progress("training surrogate"),
+            **options,
+        )
+    if isinstance(surrogate, TensorModel):
+        _note_representation(surrogate, real)
+    surrogate.save(output)
 
 
 def _usable(features: FeatureSet, labels: Tensor, monitor: Monitor) -> Tensor:
@@ -134,43 +158,40 @@ def _usable(features: FeatureSet, labels: Tensor, monitor: Monitor) -> Tensor:
 
 def _save(model: TensorModel, features: FeatureSet, path: Path) -> None:
     """Write a model that knows which features it was trained on."""
-    assert model.training_record is not None
-    model.training_record[_REPRESENTATION] = features.fingerprint
+    _note_representation(model, features)
     save_model(model, path)
 
 
-def _fit(
-    model: TensorModel,
-    features: Tensor,
-    labels: Tensor,
-    train: Tensor,
-    validation: Tensor,
-    settings: TrainingSettings,
-    output: Path,
-    seed: int,
-    what: str,
-    monitor: Monitor,
-) -> None:
+def _note_representation(model: TensorModel, features: FeatureSet) -> None:
+    assert model.training_record is not None
+    trained_on = model.training_record.setdefault(_REPRESENTATION, features.fingerprint)
+    if trained_on != features.fingerprint:
+        raise InputError(
+            f"the {model.kind} was trained on features of another representation ({trained_on}) than these "
+            f"({features.fingerprint}). Give one that was trained on these."
+        )
+
+
+def _rows_to_fit(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows that a model is given, and which of these validate.
+
+    Raises:
+        InputError: Too few.
+    """
     if len(train) < MIN_TRAINING or not len(validation):
         raise InputError(
             f"{len(train)} rows to train on and {len(validation)} to validate, expected at least "
             f"{MIN_TRAINING} and 1. Give more labelled structures."
         )
     chosen = torch.cat([train, validation])
+    return chosen, torch.arange(len(train), len(chosen))
+
+
+@contextmanager
+def _warnings_passed_on(monitor: Monitor) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        fit(
-            model,
-            features[chosen],
-            labels[chosen],
-            validation=torch.arange(len(train), len(chosen)),
-            seed=seed,
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            directory=output.parent / "checkpoints",
-            progress=monitor.progress(what),
-            **(settings.fitting() if isinstance(settings, GeneratorSettings) else {}),
-        )
+        yield
     for warning in caught:
         monitor.warn(str(warning.message))
 
@@ -223,7 +244,7 @@ def generate(
     seed: int,
     monitor: Monitor,
     rows: Path | None = None,
-    committee: Path | None = None,
+    ensemble: Path | None = None,
     dataset: Path | None = None,
 ) -> None:
     """Draw samples for each target and write them as features, with ``target`` as their property.
@@ -239,13 +260,13 @@ def generate(
         seed: Of all randomness.
         monitor: Told of progress, and of targets outside the training range.
         rows: Rows they were trained on, with ``selection`` or several conditions; all for None.
-        committee: Says what is sure; needed with ``selection``.
+        ensemble: Says what is sure; needed with ``selection``.
         dataset: Structures of the features; needed where the generators were told of more than the property.
 
     Raises:
-        InputError: Files that do not belong together, or ``selection`` without ``committee``.
+        InputError: Files that do not belong together, or ``selection`` without ``ensemble``.
     """
-    check_output(output, features, dataset, rows, committee, *models)
+    check_output(output, features, dataset, rows, ensemble, *models)
     real = load_features(features)
     generators = [_generator(path, real, features) for path in models]
     name = name_of(real, property)
@@ -264,14 +285,14 @@ def generate(
         columns = conditions.columns(labels=columns[:, 0], structures=there)
     draw = _plainly(generators, settings, conditions, columns)
     if settings.selection is not None:
-        if committee is None:
-            raise InputError("selection needs a committee that says what is sure: --committee.")
+        if ensemble is None:
+            raise InputError("selection needs an ensemble, which says how sure a prediction is: --ensemble.")
         if conditions.kinds:
             raise InputError(
                 "selection chooses by the property alone, and this generator was told of "
                 f"{', '.join(conditions.kinds)} too. Leave out one of the two."
             )
-        draw = _selecting(generators, settings, settings.selection, committee, known, property, monitor)
+        draw = _selecting(generators, settings, settings.selection, ensemble, known, property, monitor)
     progress = monitor.progress("generating")
     drawn = []
     for number, target in enumerate(settings.targets):
@@ -375,13 +396,13 @@ def _selecting(
     generators: Sequence[ConditionalGenerator],
     settings: GenerateSettings,
     selection: SelectionSettings,
-    committee: Path,
+    ensemble: Path,
     known: FeatureSet,
     property: str | None,
     monitor: Monitor,
 ) -> Draw:
     """Choose from a larger pool what is surely on target and still different."""
-    judge = Committee.load(committee)
+    judge = EnsembleSurrogate.load(ensemble)
     labels = labels_of(known, property)
 
     def draw(target: float, rng: torch.Generator) -> Tensor:
@@ -400,22 +421,3 @@ def _selecting(
         return chosen.features
 
     return draw
-
-
-def fit_committee(
-    features: Path,
-    *,
-    property: str | None,
-    rows: Path | None,
-    output: Path,
-    seed: int,
-    monitor: Monitor,
-) -> None:
-    """Fit a committee to the given rows of a feature file (all for None) and write it to ``output``."""
-    check_output(output, features, rows)
-    real = load_features(features)
-    known = real if rows is None else real.select(read_rows(rows)["rows"])
-    committee = Committee.fit(
-        known.features, labels_of(known, property), seed=seed, progress=monitor.progress("fitting committee")
-    )
-    committee.save(output)

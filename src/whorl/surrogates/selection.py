@@ -1,12 +1,13 @@
 r"""Selection: of many candidates for one target, those that surely have it and still differ from one another.
 
 A conditional generator trained on few rows makes samples whose property scatters about the one asked for. A
-:class:`whorl.generators.Committee`, fitted to the same labelled rows, says how likely each sample is to hit
-the target; the best of a large pool hit it nearly always. But the best resemble each other, so the choice is
-made under a constraint: the chosen stay as far apart as real structures with that property are. The steps:
+:class:`whorl.surrogates.EnsembleSurrogate`, fitted to the same labelled rows, says how likely each sample is
+to hit the target; the best of a large pool hit it nearly always. But the best resemble each other, so the
+choice is made under a constraint: the chosen stay as far apart as real structures with that property are. The
+steps:
 
-1. :func:`calibrate`: the condition c₀ at which the committee reads the target from the samples, on average.
-2. :func:`draw_pool`: samples at conditions about c₀, with the committee's mean p and uncertainty u for each.
+1. :func:`calibrate`: the condition c₀ at which the ensemble reads the target from the samples, on average.
+2. :func:`draw_pool`: samples at conditions about c₀, with the ensemble's mean p and uncertainty u for each.
 3. :func:`miss_probability`: the risk P(|y - t| > tolerance) of each, if y ~ N(p, u²).
 4. :func:`choose`: the samples of least risk whose mean pairwise distance is at least the one required.
 
@@ -24,8 +25,8 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.generators.base import ConditionalGenerator, condition_range, positive
-from whorl.generators.committee import Committee
 from whorl.generators.scaling import FeatureScaler
+from whorl.surrogates.ensemble import EnsembleSurrogate
 
 PILOT = 1500
 """Samples that calibrate a condition."""
@@ -34,7 +35,7 @@ PILOT_WIDTH = 0.6
 CONDITION_WIDTH = 0.3
 """Standard deviation of the pool's conditions about c₀, in standard deviations of the property."""
 CANDIDATES = (2, 4, 8)
-"""So many times as many as are wanted come into question, those that the committee reads nearest to the
+"""So many times as many as are wanted come into question, those that the ensemble reads nearest to the
 target; the larger numbers where the smaller leave no choice that is spread enough."""
 MOST_CANDIDATES = 12_000
 """So many at most, unless more are wanted: their distances to one another are held in memory."""
@@ -46,11 +47,11 @@ REFERENCE_ROWS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Samples with what the committee thinks of them.
+    """Samples with what the ensemble thinks of them.
 
     Attributes:
         features: In data units.
-        predicted: Property that the committee reads from them.
+        predicted: Property that the ensemble reads from them.
         uncertainty: Standard deviation that it gives for it.
     """
 
@@ -82,8 +83,8 @@ class Selection:
 
     Attributes:
         features: In data units.
-        predicted: Property that the committee reads from them.
-        risk: Probability of a miss that follows from the committee.
+        predicted: Property that the ensemble reads from them.
+        risk: Probability of a miss that follows from the ensemble.
         candidates: How many samples of the pool came into question.
         spread_ratio: Mean pairwise distance over that of the real rows near the target.
         feasible: Whether the spread asked for was reached.
@@ -101,23 +102,23 @@ class Selection:
 
 def calibrate(
     generator: ConditionalGenerator,
-    committee: Committee,
+    ensemble: EnsembleSurrogate,
     target: float,
     *,
     rng: torch.Generator,
     temperature: float = 1.0,
 ) -> float:
-    r"""Return the condition at which the committee reads the target from the samples, on average.
+    r"""Return the condition at which the ensemble reads the target from the samples, on average.
 
-    The line :math:`p \approx a + b\,c` through the committee's readings p of samples at conditions c about
+    The line :math:`p \approx a + b\,c` through the ensemble's readings p of samples at conditions c about
     the target is solved for p = target. A line that does not rise says nothing: the target itself is taken.
     The condition stays near the target, and goes no further beyond what the generator was trained on than
     the target does.
     """
-    width = float(committee.property_scaler.scale[0])
+    width = float(ensemble.property_scaler.scale[0])
     uniform = torch.rand(PILOT, 1, generator=rng, dtype=torch.float64)
     condition = target + (2 * uniform - 1) * PILOT_WIDTH * width
-    read = committee.predict(generator.sample(condition, rng=rng, temperature=temperature).double()).mean
+    read = ensemble.predict(generator.sample(condition, rng=rng, temperature=temperature).double()).mean
     about = condition[:, 0] - condition.mean()
     slope = float((about * (read - read.mean())).sum() / about.square().sum())
     if slope <= 0:
@@ -130,7 +131,7 @@ def calibrate(
 
 def draw_pool(
     generators: Sequence[ConditionalGenerator],
-    committee: Committee,
+    ensemble: EnsembleSurrogate,
     target: float,
     *,
     size: int,
@@ -138,15 +139,16 @@ def draw_pool(
     temperature: float = 1.0,
 ) -> Pool:
     """Draw samples for one target from all generators in equal parts, at conditions about their c₀."""
-    width = CONDITION_WIDTH * float(committee.property_scaler.scale[0])
+    width = CONDITION_WIDTH * float(ensemble.property_scaler.scale[0])
     drawn = []
     for number, generator in enumerate(generators):
-        centre = calibrate(generator, committee, target, rng=rng, temperature=temperature)
+        centre = calibrate(generator, ensemble, target, rng=rng, temperature=temperature)
         share = size // len(generators) + (number < size % len(generators))
         condition = centre + width * torch.randn(share, 1, generator=rng, dtype=torch.float64)
         drawn.append(generator.sample(condition, rng=rng, temperature=temperature).double())
     features = torch.cat(drawn)
-    read = committee.predict(features)
+    read = ensemble.predict(features)
+    assert read.uncertainty is not None
     return Pool(features=features, predicted=read.mean, uncertainty=read.uncertainty)
 
 
@@ -257,7 +259,7 @@ def choose(
 
 def select(
     generators: Sequence[ConditionalGenerator],
-    committee: Committee,
+    ensemble: EnsembleSurrogate,
     features: Float[Tensor, "m *shape"],
     properties: Float[Tensor, "m"],
     *,
@@ -273,7 +275,7 @@ def select(
 
     Args:
         generators: Trained on the same representation; two from different seeds differ more than one.
-        committee: Fitted to labelled rows; it alone says what is sure.
+        ensemble: Fitted to labelled rows; it alone says what is sure.
         features: The labelled rows, which say what "different" means.
         properties: Their property.
         target: The value asked for.
@@ -297,7 +299,7 @@ def select(
         raise InputError("selection: needs at least one generator, all with one property.")
     known = features.flatten(1).double()
     scaler = FeatureScaler(known.shape[1], "standard").fit(known)
-    drawn = draw_pool(generators, committee, target, size=pool, rng=rng, temperature=temperature)
+    drawn = draw_pool(generators, ensemble, target, size=pool, rng=rng, temperature=temperature)
     wanted = reference_spread(
         scaler.transform(known),
         properties.double(),

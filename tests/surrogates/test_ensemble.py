@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from whorl.errors import InputError
-from whorl.generators import Committee
+from whorl.surrogates import EnsembleSurrogate
 
 FAST = {"networks": 3, "hidden": 64, "layers": 3}
 
@@ -16,7 +16,7 @@ def labelled(rows=60, seed=0):
 
 @pytest.fixture(scope="module")
 def committee():
-    return Committee.fit(*labelled(), seed=1, validation=torch.arange(0, 60, 5), **FAST)
+    return EnsembleSurrogate.fit(*labelled(), seed=1, validation=torch.arange(0, 60, 5), **FAST)
 
 
 def test_it_reads_what_it_was_not_told_and_measures_how_well(committee):
@@ -36,7 +36,7 @@ def test_uncertainty_grows_away_from_the_rows_it_knows(committee):
 def test_a_feature_that_hardly_varies_in_training_cannot_drown_the_others():
     features, values = labelled()
     features[:, 4] = 1e-12 * normal_noise(60)
-    committee = Committee.fit(features, values, seed=0, **FAST)
+    committee = EnsembleSurrogate.fit(features, values, seed=0, **FAST)
     moved = features.clone()
     moved[:, 4] = 1e-4
     torch.testing.assert_close(
@@ -75,9 +75,9 @@ def test_mean_and_uncertainty_follow_the_formula(committee):
 def test_same_seed_same_committee_and_the_global_state_is_kept(committee):
     features, values = labelled()
     state = torch.get_rng_state()
-    again = Committee.fit(features, values, seed=1, **FAST)
+    again = EnsembleSurrogate.fit(features, values, seed=1, **FAST)
     assert torch.equal(state, torch.get_rng_state())
-    other = Committee.fit(features, values, seed=2, **FAST)
+    other = EnsembleSurrogate.fit(features, values, seed=2, **FAST)
     expected = committee.predict(features).mean
     assert torch.equal(again.predict(features).mean, expected)
     assert not torch.equal(other.predict(features).mean, expected)
@@ -93,7 +93,7 @@ def test_rows_are_read_one_by_one_as_together(committee):
 
 def test_saved_and_loaded_it_reads_the_same(committee, tmp_path):
     committee.save(tmp_path / "committee.safetensors")
-    loaded = Committee.load(tmp_path / "committee.safetensors")
+    loaded = EnsembleSurrogate.load(tmp_path / "committee.safetensors")
     features = labelled(20, seed=3)[0]
     assert torch.equal(loaded.predict(features).mean, committee.predict(features).mean)
     assert torch.equal(loaded.predict(features).uncertainty, committee.predict(features).uncertainty)
@@ -105,26 +105,28 @@ def test_damaged_and_foreign_files_are_named(committee, tmp_path):
     committee.save(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(InputError, match="damaged"):
-        Committee.load(path)
+        EnsembleSurrogate.load(path)
     with pytest.raises(InputError, match="no such file"):
-        Committee.load(tmp_path / "none.safetensors")
+        EnsembleSurrogate.load(tmp_path / "none.safetensors")
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="not a committee"):
-        Committee.load(path)
+    with pytest.raises(InputError, match="not an ensemble"):
+        EnsembleSurrogate.load(path)
 
 
 def test_features_of_other_shapes_are_taken_flat_and_checked():
     features, values = labelled(30)
-    committee = Committee.fit(features[:, :4].reshape(30, 2, 2), values, seed=0, **FAST)
+    committee = EnsembleSurrogate.fit(features[:, :4].reshape(30, 2, 2), values, seed=0, **FAST)
     assert committee.predict(features[:3, :4].reshape(3, 2, 2)).mean.shape == (3,)
     with pytest.raises(InputError, match="expected \\(2, 2\\)"):
         committee.predict(features[:3, :4])
 
 
 def test_properties_that_do_not_vary_are_read_as_they_are():
-    committee = Committee.fit(labelled(20)[0], torch.full((20,), 2.5, dtype=torch.float64), seed=0, **FAST)
+    committee = EnsembleSurrogate.fit(
+        labelled(20)[0], torch.full((20,), 2.5, dtype=torch.float64), seed=0, **FAST
+    )
     read = committee.predict(labelled(4, seed=8)[0])
     torch.testing.assert_close(read.mean, torch.full((4,), 2.5, dtype=torch.float64))
     assert (read.uncertainty > 0).all()
@@ -133,12 +135,12 @@ def test_properties_that_do_not_vary_are_read_as_they_are():
 def test_too_few_rows_and_bad_numbers_are_refused():
     features, values = labelled(9)
     with pytest.raises(InputError, match="got 9 rows to fit to, expected at least 10"):
-        Committee.fit(features, values, seed=0)
+        EnsembleSurrogate.fit(features, values, seed=0)
     features, values = labelled(12)
     with pytest.raises(InputError, match="got 9 rows"):
-        Committee.fit(features, values, seed=0, validation=torch.arange(3))
+        EnsembleSurrogate.fit(features, values, seed=0, validation=torch.arange(3))
     features[3, 2] = float("nan")
     with pytest.raises(InputError, match="NaN or infinite"):
-        Committee.fit(features, values, seed=0)
+        EnsembleSurrogate.fit(features, values, seed=0)
     with pytest.raises(InputError, match="networks: got 0"):
-        Committee.fit(*labelled(), seed=0, networks=0)
+        EnsembleSurrogate.fit(*labelled(), seed=0, networks=0)

@@ -6,8 +6,9 @@ from scipy.spatial.distance import pdist
 from scipy.stats import norm
 
 from whorl.errors import InputError
-from whorl.generators import CVAE, Committee, condition_range, fit
-from whorl.generators.selection import (
+from whorl.generators import CVAE, condition_range, fit
+from whorl.surrogates import EnsembleSurrogate
+from whorl.surrogates.selection import (
     calibrate,
     choose,
     draw_pool,
@@ -33,7 +34,7 @@ def toy():
     values = 2 + 0.5 * plane[:, 0]
     generator = CVAE(shape=(5,), hidden=24, layers=2, latent=3)
     fit(generator, features, values, validation=torch.arange(8), seed=0, epochs=120, keep="last")
-    committee = Committee.fit(features, values, seed=0, networks=2)
+    committee = EnsembleSurrogate.fit(features, values, seed=0, networks=2)
     return generator, committee, features, values
 
 
@@ -175,7 +176,7 @@ def test_on_the_papers_data_a_briefly_trained_generator_hits_more_by_selection(s
 
     generator = CVAE(shape=(380,))
     fit(generator, features, values, validation=torch.arange(60), seed=0, epochs=120, keep="last")
-    committee = Committee.fit(features, values, seed=0, networks=3)
+    committee = EnsembleSurrogate.fit(features, values, seed=0, networks=3)
     plain = generator.sample(torch.full((300, 1), 2.8, dtype=torch.float64), rng=rng())
     made = select(
         [generator], committee, features, values, target=2.8, count=300, tolerance=0.1, pool=3000, rng=rng()

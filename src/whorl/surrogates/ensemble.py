@@ -1,4 +1,4 @@
-"""A committee that reads a property from features and says how sure it is: Gaussian process and networks."""
+"""Ensemble of a Gaussian process and small networks: a property from features, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,11 @@ from torch import Tensor, nn
 from whorl.errors import InputError
 from whorl.files import atomic_path
 from whorl.files import provenance as own_provenance
-from whorl.generators.base import positive
 from whorl.generators.networks import perceptron
 from whorl.generators.scaling import FeatureScaler, check_finite
+from whorl.settings import Count, Depth, NonNegative, Positive, Width, settings_from
+from whorl.surrogates.base import Prediction, Progress, Surrogate
+from whorl.surrogates.settings import SurrogateSettings
 
 if TYPE_CHECKING:
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -36,20 +37,7 @@ COMMON_SIZE = 3.0
 _FORMAT = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What the committee reads from features, in units of the property.
-
-    Attributes:
-        mean: Weighted mean of the members.
-        uncertainty: Standard deviation, above zero.
-    """
-
-    mean: Float[Tensor, "n"]
-    uncertainty: Float[Tensor, "n"]
-
-
-class Committee(nn.Module):
+class EnsembleSurrogate(nn.Module, Surrogate):
     r"""Members that err differently: one Gaussian process g, and M small networks f.
 
     .. math::
@@ -59,12 +47,12 @@ class Committee(nn.Module):
     g has the kernel :math:`c\,e^{-\|R - R'\|^2 / 2\ell^2} + \nu\,\delta` on features scaled to [0, 1], its
     hyperparameters by maximum likelihood (scikit-learn), and :math:`\sigma_g` is its standard deviation
     without the noise ν. The f are ReLU networks, trained by AdamW with a cosine schedule for so few epochs
-    that they do not learn the rows by heart, each from weights of its own. Those of even number see
+    that they do not overfit, each from weights of its own. Those of even number see
     standardised features; those of odd number see all features on one common scale about zero, where a
     feature that hardly varies hardly counts. What one scaling gets wrong, the other seldom gets wrong too.
 
-    It reads hundreds of rows well, where a single large network does not, and its uncertainty grows away from
-    the rows it knows. Make one with :meth:`fit` or :meth:`load`.
+    It learns hundreds of rows well, where a single large network does not, and its uncertainty grows away
+    from the rows it knows. Make one with :meth:`fit` or :meth:`load`.
 
     Attributes:
         shape: Shape of one structure's features.
@@ -72,6 +60,26 @@ class Committee(nn.Module):
         property_scaler: Mean and standard deviation of the property.
         record: How it was fitted: ``rows``, ``seed``, the settings, and ``validation_mae`` where measured.
     """
+
+    kind = "ensemble"
+
+    class Settings(SurrogateSettings):
+        """Settings of the ensemble."""
+
+        networks: Depth = 8
+        """Number M of networks."""
+        layers: Depth = 4
+        """Hidden layers of a network."""
+        hidden: Width = 128
+        """Units of a hidden layer."""
+        epochs: tuple[Count, Count] = (15, 100)
+        """Passes over the rows of networks that see standardised features, and of the others."""
+        batch_size: Count = 64
+        """Rows of a step; fewer where an epoch would have less than four steps."""
+        learning_rate: Positive = 1e-3
+        """Step size of AdamW, at the start."""
+        weight_decay: NonNegative = 1e-2
+        """Weight decay of AdamW."""
 
     common_scale: Tensor
     rows: Tensor
@@ -105,48 +113,26 @@ class Committee(nn.Module):
         *,
         seed: int,
         validation: Int[Tensor, "v"] | None = None,
-        networks: int = 8,
-        layers: int = 4,
-        hidden: int = 128,
-        epochs: tuple[int, int] = (15, 100),
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Committee:
-        """Fit a committee to labelled rows.
+        directory: Path | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> EnsembleSurrogate:
+        """Fit an ensemble to labelled rows; see the base class.
 
-        Args:
-            features: In data units.
-            properties: One value a row.
-            seed: All randomness follows from it.
-            validation: Rows that a first committee does without, to measure its error; the committee returned
-                is fitted to all rows, these included.
-            networks: M.
-            layers: Hidden layers of a network.
-            hidden: Units of a hidden layer.
-            epochs: Passes over the rows of networks that see standardised features, and of the others.
-            batch_size: Rows of a step; fewer where an epoch would have less than four steps.
-            learning_rate: Of AdamW, at the start.
-            weight_decay: Of AdamW.
-            progress: Called with the members fitted so far and all.
-
-        Raises:
-            InputError: Fewer than 10 rows, NaN or infinite values, hyperparameters that make no sense.
+        The validation rows are those that a first ensemble does without, to measure its error; the ensemble
+        returned is fitted to all rows, these included. It takes too little time for checkpoints.
         """
-        body = {
-            "networks": positive("networks", networks),
-            "layers": positive("layers", layers),
-            "hidden": positive("hidden", hidden),
-        }
+        settings = settings_from(cls.Settings, options, source=cls.kind)
+        networks = settings.networks
+        body = {"networks": networks, "layers": settings.layers, "hidden": settings.hidden}
         training: dict[str, Any] = {
-            "epochs": [positive("epochs", number) for number in epochs],
-            "batch_size": positive("batch_size", batch_size),
-            "learning_rate": positive("learning_rate", learning_rate),
-            "weight_decay": positive("weight_decay", weight_decay, allow_zero=True),
+            "epochs": list(settings.epochs),
+            "batch_size": settings.batch_size,
+            "learning_rate": settings.learning_rate,
+            "weight_decay": settings.weight_decay,
         }
-        check_finite(features, "committee features")
-        check_finite(properties[:, None], "committee property")
+        check_finite(features, "ensemble features")
+        check_finite(properties[:, None], "ensemble property")
         features, properties = features.double(), properties.double()
         done, in_all = 0, (networks + 1) * (1 if validation is None else 2)
 
@@ -156,17 +142,17 @@ class Committee(nn.Module):
             if progress is not None:
                 progress(done, in_all)
 
-        def fitted(rows: Tensor) -> Committee:
+        def fitted(rows: Tensor) -> EnsembleSurrogate:
             if len(rows) < MINIMUM_ROWS:
                 raise InputError(
-                    f"committee: got {len(rows)} rows to fit to, expected at least {MINIMUM_ROWS}. Remedy: "
+                    f"ensemble: got {len(rows)} rows to fit to, expected at least {MINIMUM_ROWS}. Remedy: "
                     "more labelled structures."
                 )
             with torch.random.fork_rng([]):
                 torch.manual_seed(seed)  # weights are drawn as the networks are made
-                committee = cls(shape=features.shape[1:], rows=min(len(rows), GP_ROWS), **body)
-            committee._fit(features[rows].flatten(1), properties[rows], seed=seed, tell=tell, **training)
-            return committee
+                ensemble = cls(shape=features.shape[1:], rows=min(len(rows), GP_ROWS), **body)
+            ensemble._fit(features[rows].flatten(1), properties[rows], seed=seed, tell=tell, **training)
+            return ensemble
 
         mae = None
         every = torch.ones(len(features), dtype=torch.bool)
@@ -175,15 +161,15 @@ class Committee(nn.Module):
             known[validation] = False
             read = fitted(known.nonzero()[:, 0]).predict(features[validation]).mean
             mae = float((read - properties[validation]).abs().mean())
-        committee = fitted(every.nonzero()[:, 0])
-        committee.record = {
+        ensemble = fitted(every.nonzero()[:, 0])
+        ensemble.record = {
             "rows": len(features),
             "seed": seed,
             **body,
             **training,
             "validation_mae": mae,
         }
-        return committee
+        return ensemble
 
     def _fit(
         self,
@@ -237,20 +223,16 @@ class Committee(nn.Module):
         return self.standard_scaler.transform(rows).float(), (rows * self.common_scale).float()
 
     @torch.no_grad()
-    def predict(self, features: Float[Tensor, "n *shape"], *, batch_size: int = 4096) -> Reading:
-        """Return the property of each row as the committee reads it, float64.
+    def predict(self, features: Float[Tensor, "n *shape"], *, batch_size: int = 4096) -> Prediction:
+        """Return the property of each row as the ensemble predicts it, float64.
 
         Raises:
             InputError: The features have another shape than its own.
         """
-        if tuple(features.shape[1:]) != self.shape:
-            raise InputError(
-                f"committee: got features of shape {tuple(features.shape[1:])} per structure, expected "
-                f"{self.shape}. Use the representation it was fitted with."
-            )
+        self.check_features(features)
         parts = [self._read(rows) for rows in features.flatten(1).double().split(batch_size)]
         mean, uncertainty = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Reading(mean=mean, uncertainty=uncertainty)
+        return Prediction(mean=mean, uncertainty=uncertainty)
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if len(rows) == 0:
@@ -271,8 +253,13 @@ class Committee(nn.Module):
         floor = 1e-6 * float(self.property_scaler.scale[0]) + 1e-12
         return mean, (disagreement + own + floor**2).sqrt()
 
+    @property
+    def validation_mae(self) -> float | None:
+        """Mean absolute error on the validation rows, in the property's units; None if not measured."""
+        return self.record.get("validation_mae")
+
     def save(self, path: Path | str) -> None:
-        """Write the committee to one ``.safetensors`` file, atomically.
+        """Write the ensemble to one ``.safetensors`` file, atomically.
 
         Raises:
             InputError: The disk is full, or the folder cannot be written.
@@ -286,46 +273,52 @@ class Committee(nn.Module):
             "provenance": own_provenance(seed=self.record.get("seed")),
         }
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"whorl_committee": json.dumps(description)})
+            save_file(
+                tensors,
+                temporary,
+                metadata={"whorl_surrogate": self.kind, "whorl_ensemble": json.dumps(description)},
+            )
 
     @classmethod
-    def load(cls, path: Path | str) -> Committee:
-        """Read a committee that :meth:`save` wrote; it reads the same from the same features.
+    def load(cls, path: Path | str) -> EnsembleSurrogate:
+        """Read an ensemble that :meth:`save` wrote; it reads the same from the same features.
 
         Raises:
-            InputError: No such file, not a committee, damaged, or made by a newer whorl.
+            InputError: No such file, not an ensemble, damaged, or made by a newer whorl.
         """
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"{path}: no such file. Fit the committee first.")
-        remedy = "Give a file written by Committee.save, or fit again."
+            raise InputError(f"{path}: no such file. Fit the ensemble first.")
+        remedy = "Give a file written by EnsembleSurrogate.save, or fit again."
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{path}: damaged, or not a committee file ({error}). {remedy}") from None
-        if "whorl_committee" not in metadata:
-            raise InputError(f"{path}: not a committee that whorl saved.")
-        description = json.loads(metadata["whorl_committee"])
+            raise InputError(f"{path}: damaged, or not an ensemble file ({error}). {remedy}") from None
+        # Files of earlier versions say "committee".
+        text = metadata.get("whorl_ensemble", metadata.get("whorl_committee"))
+        if text is None:
+            raise InputError(f"{path}: not an ensemble that whorl saved.")
+        description = json.loads(text)
         if description["format"] != _FORMAT:
             raise InputError(
-                f"{path}: committee file of format {description['format']}, this whorl reads {_FORMAT}. "
+                f"{path}: ensemble file of format {description['format']}, this whorl reads {_FORMAT}. "
                 "Update whorl."
             )
         record = description["record"]
-        committee = cls(
+        ensemble = cls(
             shape=description["shape"],
             rows=description["rows"],
             **{key: record[key] for key in ("networks", "layers", "hidden")},
         )
         try:
-            committee.load_state_dict(tensors)
+            ensemble.load_state_dict(tensors)
         except RuntimeError as error:
             raise InputError(f"{path}: damaged ({str(error).splitlines()[-1].strip()}). {remedy}") from None
-        committee.record = record
-        committee._fit_process(hyperparameters_known=True)
-        return committee.eval().requires_grad_(False)
+        ensemble.record = record
+        ensemble._fit_process(hyperparameters_known=True)
+        return ensemble.eval().requires_grad_(False)
 
 
 def _train(

@@ -1,0 +1,84 @@
+"""The axes of whorl: one registry for each kind of method that can be chosen by name.
+
+To add a built-in method, write its file and name its class here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whorl.registry import Registry
+
+if TYPE_CHECKING:
+    from whorl.evaluation.evaluators.base import Evaluator
+    from whorl.generators.base import ConditionalGenerator
+    from whorl.inversion.solvers.base import Solver
+    from whorl.reconstruction.base import Reconstructor
+    from whorl.refinement.base import Refiner
+    from whorl.representations.base import Representation
+    from whorl.surrogates.base import Surrogate
+
+REPRESENTATIONS: Registry[Representation] = Registry(
+    "representation",
+    group="whorl.representations",
+    base="whorl.representations.base:Representation",
+    builtin={
+        "acsf": "whorl.representations.acsf:ACSF",
+        "crystens": "whorl.representations.crystens:CrysTens",
+    },
+)
+
+GENERATORS: Registry[ConditionalGenerator] = Registry(
+    "generator",
+    group="whorl.generators",
+    base="whorl.generators.base:ConditionalGenerator",
+    builtin={
+        "cvae": "whorl.generators.cvae:CVAE",
+        "gan": "whorl.generators.gan:GAN",
+        "wgan_gp": "whorl.generators.wgan_gp:WGANGP",
+        "diffusion": "whorl.generators.diffusion:Diffusion",
+    },
+)
+
+SURROGATES: Registry[Surrogate] = Registry(
+    "surrogate",
+    group="whorl.surrogates",
+    base="whorl.surrogates.base:Surrogate",
+    builtin={
+        "network": "whorl.surrogates.network:NetworkSurrogate",
+        "ensemble": "whorl.surrogates.ensemble:EnsembleSurrogate",
+        "external": "whorl.surrogates.external:ExternalSurrogate",
+    },
+)
+
+RECONSTRUCTORS: Registry[Reconstructor] = Registry(
+    "reconstructor",
+    group="whorl.reconstructors",
+    base="whorl.reconstruction.base:Reconstructor",
+    builtin={},
+)
+
+REFINERS: Registry[Refiner] = Registry(
+    "refiner",
+    group="whorl.refiners",
+    base="whorl.refinement.base:Refiner",
+    builtin={},
+)
+
+EVALUATORS: Registry[Evaluator] = Registry(
+    "evaluator",
+    group="whorl.evaluators",
+    base="whorl.evaluation.evaluators.base:Evaluator",
+    builtin={},
+)
+
+SOLVERS: Registry[Solver] = Registry(
+    "solver",
+    group="whorl.solvers",
+    base="whorl.inversion.solvers.base:Solver",
+    builtin={
+        "levenberg_marquardt": "whorl.inversion.solvers.levenberg_marquardt:LevenbergMarquardt",
+        "lbfgs": "whorl.inversion.solvers.lbfgs:LBFGS",
+        "adam": "whorl.inversion.solvers.adam:Adam",
+    },
+)

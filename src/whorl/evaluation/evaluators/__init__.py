@@ -1,0 +1,1 @@
+"""Ways of judging samples, one a file."""

@@ -1,0 +1,140 @@
+"""Samples: what a generator made, from the value asked for to the atoms; and the real data beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whorl.errors import InputError
+from whorl.structures.batch import StructureBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The n samples of one generator, and the k structures that were reconstructed from some of them.
+
+    Every road fills the same fields; what a road does not have is None or empty.
+
+    Attributes:
+        ids: A name for each sample, shape (n,).
+        targets: Property asked for, shape (n,).
+        requested: Conditions asked for besides the property: ``elements``, ``formula``, ….
+        features: Generated features in data units, shape (n, *shape).
+        structures: The k reconstructed (and refined) structures; None before reconstruction.
+        rows: Sample of each structure, shape (k,).
+        loss: What the reconstruction left, shape (k,); NaN of a closed form, infinite where it failed.
+        status: How each reconstruction ended, such as ``"converged"``, ``"decoded"`` or ``"failed"``.
+        invalid_above: Loss above which a structure does not stand for its sample; None where unknown.
+        reference_loss: Losses of real structures put through the same reconstruction, shape (r,).
+        structure_features: Features of the structures themselves, shape (k, F).
+        consistency: How far each sample contradicts itself, by name, each of shape (n,); NaN where unknown.
+        skipped: Samples without a structure, and why.
+        displacement: Root mean square distance in Å that refinement moved each structure's atoms, shape (k,).
+        refinement: How the refinement of each structure ended; empty without refinement.
+        energy_calls: Energy evaluations that refinement spent on each structure, shape (k,).
+    """
+
+    ids: tuple[str, ...]
+    targets: Float[Tensor, "n"]
+    requested: Mapping[str, Any] = field(default_factory=dict)
+    features: Float[Tensor, "n *shape"] | None = None
+    structures: StructureBatch | None = None
+    rows: Int[Tensor, "k"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    loss: Float[Tensor, "k"] | None = None
+    status: tuple[str, ...] = ()
+    invalid_above: float | None = None
+    reference_loss: Float[Tensor, "r"] | None = None
+    structure_features: Float[Tensor, "k F"] | None = None
+    consistency: Mapping[str, Float[Tensor, "n"]] = field(default_factory=dict)
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    displacement: Float[Tensor, "k"] | None = None
+    refinement: tuple[str, ...] = ()
+    energy_calls: Int[Tensor, "k"] | None = None
+
+    def __post_init__(self) -> None:
+        n, k = len(self.ids), 0 if self.structures is None else len(self.structures)
+        of_samples: dict[str, Any] = {"targets": self.targets, "features": self.features, **self.consistency}
+        of_structures: dict[str, Any] = {
+            "rows": self.rows,
+            "loss": self.loss,
+            "structure_features": self.structure_features,
+            "displacement": self.displacement,
+            "energy_calls": self.energy_calls,
+            "status": self.status or None,
+            "refinement": self.refinement or None,
+        }
+        for values, count, what in ((of_samples, n, "samples"), (of_structures, k, "structures")):
+            for name, value in values.items():
+                if value is not None and len(value) != count:
+                    raise InputError(
+                        f"samples: got {len(value)} values of {name} for {count} {what}, expected one each."
+                    )
+        if k and not (int(self.rows.min()) >= 0 and int(self.rows.max()) < n):
+            raise InputError(f"samples: rows point outside the {n} samples.")
+
+    def __len__(self) -> int:
+        """Return the number of samples n."""
+        return len(self.ids)
+
+    @property
+    def structure_targets(self) -> Float[Tensor, "k"]:
+        """Property asked for of each structure."""
+        return self.targets[self.rows]
+
+    @property
+    def structure_ids(self) -> tuple[str, ...]:
+        """Name of the sample that each structure is from."""
+        return tuple(self.ids[row] for row in self.rows.tolist())
+
+    @property
+    def invalid(self) -> Tensor:
+        """Which structures do not stand for their samples: the loss is above the threshold, or it failed."""
+        flagged = torch.tensor([status in ("invalid", "failed") for status in self.status], dtype=torch.bool)
+        if self.loss is None:
+            return flagged
+        flagged = flagged if len(flagged) else torch.zeros(len(self.loss), dtype=torch.bool)
+        flagged |= torch.isinf(self.loss)
+        if self.invalid_above is not None:
+            flagged |= self.loss > self.invalid_above
+        return flagged
+
+    def replace(self, **changes: Any) -> Samples:
+        """Return samples with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The labelled data that samples are compared with.
+
+    Attributes:
+        name: Of the property.
+        unit: Its unit; empty for none.
+        properties: Its values, shape (N,).
+        features: Of all labelled structures, shape (N, F).
+        structures: They themselves, where there are any.
+        training_rows: Rows that the generator was given, shape (m,).
+    """
+
+    name: str
+    unit: str
+    properties: Float[Tensor, "N"]
+    features: Float[Tensor, "N F"]
+    structures: StructureBatch | None = None
+    training_rows: Int[Tensor, "m"]
+
+    @property
+    def training_features(self) -> Float[Tensor, "m F"]:
+        """Features of the rows that the generator was given."""
+        return self.features[self.training_rows]
+
+    @property
+    def training_properties(self) -> Float[Tensor, "m"]:
+        """Property of the rows that the generator was given."""
+        return self.properties[self.training_rows]

@@ -1,0 +1,30 @@
+from .adversarial import energy_distance
+from .base import ConditionalGenerator, TensorModel, condition_range, range_warning
+from .cvae import CVAE
+from .diffusion import Diffusion
+from .gan import GAN
+from .io import build_model, load_model, make_generator, save_model
+from .scaling import FeatureScaler
+from .settings import GeneratorSettings, TrainingSettings
+from .training import fit
+from .wgan_gp import WGANGP
+
+__all__ = [
+    "CVAE",
+    "GAN",
+    "WGANGP",
+    "ConditionalGenerator",
+    "Diffusion",
+    "FeatureScaler",
+    "GeneratorSettings",
+    "TensorModel",
+    "TrainingSettings",
+    "build_model",
+    "condition_range",
+    "energy_distance",
+    "fit",
+    "load_model",
+    "make_generator",
+    "range_warning",
+    "save_model",
+]

@@ -1,0 +1,5 @@
+"""Properties predicted from features: surrogates of the energy method."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,153 @@
+"""A network of another program, read from its weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from whorl.errors import InputError
+from whorl.files import atomic_path
+from whorl.surrogates.base import Prediction, Progress, Surrogate, load_surrogate
+from whorl.surrogates.settings import SurrogateSettings
+
+
+class ExternalSurrogate(Surrogate):
+    """Linear layers with ReLU between them, in float64, from a ``.safetensors`` file of another program.
+
+    The file holds ``<layer>.weight`` and ``<layer>.bias``; the order of the layers follows from the names
+    ``lin1``, ``lin_list.0``, ``lin_list.1`` …, ``lin2`` (as in StructRepGen of Fung et al. 2022). Inputs are
+    the features as they are, flattened; the output is the property in its own units.
+
+    Args:
+        tensors: Weights and biases by name.
+        source: Where they are from, for messages.
+
+    Raises:
+        InputError: They are no such network.
+    """
+
+    kind = "external"
+
+    class Settings(SurrogateSettings):
+        """Settings of a network of another program."""
+
+        path: str
+        """The file."""
+
+        @property
+        def inputs(self) -> tuple[str, ...]:
+            """Files that the method reads: results depend on their contents."""
+            return (self.path,)
+
+    def __init__(self, tensors: dict[str, Tensor], *, source: str) -> None:
+        names = sorted({name.rpartition(".")[0] for name in tensors}, key=_layer_order)
+        layers: list[nn.Module] = []
+        width: int | None = None
+        for name in names:
+            weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
+            if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+                raise InputError(
+                    f"{source}: layer '{name}' has no fitting weight and bias; not a ReLU network."
+                )
+            if width is None:
+                self.shape = (weight.shape[1],)
+            elif weight.shape[1] != width:
+                raise InputError(
+                    f"{source}: layer '{name}' takes {weight.shape[1]} numbers, but gets {width}."
+                )
+            layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
+            layer.load_state_dict({"weight": weight.double(), "bias": bias.double()})
+            layers += [layer, nn.ReLU()]
+            width = weight.shape[0]
+        if width != 1:
+            raise InputError(f"{source}: the last layer gives {width or 0} numbers, expected one property.")
+        self.network = nn.Sequential(*layers[:-1])
+        self._tensors = tensors
+        self._validation_mae: float | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        features: Float[Tensor, "n *shape"],
+        properties: Float[Tensor, "n"],
+        *,
+        seed: int,
+        validation: Int[Tensor, "v"] | None = None,
+        directory: Path | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Surrogate:
+        """Return the surrogate in the file ``path``, which may be one of whorl's own; nothing is fitted.
+
+        The error of another program's network is measured on the validation rows.
+        """
+        surrogate = load_surrogate(options["path"], shape=tuple(features.shape[1:]))
+        rows = torch.arange(len(features)) if validation is None else validation
+        if isinstance(surrogate, ExternalSurrogate) and len(rows):
+            off = surrogate.predict(features[rows]).mean - properties[rows].double()
+            surrogate._validation_mae = float(off.abs().mean())
+        return surrogate
+
+    @torch.no_grad()
+    def predict(self, features: Float[Tensor, "n *shape"]) -> Prediction:
+        """Return the property of each row.
+
+        Raises:
+            InputError: As many numbers a row are not what the network takes.
+        """
+        numbers = math.prod(features.shape[1:])
+        if (numbers,) != self.shape:
+            raise InputError(
+                f"external surrogate: takes {self.shape[0]} numbers, but these features have {numbers}. "
+                "Use a network made for these features."
+            )
+        return Prediction(mean=self.network(features.flatten(1).double()).squeeze(1))
+
+    @property
+    def validation_mae(self) -> float | None:
+        """Mean absolute error on the validation rows, in the property's units; None if not measured."""
+        return self._validation_mae
+
+    def save(self, path: Path | str) -> None:
+        """Write the network to one ``.safetensors`` file, atomically."""
+        with atomic_path(path) as temporary:
+            save_file(
+                {name: value.contiguous() for name, value in self._tensors.items()},
+                temporary,
+                metadata={"whorl_surrogate": self.kind, "validation_mae": str(self._validation_mae or "")},
+            )
+
+    @classmethod
+    def load(cls, path: Path | str) -> ExternalSurrogate:
+        """Read a network.
+
+        Raises:
+            InputError: No such file, another kind of file, or a damaged one.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file (looked for it from {Path.cwd()}).")
+        try:
+            with safe_open(path, framework="pt") as file:
+                mae = (file.metadata() or {}).get("validation_mae")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: damaged, or not a .safetensors file ({error}).") from None
+        surrogate = cls(tensors, source=str(path))
+        surrogate._validation_mae = float(mae) if mae else None
+        return surrogate
+
+
+def _layer_order(name: str) -> tuple[int, int]:
+    """Put lin1 first, then the list by its numbers, lin2 last."""
+    if name == "lin1":
+        return (0, 0)
+    number = name.rpartition(".")[2]
+    return (1, int(number)) if number.isdigit() else (2, 0)
