@@ -82,7 +82,7 @@ def test_hexagonal_axes_by_name_or_by_cell(name):
 
 def test_a_setting_that_is_none_of_the_cell_is_refused():
     more = "_symmetry_space_group_name_H-M 'R -3 m :R'"
-    assert "'R -3 m :R' does not fit its cell (4.307 Å" in refusal(
+    assert "the operations of 'R -3 m :R' do not fit its cell (4.307 Å" in refusal(
         block(["Sb1 Sb 0 0 0.2335"], cell=OBVERSE, more=more)
     )
 
@@ -115,7 +115,7 @@ def test_the_origin_by_setting_hall_symbol_or_contents(more, size):
 
 def test_an_origin_that_nothing_tells_is_refused():
     reason = refusal(block(["C1 C 0 0 0"], more="_space_group_name_H-M_alt 'F d -3 m'"))
-    assert "'F d -3 m' has 2 origins or axes" in reason
+    assert "the operations of 'F d -3 m' are known for 2 origins or axes" in reason
 
 
 def test_a_number_alone_is_doubted():
@@ -376,6 +376,16 @@ def test_labels_without_type_symbols(label, formula, element):
         assert atoms(only(text)) == {element: 1}
 
 
+def test_a_group_by_its_label_is_doubted_where_no_hydrogen_is_known():
+    assert doubts(only(block(["OH1 O 0 0 0"]))) == ["site 'OH1' was read as O, and there is no hydrogen"]
+    assert doubts(only(block(["OH1 O 0 0 0", "H1 H 0.2 0 0"]))) == []
+
+
+def test_a_modulated_structure_is_refused():
+    reason = refusal(block(["Cu Cu 0 0 0"], more="_cell_modulation_dimension 1"))
+    assert reason == "it is a modulated structure, which three coordinates do not describe"
+
+
 def test_tritium_is_doubted():
     structure = only(block(["T1 T 0 0 0"]))
     assert atoms(structure) == {"H": 1}
@@ -490,6 +500,8 @@ def test_a_broken_block_does_not_hide_the_others(broken):
 
 def test_blocks_without_atoms_are_passed_over():
     assert names("data_global\n_journal_year 1999\n" + CU + "data_end\n") == [("one", {"Cu": 1})]
+    empty = "loop_\n_atom_site_label\n_atom_site_fract_x\n? ?\n"
+    assert names("data_template\n" + empty + CU) == [("one", {"Cu": 1})]
     with pytest.raises(InputError, match="no block of it states atom sites"):
         read_cif("data_global\n_journal_year 1999\n")
 

@@ -29,6 +29,7 @@ from whorl.structures.convert import EXTRAS
 
 _LENGTHS = ("a", "b", "c")
 _ANGLES = ("alpha", "beta", "gamma")
+_LONGEST = 1e5  # Å; a lattice vector beyond is none
 _RATIO = 2e-3  # relative difference of two numbers of atoms that are the same
 _VOLUME = 0.01
 _DENSITY = 0.05  # densities are often stated for an isotope, another temperature, or with two digits
@@ -97,7 +98,8 @@ def _structure(block: Block) -> StructureBatch:
 
 def _require_three_dimensions(block: Block) -> None:
     dimension = require_number(block, "_cell_modulation_dimension")
-    if dimension is not None and dimension.value > 0:
+    modulated = dimension is not None and dimension.value > 0
+    if modulated or any(name.startswith("_space_group_ssg_") for name in block.columns):
         raise InputError("it is a modulated structure, which three coordinates do not describe")
 
 
@@ -120,13 +122,16 @@ def _cell(block: Block) -> tuple[Float[np.ndarray, "3 3"], list[str]]:
             doubts.append(f"it has no {name}, so that 90° was taken")
         else:
             raise InputError(f"it has no {name}, so that its cell is not known")
+    written = ", ".join(f"{value:g}" for value in parameters)
+    if not all(abs(value) <= _LONGEST for value in parameters):
+        raise InputError(f"its cell {written} is none, expected lengths in Å and angles in degrees")
     try:
         cell = cells_from_parameters(torch.tensor([parameters], dtype=torch.float64))[0].numpy()
     except InputError:
         cell = np.zeros((3, 3))
     lengths = np.linalg.norm(cell, axis=1)
-    if not np.isfinite(cell).all() or abs(np.linalg.det(cell)) <= 1e-6 * lengths.prod():
-        raise InputError(f"its cell {', '.join(f'{value:g}' for value in parameters)} has no volume")
+    if abs(np.linalg.det(cell)) <= 1e-6 * lengths.prod():
+        raise InputError(f"its cell {written} has no volume")
     return cell, doubts
 
 
@@ -151,9 +156,9 @@ def _chosen(
     agreeing = [attempt for attempt in attempts if not attempt[2]]
     if len(agreeing or attempts) > 1:
         raise InputError(
-            f"{symmetries[0].source} has {len(symmetries)} origins or axes, and its contents do not tell "
-            "which is meant: add the setting to its name, such as ':1' or ':2', or list the symmetry "
-            "operations"
+            f"{symmetries[0].source} are known for {len(symmetries)} origins or axes, and the contents do "
+            "not tell which is meant: add the setting to its name, such as ':1' or ':2', or list the "
+            "symmetry operations"
         )
     return (agreeing or attempts)[0]
 
@@ -172,7 +177,7 @@ def _require_certain(sites: Sites, expanded: Expanded, contents: _Contents) -> N
         wrong = element in differ or (stated > 0 and not known and not contents.orders(expanded))
         if wrong or (number in expanded.uncertain and not known):
             raise InputError(
-                f"site '{sites.labels[number]}' may be on a special position of multiplicity "
+                f"{sites.name(number)} may be on a special position of multiplicity "
                 f"{expanded.multiplicities[number]} or off it, so coarsely is it written, and formula and Z "
                 f"{'do not agree' if wrong else 'do not tell'}; give more digits"
             )
@@ -257,7 +262,7 @@ class _Contents:
             return []
         number = int(np.flatnonzero(known & (stated != own))[0])
         return [
-            f"site '{self.sites.labels[number]}' has a multiplicity of {own[number]}, but the file states "
+            f"{self.sites.name(number)} has a multiplicity of {own[number]}, but the file states "
             f"{stated[number]}"
         ]
 

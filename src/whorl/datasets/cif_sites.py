@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import gemmi
@@ -18,13 +18,15 @@ from whorl.errors import InputError
 _AXES = ("x", "y", "z")
 _FULL = 1e-3  # difference from 1 that an occupancy may have
 _FAR = 1000.0  # fractional coordinates beyond are none
+_VERY_FAR = 1e6  # Å
 _COARSEST = 0.01  # a coordinate of one digit is taken for rounded to no more than this
 
 _HEAVIEST_IN_CAPITALS = 103  # CN is a group of atoms and no copernicium
 
 _WORD = re.compile(r"([A-Za-z]+)(.*)")
-_CHARGE = re.compile(r"(\d*\.?\d*)([+-])|([+-])(\d+\.?\d*)")
+_CHARGE = re.compile(r"(\d{0,2}(?:\.\d{1,4})?)([+-])|([+-])(\d{1,2}(?:\.\d{1,4})?)")
 _FORMULA = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)")
+_GROUPS = re.compile(r"(?:OH|NH|CH|OW|H[2-4][ON])(?![a-z])")
 _HYDROGEN = ("D", "T")  # its isotopes
 
 
@@ -56,10 +58,24 @@ class Sites:
         """Return the number of sites."""
         return len(self.labels)
 
+    def name(self, number: int) -> str:
+        """Return how messages call a site."""
+        return _named(self.labels, number)
+
 
 def has_sites(block: Block) -> bool:
-    """Whether a block states where atoms are."""
-    return any(f"_atom_site_{kind}_x" in block.columns for kind in ("fract", "cartn"))
+    """Whether a block states where atoms are, be it of one of them and incompletely."""
+    return _kind(block) is not None
+
+
+def _kind(block: Block) -> str | None:
+    """Return whether coordinates are fractional or in Å; None where there are none."""
+    for kind in ("fract", "cartn"):
+        for axis in _AXES:
+            values = block.columns.get(f"_atom_site_{kind}_{axis}", ())
+            if any(not gemmi.cif.is_null(value) for value in values):
+                return kind
+    return None
 
 
 def read_sites(block: Block, cell: Float[np.ndarray, "3 3"]) -> Sites:
@@ -91,8 +107,21 @@ def read_sites(block: Block, cell: Float[np.ndarray, "3 3"]) -> Sites:
         high=high,
         multiplicities=np.array([_whole(text) for text in _multiplicities(columns, count)]),
         species=tuple(symbol if charge is None else [symbol, charge, None] for symbol, charge in kinds),
-        doubts=(*reader.doubts, *doubts),
+        doubts=(*reader.doubts, *_hydrogens(labels, kinds, formula), *doubts),
     )
+
+
+def _hydrogens(
+    labels: tuple[str, ...], kinds: Sequence[tuple[str, float | None]], formula: Mapping[str, float]
+) -> list[str]:
+    """Doubt sites such as OH1 of type O where there is no hydrogen; a formula is compared anyway."""
+    if formula or any(symbol in ("H", *_HYDROGEN) for symbol, _ in kinds):
+        return []
+    return [
+        f"{_named(labels, number)} was read as {kinds[number][0]}, and there is no hydrogen"
+        for number, label in enumerate(labels)
+        if _GROUPS.match(label)
+    ]
 
 
 def read_formula(block: Block) -> dict[str, float]:
@@ -220,8 +249,6 @@ class _Elements:
         if charge is None:  # a number may stand there, as in Fe1
             return (symbol, None) if not rest or rest.isdigit() else None
         size, sign, other_sign, other_size = charge.groups()
-        if size == ".":
-            return None
         value = float(size or other_size or 1)
         return symbol, value if (sign or other_sign) == "+" else -value
 
@@ -243,7 +270,7 @@ def _places(
     block: Block, columns: Mapping[str, list[str]], labels: tuple[str, ...], cell: Float[np.ndarray, "3 3"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
     """Return least and greatest error, the fractional coordinates, and doubts."""
-    kind = "fract" if "fract_x" in columns else "cartn"
+    kind = _kind(block) or "fract"
     rows = [[_coordinate(columns, labels, kind, axis, i) for axis in _AXES] for i in range(len(labels))]
     values = np.array([[one.value for one in row] for row in rows]).reshape(-1, 3)
     units = np.array([[one.unit for one in row] for row in rows]).reshape(-1, 3)
@@ -281,7 +308,7 @@ def _coordinate(
     name = f"{kind}_{axis}"
     value = columns[name][number] if name in columns else "?"
     read = read_number(gemmi.cif.as_string(value).strip())
-    if read is None or not math.isfinite(read.value):
+    if read is None or not abs(read.value) <= _VERY_FAR:
         raise InputError(f"{_named(labels, number)} has {axis} = {value[:20]!r}, expected a number")
     return read
 

@@ -83,7 +83,7 @@ class Symmetry:
 
     Attributes:
         operations: The operations.
-        source: Where they are from, in words.
+        source: Which operations they are, in words.
         doubts: What speaks against them.
         rank: Of several that fit the cell equally well, those of the lowest rank are meant.
     """
@@ -117,7 +117,7 @@ def find_symmetries(block: Block, cell: Float[np.ndarray, "3 3"]) -> list[Symmet
     doubts: tuple[str, ...] = ()
     if hall is not None:
         try:
-            found = Symmetry(_of_hall(" ".join(hall.split())), f"the Hall symbol '{hall}'")
+            found = Symmetry(_of_hall(" ".join(hall.split())), f"the operations of the Hall symbol '{hall}'")
             return [_fitting(_checked(found, name, number), cell)]
         except RuntimeError:  # gemmi cannot read it
             if name is None and number is None:
@@ -130,10 +130,10 @@ def find_symmetries(block: Block, cell: Float[np.ndarray, "3 3"]) -> list[Symmet
     elif number is not None:
         candidates = _of_number(number, block.text(_CODE))
     else:
-        return [Symmetry(_of_hall("P 1"), "no symmetry at all")]
+        return [Symmetry(_of_hall("P 1"), "no operations but the identity")]
     fitting = [one for one in candidates if one.operations.misfit(cell) <= MISFIT]
     if not fitting:
-        raise InputError(f"{candidates[0].source} does not fit its cell{_of_cell(cell)}")
+        raise InputError(f"{candidates[0].source} do not fit its cell{_of_cell(cell)}")
     best = min(one.rank for one in fitting)
     chosen = [_fitting(one, cell) for one in fitting if one.rank == best]
     return [Symmetry(one.operations, one.source, (*doubts, *one.doubts)) for one in chosen]
@@ -155,9 +155,7 @@ def _fitting(symmetry: Symmetry, cell: Float[np.ndarray, "3 3"]) -> Symmetry:
     """
     misfit = symmetry.operations.misfit(cell)
     if misfit > MISFIT:
-        raise InputError(
-            f"{symmetry.source} do not fit its cell{_of_cell(cell)}".replace("' do not", "' does not")
-        )
+        raise InputError(f"{symmetry.source} do not fit its cell{_of_cell(cell)}")
     if misfit <= _DOUBTFUL_MISFIT:
         return symmetry
     doubt = f"its cell{_of_cell(cell)} has not quite the symmetry of {symmetry.source}"
@@ -169,7 +167,7 @@ def _number(block: Block) -> int | None:
         text = block.text(tag)
         if text is None:
             continue
-        if not text.isdigit() or not 1 <= int(text) <= 230:
+        if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 230:
             raise InputError(f"its space group number is '{text[:20]}', expected 1 to 230")
         return int(text)
     return None
@@ -433,7 +431,7 @@ def _of_name(name: str, number: int | None, code: str | None) -> list[Symmetry]:
             f"{number}"
         )
     settings = _of_code(settings, code, f"its space group '{name}'")
-    return [Symmetry(_of_hall(hall), f"the space group '{name}'", rank=rank) for _, hall, rank in settings]
+    return [Symmetry(_of_hall(hall), f"the operations of '{name}'", rank=rank) for _, hall, rank in settings]
 
 
 def _of_number(number: int, code: str | None) -> list[Symmetry]:
@@ -448,7 +446,7 @@ def _of_number(number: int, code: str | None) -> list[Symmetry]:
     doubt = f"its symmetry is stated by the number {number} alone; the standard setting was taken"
     doubts = () if code is not None and len(chosen) == 1 else (doubt,)
     return [
-        Symmetry(_of_hall(hall), f"the space group number {number}", doubts, rank)
+        Symmetry(_of_hall(hall), f"the operations of space group {number}", doubts, rank)
         for _, hall, rank in chosen
         if rank < 2 or code is not None
     ]

@@ -16,7 +16,7 @@ from whorl.errors import InputError
 # A text field between lines that begin with ';', which may hold anything, or the head of a block.
 _HEADS = re.compile(r"^;.*?^;|^[ \t]*(data_)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 _LOOP = re.compile(r"\bloop_((?:\s+_\S+)+)", re.IGNORECASE)
-_NUMBER = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,3}))?(?:\((\d+)\))?")
+_NUMBER = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,3}))?(?:\((\d{1,9})\))?")
 _WHERE = re.compile(r"^string:(\d+)(?::\d+)?(?:\(\d+\))?(?: in data_\S*)?:? *")
 
 

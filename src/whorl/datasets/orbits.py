@@ -85,7 +85,7 @@ def expand(sites: Sites, operations: Operations, cell: Float[np.ndarray, "3 3"])
             outside = (apart[i] < APART) & ~chosen
             if outside.any():
                 raise InputError(
-                    f"site '{sites.labels[number]}' is {apart[i][outside].min():.2g} Å from its own image: "
+                    f"{sites.name(number)} is {apart[i][outside].min():.2g} Å from its own image: "
                     "too near for two atoms, and not on the special position within the digits written"
                 )
             span = float(apart[i][chosen].max())
@@ -96,7 +96,7 @@ def expand(sites: Sites, operations: Operations, cell: Float[np.ndarray, "3 3"])
                 coarse.append(number)
             if ((moved < sites.low[number] - 1e-9) | (moved > sites.high[number] + 1e-9)).any():
                 doubts.append(
-                    f"site '{sites.labels[number]}' was moved by {float(np.linalg.norm(moved @ cell)):.2g} Å "
+                    f"{sites.name(number)} was moved by {float(np.linalg.norm(moved @ cell)):.2g} Å "
                     "onto its special position, farther than its digits allow"
                 )
             images = rotations @ place + translations
