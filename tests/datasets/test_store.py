@@ -425,7 +425,7 @@ def test_no_info_breaks_an_export(tmp_path_factory, info):
     write_extxyz(from_ase([first, Atoms("He")]), path, ids=["0012", "12e5"])
     back, other = ase.io.read(path, index=":")
     assert (back.symbols, other.symbols) == ("H", "He")
-    assert [atoms.info["id"] for atoms in (back, other)] == ["0012", "12e5"]
+    assert [atoms.info["whorl_id" if "id" in info else "id"] for atoms in (back, other)] == ["0012", "12e5"]
     for key, value in back.info.items():
         if isinstance(info.get(key), str) and key != "id":
             assert value == info[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +11,22 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from whorl.datasets.entries import DAMAGED, Entry, Source, in_words, open_text
-from whorl.errors import InputError
+from whorl.datasets.entries import (
+    DAMAGED,
+    LONGEST_LINE,
+    Entry,
+    Source,
+    in_words,
+    open_text,
+    own_info,
+    read_lines,
+    with_doubts,
+)
+from whorl.errors import InputError, shortened
 from whorl.files import atomic_path
 from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import from_ase, to_ase
@@ -28,13 +40,15 @@ def read_extxyz(path: Path) -> Source:
     Raises:
         InputError: The file has no frame at all.
     """
-    lines, damage = _lines(path)
+    lines, cut, damage = _lines(path)
     frames = split_frames(lines)
     if not frames or (len(frames) == 1 and frames[0][0] == 0 and _count(lines[0]) is None):
         raise InputError(
             f"{path}: not an XYZ file: its first line should be a number of atoms"
-            + (f", got '{lines[0].strip()[:40]}'." if lines else ", but it is empty.")
+            + (f", got '{shortened(lines[0])}'." if lines else ", but it is empty.")
         )
+    if cut:
+        frames = [_with_cut_line(frame, cut) for frame in frames]
     if damage:
         if frames[-1][2]:
             frames.pop()  # cut off by the damage
@@ -43,17 +57,29 @@ def read_extxyz(path: Path) -> Source:
     return Source(total=len(frames), entries=_entries(path, lines, frames), columns_from="its frames")
 
 
-def _lines(path: Path) -> tuple[list[str], str | None]:
-    """Return all lines that can be read, and what stopped the reading."""
+def _lines(path: Path) -> tuple[list[str], list[int], str | None]:
+    """Return all lines that can be read, the indices of those cut for their length, and what stopped it."""
     lines: list[str] = []
+    cut: list[int] = []
     try:
         with open_text(path) as file:
-            lines.extend(file)
+            for line, is_cut in read_lines(file):
+                if is_cut:
+                    cut.append(len(lines))
+                lines.append(line)
     except DAMAGED as error:
         if not lines:
             raise InputError(f"{path}: cannot be read ({in_words(error)}).") from None
-        return lines, in_words(error)
-    return lines, None
+        return lines, cut, in_words(error)
+    return lines, cut, None
+
+
+def _with_cut_line(frame: _Frame, cut: Sequence[int]) -> _Frame:
+    start, stop, wrong = frame
+    where = bisect.bisect_left(cut, start)
+    if where < len(cut) and cut[where] < stop:
+        wrong = f"its line {cut[where] + 1} has more than {LONGEST_LINE} characters"
+    return start, stop, wrong
 
 
 def split_frames(lines: list[str]) -> list[_Frame]:
@@ -70,7 +96,7 @@ def split_frames(lines: list[str]) -> list[_Frame]:
         n_atoms = _count(lines[start])
         wrong: str | None
         if n_atoms is None:
-            wrong = f"expected a number of atoms, got '{lines[start].strip()[:40]}'"
+            wrong = f"expected a number of atoms, got '{shortened(lines[start])}'"
             stop = _next_count(lines, start + 1)
         else:
             stop = start + 2 + n_atoms
@@ -96,7 +122,7 @@ def _wrong_length(lines: list[str], start: int, stop: int) -> str | None:
 
 def _count(line: str) -> int | None:
     word = line.strip()
-    return int(word) if word.isascii() and word.isdigit() else None
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 12 else None
 
 
 def _next_count(lines: list[str], start: int) -> int:
@@ -104,19 +130,139 @@ def _next_count(lines: list[str], start: int) -> int:
 
 
 def _entries(path: Path, lines: list[str], frames: list[_Frame]) -> Iterator[Entry]:
-    from ase.io.extxyz import read_xyz
-
     for number, (start, stop, wrong) in enumerate(frames):
         name, source = f"{path.name}@{number}", f"{path} frame {number} (line {start + 1})"
         if wrong:
             yield Entry(id=name, source=source, reason=wrong)
             continue
         try:
-            atoms = next(read_xyz(StringIO("".join(lines[start:stop])), 0))
-            results = atoms.calc.results if atoms.calc else {}
-            yield Entry(id=name, source=source, structure=from_ase(atoms), columns={**results, **atoms.info})
+            structure, columns = _frame(lines[start:stop])
         except Exception as error:  # whatever a parser makes of a broken frame, the next one shall be read
             yield Entry(id=name, source=source, reason=in_words(error))
+        else:
+            yield Entry(id=name, source=source, structure=structure, columns=columns)
+
+
+def _frame(lines: list[str]) -> tuple[StructureBatch, dict[str, Any]]:
+    """Read one frame with ASE, and what ASE would refuse a frame for and whorl does not need.
+
+    Returns:
+        The structure, and what its comment line and results say of it.
+
+    Raises:
+        Exception: Whatever ASE makes of atoms, a cell or columns that cannot be understood.
+    """
+    from ase.io.extxyz import read_xyz
+
+    doubts: list[str] = []
+    apart: dict[str, Any] = {}
+
+    def parse(line: str) -> dict[str, Any]:
+        info = _comment(line, doubts)
+        _check_columns(info, lines[2:])
+        if "Lattice" not in info:
+            doubts.extend(
+                f"it has no Lattice, but '{key}', which is no key of the format: read without a cell"
+                for key in info
+                if key.lower() in ("lattice", "cell", "unit_cell")
+            )
+        # ASE takes such keys for results of a calculator; those that are none stay what they are.
+        apart.update({key: info.pop(key) for key in [*info] if _is_odd_result(key, info)})
+        return info
+
+    atoms = next(read_xyz(StringIO("".join(lines)), 0, properties_parser=parse))
+    results = atoms.calc.results if atoms.calc else {}
+    atoms.info = own_info({**atoms.info, **apart})
+    return with_doubts(from_ase(atoms), doubts), {**results, **atoms.info}
+
+
+# A part of a comment line as ASE takes it apart: words, quoted or bracketed parts, and what '=' joins.
+_WORD = (
+    r"""(?:\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\{(?:\\.|[^}\\])*\}|\[(?:\\.|[^\]\\])*\]|[^\s="'{\[\\])"""
+)
+# After '=' and a space comes the value, unless it is the next name.
+_PART = re.compile(rf"({_WORD}+)\s*(?:=(?:((?:{_WORD}|=)+)|\s+({_WORD}+)(?!{_WORD}|\s*=))?)?")
+_SPECIAL = ("stress", "virial")  # ASE refuses these unless they have nine numbers
+_LONGEST_MENDED = 100_000  # characters; beyond it a comment line is read as a whole or not at all
+
+
+def _comment(line: str, doubts: list[str]) -> dict[str, Any]:
+    """Return what the comment line says; a part that cannot be understood stays text and is doubted."""
+    from ase.io.extxyz import key_val_str_to_dict
+
+    try:
+        return dict(key_val_str_to_dict(line))
+    except Exception:
+        if len(line) > _LONGEST_MENDED:
+            raise
+    info: dict[str, Any] = {}
+    for part in _PART.finditer(line):
+        key, text = part[1].strip("\"'"), part[2] or part[3] or ""
+        try:
+            if key in _SPECIAL:
+                (value,) = key_val_str_to_dict(f"numbers={text}").values()
+                nine = isinstance(value, np.ndarray) and value.shape == (9,)
+                info[key] = value.reshape((3, 3), order="F") if nine else value
+            else:
+                info |= key_val_str_to_dict(part[0])
+        except Exception as error:
+            if key == "Lattice":
+                raise
+            info[key] = text.strip("\"'")
+            doubts.append(f"its '{shortened(key)}' was kept as text ({in_words(error)})")
+    return info
+
+
+def _is_odd_result(key: str, info: Mapping[str, Any]) -> bool:
+    """Whether a key is that of a result and its value is not what such a result is."""
+    from ase.io.extxyz import per_config_properties
+
+    if key not in per_config_properties:
+        return False
+    value = info[key]
+    numbers = (
+        isinstance(value, np.ndarray | np.generic | int | float) and np.asarray(value).dtype.kind in "if"
+    )
+    shape = np.shape(value)
+    if key == "stress":
+        return not (numbers and shape in ((3, 3), (6,)))
+    return not (numbers and (shape == () or key not in ("energy", "free_energy", "magmom")))
+
+
+def _check_columns(info: dict[str, Any], atoms: Sequence[str]) -> None:
+    """Compare ``Properties`` with the columns that the atoms have, before room is made for them.
+
+    Raises:
+        InputError: It announces others, or no species and positions.
+    """
+    from ase.io.extxyz import per_atom_properties
+
+    if "Properties" not in info:
+        return
+    fields = str(info["Properties"]).split(":")
+    names, kinds, counts = fields[::3], fields[1::3], fields[2::3]
+    if len(fields) % 3 or not all(
+        count.isascii() and count.isdigit() and len(count) < 12 for count in counts
+    ):
+        raise InputError(
+            f"its Properties are '{shortened(info['Properties'])}', expected such as species:S:1:pos:R:3"
+        )
+    columns = sum(map(int, counts))
+    for number, line in enumerate(atoms):
+        if len(line.split(maxsplit=columns)) < columns:
+            raise InputError(
+                f"its Properties announce {columns} columns, but atom {number} has {len(line.split())}"
+            )
+    if "3" not in [count for name, count in zip(names, counts, strict=True) if name == "pos"]:
+        raise InputError("its Properties name no positions (pos:R:3)")
+    if not {"species", "Z"} & {*names}:
+        raise InputError("its Properties name no elements (species:S:1)")
+    # A result of each atom that is no number would be refused by ASE; under another name it is kept.
+    fields[::3] = [
+        f"{name}_" if name in per_atom_properties and kind in "SL" else name
+        for name, kind in zip(names, kinds, strict=True)
+    ]
+    info["Properties"] = ":".join(fields)
 
 
 # Writing
@@ -133,9 +279,10 @@ def write_extxyz(
     """Write structures as extended XYZ, atomically, for ASE, OVITO and others.
 
     Each frame's ``info`` gets the structure's own info, its properties, its id and the provenance (whorl's
-    version, seed, hash of the recipe; nested entries are left to the store). What the format cannot hold
-    (positions beyond 8 decimals, constraints other than fixed atoms, objects and many-line texts in ``info``)
-    is left out; :func:`save_dataset` keeps it.
+    version, seed, hash of the recipe; nested entries are left to the store). Where structures have an entry
+    of their own under such a name, whorl's is called ``whorl_id``, ``whorl_source`` … What the format cannot
+    hold (positions beyond 8 decimals, constraints other than fixed atoms, objects and many-line texts in
+    ``info``) is left out; :func:`save_dataset` keeps it.
 
     Args:
         structures: What to write.
@@ -153,19 +300,25 @@ def write_extxyz(
     columns: dict[str, Sequence[Any]] = {
         name: torch.as_tensor(values).tolist() for name, values in (properties or {}).items()
     }
+    common = {key: value for key, value in (provenance or {}).items() if isinstance(value, int | float | str)}
+    name_of = {key: _free_name(key, structures.info) for key in (*common, "id")}
+    common = {name_of[key]: value for key, value in common.items()}
     if ids is not None:
-        columns["id"] = ids
+        columns[name_of["id"]] = ids
     for name, values in columns.items():
         if len(values) != len(structures):
             raise InputError(
                 f"write_extxyz: got {len(values)} values of '{name}' for {len(structures)} structures."
             )
-    common = {key: value for key, value in (provenance or {}).items() if isinstance(value, int | float | str)}
     frames = to_ase(structures)
     for index, atoms in enumerate(frames):
         row = {name: values[index] for name, values in columns.items()}
         entries = {key: _as_written(value) for key, value in {**atoms.info, **row, **common}.items()}
-        atoms.info = {key: value for key, value in entries.items() if value is not None and _is_key(key)}
+        atoms.info = {
+            f"{key}_" if key in _SPECIAL and not hasattr(value, "shape") else key: value  # ASE wants arrays
+            for key, value in entries.items()
+            if value is not None and _is_key(key)
+        }
         for name in [name for name, array in atoms.arrays.items() if array.dtype.kind not in "biufU"]:
             del atoms.arrays[name]
         atoms.set_constraint([c for c in atoms.constraints if isinstance(c, FixAtoms | FixCartesian)])
@@ -175,6 +328,18 @@ def write_extxyz(
     with atomic_path(path) as temporary:
         ase.io.write(temporary, frames, format="extxyz")
 
+
+def _free_name(name: str, infos: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name that whorl's own entry gets where structures may have one of that name themselves.
+
+    Entries of a file that whorl wrote are its own: they are written anew.
+    """
+    own = f"{_PREFIX}{name.removeprefix(_PREFIX)}"
+    taken = any(name in info and (own in info or _VERSION not in info) for info in infos)
+    return own if taken else name
+
+
+_PREFIX, _VERSION = "whorl_", "whorl_version"
 
 # A name that every reader takes for one, and that has no meaning of its own in the format.
 _KEY = re.compile(r"(?!(Lattice|Properties|pbc)$)[A-Za-z_][\w.:/+-]*")

@@ -1,10 +1,12 @@
-"""Labelled structures from the files the field uses. A bad entry is skipped and says why."""
+"""Labelled structures from the files of the field; an entry that cannot be read is skipped and says why."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whorl.datasets.cif import CifEntry, read_cif
-from whorl.datasets.entries import DAMAGED, WARNINGS, Entry, Source, bare_name, in_words, open_text
+from whorl.datasets.entries import (
+    DAMAGED,
+    SUFFIXES,
+    WARNINGS,
+    Entry,
+    Source,
+    bare_name,
+    in_words,
+    open_binary,
+    own_info,
+    read_text,
+    refuse_bomb,
+    with_doubts,
+)
 from whorl.datasets.extxyz import read_extxyz
+from whorl.datasets.poscar import read_poscar
 from whorl.datasets.store import Dataset, Skipped
-from whorl.datasets.tables import ANY_PROPERTY, folder_table, read_cif_table
-from whorl.errors import InputError, did_you_mean, unknown_option
+from whorl.datasets.tables import ANY_PROPERTY, folder_table, info_of_row, read_cif_table
+from whorl.errors import InputError, did_you_mean, shortened, unknown_option
 from whorl.files import provenance
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems
@@ -25,18 +41,7 @@ from whorl.structures.convert import from_ase
 
 Progress = Callable[[int, int], object]
 
-_SUFFIXES = {
-    ".extxyz": "extxyz",
-    ".xyz": "extxyz",
-    ".db": "ase-db",
-    ".json": "ase-db",
-    ".cif": "cif",
-    ".vasp": "poscar",
-    ".poscar": "poscar",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
+_POSCAR = re.compile(r"(poscar|contcar)(?![a-z])")  # POSCAR, CONTCAR_2, POSCAR-relaxed, but not poscars
 _SQLITE = b"SQLite format 3"  # how such a file begins
 FORMATS = ("ase-db", "cif", "csv", "extxyz", "parquet", "poscar")
 
@@ -49,7 +54,7 @@ def read_dataset(
     ============  ==========================================================================================
     ``extxyz``    ``.extxyz``, ``.xyz``; the property is a key of the comment line
     ``ase-db``    ``.db``, ``.json``; a key-value pair or a stored result such as ``energy``
-    ``csv``       ``.csv`` with a ``cif`` column; any other column
+    ``csv``       ``.csv`` with CIF in the column ``cif``, or in one of another name; any other column
     ``parquet``   the same, needs ``whorl[parquet]``
     ``cif``       a file, or a folder (and its subfolders) with a table ``properties.csv`` or ``id_prop.csv``
     ``poscar``    ``POSCAR*``, ``CONTCAR*``, ``.vasp``, or a folder of them, the same
@@ -136,10 +141,11 @@ def _number(columns: Any, name: str) -> tuple[float, str | None]:
     if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan, f"has no '{name}'"
     try:
+        if isinstance(value, str) and "_" in value:
+            raise ValueError  # Python alone takes 1_000 for a number
         number = float(value)
-    except (TypeError, ValueError):
-        shown = " ".join(str(value).split())[:40]
-        return math.nan, f"its '{name}' is {shown!r}, expected a number"
+    except (TypeError, ValueError, OverflowError):
+        return math.nan, f"its '{name}' is {shortened(value, 40)!r}, expected a number"
     if not math.isfinite(number):
         return math.nan, f"its '{name}' is {number}, expected a finite number"
     return number, None
@@ -165,9 +171,7 @@ def _open(path: Path, format: str | None, property: str | None) -> Source:
 
 def _format_of(path: Path) -> str | None:
     name = bare_name(path)
-    if name.startswith(("poscar", "contcar")):
-        return "poscar"
-    return _SUFFIXES.get(Path(name).suffix)
+    return SUFFIXES.get(Path(name).suffix) or ("poscar" if _POSCAR.match(name) else None)
 
 
 def _sniff(path: Path) -> str:
@@ -182,8 +186,11 @@ def _sniff(path: Path) -> str:
         raise InputError(f"{path}: holds arrays, not structures; read features with read_features.")
     if suffix == ".safetensors":
         raise InputError(f"{path}: is a store, not a source; read it with load_dataset or load_features.")
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with open_binary(path) as file:
+            head = file.read(64)
+    except DAMAGED as error:
+        raise InputError(f"{path}: cannot be read ({in_words(error)}).") from None
     if head.startswith(_SQLITE):
         return "ase-db"
     if head.startswith(b"PAR1"):
@@ -201,41 +208,86 @@ def _folder(folder: Path, format: str | None, property: str | None) -> Source:
             f"{folder}: is a folder; a folder can hold cif or poscar files, got format {format}."
         )
     wanted = ("cif", "poscar") if format is None else (format,)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _format_of(path) in wanted]
+    lost: list[Skipped] = []
+    files: dict[str, Path] = {}
+    for path in _files_below(folder, lost):
+        kind = _format_of(path)
+        if kind in wanted:
+            files[path.relative_to(folder).as_posix()] = path
+        elif kind == "extxyz" and format is None:
+            lost.append(
+                Skipped(str(path), "of a folder, CIF and POSCAR files are read; read this one by itself")
+            )
     if not files:
-        raise InputError(f"{folder}: holds no {' or '.join(wanted)} file.")
-    table = folder_table(folder)
+        others = f", but {len(lost)} others ({lost[0].source} …)" if lost else ""
+        raise InputError(f"{folder}: holds no {' or '.join(wanted)} file{others}.")
+    table = None
+    try:
+        table = folder_table(folder, list(files))
+    except InputError as error:
+        if property is not None:
+            raise
+        lost.append(Skipped(str(folder), f"its table was not read: {error}"))
     if property is not None and table is None:
         raise InputError(
             f"{folder}: has no table with the property '{property}'. Put properties.csv into it: a line of "
             f"names (file,{property}), then a line for each file."
         )
-    name, rows = table or ("", {})
-    columns = tuple(dict.fromkeys(column for row in rows.values() for column in row)) if table else None
+    if table is not None:
+        lost += [Skipped(f"{folder / table.name} {row}", why) for row, why in table.unmatched]
 
     def entries() -> Iterator[Entry]:
-        for path in files:
-            relative = path.relative_to(folder).as_posix()
-            keys = (relative, path.name, Path(relative).with_suffix("").as_posix(), path.stem)
-            row = next((rows[key] for key in keys if key in rows), None)
+        for relative, path in files.items():
+            row = {} if table is None else table.rows.get(relative)
             if row is None and property is not None:
-                yield Entry(id=relative, source=str(path), reason=f"has no row in {name}")
+                row = f"has no row in {table.name if table else 'a table'}"
+            if isinstance(row, str):
+                yield Entry(id=relative, source=str(path), reason=row)
             else:
                 yield from _file_entries(path, relative, _format_of(path) or "", row or {})
+        for entry in lost:
+            yield Entry(id="", source=entry.source, reason=entry.reason)
 
-    return Source(total=len(files), entries=entries(), columns_from=f"the columns of {name}", columns=columns)
+    return Source(
+        total=len(files) + len(lost),
+        entries=entries(),
+        columns_from=f"the columns of {table.name}" if table else "",
+        columns=table.columns if table else None,
+    )
 
 
-def _file_entries(path: Path, name: str, kind: str, columns: Any) -> Iterator[Entry]:
+def _files_below(folder: Path, lost: list[Skipped]) -> Iterator[Path]:
+    """Yield all files below a folder, in order, each folder once: links to folders come after real ones.
+
+    Folders that cannot be listed and structure files that are links to nothing are added to ``lost``.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [folder], list[Path]()
+    files: list[Path] = []
+    while waiting or links:
+        here = waiting.pop() if waiting else links.pop(0)
+        try:
+            about = here.stat()
+            if (about.st_dev, about.st_ino) in seen:  # a link that leads back, or to what is read already
+                continue
+            seen.add((about.st_dev, about.st_ino))
+            for path in sorted(here.iterdir()):
+                if path.is_dir():
+                    (links if path.is_symlink() else waiting).append(path)
+                elif path.is_file():
+                    files.append(path)
+                elif path.is_symlink() and _format_of(path):
+                    lost.append(Skipped(str(path), "is a link to nothing"))
+        except OSError as error:
+            lost.append(Skipped(str(here), f"cannot be listed ({error.strerror})"))
+    yield from sorted(files)
+
+
+def _file_entries(path: Path, name: str, kind: str, columns: Mapping[str, Any]) -> Iterator[Entry]:
     """Yield the structures of one CIF or POSCAR file."""
-    from ase.io import read
-
     try:
-        if kind == "cif":
-            with open_text(path) as file:
-                blocks = read_cif(file.read())
-        else:
-            blocks = [CifEntry(block="", structure=from_ase(read(path, format="vasp")))]
+        text = read_text(path)
+        blocks = read_cif(text) if kind == "cif" else [CifEntry(block="", structure=read_poscar(text))]
     except Exception as error:  # whatever a parser makes of a broken file, the next one shall be read
         yield Entry(id=name, source=str(path), columns=columns, reason=in_words(error))
         return
@@ -245,50 +297,106 @@ def _file_entries(path: Path, name: str, kind: str, columns: Any) -> Iterator[En
         if block.structure is None:
             yield Entry(id=f"{name}{suffix}", source=source, columns=columns, reason=block.reason)
             continue
-        info = {key: value for key, value in columns.items() if value == value and key != ANY_PROPERTY}
+        info = {**block.structure.info[0], **info_of_row(columns)}
         yield Entry(
             id=f"{name}{suffix}",
             source=source,
-            structure=block.structure.replace(info=({**block.structure.info[0], **info},)),
+            structure=block.structure.replace(info=(info,)),
             columns=columns,
         )
 
 
 def _read_database(path: Path) -> Source:
-    from ase.db import connect
+    """Go through the rows of an ASE database, SQLite or JSON.
 
+    Raises:
+        InputError: It is none.
+    """
     try:
-        with path.open("rb") as file:
-            kind = "db" if file.read(15) == _SQLITE else "json"
-        database = connect(path, type=kind)
-        total = database.count()
+        with open_binary(path) as file:
+            sqlite = file.read(15) == _SQLITE
+        ids, row_of = _sqlite_rows(path) if sqlite else _json_rows(path)
+    except InputError:
+        raise
     except Exception as error:  # sqlite3, JSON and ASE each have their own
         raise InputError(f"{path}: cannot be read as an ASE database ({in_words(error)}).") from None
 
     def entries() -> Iterator[Entry]:
-        last = 0
-        try:
-            for row in database.select():
-                last = row.id
-                name, source = f"{path.name}@{row.id}", f"{path} row {row.id}"
-                try:
-                    atoms = row.toatoms()
-                    atoms.info = {**row.key_value_pairs, "unique_id": row.unique_id}
-                    if row.data:
-                        atoms.info["data"] = dict(row.data)
-                    results = atoms.calc.results if atoms.calc else {}
-                    yield Entry(
-                        id=name,
-                        source=source,
-                        structure=from_ase(atoms),
-                        columns={**results, **row.key_value_pairs},
-                    )
-                except Exception as error:  # a broken row shall not hide the next
-                    yield Entry(id=name, source=source, reason=in_words(error))
-        except Exception as error:  # the database itself is broken from here on
-            yield Entry(id="", source=f"{path} after row {last}", reason=in_words(error))
+        for number in ids:
+            name, source = f"{path.name}@{number}", f"{path} row {number}"
+            try:
+                structure, columns = _row(row_of(number))
+            except Exception as error:  # a broken row shall not hide the next
+                yield Entry(id=name, source=source, reason=in_words(error))
+            else:
+                yield Entry(id=name, source=source, structure=structure, columns=columns)
 
-    return Source(total=total, entries=entries(), columns_from="its keys and results")
+    return Source(total=len(ids), entries=entries(), columns_from="its keys and results")
+
+
+def _sqlite_rows(path: Path) -> tuple[list[int], Callable[[int], Any]]:
+    from ase.db import connect
+
+    database = connect(path, type="db")
+    with database.managed_connection() as connection:
+        ids = [number for (number,) in connection.execute("SELECT id FROM systems ORDER BY id")]
+    return ids, lambda number: database.get(id=number)
+
+
+def _json_rows(path: Path) -> tuple[list[Any], Callable[[Any], Any]]:
+    from ase.db.row import AtomsRow
+    from ase.io.jsonio import decode
+
+    rows = decode(read_text(path))
+    if not isinstance(rows, dict):
+        raise InputError(f"{path}: cannot be read as an ASE database (it is no dictionary of rows).")
+    ids = [int(number) for number in rows["ids"]] if "ids" in rows else [1]
+    rows[ids[0]]  # a dictionary of something else has no such row
+    return ids, lambda number: AtomsRow({**rows[number], "id": number})
+
+
+def _row(row: Any) -> tuple[StructureBatch, dict[str, Any]]:
+    """Return the structure of a database's row, and its results and keys.
+
+    What ASE cannot rebuild, and the structure does not need, is left out and doubted.
+    """
+    from ase import Atoms
+    from ase.calculators.calculator import all_properties
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    doubts: list[str] = []
+
+    def unless_broken(what: str, part: Callable[[], Any]) -> Any:
+        try:
+            return part()
+        except Exception as error:  # each part has errors of its own
+            doubts.append(f"its {what} cannot be rebuilt and was left out ({in_words(error)})")
+            return None
+
+    atoms = Atoms(row.numbers, row.positions, cell=row.cell, pbc=row.pbc)
+    for key, put in (
+        ("initial_magmoms", atoms.set_initial_magnetic_moments),
+        ("initial_charges", atoms.set_initial_charges),
+        ("tags", atoms.set_tags),
+        ("masses", atoms.set_masses),
+        ("momenta", atoms.set_momenta),
+    ):
+        if row.get(key) is not None:
+            unless_broken(f"'{key}'", partial(put, row.get(key)))
+    unless_broken("constraints", lambda: atoms.set_constraint(row.constraints))
+    results: dict[str, Any] = {}
+    for key in all_properties:
+        if key in row:
+            one = unless_broken(f"'{key}'", partial(SinglePointCalculator, atoms, **{key: row[key]}))
+            results |= one.results if one else {}
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.calc.name = row.get("calculator", "unknown")
+    data = unless_broken("data", lambda: dict(row.data))
+    atoms.info = own_info(
+        {**row.key_value_pairs, "unique_id": row.unique_id, **({"data": data} if data else {})}
+    )
+    return with_doubts(from_ase(atoms), doubts), {**results, **row.key_value_pairs}
 
 
 def read_features(
@@ -316,13 +424,15 @@ def read_features(
     try:
         # Opened here, since NumPy leaves a file open that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            sizes = sum(member.file_size for member in zipfile.ZipFile(file).infolist())
+            refuse_bomb(path, packed=path.stat().st_size, unpacked=sizes)
             for name in (features, property):
                 if name not in archive.files:
                     raise InputError(f"{path}: has no array '{name}'.{did_you_mean(name, archive.files)}")
                 found[name] = torch.from_numpy(np.asarray(archive[name], dtype=np.float64))
     except InputError:
         raise
-    except (ValueError, TypeError, AttributeError, zipfile.BadZipFile, *DAMAGED) as error:
+    except (ValueError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile, *DAMAGED) as error:
         raise InputError(f"{path}: cannot be read as .npz with plain numbers ({in_words(error)}).") from None
     rows, target = found[features], found[property]
     if target.ndim != 1 or rows.ndim < 2 or len(rows) != len(target):

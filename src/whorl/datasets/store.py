@@ -23,6 +23,7 @@ from whorl.datasets.packing import Packer, unpack
 from whorl.errors import InputError
 from whorl.representations.base import Representation
 from whorl.structures.batch import STRUCTURE_TENSORS, StructureBatch
+from whorl.structures.convert import EXTRAS
 from whorl.tensor_files import read_tensors, write_tensors
 
 _VERSION = 1  # of the file layout
@@ -163,18 +164,23 @@ def _select(table: _Table, index: Index, main: str) -> _Table:
 # Data sets on disk
 
 
-def save_dataset(dataset: Dataset, path: Path | str) -> None:
+def save_dataset(dataset: Dataset, path: Path | str) -> list[str]:
     """Write a data set to one ``.safetensors`` file, atomically.
 
-    Values in the structures' ``info`` that have no plain form (objects of your own classes, functions …) are
-    left out, and ``provenance["not_stored"]`` of the stored set says which.
+    Values in the structures' ``info`` that have no plain form (objects of your own classes, constraints that
+    cannot be rebuilt …) are left out.
+
+    Returns:
+        What was left out; ``provenance["not_stored"]`` of the stored set says the same.
 
     Raises:
         InputError: Structures that no one could load again (see :meth:`StructureBatch.check`).
     """
     if dataset.structures is not None:
         dataset.structures.check()
-    write_tensors(path, *pack_dataset(dataset))
+    tensors, header = pack_dataset(dataset)
+    write_tensors(path, tensors, header)
+    return list(header["provenance"].get("not_stored", []))
 
 
 def load_dataset(path: Path | str) -> Dataset:
@@ -203,7 +209,8 @@ def pack_dataset(dataset: Dataset) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors |= {f"info/{name}": values for name, values in packer.tensors().items()}
             if packer.dropped:
                 provenance["not_stored"] = [
-                    f"info {what} of {count} structures" for what, count in sorted(packer.dropped.items())
+                    f"info {what.removeprefix(f'{EXTRAS}.')} of {count} structures"
+                    for what, count in sorted(packer.dropped.items())
                 ]
     header = {
         "kind": "dataset",

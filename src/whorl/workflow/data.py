@@ -66,7 +66,7 @@ def clusters(
         progress=monitor.progress("clusters"),
     )
     _tell_failures(dataset, settings.calculator.name, monitor)
-    _store(dataset, output)
+    _store(dataset, output, monitor)
 
 
 def _tell_failures(dataset: Dataset, method: str, monitor: Monitor) -> None:
@@ -106,7 +106,7 @@ def crystals(
             monitor.skip(dataset.ids[row], "CGCNN has no formation energy for it")
         dataset = dataset.select([row for row in range(len(dataset)) if row not in set(unknown)])
     _tell_failures(dataset, method.name if method else "CGCNN", monitor)
-    _store(dataset, output)
+    _store(dataset, output, monitor)
 
 
 def files(
@@ -122,13 +122,14 @@ def files(
         raise InputError(
             f"{path}: none of its {len(dataset.skipped)} entries can be used (see the reasons above)."
         )
-    _store(dataset, output)
+    _store(dataset, output, monitor)
     monitor.note(summary(dataset))
 
 
-def _store(dataset: Dataset, output: Path) -> None:
+def _store(dataset: Dataset, output: Path, monitor: Monitor) -> None:
     """Write a data set, and beside it the extxyz that other programs read."""
-    save_dataset(dataset, output)
+    for what in save_dataset(dataset, output):
+        monitor.doubt(str(output), f"could not be stored and was left out: {what}")
     if dataset.structures is not None:
         write_extxyz(
             dataset.structures,
