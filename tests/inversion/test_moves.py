@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from whorl.inversion import moves
 from whorl.inversion.moves import Atoms, move, nearest_vectors, push_apart, signature
 
 CELL = torch.tensor([[6.0, 0, 0], [1.0, 6.0, 0], [0, 0.5, 7.0]], dtype=torch.float64)
@@ -79,3 +80,20 @@ def test_moves_that_make_sense():
         not in Atoms(torch.tensor([78] * 6), torch.zeros(3, dtype=torch.bool), torch.ones(6).bool()).moves
     )
     assert "swap" in atoms().moves
+
+
+@pytest.mark.parametrize("work", [lambda *some: push_apart(*some, closest=1.2), signature])
+def test_few_pairs_of_atoms_are_held_at_once_and_the_result_is_the_same(work, monkeypatch):
+    positions, cells, _ = arrangements(n=7, count=11)
+    whole = work(positions, cells, atoms(7, periodic=True))
+    held = []
+    gaps = moves._gaps
+
+    def watched(some, *rest):
+        held.append(len(some) * some.shape[1] ** 2)
+        return gaps(some, *rest)
+
+    monkeypatch.setattr(moves, "_gaps", watched)
+    monkeypatch.setattr(moves, "_PAIRS_AT_ONCE", 3 * 7**2)
+    torch.testing.assert_close(work(positions, cells, atoms(7, periodic=True)), whole, rtol=1e-12, atol=0)
+    assert max(held) <= 3 * 7**2 and len(held) >= 4

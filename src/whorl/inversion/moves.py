@@ -14,6 +14,7 @@ here.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ MOVES = ("shake", "relocate", "swap")
 _SHAKE, _STRAIN = 0.35, 0.05  # Å, and no unit
 _NEAREST, _FARTHEST = 0.85, 1.15  # of a relocated atom, as parts of the sum of the covalent radii
 _ANYWHERE = 0.3  # part of the relocations in a crystal that go anywhere in the cell
+_PAIRS_AT_ONCE = 1_000_000  # of atoms, whose vectors are held at a time
 CLOSEST = 0.75  # atoms that a move brings nearer than this part of the sum of their radii are pushed apart
 
 
@@ -108,10 +110,28 @@ def push_apart(
 ) -> Float[Tensor, "C n 3"]:
     """Push atoms apart that are nearer than ``closest`` × the sum of their radii, a little at a time.
 
-    Images that are equally near push to both sides, so that a symmetry is kept.
+    Images that are equally near push to both sides, so that a symmetry is kept. Of many or large arrangements
+    a few are worked on at a time, so that memory is bounded.
     """
     least = closest * atoms.contacts.to(positions.dtype)
     least.fill_diagonal_(0.0)
+    parts = _chunks(positions, cells)
+    return torch.cat([_pushed_apart(some, of_them, atoms, least, steps) for some, of_them in parts])
+
+
+def _chunks(positions: Tensor, cells: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut arrangements into parts whose vectors between all pairs of atoms need little memory."""
+    at_once = max(1, _PAIRS_AT_ONCE // max(1, positions.shape[1] ** 2))
+    return zip(positions.split(at_once), cells.split(at_once), strict=True)
+
+
+def _pushed_apart(
+    positions: Float[Tensor, "C n 3"],
+    cells: Float[Tensor, "C 3 3"],
+    atoms: Atoms,
+    least: Float[Tensor, "n n"],
+    steps: int,
+) -> Float[Tensor, "C n 3"]:
     positions = positions.clone()
     near = torch.arange(len(positions), device=positions.device)  # those in which atoms are still too near
     for _ in range(steps):
@@ -206,9 +226,10 @@ def signature(
     Rotations, reflections and the order of atoms leave it as it is. Of a crystal, these are the distances
     between nearest images, and the lattice parameters follow.
     """
-    distance = nearest_vectors(positions, cells, atoms.pbc).norm(dim=-1)
     i, j = torch.triu_indices(len(atoms.numbers), len(atoms.numbers), 1, device=positions.device)
-    pairs = distance[:, i, j]
+    pairs = torch.cat(
+        [nearest_vectors(*chunk, atoms.pbc).norm(dim=-1)[:, i, j] for chunk in _chunks(positions, cells)]
+    )
     low, high = (
         torch.minimum(atoms.numbers[i], atoms.numbers[j]),
         torch.maximum(atoms.numbers[i], atoms.numbers[j]),
