@@ -45,9 +45,9 @@ def crystal_problem(**settings):
 
 
 @pytest.mark.parametrize("loss", ["mae", "squared", "huber"])
-@pytest.mark.parametrize("separation", [0.0, 0.9])
-def test_rows_give_the_gradient_of_the_loss(loss, separation):
-    problem = make_problem([3, 5, 4], loss=loss, separation=separation)
+@pytest.mark.parametrize("min_distance", [0.0, 0.9])
+def test_rows_give_the_gradient_of_the_loss(loss, min_distance):
+    problem = make_problem([3, 5, 4], loss=loss, min_distance=min_distance)
     problem = dataclasses.replace(problem, weights=torch.linspace(0.5, 3.0, 6, dtype=torch.float64))
     structures = near(problem, 1.2)
     value, residual, jacobian = problem.value_and_rows(structures)
@@ -77,7 +77,7 @@ def test_a_free_cell_comes_back():
 
 
 def test_rows_of_a_free_cell_against_finite_differences():
-    problem = crystal_problem(free_cell=True, separation=0.95, loss="squared")
+    problem = crystal_problem(free_cell=True, min_distance=0.95, loss="squared")
     structures = near(problem, 0.2)
     _, _, jacobian = problem.value_and_rows(structures)
     step = 1e-5
@@ -138,7 +138,7 @@ def test_bad_settings(make):
     "changes, said",
     [
         ({"frozen": torch.zeros(3, dtype=torch.bool)}, "one per atom"),
-        ({"separation": 1.5}, "separation"),
+        ({"min_distance": 1.5}, "min_distance"),
         ({"free_cell": True}, "not periodic"),
         ({"weights": torch.ones(3, 6, dtype=torch.float64)}, "a row for each target"),
     ],

@@ -1,13 +1,24 @@
 """Atoms for generated fingerprints: which loss is too high, and what each solver leaves."""
 
+import dataclasses
+import json
+
 import pytest
 import torch
+from ase import Atoms
 from tiny_recipe import tiny
 
-from whorl.datasets import load_dataset, load_features
+from whorl.datasets import Dataset, FeatureSet, load_dataset, load_features, save_dataset, save_features
+from whorl.errors import InputError
 from whorl.files import read_json
+from whorl.representations import ACSF
+from whorl.structures import from_ase, to_ase
+from whorl.structures.cells import volumes
+from whorl.structures.symmetry import space_group_numbers
 from whorl.workflow.atoms import invert, neighbour_distance
+from whorl.workflow.data import encode
 from whorl.workflow.monitor import Monitor
+from whorl.workflow.representation_settings import ACSFSettings
 from whorl.workflow.settings import InvertSettings
 
 
@@ -61,7 +72,7 @@ def again(tiny_run, tmp_path):
             seed=3,
             monitor=Monitor(),
             features=tiny_run / "encode" / "features.safetensors" if real else None,
-            formula="Pt4",
+            composition="Pt4",
         )
         found = load_dataset(tmp_path / "found.safetensors")
         status = [info["inversion_status"] for info in found.structures.info]
@@ -120,7 +131,136 @@ def test_a_search_that_finds_few_real_structures_again_says_so(tiny_run, tmp_pat
         monitor=monitor,
         features=tiny_run / "encode" / "features.safetensors",
         rows=tiny_run / "sampling" / "n15" / "rows.json",
-        formula="Pt4",
+        composition="Pt4",
     )
     assert len(monitor.warnings) == 1
     assert "found only 0 of 2 held-out real structures again" in monitor.warnings[0]
+
+
+# What was requested
+
+
+def perovskite(a, b, anions, length):
+    sites = [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
+    return Atoms([a, b, *anions], scaled_positions=sites, cell=[length] * 3, pbc=True)
+
+
+QUICK = {"samples": 1, "solver": "algorithm1", "starts": 1, "hops": 1, "iterations": 1, "polish": 0}
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Return a search for crystals with features of CsKNO2, of which something else was requested."""
+    known = [
+        perovskite("Cs", "K", ["O", "O", "N"], 4.6),
+        perovskite("Ba", "Ta", ["O", "O", "O"], 4.1),
+        perovskite("Ba", "K", ["O", "O", "N"], 4.5),
+    ]
+    dataset, features = tmp_path / "dataset.safetensors", tmp_path / "features.safetensors"
+    ids = tuple("abc")
+    save_dataset(Dataset(structures=from_ase(known), ids=ids), dataset)
+    settings = ACSFSettings(
+        cutoff=5.0, g2=[(0.1, 0.0), (1.0, 2.0)], species=["Ba", "Cs", "K", "N", "O", "Ta"]
+    )
+    encode(dataset, settings=settings, output=features, monitor=Monitor())
+    real = load_features(features)
+
+    def search(*, requested=None, data=True, rows=None, settings=QUICK, **chosen):
+        generated = tmp_path / "generated.safetensors"
+        row = dataclasses.replace(
+            real.select([0]), properties={"target": torch.zeros(1)}, requested=requested or {}
+        )
+        save_features(row, generated)
+        monitor = Monitor()
+        invert(
+            generated,
+            settings=InvertSettings(**settings, **chosen),
+            output=tmp_path / "found.safetensors",
+            seed=0,
+            monitor=monitor,
+            features=features,
+            rows=rows,
+            dataset=dataset if data else None,
+        )
+        found = load_dataset(tmp_path / "found.safetensors").structures
+        return found, read_json(tmp_path / "found-inversion.json"), monitor.warnings
+
+    return search
+
+
+def formula_of(structures):
+    (atoms,) = to_ase(structures)
+    return atoms.get_chemical_formula("metal")
+
+
+def test_features_say_whether_their_structures_were_periodic(tiny_run, asked):
+    for path in (tiny_run / "encode" / "features", tiny_run / "generate" / "n15" / "generated"):
+        features = load_features(path.with_suffix(".safetensors"))
+        assert features.pbc is not None and not bool(features.pbc.any())
+        assert features.pbc.shape == (len(features), 3) and features.requested == {}
+
+
+def test_the_formula_requested_is_placed(asked):
+    found, said, warnings = asked(requested={"formula": "BaTaO2N"})
+    assert formula_of(found) == "BaTaNO2" and bool(found.pbc.all())
+    assert said["met"] == {"formula": 1.0} and warnings == []
+    found, said, _ = asked(requested={"elements": ["Ta"]})
+    assert formula_of(found) == "BaTaO3" and said["met"] == {"elements": 1.0}
+    assert formula_of(asked()[0]) == "CsKNO2"
+
+
+def test_a_composition_is_placed_in_a_cell_of_the_data(asked):
+    found, said, warnings = asked(composition="BaTaO2N", requested={"formula": "KNbO3"})
+    assert formula_of(found) == "BaTaNO2" and said["met"] == {"formula": 1.0}
+    assert len(warnings) == 1 and "were generated for KNbO3, and BaTaO2N is to be placed" in warnings[0]
+
+
+def test_requests_that_contradict_each_other_are_refused_before_the_search(asked):
+    with pytest.raises(InputError, match="got Ta, which BaKO2N does not have"):
+        asked(composition="BaKO2N", requested={"elements": ["Ta"]})
+
+
+def test_without_a_cell_at_hand_the_cell_is_sought_and_that_is_said(asked):
+    short = {"samples": 1, "budget_evaluations": 1}
+    found, _, warnings = asked(composition="Cs", data=False, settings=short)
+    assert formula_of(found) == "Cs" and bool(found.pbc.all())
+    assert float(volumes(found.cells)[0]) > 10.0
+    assert len(warnings) == 1 and "no cell is given, so the cells are sought too" in warnings[0]
+    with pytest.raises(InputError, match="algorithm1 holds cells fixed"):
+        asked(composition="Cs", data=False)
+
+
+def test_a_request_that_is_not_met_is_said(asked):
+    found, said, warnings = asked(requested={"crystal_system": "triclinic", "formula": "BaTaO2N"})
+    assert said["met"]["formula"] == 1.0
+    group = int(space_group_numbers(found, symprec=0.1)[0])
+    unmet = "0 of the 1 structures found have the crystal system requested (triclinic)."
+    assert (unmet in warnings) == (group > 2) == (said["met"]["crystal_system"] == 0.0)
+
+
+def test_held_out_crystals_are_searched_with_their_own_atoms(asked, tmp_path):
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps({"rows": [0, 1, 2], "train": [0], "validation": [1, 2]}))
+    asked(requested={"formula": "BaTaO2N"}, rows=rows, reference=2)
+    known = to_ase(load_dataset(tmp_path / "found-reference.safetensors").structures)
+    assert [atoms.get_chemical_formula("metal") for atoms in known] == ["BaTaO3", "BaKNO2"]
+
+
+def test_atoms_keep_a_distance_unless_they_need_not(tmp_path):
+    generated = tmp_path / "generated.safetensors"
+    acsf = ACSF.fung2022(["C"])
+    pair = from_ase(Atoms("C2", [[0, 0, 0], [0, 0, 0.5]]))
+    row = FeatureSet(
+        features=acsf(pair),
+        representation=acsf.config(),
+        fingerprint=acsf.fingerprint,
+        properties={"target": torch.zeros(1)},
+        ids=("a",),
+    )
+    save_features(row, generated)
+    bond = []
+    for chosen in ({}, {"min_distance": 0.0}):
+        settings = InvertSettings(samples=1, budget_evaluations=300, composition="C2", **chosen)
+        invert(generated, settings=settings, output=tmp_path / "found.safetensors", seed=0, monitor=Monitor())
+        bond.append(float(torch.pdist(load_dataset(tmp_path / "found.safetensors").structures.positions)))
+    assert bond[0] > 0.54 * 2 * 0.76 and bond[1] == pytest.approx(0.5, abs=0.01)

@@ -25,7 +25,7 @@ _ROUND_TRIP, _GENERATED, _STEPS = (
     "Generated features (without --round-trip)",
     "Algorithm 1 (--solver algorithm1)",
 )
-_ONLY_ROUND_TRIP = ("representation", "pooling", "free_cell", "budget_seconds")
+_ONLY_ROUND_TRIP = ("representation", "pooling", "budget_seconds")
 _ONLY_GENERATED = (
     "composition",
     "dataset",
@@ -35,6 +35,7 @@ _ONLY_GENERATED = (
     "weights",
     "reference",
     "budget_evaluations",
+    "min_distance",
 )
 _STEP_NAMES = ("starts", "hops", "iterations", "polish", "learning_rate", "noise")
 _MOST_ROWS = 50  # of the table on the terminal
@@ -83,9 +84,6 @@ def invert(
             rich_help_panel=_ROUND_TRIP,
         ),
     ] = None,
-    free_cell: Annotated[
-        bool, typer.Option("--free-cell", help="Forget the cell too.", rich_help_panel=_ROUND_TRIP)
-    ] = False,
     budget_seconds: Annotated[
         float | None,
         typer.Option(
@@ -99,16 +97,21 @@ def invert(
         str | None,
         typer.Option(help="whorl, or algorithm1 (Fung et al. 2022).", show_default="whorl"),
     ] = None,
+    free_cell: Annotated[
+        bool, typer.Option("--free-cell", help="Search for the cells of crystals too.")
+    ] = False,
     composition: Annotated[
         str | None,
         typer.Option(
-            help="Atoms to place, such as Pt10.", show_default="as in --dataset", rich_help_panel=_GENERATED
+            help="Atoms to place, such as Pt10.",
+            show_default="as requested in 'whorl generate', else as in --dataset",
+            rich_help_panel=_GENERATED,
         ),
     ] = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
-            help="Data set: the structure nearest in features gives composition and cell.",
+            help="Data set: the most similar structure gives the cell, and the composition if not requested.",
             rich_help_panel=_GENERATED,
         ),
     ] = None,
@@ -140,6 +143,13 @@ def invert(
         int,
         typer.Option(help="Of the solver whorl, for each generated one.", rich_help_panel=_GENERATED),
     ] = _INVERT.budget_evaluations,
+    min_distance: Annotated[
+        float,
+        typer.Option(
+            help="Least distance of two atoms, as a part of the sum of their covalent radii; 0 for none.",
+            rich_help_panel=_GENERATED,
+        ),
+    ] = _INVERT.min_distance,
     starts: Annotated[
         int, typer.Option(help="Random starts of each.", rich_help_panel=_STEPS)
     ] = _INVERT.starts,
@@ -200,11 +210,14 @@ def invert(
     from whorl.workflow import atoms
     from whorl.workflow.recipe import settings_from
 
-    names = ("samples", *_STEP_NAMES, "weights", "reference", "budget_evaluations")
+    names = (
+        *("samples", *_STEP_NAMES, "weights", "reference", "budget_evaluations"),
+        *("composition", "free_cell", "min_distance"),
+    )
     chosen = given(locals(), (*names, *({"solver", "batch_size"} & said)))
     settings = settings_from(InvertSettings, chosen, source="whorl invert")
     with monitored() as monitor:
-        atoms.invert(
+        met = atoms.invert(
             file,
             settings=settings,
             output=output,
@@ -213,8 +226,10 @@ def invert(
             features=features,
             rows=rows,
             dataset=dataset,
-            formula=composition,
         )
+        for name, flags in met.items():
+            if bool(flags.all()):  # else a warning has said so
+                err.print(f"all {len(flags)} structures have the {name.replace('_', ' ')} requested")
         out.print(str(output))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from whorl.datasets.entries import WARNINGS
@@ -105,6 +105,10 @@ class FeatureSet:
         fingerprint: Its ``fingerprint``, the hash of that.
         properties: One float64 tensor of shape (B,) per name.
         ids: A name for each row, the same as in the data set it was made of.
+        pbc: Periodicity of each structure along its lattice vectors, shape (B, 3); ``None`` where it is not
+            known. Of generated rows: that of the most similar structure of the training set.
+        requested: Of generated rows: what the structures were requested to have besides the property, any of
+            ``elements``, ``formula``, ``crystal_system`` and ``space_group``.
 
     Raises:
         InputError: Lengths that differ.
@@ -115,11 +119,19 @@ class FeatureSet:
     fingerprint: str
     properties: Mapping[str, Tensor] = field(default_factory=dict)
     ids: tuple[str, ...]
+    pbc: Bool[Tensor, "B 3"] | None = None
+    requested: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.ids):
             raise InputError(
                 f"FeatureSet: got {len(self.features)} rows of features and {len(self.ids)} ids."
+            )
+        pbc = self.pbc
+        if pbc is not None and (tuple(pbc.shape) != (len(self.ids), 3) or pbc.dtype != torch.bool):
+            raise InputError(
+                f"FeatureSet: got pbc of shape {tuple(pbc.shape)} and {pbc.dtype}, expected "
+                f"({len(self.ids)}, 3) booleans."
             )
         object.__setattr__(self, "properties", _as_columns(self, self.properties))
 
@@ -129,7 +141,7 @@ class FeatureSet:
 
     def select(self, index: Index) -> FeatureSet:
         """Return the chosen rows, in the order asked for; ``index`` as for a :class:`StructureBatch`."""
-        return _select(self, index, "features")
+        return _select(self, index, "features", "pbc")
 
 
 def _as_columns(table: Dataset | FeatureSet, properties: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -145,16 +157,16 @@ def _as_columns(table: Dataset | FeatureSet, properties: Mapping[str, Any]) -> d
     return columns
 
 
-def _select(table: _Table, index: Index, main: str) -> _Table:
+def _select(table: _Table, index: Index, *columns: str) -> _Table:
     every = torch.arange(len(table))
     if isinstance(index, slice):
         rows = every[index]
     else:
         chosen = torch.as_tensor(index, device="cpu")
         rows = every[chosen if chosen.numel() else chosen.long()].reshape(-1)
-    content = getattr(table, main)
+    contents = {name: getattr(table, name) for name in columns}
     changes: dict[str, Any] = {
-        main: None if content is None else content[rows.to(content.device)],
+        **{name: None if c is None else c[rows.to(c.device)] for name, c in contents.items()},
         "properties": {name: values[rows.to(values.device)] for name, values in table.properties.items()},
         "ids": tuple(table.ids[row] for row in rows.tolist()),
     }
@@ -254,6 +266,8 @@ def unpack_dataset(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
 def save_features(features: FeatureSet, path: Path | str) -> None:
     """Write features, and what made them, to one ``.safetensors`` file, atomically."""
     tensors = {f"property/{name}": values for name, values in features.properties.items()}
+    if features.pbc is not None:
+        tensors["pbc"] = features.pbc
     write_tensors(
         path,
         {**tensors, "features": features.features},
@@ -263,6 +277,7 @@ def save_features(features: FeatureSet, path: Path | str) -> None:
             "ids": list(features.ids),
             "representation": features.representation,
             "fingerprint": features.fingerprint,
+            "requested": dict(features.requested),
         },
     )
 
@@ -285,6 +300,8 @@ def load_features(path: Path | str, *, representation: Representation | None = N
             fingerprint=_texts([header["fingerprint"]], "fingerprint")[0],
             properties=_properties_in(tensors),
             ids=_texts(header["ids"], "ids"),
+            pbc=tensors.get("pbc"),
+            requested=dict(header.get("requested", {})),
         )
     if representation is not None and representation.fingerprint != there.fingerprint:
         raise InputError(

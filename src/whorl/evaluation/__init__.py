@@ -9,6 +9,7 @@ from whorl.evaluation.distances import (
     mean_pairwise_distance,
     nearest_distances,
     nearest_neighbour_distances,
+    nearest_rows,
     standardized,
 )
 from whorl.evaluation.diversity import copy_distance, percent_copies, principal_components, spread_ratio
@@ -56,6 +57,7 @@ __all__ = [
     "mean_pairwise_distance",
     "nearest_distances",
     "nearest_neighbour_distances",
+    "nearest_rows",
     "percent_copies",
     "percent_within",
     "principal_components",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _PAIRS_AT_ONCE = 4_000_000  # 32 MB of float64 distances
@@ -31,6 +31,12 @@ def nearest_distances(features: Float[Tensor, "n f"], others: Float[Tensor, "m f
         [torch.zeros(0, dtype=torch.float64)]
         + [block.amin(1) for _, block in _distance_blocks(features, others)]
     )
+
+
+def nearest_rows(features: Float[Tensor, "n f"], others: Float[Tensor, "m f"]) -> Int[Tensor, "n"]:
+    """Return which of ``others``, at least one, is nearest to each row."""
+    none = torch.zeros(0, dtype=torch.int64)
+    return torch.cat([none, *(block.argmin(1) for _, block in _distance_blocks(features, others))])
 
 
 def nearest_neighbour_distances(features: Float[Tensor, "n f"]) -> Float[Tensor, "n"]:

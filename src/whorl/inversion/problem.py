@@ -7,9 +7,9 @@ With a representation R, a target :math:`R^*`, feature weights w and a penalty �
 (Fung et al. 2022, section 2.1; there ρ is the absolute value and all weights are 1). Where atoms must keep a
 distance, :math:`\frac1F \sum_a c_a^2` is added, with one number for each atom:
 
-.. math:: c_a = 10 \sum_{b} \max\Bigl(0,\; s - \frac{d_{ab}}{r_a + r_b}\Bigr)
+.. math:: c_a = 100 \sum_{b} \max\Bigl(0,\; s - \frac{d_{ab}}{r_a + r_b}\Bigr)
 
-where d are distances, r covalent radii and s the ``separation``.
+where d are distances, r covalent radii and s the ``min_distance``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-_CONTACT = 10.0  # weight of a contact beside features of about unit spread
+MIN_DISTANCE = 0.55
+"""Default of the least distance of two atoms, as a part of the sum of their covalent radii."""
+
+_CONTACT = 100.0  # weight of a contact: little is given way, even where all features pull
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class InversionProblem:
             the large ones from deciding alone.
         frozen: Atoms that stay where the template has them, shape (A,); ``None``: all may move.
         free_cell: Whether the lattice is sought too. The template's cells are then only a first guess.
-        separation: Least distance s of two atoms, as a part of the sum of their covalent radii; 0: none.
+        min_distance: Least distance s of two atoms, as a part of the sum of their covalent radii; 0: none.
         space_group: Number of the space group that crystals must have, in any setting of the cell
             (any origin among those tabulated); ``None``: any symmetry or none. :func:`whorl.inversion.solve`
             keeps to it, single solvers do where the start has it.
@@ -81,7 +84,7 @@ class InversionProblem:
     weights: Tensor | None = None
     frozen: Bool[Tensor, "A"] | None = None
     free_cell: bool = False
-    separation: float = 0.0
+    min_distance: float = MIN_DISTANCE
     space_group: int | None = None
     orbits: Orbits | None = None
 
@@ -127,9 +130,9 @@ class InversionProblem:
                 f"frozen: got shape {tuple(self.frozen.shape)}, expected ({n_atoms},), one per atom of the "
                 "template."
             )
-        if not 0 <= self.separation < 1:
+        if not 0 <= self.min_distance < 1:
             raise InputError(
-                f"separation: got {self.separation}, expected a part of the covalent distance, from 0 to "
+                f"min_distance: got {self.min_distance}, expected a part of the covalent distance, from 0 to "
                 "below 1, such as 0.7."
             )
         if self.space_group is not None:
@@ -272,7 +275,7 @@ class InversionProblem:
     def value(self, structures: StructureBatch) -> Float[Tensor, "T"]:
         """Return the loss of each structure against the target of the same index, differentiable."""
         loss = PENALTIES[self.loss](self.residual(structures)).sum(1)
-        if self.separation:
+        if self.min_distance:
             loss = loss + self.contacts(structures).square().sum(1)
         return loss / self.n_features
 
@@ -286,9 +289,9 @@ class InversionProblem:
     ) -> tuple[Float[Tensor, "T"], Float[Tensor, "T R"], Float[Tensor, "T R q"]]:
         r"""Return each loss, and weighted residuals whose squares a Gauss–Newton step lowers.
 
-        The R rows are those of the features and, with a ``separation``, those of the contacts. For penalties
-        other than the square each row is scaled by :math:`\sqrt{\rho'(u) / 2u}` and its residual likewise
-        (iteratively reweighted least squares), so that the rows give the gradient of the loss.
+        The R rows are those of the features and, with a ``min_distance``, those of the contacts. For
+        penalties other than the square each row is scaled by :math:`\sqrt{\rho'(u) / 2u}` and its residual
+        likewise (iteratively reweighted least squares), so that the rows give the gradient of the loss.
 
         The q columns of the Jacobian are the coordinates of the atoms, atom by atom, those beyond a
         structure's own and of frozen atoms zero. With a free cell there follow the nine components of a
@@ -303,7 +306,7 @@ class InversionProblem:
         if self.loss != "squared":
             scale = _reweighting(self.loss, residual)
             residual, jacobian = residual * scale, jacobian * scale[..., None]
-        if self.separation:
+        if self.min_distance:
             rows, slopes = self._contacts(structures, jacobian=True)
             assert slopes is not None
             loss = loss + rows.square().sum(1)
@@ -351,11 +354,11 @@ class InversionProblem:
         radii = covalent_radii(structures.atomic_numbers).to(structures.dtype)
         n_max, place = int(structures.n_atoms.max()), structures.position_in_structure
         shape = (len(structures), n_max)
-        pairs = neighbor_list(structures, cutoff=max(2.0 * self.separation * float(radii.max()), 1e-3))
+        pairs = neighbor_list(structures, cutoff=max(2.0 * self.min_distance * float(radii.max()), 1e-3))
         vectors = pairs.vectors(structures)
         reach = radii[pairs.first] + radii[pairs.second]
         distance = vectors.norm(dim=1).clamp(min=1e-9)
-        depth = _CONTACT * (self.separation - distance / reach).clamp(min=0.0)
+        depth = _CONTACT * (self.min_distance - distance / reach).clamp(min=0.0)
         atom = structures.structure_index * n_max + place
         rows = depth.new_zeros(shape).flatten().index_add(0, atom[pairs.first], depth).reshape(shape)
         if not jacobian:

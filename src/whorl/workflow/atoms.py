@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from whorl.datasets import (
@@ -21,7 +21,6 @@ from whorl.datasets import (
     write_extxyz,
 )
 from whorl.errors import InputError
-from whorl.evaluation import standardized
 from whorl.files import provenance, write_json
 from whorl.inversion import (
     InversionProblem,
@@ -34,9 +33,11 @@ from whorl.inversion import (
 from whorl.inversion.starts import derive_seed
 from whorl.representations import Representation, make_representation
 from whorl.structures import StructureBatch
-from whorl.workflow.data import composition, read_rows, structures_of
+from whorl.workflow.data import read_rows
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import InvertSettings
+from whorl.workflow.templates import make_templates
+from whorl.workflow.wishes import Wish, satisfied
 
 _YARDSTICKS = 2000  # real structures whose neighbours are sought
 _YARDSTICKS_AT_ONCE = 64
@@ -53,16 +54,17 @@ def invert(
     features: Path | None = None,
     rows: Path | None = None,
     dataset: Path | None = None,
-    formula: str | None = None,
-) -> None:
+    composition: str | None = None,
+) -> dict[str, Bool[Tensor, "T"]]:
     """Find atoms for generated features, and write them with loss and status.
 
-    Composition and cell are those of the training structure nearest in features (``dataset``), or ``formula``
-    without a cell. Generated features are mostly those of no structure exactly, so some loss is left. Where
-    it is larger than the distance of real structures from their nearest neighbours
-    (:func:`neighbour_distance`), the target is called invalid: what was found is then no more its structure
-    than another one would be. Held-out real features (the validation ``rows`` of ``features``) are inverted
-    too, since they show what the search can reach.
+    Composition, cell and periodicity are those of the most similar training structure (``dataset``), as far
+    as they are not given or were requested of the generator (:mod:`whorl.workflow.templates`). Generated
+    features are mostly those of no structure exactly, so some loss is left. Where it is larger than the
+    distance of real structures from their nearest neighbours (:func:`neighbour_distance`), the target is
+    called invalid: what was found is then no more its structure than another one would be. Held-out real
+    features (the validation ``rows`` of ``features``) are inverted too, since they show what the search can
+    reach.
 
     Args:
         generated: From :func:`whorl.workflow.learning.generate`.
@@ -75,15 +77,37 @@ def invert(
         features: Features of real structures.
         rows: Which of them trained and which were held out.
         dataset: The structures they belong to.
-        formula: Composition, where there are no structures.
+        composition: The atoms to place, such as Pt10; by default those of the settings.
+
+    Returns:
+        Which structures have what was requested: a flag for each, by the name of the request.
 
     Raises:
-        InputError: Neither ``dataset`` nor ``formula``, or files of different representations.
+        InputError: It is not known which atoms to place, or in which cell; requests that contradict each
+            other; files of different representations.
     """
+    composition = settings.composition or composition
     wanted = _first_of_each_target(load_features(generated), settings.samples)
     representation = make_representation(wanted.representation)
     real = load_features(features, representation=representation) if features else None
-    template = _Templates(real=real, dataset=dataset, formula=formula)
+    requested = _requested(wanted, composition, monitor)
+    templates = make_templates(
+        wanted,
+        real=real,
+        dataset=dataset,
+        composition=composition,
+        requested=requested,
+        free_cell=settings.free_cell,
+    )
+    if templates.free_cell and settings.solver == "algorithm1":
+        raise InputError(
+            "solver algorithm1 holds cells fixed; a cell that is not known needs the solver whorl."
+        )
+    if templates.free_cell and not settings.free_cell:
+        monitor.warn(
+            "the features are of crystals and no cell is given, so the cells are sought too. Give the data "
+            "set that the features were made of (--dataset, --features) to take those of similar structures."
+        )
     weights = None
     if settings.weights == "whitening":
         if real is None:
@@ -99,12 +123,16 @@ def invert(
     if threshold is not None:
         threshold *= settings.margin
 
-    def search(sought: Tensor, what: str, *, is_real: bool = False) -> InversionResult:
+    def search(
+        sought: Tensor, template: StructureBatch, what: str, *, is_real: bool = False
+    ) -> InversionResult:
         n_features = sought.flatten(1).shape[1]
         problem = InversionProblem(
             representation=representation,
             target=sought.flatten(1).double(),
-            template=template(sought),
+            template=template,
+            free_cell=templates.free_cell,
+            min_distance=settings.min_distance,
             # With weights of its own the search would look for what is nearest by another measure.
             weights=torch.ones(n_features, dtype=torch.float64) if weights is None else weights,
         )
@@ -122,9 +150,17 @@ def invert(
     made_with = provenance(seed=seed, settings=settings.model_dump())
     reference_losses: list[float] = []
     reference_solved = 0
+    held_out, of_held_out = None, None
     if real is not None and rows is not None and settings.reference:
-        held_out = real.select(read_rows(rows)["validation"][: settings.reference])
-        known = search(held_out.features, "inverting real ones", is_real=True)
+        chosen = read_rows(rows)["validation"][: settings.reference]
+        held_out, of_held_out = real.select(chosen), templates.of_real(chosen)
+        if of_held_out is None:
+            monitor.warn(
+                "without the data set (--dataset) it is not known which atoms the held-out real crystals "
+                "have, so they are not inverted for comparison."
+            )
+    if held_out is not None and of_held_out is not None:
+        known = search(held_out.features, of_held_out, "inverting real ones", is_real=True)
         reference_losses = known.loss.tolist()
         reference_solved = known.status.count(InversionStatus.CONVERGED)
         if 2 * reference_solved < len(known):
@@ -135,10 +171,17 @@ def invert(
         save_dataset(
             _as_dataset(known, held_out, made_with), output.with_name(f"{output.stem}-reference.safetensors")
         )
-    found = search(wanted.features, "inverting")
+    found = search(wanted.features, templates.structures, "inverting")
     result = _as_dataset(found, wanted, made_with)
     save_dataset(result, output)
     assert result.structures is not None
+    met = satisfied(result.structures, **requested)
+    for name, flags in met.items():
+        if not bool(flags.all()):
+            monitor.warn(
+                f"{int(flags.sum())} of the {len(flags)} structures found have the {name.replace('_', ' ')} "
+                f"requested ({_in_words(requested[name])})."
+            )
     write_extxyz(
         result.structures,
         output.with_suffix(".extxyz"),
@@ -157,8 +200,32 @@ def invert(
             "reference_losses": reference_losses,
             "reference_solved": reference_solved,
             "counts": found.counts,
+            "met": {name: float(flags.double().mean()) for name, flags in met.items()},
         },
     )
+    return met
+
+
+def _in_words(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list | tuple) else str(value)
+
+
+def _requested(generated: FeatureSet, composition: str | None, monitor: Monitor) -> dict[str, Any]:
+    """Return what the structures are to have: a composition comes before the formula requested earlier.
+
+    Raises:
+        InputError: Unknown elements, or requests that contradict each other.
+    """
+    requested = dict(generated.requested)
+    if composition is not None:
+        formula = requested.get("formula")
+        if formula is not None and Wish.of(formula=formula).shares != Wish.of(formula=composition).shares:
+            monitor.warn(
+                f"the features were generated for {formula}, and {composition} is to be placed in its stead."
+            )
+        requested["formula"] = composition
+    Wish.of(**requested)
+    return requested
 
 
 def neighbour_distance(
@@ -197,51 +264,6 @@ def _first_of_each_target(generated: FeatureSet, count: int) -> FeatureSet:
     targets = generated.properties["target"]
     return generated.select(
         torch.cat([torch.nonzero(targets == t).flatten()[:count] for t in targets.unique()])
-    )
-
-
-class _Templates:
-    """Composition and cell in which each representation is inverted."""
-
-    def __init__(self, *, real: FeatureSet | None, dataset: Path | None, formula: str | None) -> None:
-        self.structures: StructureBatch | None = None
-        self.features = Tensor()
-        if dataset is not None:
-            if real is None:
-                raise InputError(
-                    "a data set gives composition and cell only together with its features (--features)."
-                )
-            self.structures = structures_of(real.ids, dataset).replace(info=())
-            self.features = real.features.flatten(1).double()
-        elif formula is not None:
-            self.structures = one_molecule(composition(formula))
-        else:
-            raise InputError(
-                "it is not known which atoms to place: give the data set that the features were made of "
-                "(--dataset), or a composition such as Pt10 (--composition)."
-            )
-
-    def __call__(self, sought: Tensor) -> StructureBatch:
-        """Return one structure for each row."""
-        assert self.structures is not None
-        if len(self.structures) == 1:
-            return self.structures[[0] * len(sought)]
-        there = standardized(self.features, self.features)
-        distance = torch.cdist(standardized(sought.flatten(1).double(), self.features), there)
-        return self.structures[distance.argmin(1)]
-
-
-def one_molecule(counts: dict[str, int]) -> StructureBatch:
-    """Return one structure of this composition without a cell; its positions mean nothing."""
-    from ase.data import atomic_numbers
-
-    numbers = [atomic_numbers[symbol] for symbol, count in counts.items() for _ in range(count)]
-    return StructureBatch(
-        positions=torch.zeros(len(numbers), 3, dtype=torch.float64),
-        cells=torch.zeros(1, 3, 3, dtype=torch.float64),
-        pbc=torch.zeros(1, 3, dtype=torch.bool),
-        atomic_numbers=torch.tensor(numbers),
-        structure_index=torch.zeros(len(numbers), dtype=torch.int64),
     )
 
 

@@ -188,6 +188,7 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
         fingerprint=representation.fingerprint,
         properties={name: values[good] for name, values in data.properties.items()},
         ids=tuple(data.ids[index] for index in good),
+        pbc=structures.pbc,
     )
     save_features(made, output)
     remove_parts(output)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from whorl.datasets import FeatureSet, load_features, save_features, split
 from whorl.errors import InputError, unknown_option
+from whorl.evaluation import nearest_rows, standardized
 from whorl.generators import (
     ConditionalGenerator,
     GeneratorSettings,
@@ -313,6 +314,8 @@ def generate(
             fingerprint=real.fingerprint,
             properties={"target": targets.repeat_interleave(counts)},
             ids=tuple(named),
+            pbc=_pbc_of_similar(torch.cat(drawn), known),
+            requested={name: value for name, value in settings.wishes.items() if value is not None},
         ),
         output,
     )
@@ -331,6 +334,16 @@ def require_memory_for_samples(settings: GenerateSettings, shape: Sequence[int])
         f"generate: {rows:,} samples of {math.prod(shape):,} features",
         "Ask for fewer samples, or of fewer targets at once.",
     )
+
+
+def _pbc_of_similar(generated: Tensor, known: FeatureSet) -> Tensor | None:
+    """Return the periodicity of the most similar known structure, where it is known."""
+    pbc = known.pbc
+    if pbc is None or bool((pbc == pbc[:1]).all()):
+        return None if pbc is None else pbc[:1].expand(len(generated), 3)
+    real = known.features.flatten(1)
+    nearest = nearest_rows(standardized(generated.flatten(1), real), standardized(real, real))
+    return pbc[nearest]
 
 
 Draw = Callable[[float, torch.Generator], Tensor]

@@ -30,6 +30,7 @@ from whorl.workflow.data import contents_hash, species_of
 from whorl.workflow.monitor import Monitor, ProgressCallback
 from whorl.workflow.round_trip_files import listed, write_results
 from whorl.workflow.round_trip_settings import RoundTripSettings
+from whorl.workflow.templates import VOLUME_PER_ATOM
 from whorl.yaml_text import dump_yaml
 
 RECOVERED = 0.05  # Å
@@ -41,12 +42,12 @@ def forget(structures: StructureBatch, *, cell: bool = False) -> StructureBatch:
 
     Args:
         structures: What to forget.
-        cell: Forget the cells too: each becomes a cube of 20 Å³ an atom.
+        cell: Forget the cells too: each becomes a cube of :data:`VOLUME_PER_ATOM` for each atom.
     """
     order = np.lexsort((structures.atomic_numbers.numpy(), structures.structure_index.numpy()))
     cells = structures.cells.clone()
     if cell:
-        lengths = (20.0 * structures.n_atoms.to(cells)) ** (1 / 3)
+        lengths = (VOLUME_PER_ATOM * structures.n_atoms.to(cells)) ** (1 / 3)
         cells = torch.eye(3).to(cells) * lengths[:, None, None]
     return StructureBatch(
         positions=torch.zeros_like(structures.positions),
@@ -135,6 +136,8 @@ def round_trip(
             template=forget(group.originals, cell=group.free_cell),
             free_cell=group.free_cell,
         )
+        if bool(problem.contacts(group.originals).any()):  # what is there is never excluded from the search
+            problem = problem.replace(min_distance=0.0)
         began = time.monotonic()
         result = _search(problem, settings, share, output / ".search", progress.part(group, len(groups)))
         taken = time.monotonic() - began

@@ -275,6 +275,10 @@ class InvertSettings(Section):
         polish_learning_rate: Of Algorithm 1: in Å, of the polish.
         noise: Of Algorithm 1: displacement between rounds, in Å.
         batch_size: Structures that are worked on at once; by default 64, and 256 in Algorithm 1.
+        composition: The atoms to place, such as BaTiO3; by default those requested in ``generate``, or of the
+            most similar structure.
+        free_cell: Search for the cells too, instead of taking those of the most similar structures.
+        min_distance: Least distance of two atoms, as a part of the sum of their covalent radii; 0 for none.
     """
 
     solver: Literal["whorl", "algorithm1"] = "whorl"
@@ -293,9 +297,26 @@ class InvertSettings(Section):
     polish_learning_rate: Positive = 0.1
     noise: NonNegative = 0.3
     batch_size: Count | None = None
+    composition: str | None = None
+    free_cell: bool = False
+    min_distance: Annotated[float, Field(ge=0, lt=1)] = 0.55
+
+    @field_validator("composition")
+    @classmethod
+    def _known_formula(cls, value: str | None) -> str | None:
+        from whorl.errors import InputError
+        from whorl.workflow.wishes import Wish  # brings torch, which reading a recipe mostly does without
+
+        try:
+            Wish.of(formula=value)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="after")
     def _settings_of_the_solver(self) -> InvertSettings:
+        if self.solver == "algorithm1" and self.free_cell:
+            raise ValueError("free_cell: solver algorithm1 holds cells fixed; write solver: whorl")
         other = "whorl" if self.solver == "algorithm1" else "algorithm1"
         # A resolved recipe names them all; only what was changed would be lost.
         lost = [

@@ -474,6 +474,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             f"train/{label}",
             *((f"train/{label}-ensemble",) if selecting else ()),
         ),
+        version=2,  # 1 did not say what was requested besides the property
     )
     if (decoding := recipe.decode) is not None:
         atoms_of = folder / "decode" / label / "crystals.safetensors"
@@ -507,11 +508,12 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             features=features,
             rows=rows,
             dataset=None if given else dataset,
-            formula=given.composition if given else None,
+            composition=given.composition if given else None,
         ),
         settings={"seed": seed, **settings.model_dump(mode="json")},
         needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
-        version=3,  # 1 judged by what Algorithm 1 left of real structures; 2 found less
+        # 1 judged by what Algorithm 1 left of real structures; 2 found less; 3 placed what was not requested
+        version=4,
     )
     if (calculator := recipe.calculator) is not None:
         add(

@@ -1,0 +1,237 @@
+"""Templates of an inversion: composition, periodicity and cell in which a fingerprint's atoms are sought.
+
+A composition that was requested comes before that of the most similar structure. The cell is that of the most
+similar structure of the same composition; else of the same number of atoms, its volume scaled by that of the
+atoms (spheres of their covalent radii). Without any, it is a cube of 20 Å³ per atom and sought too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from whorl.datasets import FeatureSet
+from whorl.errors import InputError
+from whorl.evaluation import nearest_rows, standardized
+from whorl.inversion.moves import covalent_radii
+from whorl.structures import StructureBatch
+from whorl.workflow.data import composition as counts_of
+from whorl.workflow.data import structures_of
+from whorl.workflow.wishes import satisfied
+
+VOLUME_PER_ATOM = 20.0
+"""In Å³, of the cube in which the search for an unknown cell begins."""
+
+_HOW_TO_GIVE_A_CELL = (
+    "Give a data set that has one (--dataset, --features), or let the cell be sought too (--free-cell, in a "
+    "recipe invert.free_cell: true)."
+)
+
+
+@dataclass(frozen=True)
+class Templates:
+    """One structure for each fingerprint, whose positions mean nothing.
+
+    Attributes:
+        structures: Species, cell and periodicity.
+        free_cell: Whether the cells are only a first guess.
+        known: The structures that real features belong to, by their ids; ``None`` without a data set.
+    """
+
+    structures: StructureBatch
+    free_cell: bool
+    known: StructureBatch | None = None
+
+    def of_real(self, rows: Int[Tensor, "n"]) -> StructureBatch | None:
+        """Return in what rows of the real features are to be inverted; ``None`` where it is not known."""
+        if self.known is not None:
+            return self.known[rows]
+        return None if self.free_cell else self.structures[[0] * len(rows)]
+
+
+def make_templates(
+    generated: FeatureSet,
+    *,
+    real: FeatureSet | None = None,
+    dataset: Path | None = None,
+    composition: str | None = None,
+    requested: Mapping[str, Any] | None = None,
+    free_cell: bool = False,
+) -> Templates:
+    """Return in which composition and cell each fingerprint is to be inverted.
+
+    Args:
+        generated: The fingerprints.
+        real: Features of real structures.
+        dataset: Those structures; needs ``real``.
+        composition: The atoms to place, such as ``Ba2Ti2O6``.
+        requested: What the structures were requested to have, such as ``{"formula": "BaTiO3"}``: one or more
+            of such units, as the cells of the most similar structures have room for.
+        free_cell: Whether cells are sought too.
+
+    Raises:
+        InputError: It is not known which atoms to place, or in which cell; no structure of the data set has
+            the requested elements; ``free_cell`` of what is not periodic.
+    """
+    requested = dict(requested or {})
+    if dataset is not None:
+        if real is None:
+            raise InputError(
+                "a data set gives composition and cell only together with its features (--features)."
+            )
+        known = structures_of(real.ids, dataset).replace(info=())
+        structures = _of_similar(generated, real, known, composition, requested, dataset, free_cell)
+        if free_cell:
+            _require_crystals(structures)
+        return Templates(structures, free_cell, known)
+    formula = composition or requested.get("formula")
+    if formula is None:
+        raise InputError(
+            "it is not known which atoms to place: give the data set that the features were made of "
+            "(--dataset), or a composition such as Pt10 (--composition)."
+        )
+    structures = _repeated(counts_of(formula), generated.pbc, len(generated))
+    free_cell = free_cell or bool(structures.pbc.any())
+    if free_cell:
+        _require_crystals(structures)
+    return Templates(structures, free_cell)
+
+
+def _require_crystals(structures: StructureBatch) -> None:
+    """Refuse what is not periodic in all directions where cells are sought."""
+    flat = torch.nonzero(~structures.pbc.all(1)).flatten().tolist()
+    if not flat:
+        return
+    if bool(structures.pbc.any()):
+        raise InputError(
+            f"{len(flat)} of {len(structures)} features are of structures that are not periodic in all three "
+            "directions, so a cell cannot be sought for all of them. Give the data set that the features "
+            "were made of (--dataset, --features), and leave the cells as they are."
+        )
+    raise InputError("free cell: the features are of structures without a cell, so there is none to find.")
+
+
+def _of_similar(
+    generated: FeatureSet,
+    real: FeatureSet,
+    known: StructureBatch,
+    composition: str | None,
+    requested: Mapping[str, Any],
+    dataset: Path,
+    free_cell: bool,
+) -> StructureBatch:
+    """Return for each row the most similar structure that has, or can be given, what was requested."""
+    formula = composition or requested.get("formula")
+    if formula is None and (elements := requested.get("elements")):
+        right = satisfied(known, elements=elements)["elements"]
+        if not bool(right.any()):
+            raise InputError(
+                f"{dataset}: no structure has {', '.join(elements)} together, as was requested, so none "
+                "gives composition and cell. Give the composition (--composition, in a recipe "
+                "invert.composition)."
+            )
+    else:
+        right = torch.ones(len(known), dtype=torch.bool)
+    of_symmetry = right.clone()
+    system, group = requested.get("crystal_system"), requested.get("space_group")
+    for flags in satisfied(known, crystal_system=system, space_group=group).values():
+        of_symmetry &= flags
+    choices = [of_symmetry, right]
+    counts: dict[str, int] = {}
+    if formula is not None:
+        counts = counts_of(formula)
+        same = satisfied(known, formula=formula)["formula"]
+        fits = _fitting(known, counts, exact=composition is not None)
+        choices = [same & fits & of_symmetry, same & fits, fits & of_symmetry, fits]
+    rows = next((choice for choice in choices if bool(choice.any())), None)
+    if rows is None:
+        return _without_example(generated, known, counts, str(formula), dataset, free_cell)
+    candidates = torch.nonzero(rows).flatten()
+    features = real.features.flatten(1).double()
+    nearest = nearest_rows(
+        standardized(generated.features.flatten(1).double(), features),
+        standardized(features, features)[candidates],
+    )
+    chosen = known[candidates[nearest]]
+    return chosen if not counts else StructureBatch.concatenate([_with(one, counts) for one in chosen])
+
+
+def _fitting(structures: StructureBatch, counts: Mapping[str, int], *, exact: bool) -> Bool[Tensor, "B"]:
+    """Return which structures have as many atoms as the formula, or in crystals as units of it."""
+    atoms = sum(counts.values())
+    fits = structures.n_atoms == atoms
+    if not exact:
+        fits |= structures.pbc.any(1) & (structures.n_atoms % sum(_unit(counts).values()) == 0)
+    return fits
+
+
+def _unit(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the smallest formula of the same shares."""
+    common = math.gcd(*counts.values())
+    return {symbol: count // common for symbol, count in counts.items()}
+
+
+def _with(structure: StructureBatch, counts: Mapping[str, int]) -> StructureBatch:
+    """Return a structure with this composition in units, the volume of its cell scaled by the atoms'."""
+    n, unit = len(structure.atomic_numbers), _unit(counts)
+    numbers = _numbers(unit, n // sum(unit.values())).to(structure.device)
+    if torch.equal(numbers.sort().values, structure.atomic_numbers.sort().values):
+        return structure
+    before, after = (covalent_radii(z).pow(3).sum() for z in (structure.atomic_numbers, numbers))
+    scale = ((after / before) ** (1 / 3)).to(structure.dtype)
+    # Vectors that are not periodic, as those of a slab, stay.
+    cells = torch.where(structure.pbc[:, :, None], structure.cells * scale, structure.cells)
+    return structure.replace(atomic_numbers=numbers, cells=cells)
+
+
+def _without_example(
+    generated: FeatureSet,
+    known: StructureBatch,
+    counts: Mapping[str, int],
+    formula: str,
+    dataset: Path,
+    free_cell: bool,
+) -> StructureBatch:
+    if free_cell or not bool(known.pbc.any()):
+        return _repeated(counts, known.pbc[:1], len(generated))
+    sizes = ", ".join(str(n) for n in known.n_atoms.unique().tolist())
+    raise InputError(
+        f"{formula}: no structure of {dataset} has so many atoms or a multiple (there are {sizes}), so none "
+        f"gives a cell for it. {_HOW_TO_GIVE_A_CELL}"
+    )
+
+
+def _numbers(counts: Mapping[str, int], times: int = 1) -> Int[Tensor, "n"]:
+    from ase.data import atomic_numbers
+
+    return torch.tensor([atomic_numbers[symbol] for symbol, n in counts.items() for _ in range(n * times)])
+
+
+def _repeated(counts: Mapping[str, int], pbc: Tensor | None, times: int) -> StructureBatch:
+    """Return structures of this composition: in a cube where they are periodic, else without a cell."""
+    one = one_molecule(counts)
+    if pbc is None:
+        pbc = one.pbc
+    length = (VOLUME_PER_ATOM * len(one.atomic_numbers)) ** (1 / 3)
+    cube = length * torch.eye(3, dtype=torch.float64)
+    pbc = pbc.expand(times, 3) if len(pbc) == 1 else pbc
+    return one[[0] * times].replace(pbc=pbc, cells=cube * pbc.any(1)[:, None, None])
+
+
+def one_molecule(counts: Mapping[str, int]) -> StructureBatch:
+    """Return one structure of this composition without a cell; its positions mean nothing."""
+    numbers = _numbers(counts)
+    return StructureBatch(
+        positions=torch.zeros(len(numbers), 3, dtype=torch.float64),
+        cells=torch.zeros(1, 3, 3, dtype=torch.float64),
+        pbc=torch.zeros(1, 3, dtype=torch.bool),
+        atomic_numbers=numbers,
+        structure_index=torch.zeros(len(numbers), dtype=torch.int64),
+    )
