@@ -169,7 +169,7 @@ def test_options_that_do_not_fit_are_usage_errors(whorl, structures, tmp_path, o
 
 
 def test_round_trip_options_need_the_round_trip(whorl, structures, tmp_path):
-    said = whorl("invert", structures, "-o", tmp_path / "o", "--free-cell")
+    said = whorl("invert", structures, "-o", tmp_path / "o", "--pooling", "mean")
     assert said.code == 2
     assert "needs --round-trip" in said.err
 

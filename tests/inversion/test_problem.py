@@ -16,7 +16,7 @@ def structures_of(problem, seed=1):
 
 def test_losses_by_hand():
     weights = torch.tensor([1.0, 0.0, 2.0, 1.0, 5.0, 0.1], dtype=torch.float64)
-    problem = make_problem([3, 5], weights=weights, min_distance=0.0)
+    problem = make_problem([3, 5], weights=weights)
     structures = structures_of(problem)
     residual = (problem.representation(structures) - problem.target) * weights
     by_hand = {

@@ -217,7 +217,7 @@ def invert(
     chosen = given(locals(), (*names, *({"solver", "batch_size"} & said)))
     settings = settings_from(InvertSettings, chosen, source="whorl invert")
     with monitored() as monitor:
-        met = atoms.invert(
+        atoms.invert(
             file,
             settings=settings,
             output=output,
@@ -227,9 +227,6 @@ def invert(
             rows=rows,
             dataset=dataset,
         )
-        for name, flags in met.items():
-            if bool(flags.all()):  # else a warning has said so
-                err.print(f"all {len(flags)} structures have the {name.replace('_', ' ')} requested")
         out.print(str(output))
 
 

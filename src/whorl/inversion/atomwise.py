@@ -25,7 +25,7 @@ from torch import Tensor
 from whorl.errors import InputError
 from whorl.inversion.problem import PENALTIES, InversionProblem
 from whorl.representations.acsf import ACSF
-from whorl.representations.base import FeatureLayout, Representation
+from whorl.representations.base import FeatureLayout, Representation, require_sound
 from whorl.structures.batch import StructureBatch
 
 _AT_ONCE = 4_000_000  # differences of features held at a time
@@ -98,6 +98,7 @@ class AtomList(Representation):
         return zeros.index_put(places, atomic)
 
     def _check(self, structures: StructureBatch) -> None:
+        require_sound(structures)
         if len(structures) and int(structures.n_atoms.max()) > self.n_atoms:
             raise InputError(
                 f"structures: got one of {int(structures.n_atoms.max())} atoms, expected at most "

@@ -45,7 +45,7 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 MIN_DISTANCE = 0.55
-"""Default of the least distance of two atoms, as a part of the sum of their covalent radii."""
+"""Least distance of two atoms in a search, as a part of the sum of their covalent radii."""
 
 _CONTACT = 100.0  # weight of a contact: little is given way, even where all features pull
 
@@ -66,6 +66,8 @@ class InversionProblem:
         frozen: Atoms that stay where the template has them, shape (A,); ``None``: all may move.
         free_cell: Whether the lattice is sought too. The template's cells are then only a first guess.
         min_distance: Least distance s of two atoms, as a part of the sum of their covalent radii; 0: none.
+            ``None``: 0.55 in :func:`whorl.inversion.solve`; none in single solvers and in Algorithm 1, whose
+            atoms pass through one another.
         space_group: Number of the space group that crystals must have, in any setting of the cell
             (any origin among those tabulated); ``None``: any symmetry or none. :func:`whorl.inversion.solve`
             keeps to it, single solvers do where the start has it.
@@ -84,7 +86,7 @@ class InversionProblem:
     weights: Tensor | None = None
     frozen: Bool[Tensor, "A"] | None = None
     free_cell: bool = False
-    min_distance: float = MIN_DISTANCE
+    min_distance: float | None = None
     space_group: int | None = None
     orbits: Orbits | None = None
 
@@ -130,7 +132,7 @@ class InversionProblem:
                 f"frozen: got shape {tuple(self.frozen.shape)}, expected ({n_atoms},), one per atom of the "
                 "template."
             )
-        if not 0 <= self.min_distance < 1:
+        if self.min_distance is not None and not 0 <= self.min_distance < 1:
             raise InputError(
                 f"min_distance: got {self.min_distance}, expected a part of the covalent distance, from 0 to "
                 "below 1, such as 0.7."
@@ -354,11 +356,12 @@ class InversionProblem:
         radii = covalent_radii(structures.atomic_numbers).to(structures.dtype)
         n_max, place = int(structures.n_atoms.max()), structures.position_in_structure
         shape = (len(structures), n_max)
-        pairs = neighbor_list(structures, cutoff=max(2.0 * self.min_distance * float(radii.max()), 1e-3))
+        closest = self.min_distance or 0.0
+        pairs = neighbor_list(structures, cutoff=max(2.0 * closest * float(radii.max()), 1e-3))
         vectors = pairs.vectors(structures)
         reach = radii[pairs.first] + radii[pairs.second]
         distance = vectors.norm(dim=1).clamp(min=1e-9)
-        depth = _CONTACT * (self.min_distance - distance / reach).clamp(min=0.0)
+        depth = _CONTACT * (closest - distance / reach).clamp(min=0.0)
         atom = structures.structure_index * n_max + place
         rows = depth.new_zeros(shape).flatten().index_add(0, atom[pairs.first], depth).reshape(shape)
         if not jacobian:

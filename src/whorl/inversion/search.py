@@ -30,7 +30,7 @@ from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.feasibility import agreeing, infeasibility
 from whorl.inversion.moves import Atoms
 from whorl.inversion.population import Hunt, Jobs, Population, symmetry_class
-from whorl.inversion.problem import InversionProblem
+from whorl.inversion.problem import MIN_DISTANCE, InversionProblem
 from whorl.inversion.result import InversionResult, InversionStatus, centred
 from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
 from whorl.inversion.starts import content_key, derive_seed, varied_starts
@@ -81,7 +81,8 @@ def solve(
 
     Args:
         problem: What is sought. Without weights of its own, the search weighs each feature by its spread over
-            random arrangements; the losses returned are those of the problem as it is.
+            random arrangements; the losses returned are those of the problem as it is. Without a least
+            distance of its own, atoms keep 0.55 of the sum of their covalent radii.
         budget_evaluations: How often the fingerprint and its derivatives may be computed for one target;
             ``None``: 150 000 times, or as many fewer as a target has more than ten atoms.
         budget_seconds: For all targets together; they are then searched side by side. Each gets its first
@@ -103,6 +104,8 @@ def solve(
         InputError: A setting out of range.
     """
     population = population or Population()
+    if problem.min_distance is None:
+        problem = problem.replace(min_distance=MIN_DISTANCE)
     if batch_size < 1:
         raise InputError(f"batch_size: got {batch_size}, expected 1 or more.")
     if (budget_evaluations is not None and budget_evaluations < 1) or (

@@ -38,7 +38,7 @@ from whorl.representations.acsf_jacobian import (
     RadialPart,
     pool_jacobian,
 )
-from whorl.representations.base import FeatureLayout, Representation, require_few_features
+from whorl.representations.base import FeatureLayout, Representation, require_few_features, require_sound
 from whorl.representations.cutoffs import Cutoff, CutoffSettings
 from whorl.representations.pooling import Pooling
 from whorl.representations.settings import RepresentationSettings
@@ -359,6 +359,7 @@ class ACSF(Representation):
         Raises:
             InputError: A structure holds an element that was not declared.
         """
+        require_sound(structures)
         pairs = self._pairs(structures)
         return _AtomicFeatures.apply(pairs.vectors(structures), self, pairs, structures)
 
@@ -367,7 +368,8 @@ class ACSF(Representation):
         self, structures: StructureBatch, *, strain: bool = False
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
         """Return R and its analytic Jacobian; see the base class for shapes and units."""
-        width, n_max = len(self.atomic_names), int(structures.n_atoms.max())
+        require_sound(structures)
+        width, n_max = len(self.atomic_names), max(structures.n_atoms.tolist(), default=0)
         n_pools = len(self.layout) // width
         value = structures.positions.new_empty(len(structures), n_pools, width)
         jacobian = value.new_empty(len(structures), n_pools, width, n_max + 3 * strain, 3)
@@ -386,6 +388,7 @@ class ACSF(Representation):
         some_periodic, all_periodic = bool(structures.pbc.any()), bool(structures.pbc.all())
         if some_periodic and (self.images != "all" or not all_periodic):
             return super().value_and_jacobian_along(structures, orbits)
+        require_sound(structures)
         species = self._species_index(structures).reshape(orbits.head.shape)
         value = structures.positions.new_empty(len(structures), len(self.layout))
         jacobian = value.new_empty(*value.shape, orbits.atoms.shape[3])
@@ -501,7 +504,8 @@ class ACSF(Representation):
         Raises:
             InputError: A structure holds an element that was not declared.
         """
-        width, n_max = len(self.atomic_names), int(structures.n_atoms.max())
+        require_sound(structures)
+        width, n_max = len(self.atomic_names), max(structures.n_atoms.tolist(), default=0)
         value = structures.positions.new_zeros(len(structures), n_max, width)
         jacobian = value.new_zeros(len(structures), n_max, width, n_max + 3 * strain, 3)
 
@@ -874,7 +878,8 @@ class _AtomicFeatures(torch.autograd.Function):
         ctx: Any, vectors: Tensor, acsf: ACSF, pairs: NeighborList, structures: StructureBatch
     ) -> Float[Tensor, "A f"]:
         ctx.acsf, ctx.parts = acsf, list(acsf._parts(structures, pairs, vectors))
-        return torch.cat(map_threads(acsf._value, ctx.parts))
+        none = vectors.new_zeros(0, len(acsf.atomic_names))
+        return torch.cat([none, *map_threads(acsf._value, ctx.parts)])
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -62,6 +62,29 @@ class FeatureLayout:
         return len(self.names)
 
 
+def require_sound(structures: StructureBatch) -> None:
+    """Refuse what would be encoded as something that it is not.
+
+    Raises:
+        InputError: A structure without atoms, with a position or cell that is not finite, or an index of
+            structures that is not sorted or out of range; it names the first one.
+    """
+    structures.check()
+    empty = structures.n_atoms == 0
+    if bool(empty.any()):
+        first = int(torch.nonzero(empty)[0])
+        raise InputError(f"structure {first} has no atoms, so there is nothing to encode.")
+    astray = ~structures.positions.isfinite().all(1)
+    if bool(astray.any()):
+        atom = int(torch.nonzero(astray)[0])
+        where = ", ".join(f"{x:g}" for x in structures.positions[atom].tolist())
+        raise InputError(
+            f"structure {int(structures.structure_index[atom])}: its atom "
+            f"{int(structures.position_in_structure[atom])} is at ({where}), expected finite coordinates. "
+            "whorl.structures.find_problems names all that cannot be encoded."
+        )
+
+
 class Representation(nn.Module, Method, ABC):
     """A map R from structures to tensors, differentiable in positions and cell.
 
@@ -80,6 +103,18 @@ class Representation(nn.Module, Method, ABC):
     def __repr__(self) -> str:
         """Return the name and the number of features."""
         return f"{type(self).__name__}({len(self.layout)} features)"
+
+    def __call__(self, structures: StructureBatch) -> Float[Tensor, "B *shape"]:
+        """Return R of each structure, after a look at them (:func:`require_sound`).
+
+        Raises:
+            InputError: A structure that is not sound, or that this representation was not made for.
+        """
+        require_sound(structures)
+        if len(structures) == 0:
+            # The sum of no coordinates, so that it can be differentiated like any other result.
+            return structures.positions.sum() + structures.positions.new_zeros(0, *self.layout.shape)
+        return super().__call__(structures)
 
     @abstractmethod
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B *shape"]:
@@ -153,7 +188,7 @@ class Representation(nn.Module, Method, ABC):
                 # Structures do not see one another, so one backward pass serves the whole batch.
                 total = value[:, feature].sum()
                 rows.append(torch.autograd.grad(total, variables, retain_graph=True, materialize_grads=True))
-        n_max = int(structures.n_atoms.max())
+        n_max = max(structures.n_atoms.tolist(), default=0)
         jacobian = positions.new_zeros(len(structures), value.shape[1], n_max + 3 * strain, 3)
         for feature, (of_positions, *of_strain) in enumerate(rows):
             jacobian[structures.structure_index, feature, structures.position_in_structure] = of_positions

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from whorl.datasets import (
@@ -55,7 +55,7 @@ def invert(
     rows: Path | None = None,
     dataset: Path | None = None,
     composition: str | None = None,
-) -> dict[str, Bool[Tensor, "T"]]:
+) -> None:
     """Find atoms for generated features, and write them with loss and status.
 
     Composition, cell and periodicity are those of the most similar training structure (``dataset``), as far
@@ -78,9 +78,6 @@ def invert(
         rows: Which of them trained and which were held out.
         dataset: The structures they belong to.
         composition: The atoms to place, such as Pt10; by default those of the settings.
-
-    Returns:
-        Which structures have what was requested: a flag for each, by the name of the request.
 
     Raises:
         InputError: It is not known which atoms to place, or in which cell; requests that contradict each
@@ -132,7 +129,7 @@ def invert(
             target=sought.flatten(1).double(),
             template=template,
             free_cell=templates.free_cell,
-            min_distance=settings.min_distance,
+            min_distance=settings.min_distance if settings.solver == "whorl" else None,
             # With weights of its own the search would look for what is nearest by another measure.
             weights=torch.ones(n_features, dtype=torch.float64) if weights is None else weights,
         )
@@ -177,11 +174,11 @@ def invert(
     assert result.structures is not None
     met = satisfied(result.structures, **requested)
     for name, flags in met.items():
-        if not bool(flags.all()):
-            monitor.warn(
-                f"{int(flags.sum())} of the {len(flags)} structures found have the {name.replace('_', ' ')} "
-                f"requested ({_in_words(requested[name])})."
-            )
+        tell = monitor.note if bool(flags.all()) else monitor.warn
+        tell(
+            f"{int(flags.sum())} of the {len(flags)} structures found have the {name.replace('_', ' ')} "
+            f"requested ({_in_words(requested[name])})."
+        )
     write_extxyz(
         result.structures,
         output.with_suffix(".extxyz"),
@@ -203,7 +200,6 @@ def invert(
             "met": {name: float(flags.double().mean()) for name, flags in met.items()},
         },
     )
-    return met
 
 
 def _in_words(value: Any) -> str:

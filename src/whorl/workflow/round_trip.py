@@ -22,6 +22,7 @@ from whorl.evaluation.alignment import superimpose
 from whorl.evaluation.matching import rmsd
 from whorl.files import provenance, read_json, stable_hash, write_json, write_text
 from whorl.inversion import InversionProblem, InversionResult, algorithm1, solve
+from whorl.inversion.problem import MIN_DISTANCE
 from whorl.report.comparison import Comparison, write_comparison
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, find_problems
@@ -136,7 +137,8 @@ def round_trip(
             template=forget(group.originals, cell=group.free_cell),
             free_cell=group.free_cell,
         )
-        if bool(problem.contacts(group.originals).any()):  # what is there is never excluded from the search
+        nearer = problem.replace(min_distance=MIN_DISTANCE).contacts(group.originals)
+        if bool(nearer.any()):  # what is there is never excluded from the search
             problem = problem.replace(min_distance=0.0)
         began = time.monotonic()
         result = _search(problem, settings, share, output / ".search", progress.part(group, len(groups)))

@@ -277,8 +277,9 @@ class InvertSettings(Section):
         batch_size: Structures that are worked on at once; by default 64, and 256 in Algorithm 1.
         composition: The atoms to place, such as BaTiO3; by default those requested in ``generate``, or of the
             most similar structure.
-        free_cell: Search for the cells too, instead of taking those of the most similar structures.
-        min_distance: Least distance of two atoms, as a part of the sum of their covalent radii; 0 for none.
+        free_cell: Of the search: seek the cells too, instead of taking those of the most similar structures.
+        min_distance: Of the search: least distance of two atoms, as a part of the sum of their covalent
+            radii; 0 for none.
     """
 
     solver: Literal["whorl", "algorithm1"] = "whorl"
@@ -315,8 +316,6 @@ class InvertSettings(Section):
 
     @model_validator(mode="after")
     def _settings_of_the_solver(self) -> InvertSettings:
-        if self.solver == "algorithm1" and self.free_cell:
-            raise ValueError("free_cell: solver algorithm1 holds cells fixed; write solver: whorl")
         other = "whorl" if self.solver == "algorithm1" else "algorithm1"
         # A resolved recipe names them all; only what was changed would be lost.
         lost = [
@@ -344,7 +343,7 @@ class InvertSettings(Section):
 
 
 _SOLVER_SETTINGS = {
-    "whorl": ("budget_evaluations", "reference_evaluations"),
+    "whorl": ("budget_evaluations", "reference_evaluations", "free_cell", "min_distance"),
     "algorithm1": (
         "starts",
         "hops",
