@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from tiny_recipe import tiny
+from whorl.workflow.representation_settings import ACSFSettings
 
 from whorl.datasets import Dataset, FeatureSet, load_dataset, load_features, save_dataset, save_features
 from whorl.errors import InputError
@@ -18,7 +19,6 @@ from whorl.structures.symmetry import space_group_numbers
 from whorl.workflow.atoms import invert, neighbour_distance
 from whorl.workflow.data import encode
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.representation_settings import ACSFSettings
 from whorl.workflow.settings import InvertSettings
 
 
