@@ -7,7 +7,6 @@ import pytest
 import torch
 from ase import Atoms
 from tiny_recipe import tiny
-from whorl.workflow.representation_settings import ACSFSettings
 
 from whorl.datasets import Dataset, FeatureSet, load_dataset, load_features, save_dataset, save_features
 from whorl.errors import InputError
