@@ -158,7 +158,7 @@ def asked(tmp_path):
     dataset, features = tmp_path / "dataset.safetensors", tmp_path / "features.safetensors"
     ids = tuple("abc")
     save_dataset(Dataset(structures=from_ase(known), ids=ids), dataset)
-    settings = ACSFSettings(
+    settings = ACSF.Settings(
         cutoff=5.0, g2=[(0.1, 0.0), (1.0, 2.0)], species=["Ba", "Cs", "K", "N", "O", "Ta"]
     )
     encode(dataset, settings=settings, output=features, monitor=Monitor())
