@@ -1,6 +1,10 @@
 """Judging what was generated: how near, how new, how different, and whether there are atoms for it."""
 
-from whorl.evaluation.accuracy import count_failed, mean_absolute_error, percent_within
+from whorl.evaluation.accuracy import (
+    count_failed,
+    mean_absolute_error,
+    percent_within,
+)
 from whorl.evaluation.agreement import Agreement, agreement
 from whorl.evaluation.cgcnn import CGCNN
 from whorl.evaluation.crystals import CrystalVerdict, Distribution, MadeCrystals, compare, judge_crystals

@@ -20,6 +20,7 @@ from whorl.evaluation.distances import (
     standardized,
 )
 from whorl.evaluation.diversity import copy_distance, percent_copies, spread_ratio
+from whorl.surrogates.errors import PredictionErrors
 from whorl.evaluation.verdict import (
     Accuracy,
     Diversity,
@@ -46,6 +47,7 @@ def evaluate(
     tolerance: float = 0.1,
     window: float = 0.1,
     copy_fraction: float = 0.1,
+    surrogate_errors: PredictionErrors | None = None,
 ) -> Verdict:
     """Judge what was generated, for every training size and target.
 
@@ -63,6 +65,7 @@ def evaluate(
         window: Real data within this of a target are what the samples' spread is compared with.
         copy_fraction: A sample nearer to a training row than this fraction of the median nearest-neighbour
             distance within the training rows is a copy.
+        surrogate_errors: Of the surrogate, on labelled structures.
 
     Raises:
         InputError: No training size, no rows, or numbers of rows or features that do not fit together.
@@ -76,6 +79,8 @@ def evaluate(
         )
     real = standardized(data_features, data_features)
     warnings: list[str] = []
+    if surrogate_errors is not None and surrogate_errors.warning:
+        warnings.append(surrogate_errors.warning)
     judged = {}
     for label, generated in sizes.items():
         _check(label, generated, data_features.shape[1])
@@ -99,6 +104,7 @@ def evaluate(
         data_range=_range(data_properties),
         sizes=judged,
         warnings=tuple(warnings),
+        surrogate_errors=surrogate_errors,
     )
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError
+from whorl.surrogates.errors import PredictionErrors
 from whorl.structures.batch import StructureBatch
 
 _FORMAT = "whorl verdict 1"
@@ -186,6 +187,7 @@ class Verdict:
         data_range: Smallest and largest property among them.
         sizes: One verdict per training size, by its label.
         warnings: What the reader should know.
+        surrogate_errors: Of the surrogate, on labelled structures; ``None`` without one.
     """
 
     property: str
@@ -196,6 +198,7 @@ class Verdict:
     data_range: tuple[float, float]
     sizes: Mapping[str, SizeVerdict]
     warnings: tuple[str, ...] = ()
+    surrogate_errors: PredictionErrors | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as data for JSON."""
@@ -216,6 +219,8 @@ class Verdict:
             sizes = {label: _size_from(size) for label, size in data["sizes"].items()}
             rest = {n: value for n, value in data.items() if n not in ("format", "sizes", "provenance")}
             low, high = rest.pop("data_range")
+            if (errors := rest.get("surrogate_errors")) is not None:
+                rest["surrogate_errors"] = PredictionErrors(**errors)
             return cls(
                 **{**rest, "warnings": tuple(rest.get("warnings", ()))}, data_range=(low, high), sizes=sizes
             )

@@ -131,7 +131,7 @@ def write_report(
         potential=run.potential,
         agreement=agreement,
         subject=describe(recipe, verdict),
-        warnings=[*verdict.warnings, *warnings],
+        warnings=list(dict.fromkeys([*verdict.warnings, *warnings])),
         skipped=list(skipped[:_MOST_SKIPPED]),
         skipped_count=len(skipped),
         headlines=_headlines(run),

@@ -19,7 +19,7 @@ A tensor says everything several times, and so it tells its own noise. For each 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -102,6 +102,8 @@ class DecodedCrystals:
         space_group: Mean of what the tensor says of the space group's number; not whole.
         space_group_error: Standard error of that.
         position_error: Standard error in Å of an atom's place, from the noise of the tensor.
+        snapped: Sites of each crystal that were given another element than the tensor's nearest, since that
+            may not be there.
     """
 
     structures: StructureBatch
@@ -111,6 +113,7 @@ class DecodedCrystals:
     space_group: Float[Tensor, "G"]
     space_group_error: Float[Tensor, "G"]
     position_error: Float[Tensor, "G"]
+    snapped: Int[Tensor, "G"]
 
     def refined(self, *, ladder: Sequence[float] = LADDER, most: float | None = None) -> Refined:
         """Return the crystals refined to their symmetry; see :func:`whorl.structures.symmetry.refine`.
@@ -159,8 +162,14 @@ def decode(
     clustering: str | None = "auto",
     k_elements: int = 3,
     k_coordinates: int = 6,
+    elements: Sequence[str] | None = None,
+    required: Sequence[str] = (),
+    formula: Mapping[str, int] | None = None,
 ) -> DecodedCrystals:
     """Return the crystals of tensors. One that is none is skipped with a reason, and the rest goes on.
+
+    A model that is not certain of an element says something between elements, and the nearest may be one that
+    no one has in mind. With ``elements``, sites are given the nearest of these.
 
     Args:
         codec: With which they were encoded, or their generator was trained.
@@ -168,18 +177,25 @@ def decode(
         clustering: ``"auto"``, ``"paper"``, or None for the means as they are; see the module.
         k_elements: K of the paper's clustering of atomic numbers.
         k_coordinates: K of its clustering of coordinates, for each direction.
+        elements: Chemical symbols that sites may have; all by default.
+        required: Elements that each crystal has: one that is missing takes the place of the nearest element
+            that is not required, where there is one.
+        formula: Atoms of each element, such as those of BaTiO3: sites have no other element, and in a crystal
+            of whole formula units they are divided among them in these proportions, at the least misfit.
 
     Raises:
-        InputError: Unknown clustering, or K below 1.
+        InputError: Unknown clustering or elements, or K below 1.
     """
     if clustering is not None and clustering not in CLUSTERINGS:
         raise unknown_option("clustering", str(clustering), CLUSTERINGS)
     if min(k_elements, k_coordinates) < 1:
         raise InputError(f"k-means: got K = {min(k_elements, k_coordinates)}, expected at least 1.")
 
+    choice = _Choice.of(elements, required, formula)
+
     def decoded(start: int) -> DecodedCrystals:
         index, some, skipped = _sound(codec, tensors[start : start + _AT_ONCE], start)
-        return _decode(codec, some, index, skipped, clustering, k_elements, k_coordinates)
+        return _decode(codec, some, index, skipped, clustering, k_elements, k_coordinates, choice)
 
     parts = map_threads(decoded, list(range(0, max(len(tensors), 1), _AT_ONCE)))
     return DecodedCrystals(
@@ -190,6 +206,7 @@ def decode(
         space_group=torch.cat([part.space_group for part in parts]),
         space_group_error=torch.cat([part.space_group_error for part in parts]),
         position_error=torch.cat([part.position_error for part in parts]),
+        snapped=torch.cat([part.snapped for part in parts]),
     )
 
 
@@ -427,6 +444,7 @@ def _decode(
     clustering: str | None,
     k_elements: int,
     k_coordinates: int,
+    choice: _Choice,
 ) -> DecodedCrystals:
     everything = _Reading(codec, tensors)
     reasons = everything.problems
@@ -442,16 +460,20 @@ def _decode(
     x, x_error = reading.coordinates
     x_error = x_error.clamp(min=_ERROR["coordinate"])
     parameters = crystal[:, :6]
+    allowed = choice.allowed.to(crystal.device)
     if clustering == "paper":
         x = _per_direction(lambda v, p: k_means(v, p, k_coordinates), reading.guesses(), present)
         mean = (reading.codes()[0] * codec.header_scale[0].to(x)).mean(-1)
         if codec.elements == "periodic":
             mean = reading.element_costs().argmin(-1) + 1.0
-        numbers = k_means(mean, present, k_elements).round().clamp(1, 118).to(torch.int64)
+        of_cluster = k_means(mean, present, k_elements).round().clamp(1, 118)
+        costs = (of_cluster[..., None] - torch.arange(1.0, 119.0).to(of_cluster)).square()
+        kinds = costs[..., allowed].argmin(-1)
     elif clustering == "auto":
         repeated = torch.repeat_interleave(x_error, 3)
         x = _per_direction(lambda v, p: merge_on_circle(v, p, repeated), x, present)
-        numbers = _parsimonious(reading.element_costs(), present)
+        costs = reading.element_costs()
+        kinds = _parsimonious(costs[..., allowed], present)
         floors = crystal.new_tensor([_ERROR["length"]] * 3 + [_ERROR["angle"]] * 3)
         parameters = most_likely_lattice(
             parameters,
@@ -460,10 +482,16 @@ def _decode(
             space_group_error=space_group_error,
         )
     else:
-        numbers = reading.element_costs().argmin(-1) + 1
+        costs = reading.element_costs()
+        kinds = costs[..., allowed].argmin(-1)
+    final = choice.requested(kinds, costs[..., allowed], present)
+    numbers = allowed[final] + 1
+    foreign = ~torch.isin(costs.argmin(-1), allowed)
+    snapped = ((foreign | (final != kinds)) & present).sum(1)
     structures = _structures(x, present, parameters, numbers)
     found = reading.measures()
     columns = {f"crystens_{one.name}": getattr(found, one.name).tolist() for one in fields(found)}
+    columns["crystens_snapped_sites"] = snapped.tolist()
     columns["space_group_number"] = crystal[:, 6].round().clamp(1, 230).to(torch.int64).tolist()
     info: tuple[dict[str, Any], ...] = tuple(
         {name: values[i] for name, values in columns.items()} for i in range(len(structures))
@@ -477,24 +505,102 @@ def _decode(
         space_group=crystal[:, 6],
         space_group_error=space_group_error,
         position_error=reach * x_error if len(size) else size,
+        snapped=snapped,
     )
 
 
-def _parsimonious(costs: Float[Tensor, "B n 118"], present: Bool[Tensor, "B n"]) -> Int[Tensor, "B n"]:
-    r"""Return atomic numbers of few elements, by the same criterion as the clustering of coordinates.
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """Which elements sites may have, in places of the 118 costs: that of hydrogen is 0.
 
-    With :math:`c_{iz}` the misfit of atom i to element z, what shall be small is
-    :math:`\sum_i c_{i z_i} - \sum_z n_z \ln(n_z / n)`, and ln 118 for each element. At first each atom is of
-    its likeliest element. Elements are given up one at a time, each time that which brings most, its atoms
-    going to the next best ones; then the atoms of an element choose their number together. All this twice.
+    Attributes:
+        allowed: All of them, ascending.
+        required: Of these, places among ``allowed`` of elements that each crystal has.
+        shares: Atoms of each of ``allowed`` in a formula unit; none where there is no formula.
+    """
+
+    allowed: Int[Tensor, "e"]
+    required: tuple[int, ...] = ()
+    shares: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls, elements: Sequence[str] | None, required: Sequence[str], formula: Mapping[str, int] | None
+    ) -> _Choice:
+        from ase.data import atomic_numbers, chemical_symbols
+
+        named = [*(elements or ()), *required, *(formula or ())]
+        if unknown := [symbol for symbol in named if symbol not in chemical_symbols[1:]]:
+            raise InputError(f"elements: got '{unknown[0]}', expected chemical symbols such as O or Ti.")
+        symbols = formula or (chemical_symbols[1:119] if elements is None else {*elements, *required})
+        numbers = sorted(atomic_numbers[symbol] for symbol in symbols)
+        places = {chemical_symbols[number]: place for place, number in enumerate(numbers)}
+        return cls(
+            allowed=torch.tensor(numbers, dtype=torch.int64) - 1,
+            required=tuple(places[symbol] for symbol in required if symbol in places),
+            shares=tuple(int(formula[symbol]) for symbol in places) if formula else (),
+        )
+
+    def requested(
+        self, kinds: Int[Tensor, "B n"], costs: Float[Tensor, "B n e"], present: Bool[Tensor, "B n"]
+    ) -> Int[Tensor, "B n"]:
+        """Return kinds that are what was asked for where they were not, at the least misfit."""
+        if not self.required and not self.shares:
+            return kinds
+        kinds = kinds.clone()
+        for row in range(len(kinds)):
+            sites = torch.nonzero(present[row])[:, 0]
+            misfit = costs[row, sites]
+            kinds[row, sites] = (
+                self._in_proportion(kinds[row, sites], misfit)
+                if self.shares
+                else self._with_required(kinds[row, sites], misfit)
+            )
+        return kinds
+
+    def _in_proportion(self, kinds: Int[Tensor, "a"], misfit: Float[Tensor, "a e"]) -> Int[Tensor, "a"]:
+        """Divide sites among the elements of the formula; as they are where these are no whole units."""
+        from scipy.optimize import linear_sum_assignment
+
+        units, rest = divmod(len(kinds), sum(self.shares))
+        if rest:
+            return kinds
+        places = torch.repeat_interleave(torch.tensor(self.shares) * units)
+        _, chosen = linear_sum_assignment(misfit[:, places].numpy(force=True))
+        return places[torch.as_tensor(chosen)].to(kinds)
+
+    def _with_required(self, kinds: Int[Tensor, "a"], misfit: Float[Tensor, "a e"]) -> Int[Tensor, "a"]:
+        """Put each required element that is missing in the place of the nearest that is not required.
+
+        All sites of that element change: they may be alike by symmetry.
+        """
+        for wanted in self.required:
+            there = set(kinds.tolist())
+            costs = {
+                kind: float((misfit[kinds == kind, wanted] - misfit[kinds == kind, kind]).mean())
+                for kind in sorted(there - set(self.required))
+            }
+            if wanted not in there and costs:
+                kinds = torch.where(kinds == min(costs, key=costs.__getitem__), wanted, kinds)
+        return kinds
+
+
+def _parsimonious(costs: Float[Tensor, "B n e"], present: Bool[Tensor, "B n"]) -> Int[Tensor, "B n"]:
+    r"""Return the place in ``costs`` of each atom's element, so that there are few different ones.
+
+    The criterion is that of the clustering of coordinates. With :math:`c_{iz}` the misfit of atom i to
+    element z, what shall be small is :math:`\sum_i c_{i z_i} - \sum_z n_z \ln(n_z / n)`, and ln 118 for each
+    element. At first each atom is of its likeliest element. Elements are given up one at a time, each time
+    that which brings most, its atoms going to the next best ones; then the atoms of an element choose theirs
+    together. All this twice.
     """
     costs = torch.where(present[..., None], costs, 0.0)
-    numbers = costs.argmin(-1)  # counted from hydrogen
+    numbers = costs.argmin(-1)
     for _ in range(2):
         numbers = _merged(costs, numbers, present)
         together = (numbers[:, :, None] == numbers[:, None, :]) & present[:, None, :]
         numbers = (together.to(costs) @ costs).argmin(-1)
-    return numbers + 1
+    return numbers
 
 
 def _merged(costs: Tensor, numbers: Tensor, present: Tensor) -> Tensor:

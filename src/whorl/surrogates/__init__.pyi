@@ -1,5 +1,6 @@
 from .base import Prediction, Surrogate, load_surrogate
 from .ensemble import EnsembleSurrogate
+from .errors import PredictionErrors, prediction_errors
 from .external import ExternalSurrogate
 from .network import NetworkSurrogate
 from .selection import Selection, select
@@ -9,8 +10,10 @@ __all__ = [
     "ExternalSurrogate",
     "NetworkSurrogate",
     "Prediction",
+    "PredictionErrors",
     "Selection",
     "Surrogate",
     "load_surrogate",
+    "prediction_errors",
     "select",
 ]

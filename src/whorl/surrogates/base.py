@@ -15,6 +15,7 @@ from torch import Tensor
 from whorl.axes import SURROGATES
 from whorl.errors import InputError
 from whorl.settings import Method
+from whorl.surrogates.errors import PredictionErrors
 from whorl.surrogates.settings import SurrogateSettings
 
 Progress = Callable[..., object]
@@ -82,8 +83,13 @@ class Surrogate(Method, ABC):
 
     @property
     @abstractmethod
+    def validation_errors(self) -> PredictionErrors | None:
+        """Errors on the validation rows; None if not measured."""
+
+    @property
     def validation_mae(self) -> float | None:
         """Mean absolute error on the validation rows, in the property's units; None if not measured."""
+        return None if self.validation_errors is None else self.validation_errors.mean_absolute_error
 
     @abstractmethod
     def save(self, path: Path | str) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from whorl.generators.networks import perceptron
 from whorl.generators.scaling import FeatureScaler, check_finite
 from whorl.settings import Count, Depth, NonNegative, Positive, Width, settings_from
 from whorl.surrogates.base import Prediction, Progress, Surrogate
+from whorl.surrogates.errors import PredictionErrors, prediction_errors
 from whorl.surrogates.settings import SurrogateSettings
 
 if TYPE_CHECKING:
@@ -154,20 +156,21 @@ class EnsembleSurrogate(nn.Module, Surrogate):
             ensemble._fit(features[rows].flatten(1), properties[rows], seed=seed, tell=tell, **training)
             return ensemble
 
-        mae = None
+        errors = None
         every = torch.ones(len(features), dtype=torch.bool)
         if validation is not None:
             known = every.clone()
             known[validation] = False
             read = fitted(known.nonzero()[:, 0]).predict(features[validation]).mean
-            mae = float((read - properties[validation]).abs().mean())
+            errors = prediction_errors(read, properties[validation], held_out=True)
         ensemble = fitted(every.nonzero()[:, 0])
         ensemble.record = {
             "rows": len(features),
             "seed": seed,
             **body,
             **training,
-            "validation_mae": mae,
+            "validation_mae": None if errors is None else errors.mean_absolute_error,
+            "validation_errors": None if errors is None else asdict(errors),
         }
         return ensemble
 
@@ -252,6 +255,12 @@ class EnsembleSurrogate(nn.Module, Surrogate):
         own = (torch.as_tensor(deviation).square() - noise).clamp(min=0)
         floor = 1e-6 * float(self.property_scaler.scale[0]) + 1e-12
         return mean, (disagreement + own + floor**2).sqrt()
+
+    @property
+    def validation_errors(self) -> PredictionErrors | None:
+        """Errors on the validation rows; None if not measured, and of files of earlier versions."""
+        errors = self.record.get("validation_errors")
+        return None if errors is None else PredictionErrors(**errors)
 
     @property
     def validation_mae(self) -> float | None:

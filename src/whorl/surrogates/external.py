@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from whorl.errors import InputError
 from whorl.files import atomic_path
 from whorl.surrogates.base import Prediction, Progress, Surrogate, load_surrogate
+from whorl.surrogates.errors import PredictionErrors, prediction_errors
 from whorl.surrogates.settings import SurrogateSettings
 
 
@@ -70,7 +73,7 @@ class ExternalSurrogate(Surrogate):
             raise InputError(f"{source}: the last layer gives {width or 0} numbers, expected one property.")
         self.network = nn.Sequential(*layers[:-1])
         self._tensors = tensors
-        self._validation_mae: float | None = None
+        self._errors: PredictionErrors | None = None
 
     @classmethod
     def fit(
@@ -91,8 +94,9 @@ class ExternalSurrogate(Surrogate):
         surrogate = load_surrogate(options["path"], shape=tuple(features.shape[1:]))
         rows = torch.arange(len(features)) if validation is None else validation
         if isinstance(surrogate, ExternalSurrogate) and len(rows):
-            off = surrogate.predict(features[rows]).mean - properties[rows].double()
-            surrogate._validation_mae = float(off.abs().mean())
+            # Which rows it was trained on, no one knows.
+            predicted = surrogate.predict(features[rows]).mean
+            surrogate._errors = prediction_errors(predicted, properties[rows], held_out=False)
         return surrogate
 
     @torch.no_grad()
@@ -111,9 +115,9 @@ class ExternalSurrogate(Surrogate):
         return Prediction(mean=self.network(features.flatten(1).double()).squeeze(1))
 
     @property
-    def validation_mae(self) -> float | None:
-        """Mean absolute error on the validation rows, in the property's units; None if not measured."""
-        return self._validation_mae
+    def validation_errors(self) -> PredictionErrors | None:
+        """Errors on the validation rows; None if not measured."""
+        return self._errors
 
     def save(self, path: Path | str) -> None:
         """Write the network to one ``.safetensors`` file, atomically."""
@@ -121,7 +125,10 @@ class ExternalSurrogate(Surrogate):
             save_file(
                 {name: value.contiguous() for name, value in self._tensors.items()},
                 temporary,
-                metadata={"whorl_surrogate": self.kind, "validation_mae": str(self._validation_mae or "")},
+                metadata={
+                    "whorl_surrogate": self.kind,
+                    "validation_errors": json.dumps(self._errors and asdict(self._errors)),
+                },
             )
 
     @classmethod
@@ -136,12 +143,12 @@ class ExternalSurrogate(Surrogate):
             raise InputError(f"{path}: no such file (looked for it from {Path.cwd()}).")
         try:
             with safe_open(path, framework="pt") as file:
-                mae = (file.metadata() or {}).get("validation_mae")
+                errors = json.loads((file.metadata() or {}).get("validation_errors", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: damaged, or not a .safetensors file ({error}).") from None
         surrogate = cls(tensors, source=str(path))
-        surrogate._validation_mae = float(mae) if mae else None
+        surrogate._errors = PredictionErrors(**errors) if errors else None
         return surrogate
 
 

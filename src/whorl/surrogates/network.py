@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from whorl.generators.settings import TrainingSettings
 from whorl.generators.training import fit
 from whorl.settings import Count, Depth, Positive, Width, settings_from
 from whorl.surrogates.base import Prediction, Progress, Surrogate
+from whorl.surrogates.errors import PredictionErrors, prediction_errors
 from whorl.surrogates.settings import SurrogateSettings
 
 
@@ -107,16 +109,20 @@ class NetworkSurrogate(TensorModel, Surrogate):
         """
         settings = settings_from(cls.Settings, options, source=cls.kind)
         surrogate = build_model(cls, {**settings.options(), "shape": tuple(features.shape[1:])})
-        fit(
+        held_out = torch.arange(0, len(features), 5) if validation is None else validation
+        record = fit(
             surrogate,
             features,
             properties,
-            validation=torch.arange(0, len(features), 5) if validation is None else validation,
+            validation=held_out,
             seed=seed,
             directory=directory,
             progress=progress,
             **settings.fitting(),
         )
+        predicted = surrogate.predict(features[held_out]).mean
+        errors = prediction_errors(predicted, properties.reshape(-1)[held_out], held_out=True)
+        record["validation_errors"] = asdict(errors)
         return surrogate
 
     def save(self, path: Path | str) -> None:
@@ -134,6 +140,12 @@ class NetworkSurrogate(TensorModel, Surrogate):
         if not isinstance(model, Surrogate):
             raise InputError(f"{path}: is a {model.kind}, expected a surrogate.")
         return model
+
+    @property
+    def validation_errors(self) -> PredictionErrors | None:
+        """Errors on the validation rows; None before training, and of files of earlier versions."""
+        errors = (self.training_record or {}).get("validation_errors")
+        return None if errors is None else PredictionErrors(**errors)
 
     @property
     def validation_mae(self) -> float | None:

@@ -95,6 +95,7 @@ def train_generator(
                 progress=monitor.progress(what),
                 **settings.fitting(),
             )
+        _say_constant(model, what, monitor)
         if settings.conditions:
             conditions.note(model)
         _save(model, real, path)
@@ -143,7 +144,12 @@ def train_surrogate(
             progress=monitor.progress("training surrogate"),
             **options,
         )
+    if (errors := surrogate.validation_errors) is not None:
+        monitor.note(f"surrogate: {errors}")
+        if errors.warning:
+            monitor.warn(errors.warning)
     if isinstance(surrogate, TensorModel):
+        _say_constant(surrogate, "surrogate", monitor)
         _note_representation(surrogate, real)
     surrogate.save(output)
 
@@ -186,6 +192,12 @@ def _rows_to_fit(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
         )
     chosen = torch.cat([train, validation])
     return chosen, torch.arange(len(train), len(chosen))
+
+
+def _say_constant(model: TensorModel, what: str, monitor: Monitor) -> None:
+    if constant := model.feature_scaler.constant:
+        count = math.prod(model.shape)
+        monitor.note(f"{what}: {constant:,} of {count:,} features hardly vary and count as constant")
 
 
 @contextmanager

@@ -13,13 +13,18 @@ from torch import Tensor
 
 from whorl.datasets import FeatureSet, load_dataset, load_features
 from whorl.errors import InputError
-from whorl.evaluation import Generated, Reconstructed, Verdict, evaluate
+from whorl.evaluation import (
+    Generated,
+    Reconstructed,
+    Verdict,
+    evaluate,
+)
 from whorl.files import read_json
 from whorl.report import make_table, write_report, write_samples, write_structures, write_tables
 from whorl.report.crystals import CrystalSection
 from whorl.report.tables import Table
 from whorl.representations import make_representation
-from whorl.surrogates import load_surrogate
+from whorl.surrogates import PredictionErrors, Surrogate, load_surrogate, prediction_errors
 from whorl.workflow.data import read_rows, structures_of
 from whorl.workflow.learning import labels_of
 
@@ -48,6 +53,7 @@ class Evidence:
     real: FeatureSet
     labels: Tensor
     sizes: dict[str, Generated]
+    surrogate_errors: PredictionErrors | None = None
 
 
 def gather(
@@ -77,7 +83,19 @@ def gather(
             training_properties=labels[rows].double(),
             reconstructed=_reconstructed(files, made) if files.structures else None,
         )
-    return Evidence(real=real, labels=labels, sizes=found)
+    errors = None if surrogate is None else _errors(surrogate, real, labels)
+    return Evidence(real=real, labels=labels, sizes=found, surrogate_errors=errors)
+
+
+def _errors(surrogate: Surrogate, real: FeatureSet, labels: Tensor) -> PredictionErrors | None:
+    """Return the errors measured when it was fitted, or where there are none those on all labelled rows."""
+    if surrogate.validation_errors is not None:
+        return surrogate.validation_errors
+    predicted = surrogate.predict(real.features.double()).mean.double()
+    usable = predicted.isfinite() & labels.isfinite()
+    if not bool(usable.any()):
+        return None
+    return prediction_errors(predicted[usable], labels[usable], held_out=False)
 
 
 def _reconstructed(files: Files, made: FeatureSet) -> Reconstructed:
@@ -140,6 +158,7 @@ def judge(
         property=property.replace("_", " "),
         tolerance=tolerance,
         window=tolerance,
+        surrogate_errors=evidence.surrogate_errors,
     )
     for label, generated in evidence.sizes.items():
         if generated.reconstructed is not None:
