@@ -20,7 +20,6 @@ from whorl.evaluation.distances import (
     standardized,
 )
 from whorl.evaluation.diversity import copy_distance, percent_copies, spread_ratio
-from whorl.surrogates.errors import PredictionErrors
 from whorl.evaluation.verdict import (
     Accuracy,
     Diversity,
@@ -31,6 +30,7 @@ from whorl.evaluation.verdict import (
     TargetVerdict,
     Verdict,
 )
+from whorl.surrogates.errors import PredictionErrors
 
 _UNITS = {"formation energy": "eV/atom"}
 _UNUSABLE = ("invalid", "failed")

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError
-from whorl.surrogates.errors import PredictionErrors
 from whorl.structures.batch import StructureBatch
+from whorl.surrogates.errors import PredictionErrors
 
 _FORMAT = "whorl verdict 1"
 
