@@ -21,8 +21,8 @@ import torch
 
 from whorl.datasets.cif import read_cif
 from whorl.errors import InputError
-from whorl.inversion.wyckoff import GRID, Site, find_sites
 from whorl.structures.cells import cell_parameters, cells_from_parameters
+from whorl.symmetry.wyckoff import GRID, Site, find_sites
 
 WAYS = ("operations listed", "name and number", "name alone", "Hall symbol alone")
 DIGITS = (2, 3, 4)

@@ -10,7 +10,7 @@ from whorl.evaluation.validity import check_validity
 from whorl.potentials import PotentialOutput
 from whorl.structures import StructureBatch
 from whorl.structures.convert import to_pymatgen
-from whorl.structures.symmetry import space_group_numbers
+from whorl.symmetry.detection import space_group_numbers
 
 pytest.importorskip("smact")
 

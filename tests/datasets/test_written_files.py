@@ -17,7 +17,7 @@ from whorl.datasets import Dataset, load_dataset, read_dataset, save_dataset, wr
 from whorl.datasets.crystal_files import cif_text, poscar_text
 from whorl.errors import InputError
 from whorl.structures import from_ase
-from whorl.structures.symmetry import exactly_symmetric
+from whorl.symmetry.detection import exactly_symmetric
 
 RUTILE = crystal(
     ["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.59, 4.59, 2.96, 90, 90, 90]

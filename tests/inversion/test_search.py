@@ -12,7 +12,7 @@ from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.search import _Search
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, from_ase
-from whorl.structures.symmetry import space_group_numbers
+from whorl.symmetry.detection import space_group_numbers
 
 
 def hidden(structures: StructureBatch) -> StructureBatch:

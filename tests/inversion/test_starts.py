@@ -6,7 +6,8 @@ from ase.data import covalent_radii
 from pair_gaussians import make_template
 
 from whorl.errors import InputError
-from whorl.inversion.starts import content_key, derive_seed, random_displacements, random_starts
+from whorl.inversion.starts import content_key, random_displacements, random_starts
+from whorl.seeds import derive_seed
 
 
 def closest(structure):

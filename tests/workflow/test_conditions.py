@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from whorl.errors import InputError
 from whorl.generators import GAN, fit, load_model, save_model
 from whorl.structures import StructureBatch, from_ase
-from whorl.workflow.conditions import CRYSTAL_SYSTEMS, KINDS, Conditions, satisfied, system_of
+from whorl.symmetry.detection import CRYSTAL_SYSTEMS
+from whorl.symmetry.detection import crystal_system as system_of
+from whorl.workflow.conditions import KINDS, Conditions, satisfied
 
 
 def perovskite(a: str, b: str, x: str):

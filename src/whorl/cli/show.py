@@ -190,7 +190,6 @@ def _stem(file: Path) -> str:
 def _draw(items: _Items, row: int, path: Path, chosen: dict[str, Any]) -> dict[str, str]:
     """Write the picture of one structure and return what to say of it."""
     from whorl.report.crystens import save_crystens_picture
-    from whorl.report.names import space_groups
     from whorl.representations import CrysTens
 
     structure, reason = items.structure(row)
@@ -205,7 +204,9 @@ def _draw(items: _Items, row: int, path: Path, chosen: dict[str, Any]) -> dict[s
         for why in codec.find_problems(structure).values():
             remedy = " Raise --max-atoms." if "room for" in why else ""
             raise InputError(f"{items.file}: structure {items.ids[row]} {why}.{remedy}")
-        tensor = codec.encode(structure, space_groups(structure))[0]
+        from whorl.symmetry.detection import known_space_groups
+
+        tensor = codec.encode(structure, known_space_groups(structure).tolist())[0]
     about = {"file": str(items.file), **({"structure": items.ids[row]} if len(items) > 1 else {})}
     if structure is None:
         about["formula"] = f"no crystal: {reason}"
@@ -221,11 +222,12 @@ def _draw(items: _Items, row: int, path: Path, chosen: dict[str, Any]) -> dict[s
 
 
 def _about(structure: StructureBatch) -> dict[str, str]:
-    from whorl.report.names import formula, space_group_symbol, space_groups
     from whorl.structures.cells import cell_parameters
+    from whorl.structures.composition import formula
+    from whorl.symmetry.detection import known_space_groups, space_group_symbol
 
     about = {"formula": formula(structure), "atoms": str(int(structure.n_atoms[0]))}
-    number = space_groups(structure)[0]
+    number = known_space_groups(structure).tolist()[0]
     if not number:
         some = int(structure.pbc.sum())
         return {**about, "space group": "–", "cell": f"periodic in {some} directions" if some else "none"}

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from whorl.datasets.cif_text import Block
 from whorl.errors import InputError
-from whorl.structures.symmetry import full_symbols, space_group_type
+from whorl.symmetry.detection import full_symbols, space_group_type
 
 MISFIT = 0.01  # relative change of the cell's metric beyond which an operation is none of this cell
 _DOUBTFUL_MISFIT = 1e-3

@@ -21,7 +21,7 @@ from whorl.files import provenance as own_provenance
 from whorl.files import write_text
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cell_parameters, fractional_coordinates, volumes
-from whorl.structures.symmetry import Symmetric, exactly_symmetric, standardized
+from whorl.symmetry.detection import Symmetric, exactly_symmetric, standardized
 
 CRYSTAL_FORMATS = ("cif", "poscar", "extxyz")
 
@@ -100,7 +100,7 @@ def cif_text(
 ) -> str:
     """Return a crystal as CIF, in its own cell, with the operations that it has within a tolerance.
 
-    The atoms are moved to obey the operations exactly (:func:`~whorl.structures.symmetry.exactly_symmetric`),
+    The atoms are moved to obey the operations exactly (:func:`~whorl.symmetry.detection.exactly_symmetric`),
     and the text is read back: where another structure came out, as of atoms nearer than readers tell apart,
     it is written in P1. CIF knows lengths and angles alone, so a left-handed cell is written with its vectors
     reversed, which is the same crystal and not its mirror image.

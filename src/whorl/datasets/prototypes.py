@@ -31,7 +31,7 @@ from whorl.files import provenance, stable_hash
 from whorl.potentials import Potential, relax
 from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import from_pymatgen, to_pymatgen
-from whorl.structures.symmetry import space_group_numbers
+from whorl.symmetry.detection import space_group_numbers
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

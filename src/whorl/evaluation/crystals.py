@@ -21,11 +21,9 @@ from whorl.evaluation.validity import check_validity
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cell_parameters, volumes
 from whorl.structures.checks import find_problems
-from whorl.structures.symmetry import space_group_numbers
+from whorl.symmetry.detection import known_space_groups, space_group_numbers
 
 Progress = Callable[[int, int], object]
-
-_SPACE_GROUP_KEYS = ("space_group_number", "spacegroup_number")  # of ``info``, the first that is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +242,7 @@ def _distributions(
     real = real[_sound(real)]
     if not len(crystals) or not len(real):
         return ()
-    ours, theirs = _quantities(crystals, space_groups), _quantities(real, _space_groups(real))
+    ours, theirs = _quantities(crystals, space_groups), _quantities(real, known_space_groups(real))
     units = dict.fromkeys("abc", "Å") | dict.fromkeys(("alpha", "beta", "gamma"), "°")
     units["volume per atom"] = "Å³"
     return tuple(compare(name, ours[name], theirs[name], unit=units.get(name, "")) for name in ours)
@@ -261,19 +259,6 @@ def _quantities(crystals: StructureBatch, space_groups: Tensor) -> dict[str, Ten
         "space group": space_groups,
         "atomic number": crystals.atomic_numbers,
     }
-
-
-def _space_groups(crystals: StructureBatch) -> Int[Tensor, "B"]:
-    """Return the number in ``info``, or else the one that spglib finds."""
-    numbers = torch.zeros(len(crystals), dtype=torch.int64)
-    for row, info in enumerate(crystals.info):
-        given = next((info[key] for key in _SPACE_GROUP_KEYS if key in info), None)
-        if isinstance(given, int | float) and 1 <= given <= 230:
-            numbers[row] = int(given)
-    unknown = torch.nonzero(numbers == 0).squeeze(1)
-    if len(unknown):
-        numbers[unknown] = space_group_numbers(crystals[unknown])
-    return numbers
 
 
 def _sound(structures: StructureBatch) -> Bool[Tensor, "B"]:

@@ -22,7 +22,8 @@ from whorl.inversion.problem import InversionProblem
 from whorl.inversion.result import InversionResult, centred, judge
 from whorl.inversion.solvers.adam import Adam
 from whorl.inversion.solvers.base import SolverState
-from whorl.inversion.starts import content_key, derive_seed, random_displacements, random_starts
+from whorl.inversion.starts import content_key, random_displacements, random_starts
+from whorl.seeds import derive_seed
 from whorl.structures.batch import StructureBatch
 
 Progress = Callable[[int, int, str], None]

@@ -15,9 +15,9 @@ from whorl.errors import InputError, unknown_option
 from whorl.inversion.checkpoint import Checkpoint
 from whorl.inversion.moves import MOVES, Atoms, move, push_apart, signature
 from whorl.inversion.result import InversionStatus
-from whorl.inversion.symmetry import SYMMETRIC_MOVES, Group, random_subgroup, symmetric_move
 from whorl.structures.batch import StructureBatch
-from whorl.structures.orbits import Orbits
+from whorl.symmetry.coordinates import SymmetryCoordinates
+from whorl.symmetry.groups import SYMMETRIC_MOVES, Group, random_subgroup, symmetric_move
 
 _ALIKE = 0.15  # Å by which the distances of two members must differ
 _SMALL = 12  # atoms
@@ -311,7 +311,7 @@ class Jobs:
             self.groups + other.groups,
         )
 
-    def orbits(self, k: int) -> Orbits | None:
+    def orbits(self, k: int) -> SymmetryCoordinates | None:
         """Return the orbits of one arrangement; of one that has lost its symmetry, none."""
         group = self.groups[k]
         if group is None:

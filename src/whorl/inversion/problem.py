@@ -29,7 +29,7 @@ from whorl.representations.base import Representation
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import strained
 from whorl.structures.neighbors import neighbor_list
-from whorl.structures.orbits import Orbits
+from whorl.symmetry.coordinates import SymmetryCoordinates
 
 
 def _huber(residual: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class InversionProblem:
     free_cell: bool = False
     min_distance: float | None = None
     space_group: int | None = None
-    orbits: Orbits | None = None
+    orbits: SymmetryCoordinates | None = None
 
     def __post_init__(self) -> None:
         if self.loss not in PENALTIES:
@@ -198,7 +198,7 @@ class InversionProblem:
             orbits=None if self.orbits is None else self.orbits[index],
         )
 
-    def symmetric(self, orbits: Orbits) -> InversionProblem:
+    def symmetric(self, orbits: SymmetryCoordinates) -> InversionProblem:
         """Return the problem for structures that have a symmetry and keep it."""
         return self._unchecked(orbits=orbits)
 

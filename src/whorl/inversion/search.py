@@ -33,11 +33,12 @@ from whorl.inversion.population import Hunt, Jobs, Population, symmetry_class
 from whorl.inversion.problem import MIN_DISTANCE, InversionProblem
 from whorl.inversion.result import InversionResult, InversionStatus, centred
 from whorl.inversion.solvers.levenberg_marquardt import LevenbergMarquardt
-from whorl.inversion.starts import content_key, derive_seed, varied_starts
-from whorl.inversion.symmetry import Group
+from whorl.inversion.starts import content_key, varied_starts
 from whorl.parallel import map_threads
+from whorl.seeds import derive_seed
 from whorl.structures.batch import StructureBatch
-from whorl.structures.orbits import Orbits
+from whorl.symmetry.coordinates import SymmetryCoordinates
+from whorl.symmetry.groups import Group
 
 Progress = Callable[[int, int, str], None]
 
@@ -163,7 +164,7 @@ class _Batch:
     jobs: list[int]
     index: Tensor
     structures: StructureBatch
-    orbits: Orbits | None
+    orbits: SymmetryCoordinates | None
 
     def of(self, problem: InversionProblem) -> InversionProblem:
         """Return a problem for these structures."""
@@ -375,7 +376,7 @@ class _Search:
             batches.append(current)
         return [self._batch(jobs, batch, orbits) for batch in batches]
 
-    def _batch(self, jobs: Jobs, batch: list[int], orbits: Sequence[Orbits | None]) -> _Batch:
+    def _batch(self, jobs: Jobs, batch: list[int], orbits: Sequence[SymmetryCoordinates | None]) -> _Batch:
         target = self.asked.target
         index = torch.tensor([jobs.hunts[jobs.of[k]].index for k in batch], device=target.device)
         structures = self.asked.template[index].replace(
@@ -383,7 +384,9 @@ class _Search:
             cells=torch.stack([jobs.cells[k] for k in batch]),
         )
         alike = [one for one in (orbits[k] for k in batch) if one is not None]
-        return _Batch(batch, index, structures, Orbits.stack(alike).to(target) if alike else None)
+        return _Batch(
+            batch, index, structures, SymmetryCoordinates.stack(alike).to(target) if alike else None
+        )
 
     def _features(self, batch: _Batch) -> Tensor:
         with torch.no_grad():

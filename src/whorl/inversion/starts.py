@@ -21,11 +21,11 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.inversion.moves import Atoms, covalent_radii, push_apart
-from whorl.inversion.point_groups import random_point_group
-from whorl.inversion.space_groups import random_group, settings_of
-from whorl.inversion.symmetry import Group, symmetric_arrangement
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
+from whorl.symmetry.groups import Group, symmetric_arrangement
+from whorl.symmetry.point_groups import random_point_group
+from whorl.symmetry.space_groups import random_group, settings_of
 
 # The last two are the primitive cells of centred cubic lattices.
 _SYSTEMS = (
@@ -35,16 +35,6 @@ _SYSTEMS = (
 _GROUPS_TRIED = 4  # groups into which the atoms may not fit, until a start has no symmetry
 _DENSE = 0.74  # part of the volume that close-packed balls fill
 _CANDIDATES = 32  # places tried for an atom before the roomiest of them is taken
-
-
-def derive_seed(*parts: object) -> int:
-    """Return a seed that is a fixed function of ``parts`` (integers and strings), well mixed.
-
-    >>> derive_seed(1, "start", 0) == derive_seed(1, "start", 0) != derive_seed(1, "start", 1)
-    True
-    """
-    digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def content_key(target: Float[Tensor, "F"], template: StructureBatch) -> str:

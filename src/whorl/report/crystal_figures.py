@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whorl.report.figures import _LEGIBLE, _SIZE, BLUE, GREEN, GREY, INK, VERMILION, Plot, _svg
-from whorl.report.names import CRYSTAL_SYSTEMS, crystal_system, space_group_symbol
+from whorl.symmetry.detection import CRYSTAL_SYSTEMS, crystal_system, space_group_symbol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,7 @@ def crystal_systems(real: Sequence[int], made: Mapping[str, Sequence[int]], *, t
     """Draw the share of each crystal system; given are numbers of space groups."""
     counts = [Counter(crystal_system(number) for number in one) for one in (real, *made.values())]
     figure, axes = _panel(title, below=0.98)
-    _bars(axes, CRYSTAL_SYSTEMS, counts, [len(real), *map(len, made.values())])
+    _bars(axes, list(CRYSTAL_SYSTEMS), counts, [len(real), *map(len, made.values())])
     return Plot(svg=_svg(figure))
 
 

@@ -22,13 +22,13 @@ from whorl.evaluation.crystals import CrystalVerdict, Distribution, MadeCrystals
 from whorl.evaluation.validity import check_validity
 from whorl.report import crystal_figures as figures
 from whorl.report.figures import GREY
-from whorl.report.names import formula, space_group_symbol, space_groups
 from whorl.report.page import Panels, Picture, _image, _picture
 from whorl.report.tables import NOTHING, Column, Table
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cell_parameters, volumes
 from whorl.structures.checks import find_problems
-from whorl.structures.symmetry import space_group_numbers
+from whorl.structures.composition import formula
+from whorl.symmetry.detection import known_space_groups, space_group_numbers, space_group_symbol
 
 CITATION = (
     "M. Alverson, S. G. Baird, R. Murdock, E. S.-H. Ho, J. Johnson, T. D. Sparks: Generative adversarial "
@@ -330,7 +330,7 @@ class _Crystals:
         some = structures[_sound(structures)]
         return cls(
             structures=some,
-            space_groups=tuple(space_groups(some)),
+            space_groups=tuple(known_space_groups(some).tolist()),
             targets=torch.zeros(0),
             predicted={name: values.double() for name, values in predicted.items()},
         )

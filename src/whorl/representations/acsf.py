@@ -46,7 +46,7 @@ from whorl.representations.symmetry_functions import Angular, Environment, Radia
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list, surroundings
-from whorl.structures.orbits import Orbits
+from whorl.symmetry.coordinates import SymmetryCoordinates
 
 # Numbers that one array may hold: small enough for the processor's caches, large enough to amortise a call.
 _CHUNK = 1_000_000
@@ -382,7 +382,7 @@ class ACSF(Representation):
 
     @torch.no_grad()
     def value_and_jacobian_along(
-        self, structures: StructureBatch, orbits: Orbits
+        self, structures: StructureBatch, orbits: SymmetryCoordinates
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F Q"]]:
         """Return R and its derivatives, computed from one atom of each orbit; see the base class."""
         some_periodic, all_periodic = bool(structures.pbc.any()), bool(structures.pbc.all())
@@ -410,7 +410,7 @@ class ACSF(Representation):
     def _orbit_jacobian(
         self,
         structures: StructureBatch,
-        orbits: Orbits,
+        orbits: SymmetryCoordinates,
         species: Tensor,
         is_head: Tensor,
         value: Tensor,

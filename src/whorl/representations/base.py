@@ -19,7 +19,7 @@ from whorl.representations.settings import RepresentationSettings
 from whorl.settings import Method
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems
-from whorl.structures.orbits import Orbits
+from whorl.symmetry.coordinates import SymmetryCoordinates
 
 MOST_FEATURES = 2_000_000
 """Of one structure: 16 MB. A data set of a few hundred such rows is more than most computers hold."""
@@ -197,7 +197,7 @@ class Representation(nn.Module, Method, ABC):
         return value.detach(), jacobian
 
     def value_and_jacobian_along(
-        self, structures: StructureBatch, orbits: Orbits
+        self, structures: StructureBatch, orbits: SymmetryCoordinates
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F Q"]]:
         r"""Return R and its derivatives in the coordinates of symmetric structures.
 

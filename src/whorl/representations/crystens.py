@@ -51,7 +51,7 @@ from whorl.structures.cells import (
     minimum_image,
     volumes,
 )
-from whorl.structures.symmetry import CELLS, space_group_numbers, standardized
+from whorl.symmetry.detection import CELLS, space_group_numbers, standardized, stated_space_group
 
 if TYPE_CHECKING:
     from whorl.representations.crystens_decoding import DecodedCrystals, Measures
@@ -63,7 +63,6 @@ PAIRWISE = ("fractional", "cartesian")
 ELEMENTS = ("number", "periodic")
 ORDERS = ("as_is", "canonical")
 ORIGINS = ("as_is", "canonical")
-SPACE_GROUP_KEYS = ("space_group_number", "spacegroup_number")  # of ``info``, the first that is there
 
 _AT_ONCE = 64  # structures encoded together: their arrays of pairs shall stay in the caches
 
@@ -389,7 +388,7 @@ class CrysTens(InvertibleRepresentation):
 
     def _space_groups(self, structures: StructureBatch, given: Tensor | Sequence[int] | None) -> Tensor:
         if given is None:
-            known = [known_space_group(info) for info in structures.info] or [0] * len(structures)
+            known = [stated_space_group(info) for info in structures.info] or [0] * len(structures)
             unknown = [index for index, number in enumerate(known) if number == 0]
             if unknown:
                 self._require(structures, count=self.cell == "as_is")
@@ -548,15 +547,3 @@ def image_distances(structures: StructureBatch, n: int) -> Float[Tensor, "B n n"
     half = structures.positions.new_zeros(len(structures), n, n)
     half = half.index_put((owner, within[i], within[j]), length(vectors))
     return half + half.transpose(1, 2)
-
-
-def known_space_group(info: Mapping[str, Any]) -> int:
-    """Return the number of the space group that stands in a structure's ``info``, or 0."""
-    for key in SPACE_GROUP_KEYS:
-        if key in info:
-            try:
-                number = int(info[key])
-            except (TypeError, ValueError):
-                return 0
-            return number if 1 <= number <= 230 else 0
-    return 0

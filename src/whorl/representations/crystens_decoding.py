@@ -35,7 +35,7 @@ from whorl.representations.crystens import HEADER, LAYERS, CrysTens, image_dista
 from whorl.representations.lattice_classes import most_likely_lattice
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
-from whorl.structures.symmetry import LADDER, Refined, refine
+from whorl.symmetry.detection import TOLERANCES, Refined, refine
 
 CLUSTERINGS = ("auto", "paper")
 
@@ -115,14 +115,14 @@ class DecodedCrystals:
     position_error: Float[Tensor, "G"]
     snapped: Int[Tensor, "G"]
 
-    def refined(self, *, ladder: Sequence[float] = LADDER, most: float | None = None) -> Refined:
-        """Return the crystals refined to their symmetry; see :func:`whorl.structures.symmetry.refine`.
+    def refined(self, *, tolerances: Sequence[float] = TOLERANCES, most: float | None = None) -> Refined:
+        """Return the crystals refined to their symmetry; see :func:`whorl.symmetry.detection.refine`.
 
         The space group that the tensor names is preferred. ``info`` of the structures gets the
         ``space_group_number`` found, ``symmetry_symprec`` and ``symmetry_displacement`` (Å).
 
         Args:
-            ladder: Tolerances in Å.
+            tolerances: Tolerances in Å.
             most: Greatest distance in Å an atom may be moved; by default five standard errors of its place,
                 at least 0.1 and at most 0.8.
         """
@@ -131,7 +131,7 @@ class DecodedCrystals:
             self.structures,
             expected=self.space_group,
             expected_error=self.space_group_error,
-            ladder=ladder,
+            tolerances=tolerances,
             most=limit if most is None else most,
         )
         rows = zip(

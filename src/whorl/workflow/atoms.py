@@ -30,8 +30,8 @@ from whorl.inversion import (
     solve,
     whitening_weights,
 )
-from whorl.inversion.starts import derive_seed
 from whorl.representations import Representation, make_representation
+from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
 from whorl.workflow.data import read_rows
 from whorl.workflow.monitor import Monitor

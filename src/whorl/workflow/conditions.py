@@ -25,15 +25,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
-from whorl.representations.crystens import known_space_group
 from whorl.structures import StructureBatch
-from whorl.structures.symmetry import space_group_numbers
-from whorl.workflow.wishes import CRYSTAL_SYSTEMS, SYMPREC, Wish, element_shares, satisfied, system_of
+from whorl.symmetry.detection import CRYSTAL_SYSTEMS, known_space_groups
+from whorl.symmetry.detection import crystal_system as system_of_group
+from whorl.workflow.wishes import SYMPREC, Wish, element_shares, satisfied
 
 if TYPE_CHECKING:
     from whorl.generators import TensorModel
 
-__all__ = ["CRYSTAL_SYSTEMS", "KINDS", "Conditions", "satisfied", "system_of"]
+__all__ = ["CRYSTAL_SYSTEMS", "KINDS", "Conditions", "satisfied"]
 
 KINDS = ("elements", "composition", "crystal_system", "space_group")
 
@@ -368,7 +368,7 @@ class Conditions:
                         f"{', '.join(seen)}."
                     )
         if not bool(self._of_symmetry(known, wish).any()):
-            wishes = [(str(n), Wish(system=system_of(n), group=n)) for n in self.space_groups]
+            wishes = [(str(n), Wish(system=system_of_group(n), group=n)) for n in self.space_groups]
             if wish.group is None:
                 wishes = [(name, Wish(system=name)) for name in CRYSTAL_SYSTEMS]
             seen = [name for name, one in wishes if bool(self._of_symmetry(known, one).any())]
@@ -464,9 +464,4 @@ def _space_groups(structures: StructureBatch) -> Int[Tensor, "N"]:
             f"conditions: structure {open_ones[0]} is not periodic in all three directions, and so is of no "
             "crystal system or space group. Leave these two out of the conditions."
         )
-    stated = [known_space_group(info) for info in structures.info] or [0] * len(structures)
-    numbers = torch.tensor(stated, dtype=torch.int64)
-    unknown = numbers == 0
-    if bool(unknown.any()):
-        numbers[unknown] = space_group_numbers(structures[unknown], symprec=SYMPREC)
-    return numbers
+    return known_space_groups(structures, symprec=SYMPREC)

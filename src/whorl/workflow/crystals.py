@@ -132,7 +132,7 @@ def decode(
 
 def _write_table(crystals: StructureBatch, ids: Sequence[str], path: Path) -> None:
     """Write what is known of each crystal: flags, not filters."""
-    from whorl.report.names import formula
+    from whorl.structures.composition import formula
 
     chemistry = importlib.util.find_spec("smact") is not None
     validity = check_validity(crystals, chemistry=chemistry)

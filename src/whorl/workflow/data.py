@@ -31,10 +31,10 @@ from whorl.datasets import (
 from whorl.errors import InputError
 from whorl.evaluation import standardized
 from whorl.files import read_json, write_json
-from whorl.inversion.starts import derive_seed
 from whorl.memory import in_words, require_memory
 from whorl.potentials import make_potential
 from whorl.representations import Representation
+from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch, find_problems
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import (

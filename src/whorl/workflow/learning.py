@@ -25,8 +25,8 @@ from whorl.generators import (
     range_warning,
     save_model,
 )
-from whorl.inversion.starts import derive_seed
 from whorl.memory import require_memory
+from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
 from whorl.surrogates import EnsembleSurrogate, select
 from whorl.surrogates.settings import SurrogateSettings

@@ -12,19 +12,9 @@ from torch import Tensor
 from whorl.errors import InputError, unknown_option
 from whorl.structures import StructureBatch
 from whorl.structures.cells import volumes
-from whorl.structures.symmetry import space_group_numbers
+from whorl.symmetry.detection import CRYSTAL_SYSTEMS, space_group_numbers
+from whorl.symmetry.detection import crystal_system as find_system
 from whorl.workflow.data import composition
-
-CRYSTAL_SYSTEMS: Mapping[str, range] = {
-    "triclinic": range(1, 3),
-    "monoclinic": range(3, 16),
-    "orthorhombic": range(16, 75),
-    "tetragonal": range(75, 143),
-    "trigonal": range(143, 168),
-    "hexagonal": range(168, 195),
-    "cubic": range(195, 231),
-}
-"""Numbers of the space groups of each system."""
 
 SYMPREC = 0.1
 """Tolerance in Å with which space groups are found."""
@@ -76,7 +66,7 @@ class Wish:
         if crystal_system is not None and crystal_system not in CRYSTAL_SYSTEMS:
             raise unknown_option("crystal system", crystal_system, CRYSTAL_SYSTEMS)
         if space_group is not None:
-            right = system_of(space_group)
+            right = find_system(space_group)
             if crystal_system not in (None, right):
                 raise InputError(
                     f"space group {space_group} is {right}, not {crystal_system}. Ask for one of the two."
@@ -98,21 +88,6 @@ def _require_element(symbol: str) -> None:
     if symbol not in known:
         near = f" Did you mean '{symbol.capitalize()}'?" if symbol.capitalize() in known else ""
         raise InputError(f"unknown element '{symbol}'.{near} Write chemical symbols such as O or Ti.")
-
-
-def system_of(space_group: int) -> str:
-    """Return the crystal system of a space group, given by its number.
-
-    >>> system_of(221)
-    'cubic'
-
-    Raises:
-        InputError: Not a number from 1 to 230.
-    """
-    for name, numbers in CRYSTAL_SYSTEMS.items():
-        if space_group in numbers:
-            return name
-    raise InputError(f"space group: got {space_group}, expected a number from 1 to 230.")
 
 
 def element_shares(structures: StructureBatch) -> Float[Tensor, "B 119"]:

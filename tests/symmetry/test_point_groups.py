@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from whorl.inversion import InversionProblem, solve
-from whorl.inversion.point_groups import PointGroup, point_groups, random_point_group
-from whorl.inversion.symmetry import SYMMETRIC_MOVES, random_subgroup, symmetric_arrangement, symmetric_move
 from whorl.representations import ACSF
 from whorl.structures.batch import StructureBatch
+from whorl.symmetry.groups import SYMMETRIC_MOVES, random_subgroup, symmetric_arrangement, symmetric_move
+from whorl.symmetry.point_groups import PointGroup, point_groups, random_point_group
 
 ORDERS = {
     **dict.fromkeys(("Cs", "Ci"), 2),

@@ -2,7 +2,7 @@ r"""Symmetric arrangements: many structures have few free coordinates, and a sea
 
 An operation of a crystal takes fractional coordinates x to :math:`W x + w` with an integer matrix W that
 leaves the lattice as it is; translations w are counted in 24ths, so that groups close exactly. Those of
-clusters are in :mod:`whorl.inversion.point_groups`. Since a fingerprint does not change under an operation,
+clusters are in :mod:`whorl.symmetry.point_groups`. Since a fingerprint does not change under an operation,
 its gradient keeps the symmetry of a start, and a descent stays within it.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from whorl.inversion.wyckoff import GRID, Site, find_sites, random_filling
-from whorl.structures.orbits import Orbits
+from whorl.symmetry.coordinates import SymmetryCoordinates
+from whorl.symmetry.wyckoff import GRID, Site, find_sites, random_filling
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Group:
 
     def orbits(
         self, fractional: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"], *, free_cell: bool = False
-    ) -> Orbits | None:
+    ) -> SymmetryCoordinates | None:
         """Return which atoms are alike and how they may move, ``None`` where they are not symmetric (0.02).
 
         The coordinates of the atoms are an orthonormal basis of the displacements that keep the symmetry.
@@ -93,7 +93,7 @@ class Group:
         atoms_move = np.concatenate(motions, 2)
         strains = _invariant_strains(turns) if free_cell else np.zeros((3, 3, 0))
         width = (atoms_move.shape[2], strains.shape[2])
-        return Orbits(
+        return SymmetryCoordinates(
             head=torch.from_numpy(head)[None],
             atoms=torch.from_numpy(np.pad(atoms_move, ((0, 0), (0, 0), (0, width[1]))))[None],
             strain=torch.from_numpy(np.pad(strains, ((0, 0), (0, 0), (width[0], 0))))[None],
@@ -135,7 +135,7 @@ def symmetric_arrangement(
 ) -> Float[np.ndarray, "n 3"] | None:
     """Return fractional coordinates in which the atoms of each species fill whole orbits, or ``None``.
 
-    How they fill the sites of the group is drawn by :func:`whorl.inversion.wyckoff.random_filling`.
+    How they fill the sites of the group is drawn by :func:`whorl.symmetry.wyckoff.random_filling`.
     """
     species, counts = np.unique(numbers, return_counts=True)
     filling = random_filling(counts, group.sites, rng)

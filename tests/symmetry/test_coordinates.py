@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from whorl.inversion.space_groups import random_group
-from whorl.inversion.symmetry import symmetric_arrangement
 from whorl.representations import ACSF
 from whorl.representations.base import Representation
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import strained
-from whorl.structures.orbits import Orbits
+from whorl.symmetry.coordinates import SymmetryCoordinates
+from whorl.symmetry.groups import symmetric_arrangement
+from whorl.symmetry.space_groups import random_group
 
 NUMBERS = np.array([22] * 4 + [8] * 8)
 CELLS = {
@@ -38,7 +38,7 @@ def symmetric_structures(cell, count, *, free_cell, seed=0):
         atomic_numbers=torch.from_numpy(NUMBERS).repeat(count),
         structure_index=torch.arange(count).repeat_interleave(n),
     )
-    return batch, Orbits.stack(orbits)
+    return batch, SymmetryCoordinates.stack(orbits)
 
 
 @pytest.mark.parametrize("name", CELLS)

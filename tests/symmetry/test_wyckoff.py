@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from whorl.inversion.space_groups import settings_of
-from whorl.inversion.symmetry import Group
-from whorl.inversion.wyckoff import find_sites, random_filling
-from whorl.structures.symmetry import space_group_settings
+from whorl.symmetry.detection import space_group_settings
+from whorl.symmetry.groups import Group
+from whorl.symmetry.space_groups import settings_of
+from whorl.symmetry.wyckoff import find_sites, random_filling
 
 # Multiplicity and freedom of each Wyckoff position, from the International Tables for Crystallography A.
 TABLES = {

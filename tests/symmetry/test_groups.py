@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from whorl.inversion.moves import Atoms, push_apart
-from whorl.inversion.space_groups import lattice_rotations, random_group, settings_of, space_groups
-from whorl.inversion.symmetry import (
+from whorl.symmetry.groups import (
     SYMMETRIC_MOVES,
     symmetric_arrangement,
     symmetric_move,
 )
+from whorl.symmetry.space_groups import lattice_rotations, random_group, settings_of, space_groups
 
 NUMBERS = np.array([22] * 4 + [8] * 8)
 

@@ -12,9 +12,9 @@ from itertools import product
 import numpy as np
 from jaxtyping import Float, Int
 
-from whorl.inversion.symmetry import Group
-from whorl.inversion.wyckoff import GRID
-from whorl.structures.symmetry import conventional_basis, space_group_settings
+from whorl.symmetry.detection import conventional_basis, space_group_settings
+from whorl.symmetry.groups import Group
+from whorl.symmetry.wyckoff import GRID
 
 _MOST = 192  # operations of a group that is made at random
 _KNOWN = 0.85  # part of the groups that are space groups, where there are such

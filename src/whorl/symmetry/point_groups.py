@@ -14,8 +14,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
-from whorl.inversion.symmetry import Group
-from whorl.inversion.wyckoff import Site
+from whorl.symmetry.groups import Group
+from whorl.symmetry.wyckoff import Site
 
 _AXES = (2, 3, 4, 5, 6)
 _SIZES = (0.6, 2.0)  # of an arrangement, in radii of a dense ball of its atoms

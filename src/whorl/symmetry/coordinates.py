@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orbits:
+class SymmetryCoordinates:
     """Symmetric motions of B structures of n atoms each; Q coordinates, padded with ones that move nothing.
 
     Attributes:
@@ -29,7 +29,7 @@ class Orbits:
     strain: Float[Tensor, "B 3 3 Q"]
 
     @classmethod
-    def stack(cls, orbits: Sequence[Orbits]) -> Orbits:
+    def stack(cls, orbits: Sequence[SymmetryCoordinates]) -> SymmetryCoordinates:
         """Join orbits of structures with equally many atoms."""
         width = max(one.atoms.shape[3] for one in orbits)
 
@@ -46,26 +46,30 @@ class Orbits:
         """Return the number of structures B."""
         return len(self.head)
 
-    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Orbits:
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> SymmetryCoordinates:
         """Return those of the chosen structures."""
-        return Orbits(head=self.head[index], atoms=self.atoms[index], strain=self.strain[index])
+        return SymmetryCoordinates(head=self.head[index], atoms=self.atoms[index], strain=self.strain[index])
 
-    def to(self, like: Tensor) -> Orbits:
+    def to(self, like: Tensor) -> SymmetryCoordinates:
         """Return the orbits with the device and floating-point type of another tensor."""
-        return Orbits(head=self.head.to(like.device), atoms=self.atoms.to(like), strain=self.strain.to(like))
+        return SymmetryCoordinates(
+            head=self.head.to(like.device), atoms=self.atoms.to(like), strain=self.strain.to(like)
+        )
 
     @property
-    def resting(self) -> Orbits:
+    def resting(self) -> SymmetryCoordinates:
         """The same orbits without coordinates: for values whose derivatives nobody asks for."""
-        return Orbits(head=self.head, atoms=self.atoms[..., :0], strain=self.strain[..., :0])
+        return SymmetryCoordinates(head=self.head, atoms=self.atoms[..., :0], strain=self.strain[..., :0])
 
-    def trimmed(self) -> Orbits:
+    def trimmed(self) -> SymmetryCoordinates:
         """Return the orbits without last coordinates that move nothing."""
         moving = torch.nonzero(
             (self.atoms != 0).flatten(0, 2).any(0) | (self.strain != 0).flatten(0, 2).any(0)
         )
         width = int(moving[-1]) + 1 if len(moving) else 0
-        return Orbits(head=self.head, atoms=self.atoms[..., :width], strain=self.strain[..., :width])
+        return SymmetryCoordinates(
+            head=self.head, atoms=self.atoms[..., :width], strain=self.strain[..., :width]
+        )
 
     def along(self, jacobian: Float[Tensor, "B F n 3"]) -> Float[Tensor, "B F Q"]:
         """Return derivatives in the coordinates from those in all atoms, without strain."""

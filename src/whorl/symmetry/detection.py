@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -28,7 +28,20 @@ from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import fractional_coordinates
 
 CELLS = ("as_is", "primitive", "conventional", "niggli")
-LADDER = (0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55)
+CRYSTAL_SYSTEMS: Mapping[str, range] = {
+    "triclinic": range(1, 3),
+    "monoclinic": range(3, 16),
+    "orthorhombic": range(16, 75),
+    "tetragonal": range(75, 143),
+    "trigonal": range(143, 168),
+    "hexagonal": range(168, 195),
+    "cubic": range(195, 231),
+}
+"""Numbers of the space groups of each system."""
+
+_KEYS = ("space_group_number", "spacegroup_number")  # of ``info``, the first that is there
+
+TOLERANCES = (0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55)
 """Tolerances in Å that :func:`refine` tries."""
 
 _DIFFERENCES_AT_ONCE = 1_000_000  # between images and atoms
@@ -43,12 +56,12 @@ _Crystal = tuple[Array, Array, NDArray[np.int64]]  # lattice (rows), fractional 
 
 @dataclass(frozen=True, kw_only=True)
 class Refined:
-    """Crystals refined to their space groups; those for which no rung was accepted are as they were.
+    """Crystals refined to their space groups; those for which no tolerance was accepted are as they were.
 
     Attributes:
         structures: The crystals, atoms in the same order; ``info`` is kept.
         space_group: Number of each one's space group, found at 0.001 Å after the refinement.
-        symprec: Accepted rung of the ladder in Å; NaN where there is none.
+        symprec: Accepted tolerance in Å; NaN where there is none.
         displacement: Greatest distance in Å that an atom was moved, shape (B,).
         strain: Greatest change of a lattice vector, relative to the longest, shape (B,).
     """
@@ -111,6 +124,58 @@ def space_group_numbers(structures: StructureBatch, *, symprec: float = 0.01) ->
     return torch.tensor(_map(number, _crystals(structures)), dtype=torch.int64)
 
 
+def stated_space_group(info: Mapping[str, Any]) -> int:
+    """Return the number of the space group that stands in a structure's ``info``, or 0."""
+    for key in _KEYS:
+        if key in info:
+            try:
+                number = int(info[key])
+            except (TypeError, ValueError):
+                return 0
+            return number if 1 <= number <= 230 else 0
+    return 0
+
+
+def known_space_groups(structures: StructureBatch, *, symprec: float = 0.01) -> Int[Tensor, "B"]:
+    """Return the number of each one's space group: from its ``info``, else as spglib finds it.
+
+    0 stands for structures that are not periodic in all three directions.
+    """
+    stated = [stated_space_group(info) for info in structures.info] or [0] * len(structures)
+    numbers = torch.tensor(stated, dtype=torch.int64)
+    unknown = ((numbers == 0) & structures.pbc.all(1).cpu()).nonzero()[:, 0]
+    if len(unknown):
+        numbers[unknown] = space_group_numbers(structures[unknown], symprec=symprec)
+    return numbers
+
+
+@lru_cache(maxsize=256)
+def space_group_symbol(number: int) -> str:
+    """Return the Hermann–Mauguin symbol of a space group (1–230).
+
+    >>> space_group_symbol(221)
+    'Pm-3m'
+    """
+    from pymatgen.symmetry.groups import sg_symbol_from_int_number
+
+    return str(sg_symbol_from_int_number(number))
+
+
+def crystal_system(number: int) -> str:
+    """Return the crystal system of a space group, given by its number.
+
+    >>> crystal_system(2), crystal_system(194), crystal_system(221)
+    ('triclinic', 'hexagonal', 'cubic')
+
+    Raises:
+        InputError: Not a number from 1 to 230.
+    """
+    for name, numbers in CRYSTAL_SYSTEMS.items():
+        if number in numbers:
+            return name
+    raise InputError(f"space group: got {number}, expected a number from 1 to 230.")
+
+
 def standardized(structures: StructureBatch, *, cell: str, symprec: float = 0.01) -> StructureBatch:
     """Return each crystal in another cell, as spglib standardizes it; where it cannot, as it is.
 
@@ -146,34 +211,34 @@ def refine(
     *,
     expected: Float[Tensor, "B"] | Sequence[float] | None = None,
     expected_error: Float[Tensor, "B"] | Sequence[float] | None = None,
-    ladder: Sequence[float] = LADDER,
+    tolerances: Sequence[float] = TOLERANCES,
     most: float | Float[Tensor, "B"] = 0.6,
 ) -> Refined:
-    """Find the symmetry of crystals over a ladder of tolerances, and make it exact.
+    """Find the symmetry of crystals over a schedule of tolerances, and make it exact.
 
-    Each rung gives a space group and a crystal refined to it, which counts if spglib finds that group again
-    at 0.001 Å, and if no atom moved farther than ``most``. Of these candidates that one is taken whose number
-    is within the error of the expected one; if there are several or none such, that of the most operations;
-    among equals the one that moved least.
+    Each tolerance gives a space group and a crystal refined to it, which counts if spglib finds that group
+    again at 0.001 Å, and if no atom moved farther than ``most``. Of these candidates that one is taken whose
+    number is within the error of the expected one; if there are several or none such, that of the most
+    operations; among equals the one that moved least.
 
     Args:
         structures: Periodic in all directions.
         expected: Number of the space group that is expected, which need not be whole; None for none.
         expected_error: Standard error of it; a number counts as expected within half of 1, or 2.5 errors.
-        ladder: Tolerances in Å.
+        tolerances: Tolerances in Å.
         most: Greatest distance in Å that an atom may be moved; one for all, or one for each.
 
     Raises:
-        InputError: An empty ladder, or tolerances that are not positive.
+        InputError: No tolerances, or some that are not positive.
     """
-    if len(ladder) == 0 or not all(rung > 0 for rung in ladder):
-        raise InputError(f"ladder: got {list(ladder)}, expected tolerances in Å greater than 0.")
+    if len(tolerances) == 0 or not all(tolerance > 0 for tolerance in tolerances):
+        raise InputError(f"tolerances: got {list(tolerances)}, expected tolerances in Å greater than 0.")
     crystals = _crystals(structures)
     wanted = [None] * len(crystals) if expected is None else torch.as_tensor(expected).tolist()
     errors = [0.0] * len(crystals) if expected_error is None else torch.as_tensor(expected_error).tolist()
     limits = torch.as_tensor(most).expand(len(crystals)).tolist()
     items = list(zip(crystals, wanted, errors, limits, strict=True))
-    found = _map(lambda item: _refine(*item, ladder=sorted(ladder)), items)
+    found = _map(lambda item: _refine(*item, tolerances=sorted(tolerances)), items)
     kind = torch.float64
     return Refined(
         structures=_with_crystals(structures, [one.crystal for one in found]),
@@ -258,11 +323,11 @@ def _is_group(rotations: NDArray[np.int32], translations: Array) -> bool:
 
 
 def _refine(
-    crystal: _Crystal, expected: float | None, error: float, most: float, *, ladder: Sequence[float]
+    crystal: _Crystal, expected: float | None, error: float, most: float, *, tolerances: Sequence[float]
 ) -> _Candidate:
     candidates: dict[int, _Candidate] = {}
-    for rung in ladder:
-        dataset = _dataset(crystal, rung)
+    for tolerance in tolerances:
+        dataset = _dataset(crystal, tolerance)
         if dataset is None:
             continue
         number = int(dataset.number)
@@ -276,7 +341,9 @@ def _refine(
         if again is None or int(again.number) != number:
             continue
         # The cell is the same for all candidates, so that centring translations count too.
-        candidates[number] = _Candidate(refined, number, len(again.rotations), rung, displacement, strain)
+        candidates[number] = _Candidate(
+            refined, number, len(again.rotations), tolerance, displacement, strain
+        )
     if not candidates:
         return _Candidate(crystal, 1, 1, float("nan"), 0.0, 0.0)
     choice = list(candidates.values())
@@ -378,7 +445,7 @@ def _map(function: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answ
 
 
 def _spglib() -> Any:
-    # Where a rung of the ladder finds nothing, spglib would say so on standard error, line after line.
+    # Where a tolerance finds nothing, spglib would say so on standard error, line after line.
     os.environ.setdefault("SPGLIB_WARNING", "OFF")
     import spglib
 

@@ -8,7 +8,7 @@ from ase.spacegroup import crystal
 
 from whorl.errors import InputError
 from whorl.structures import from_ase
-from whorl.structures.symmetry import refine, space_group_numbers, standardized
+from whorl.symmetry.detection import refine, space_group_numbers, standardized
 
 RUTILE = crystal(
     ["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.6, 4.6, 2.95, 90, 90, 90]
@@ -63,7 +63,7 @@ def test_the_expected_group_decides():
 
 def test_what_has_no_symmetry_stays():
     batch = from_ase(shaken(RUTILE, 0.4))
-    found = refine(batch, ladder=[0.001])
+    found = refine(batch, tolerances=[0.001])
     assert found.space_group.tolist() == [1]
     torch.testing.assert_close(found.structures.positions, batch.positions, rtol=0, atol=1e-9)
 
@@ -90,4 +90,4 @@ def test_wrong_options():
     with pytest.raises(InputError, match="Did you mean 'niggli'"):
         standardized(from_ase(RUTILE), cell="nigli")
     with pytest.raises(InputError, match="greater than 0"):
-        refine(from_ase(RUTILE), ladder=[])
+        refine(from_ase(RUTILE), tolerances=[])

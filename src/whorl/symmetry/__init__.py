@@ -1,0 +1,5 @@
+"""Symmetry of crystals and clusters: groups, their sites, detection, and coordinates that keep it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
