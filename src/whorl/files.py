@@ -16,6 +16,11 @@ from typing import Any
 from whorl.errors import InputError
 from whorl.version import __version__
 
+_UNWRITABLE = (
+    *(errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.EPERM, errno.ELOOP),
+)
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -49,9 +54,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
                 f"{path}: the disk is full. Nothing that was finished is lost: free some space and "
                 "run the same command again."
             ) from error
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             raise InputError(
                 f"{path}: cannot be written ({error.strerror}). Choose another output folder."
+            ) from error
+        if not path.parent.exists():
+            raise InputError(
+                f"{path}: cannot be written, since its folder was removed meanwhile. Run the command again."
             ) from error
         raise
     finally:
@@ -70,6 +79,19 @@ def _disk_is_full(error: Exception, folder: Path) -> bool:
         return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 1 << 16
     except OSError:
         return False
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder is there or can be made, as far as names go.
+
+    Raises:
+        InputError: It, or a folder that it should be in, is a file.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return
+        if place.exists():
+            raise InputError(f"{place}: is a file, expected a folder. Choose another one with --output.")
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -94,7 +116,9 @@ def read_json(path: Path | str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not valid JSON ({error}). Give a file that whorl wrote, or run the command "
             "that made it again."
@@ -109,6 +133,27 @@ def _without_nan(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_without_nan(value) for value in data]
     return data
+
+
+def file_hash(path: Path | str) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def contents_hash(path: Path | str) -> str:
+    """Return a 16-digit hash of a file, or of all files of a folder with their names.
+
+    Raises:
+        InputError: There is no such file or folder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder (looked for it from {Path.cwd()}).")
+    if path.is_file():
+        return file_hash(path)[:16]
+    parts = [part for part in sorted(path.rglob("*")) if part.is_file()]
+    return stable_hash({str(part.relative_to(path)): file_hash(part) for part in parts})
 
 
 def stable_hash(data: Any) -> str:

@@ -170,18 +170,37 @@ def test_corrupt_checkpoints_and_models(whorl, recipe, tmp_path):
     assert whorl("run", recipe, "-o", folder, "--until", "train").code == 0
     model = folder / "train" / "all" / "generator.safetensors"
     whole = model.read_bytes()
-    model.write_bytes(whole[: len(whole) // 2])  # cut short: noticed, and made again
-    said = whorl("run", recipe, "-o", folder, "--until", "train")
-    assert said.code == 0
-    assert "✓ train/all" in said.err
-    assert model.read_bytes() == whole
-    model.write_bytes(b"x" * len(whole))  # overwritten: the reader says so
-    said = whorl("run", recipe, "-o", folder, "--until", "generate")
+    for damaged in (whole[: len(whole) // 2], b"x" * len(whole)):
+        model.write_bytes(damaged)
+        said = whorl("run", recipe, "-o", folder, "--until", "train")
+        assert said.code == 0
+        assert "generator.safetensors has changed since it was written; this stage is done again" in said.err
+        assert "✓ train/all" in said.err
+        assert model.read_bytes() == whole
+    model.write_bytes(b"x" * len(whole))
+    features = folder / "encode" / "features.safetensors"
+    said = whorl("generate", model, "--features", features, "--target", 1.0, "-o", tmp_path / "g.safetensors")
     assert said.code == 1
     assert "generator.safetensors: damaged" in said.err
     assert "or train again" in said.err
-    model.unlink()
-    assert whorl("run", recipe, "-o", folder, "--until", "generate").code == 0
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_file_in_the_place_of_the_output_folder(whorl, recipe, clusters, tmp_path, inside):
+    (tmp_path / "mine").write_text("mine")
+    place = tmp_path / "mine" / "run" if inside else tmp_path / "mine"
+    output = place / "x.safetensors"
+    commands = [
+        ("run", recipe, "-o", place),
+        ("encode", clusters, "-o", output),
+        ("data", "read", clusters.with_suffix(".extxyz"), "-o", output),
+        ("invert", clusters.with_suffix(".extxyz"), "--round-trip", "-o", place),
+    ]
+    for command in commands:
+        said = whorl(*command)
+        assert said.code == 1, command
+        assert "mine: is a file, expected a folder" in said.err, command
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_corrupt_checkpoint_of_a_stopped_training(whorl, recipe, tmp_path, monkeypatch):

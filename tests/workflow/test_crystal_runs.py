@@ -84,6 +84,20 @@ def test_a_finished_run_is_not_repeated(run):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
 
 
+def test_lost_files_of_single_crystals_are_missed(run, tmp_path):
+    recipe, folder = run
+    lost = sorted((folder / "decode" / "all" / "crystals" / "cif").glob("*.cif"))
+    emptied = folder / "decode" / "all" / "crystals" / "crystals.extxyz"
+    before = {path: path.read_bytes() for path in (*lost, emptied)}
+    for damage in (lost[:1], [emptied]):
+        for path in damage:
+            path.unlink() if path in lost else path.write_text("")
+        monitor = Monitor()
+        run_recipe(recipe, folder, monitor=monitor)
+        assert sum("done again" in text for text in monitor.warnings) == 1
+        assert {path: path.read_bytes() for path in before} == before
+
+
 def test_stages_are_in_order(run):
     _, folder = run
     assert {path.name for path in folder.iterdir() if path.is_dir()} <= set(STAGES)

@@ -1,11 +1,11 @@
-import subprocess
-import sys
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from whorl.errors import InputError
-from whorl.workflow.engine import Step, execute, locked
+from whorl.workflow.engine import Step, execute
 from whorl.workflow.monitor import Monitor
 
 
@@ -16,6 +16,8 @@ class Chain:
         self.folder = folder
         self.done: list[str] = []
         self.fail_in = ""
+        self.content: dict[str, str] = {}
+        self.source: Path | None = None
 
     def run(self, *, version: int = 1, monitor: Monitor | None = None, **settings: int) -> list[str]:
         def work(name: str):
@@ -27,7 +29,10 @@ class Chain:
                 if name == "a":
                     monitor.warn("a warns")
                     monitor.skip("x.cif", "broken")
-                (directory / "result.txt").write_text(name)
+                    monitor.doubt("y.cif", "odd")
+                (directory / "result.txt").write_text(name + self.content.get(name, ""))
+                (directory / "deep" / "er").mkdir(parents=True, exist_ok=True)
+                (directory / "deep" / "er" / "1.cif").write_text(name)
 
             return run
 
@@ -38,6 +43,7 @@ class Chain:
                 settings=settings.get(name[0], 0),
                 needs=needs[name],
                 run=work(name),
+                sources=(self.source,) if name == "a" and self.source else (),
                 version=version if name == "b" else 1,
             )
             for name in needs
@@ -92,14 +98,118 @@ def test_parts_of_other_settings_are_not_continued(chain):
     assert not (chain.folder / "b" / "old.txt").exists()
 
 
-def test_lost_and_shortened_files_are_made_again(chain):
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "shortened": lambda path: path.write_text(""),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "deleted": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["result.txt", "deep/er/1.cif"])
+def test_a_damaged_result_is_made_again_and_said(chain, damage, file):
     chain.run()
-    (chain.folder / "b" / "result.txt").unlink()
-    assert chain.run() == ["b"]
-    (chain.folder / "d" / "result.txt").write_text("")
-    assert chain.run() == ["d"]
-    (chain.folder / "c/n3" / "stage.json").write_text('{"key": ')
+    path = chain.folder / "b" / file
+    times = path.stat()
+    DAMAGES[damage](path)
+    if path.exists():
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    monitor = Monitor()
+    assert chain.run(monitor=monitor) == ["b"]
+    assert path.read_text() == "b"
+    said = "is missing" if damage == "deleted" else "has changed"
+    assert any(f"{file} {said}" in message and "done again" in message for message in monitor.warnings)
+    again = Monitor()
+    assert chain.run(monitor=again) == []
+    assert again.warnings == ["a warns"]
+
+
+def test_what_read_other_results_than_there_are_now_is_done_again(chain):
+    chain.run()
+    flip(chain.folder / "b" / "result.txt")
+    chain.content["b"] = " by another library"
+    monitor = Monitor()
+    assert chain.run(monitor=monitor) == ["b", "d"]
+    assert any("results of b are others" in message for message in monitor.warnings)
+    assert chain.run() == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "3", '"x"', "{}", '{"key": ', "[" * 50_000, "\ud800", "1" * 5000]
+)
+@pytest.mark.parametrize("file", ["stage.json", ".begun.json"])
+def test_control_files_of_another_form_count_as_unfinished(chain, text, file):
+    chain.run()
+    directory = chain.folder / "c/n3"
+    if file == ".begun.json":
+        (directory / "stage.json").unlink()
+    (directory / file).write_bytes(text.encode(errors="surrogatepass"))
     assert chain.run() == ["c/n3"]
+    assert chain.run() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"files": value} for value in ([], None, "x", {"result.txt": 3}, {"result.txt": None})),
+        *({"warnings": value} for value in (None, [1], {"a": 1})),
+        *({"skipped": value} for value in (None, [1], [["a"]])),
+        *({"seconds": value} for value in ("abc", None, -1, [])),
+        *({"key": value} for value in (None, 3, [])),
+        {"results": [1]},
+    ],
+)
+def test_wrong_types_in_control_files_count_as_unfinished(chain, change):
+    chain.run()
+    path = chain.folder / "d" / "stage.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert chain.run() == ["d"]
+
+
+def test_scratch_is_kept_for_a_damaged_step_and_not_for_other_settings(tmp_path):
+    seen = []
+
+    def run(directory: Path, monitor: Monitor) -> None:
+        seen.append((directory / "scratch" / "0").exists())
+        (directory / "scratch").mkdir(exist_ok=True)
+        (directory / "scratch" / "0").write_text("a checkpoint")
+        (directory / "result").write_text("result")
+
+    def go(settings: int) -> None:
+        execute([Step(name="a", settings=settings, run=run, scratch=("scratch",))], tmp_path, Monitor())
+
+    go(1)
+    flip(tmp_path / "a" / "scratch" / "0")
+    go(1)  # of no interest to a finished step
+    flip(tmp_path / "a" / "result")
+    go(1)
+    go(2)
+    assert seen == [False, True, False]
+
+
+def test_a_finished_step_does_without_its_source_and_says_so(chain, tmp_path):
+    chain.source = tmp_path / "data.csv"
+    chain.source.write_text("1")
+    assert chain.run() == ["a", "b", "c/n3", "d"]
+    assert chain.run() == []
+    moved = chain.source.rename(tmp_path / "elsewhere.csv")
+    monitor = Monitor()
+    assert chain.run(monitor=monitor) == []
+    assert "data.csv: not there any more" in monitor.warnings[0]
+    with pytest.raises(InputError, match=r"data\.csv: no such file"):
+        chain.run(a=1)
+    assert (chain.folder / "a" / "result.txt").read_text() == "a"
+    moved.rename(chain.source)
+    assert chain.run() == []
+    chain.source.write_text("2")
+    assert chain.run() == ["a", "b", "c/n3", "d"]
 
 
 def test_folders_of_others_are_left_alone(chain):
@@ -108,6 +218,22 @@ def test_folders_of_others_are_left_alone(chain):
     with pytest.raises(InputError, match=r"thesis\.tex.*Choose another folder"):
         chain.run()
     assert (chain.folder / "a" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("place", ["d", "c/n3", "c"])
+def test_a_file_in_the_place_of_a_folder_is_said_before_any_work(chain, place):
+    (chain.folder / place).parent.mkdir(parents=True)
+    (chain.folder / place).write_text("not a folder")
+    with pytest.raises(InputError, match="is a file, expected a folder"):
+        chain.run()
+    assert chain.done == []
+
+
+def test_a_folder_in_the_place_of_a_control_file_is_said_before_any_work(chain):
+    (chain.folder / "d" / "stage.json").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"stage\.json.*Choose another folder"):
+        chain.run()
+    assert chain.done == []
 
 
 def test_kept_folders_survive_and_may_be_brought_along(tmp_path):
@@ -125,26 +251,4 @@ def test_warnings_of_finished_steps_are_told_again(chain):
         chain.run(monitor=monitor)
         assert monitor.warnings == ["a warns"]
         assert [tuple(entry) for entry in monitor.skipped] == [("x.cif", "broken")]
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from whorl.workflow.engine import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_one_process_at_a_time_and_locks_of_the_dead_are_void(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    with holder.stdout:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match=rf"another whorl .*process {holder.pid}"), locked(tmp_path):
-            pass
-        holder.kill()
-        holder.wait()
-    with locked(tmp_path):
-        pass
+        assert [tuple(entry) for entry in monitor.doubts] == [("y.cif", "odd")]

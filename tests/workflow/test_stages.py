@@ -8,6 +8,7 @@ from tiny_recipe import tiny
 
 from whorl.datasets import load_dataset, load_features
 from whorl.errors import InputError
+from whorl.workflow.engine import read_marker
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.stages import report_again, run_recipe, steps_of
 
@@ -141,7 +142,7 @@ def test_a_changed_setting_repeats_what_depends_on_it_and_nothing_else(run, chan
     stale = [
         step.name
         for step in steps_of(tiny(change), run)
-        if not engine.is_finished(run, step, key_of[step.name])
+        if read_marker(run, step.name).key != key_of[step.name]
     ]
     assert stale == again
 
@@ -210,3 +211,71 @@ def test_features_without_structures_are_judged_by_a_given_network(tmp_path, tin
     assert done == ["evaluate", "report"]
     results = json.loads((tmp_path / "run" / "evaluate" / "results.json").read_text())
     assert results["sizes"]["all"]["targets"][0]["potential"] is None
+
+
+def test_every_file_of_a_finished_run_has_a_checksum(tiny_run):
+    for name in ALL:
+        files = read_marker(tiny_run, name).files
+        there = {
+            path.relative_to(tiny_run / name).as_posix()
+            for path in (tiny_run / name).rglob("*")
+            if path.is_file() and path.name != "stage.json"
+        }
+        scratch = {
+            file for file in there if file.split("/")[0] in ("clusters", "checkpoints", "structures-search")
+        }
+        assert files.keys() == there - scratch
+
+
+def test_a_flipped_byte_is_noticed_and_what_is_made_again_is_the_same(run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for name in (
+        "data/dataset.safetensors",
+        "train/n15/generator.safetensors",
+        "invert/n24/structures.extxyz",
+    ):
+        content = bytearray(before[run / name])
+        content[len(content) // 2] ^= 1
+        (run / name).write_bytes(content)
+    assert redone(run) == ["data", "train/n15", "invert/n24"]
+    for name in ("data/dataset.safetensors", "evaluate/results.json", "invert/n24/structures.extxyz"):
+        assert (run / name).read_bytes() == before[run / name]
+    assert redone(run) == []
+
+
+def test_a_finished_run_and_its_report_do_without_the_files_it_read(tmp_path, tiny_run):
+    shutil.copy(tiny_run / "data" / "dataset.extxyz", tmp_path / "mine.extxyz")
+    shutil.copy(tiny_run / "train" / "surrogate" / "surrogate.safetensors", tmp_path / "judge.safetensors")
+    changes = [
+        f"data={{files: {{path: {tmp_path / 'mine.extxyz'}, property: formation_energy}}}}",
+        f"surrogate={{kind: external, path: {tmp_path / 'judge.safetensors'}}}",
+        "sampling.sizes=all",
+        "invert=null",
+    ]
+    folder = tmp_path / "run"
+    assert redone(folder, *changes)[-1] == "report"
+    (tmp_path / "mine.extxyz").unlink()
+    (tmp_path / "judge.safetensors").unlink()
+    monitor = Steps()
+    run_recipe(tiny(*changes), folder, monitor=monitor)
+    assert monitor.done == []
+    assert [text for text in monitor.warnings if "mine.extxyz: not there any more" in text]
+    page = folder / "report" / "report.html"
+    page.unlink()
+    assert report_again(folder) == page and "tiny" in page.read_text(encoding="utf-8")
+    assert redone(folder, *changes) == []
+    with pytest.raises(InputError, match=r"mine\.extxyz: no such file"):
+        redone(folder, *changes, "data.files.property=energy")
+    assert (folder / "data" / "dataset.safetensors").exists()
+    with pytest.raises(InputError, match=r"no such file"):
+        redone(tmp_path / "another", *changes)
+
+
+def test_a_removed_run_folder_is_said(tmp_path):
+    class Remover(Monitor):
+        def step(self, name, *, state, seconds=0.0):
+            if (name, state) == ("sampling/n15", "started"):
+                shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(InputError):
+        run_recipe(tiny(), tmp_path / "run", monitor=Remover())

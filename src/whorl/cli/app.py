@@ -62,7 +62,7 @@ class Commands(TyperGroup):
             err.print("\nstopped; run the same command to continue")
             raise typer.Exit(130) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if error.errno in (None, errno.EPIPE):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             remedy = "Nothing that was finished is lost: mend this and run the same command again."

@@ -11,7 +11,7 @@ from whorl.cli.app import app
 from whorl.cli.console import monitored, out, show_table
 from whorl.cli.options import options_from
 from whorl.errors import InputError
-from whorl.files import provenance
+from whorl.files import check_folder, provenance
 
 
 @app.command()
@@ -88,8 +88,7 @@ def evaluate(
         raise InputError("--dataset is compared with --crystals or --calculator: give one of them.")
     with importable("."), monitored() as monitor:
         of_crystals.targets_of(generated)
-        if output.exists() and not output.is_dir():
-            raise InputError(f"{output}: is a file, expected a folder to write to. Choose another --output.")
+        check_folder(output)
         if crystals is not None and dataset is not None:
             of_crystals.require_fitting(generated, crystals, dataset=dataset, cgcnn=cgcnn)
         energies = None

@@ -30,11 +30,13 @@ from whorl.inversion import (
     solve,
     whitening_weights,
 )
+from whorl.locks import one_at_a_time
 from whorl.representations import Representation, make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
 from whorl.workflow.data import read_rows
 from whorl.workflow.monitor import Monitor
+from whorl.workflow.outputs import check_output
 from whorl.workflow.settings import InvertSettings
 from whorl.workflow.templates import make_templates
 from whorl.workflow.wishes import Wish, satisfied
@@ -44,6 +46,7 @@ _YARDSTICKS_AT_ONCE = 64
 _SAME = 1e-9  # distance of features up to which two structures are the same
 
 
+@one_at_a_time
 def invert(
     generated: Path,
     *,
@@ -83,6 +86,7 @@ def invert(
         InputError: It is not known which atoms to place, or in which cell; requests that contradict each
             other; files of different representations.
     """
+    check_output(output, generated, features, rows, dataset, beside=".extxyz")
     composition = settings.composition or composition
     wanted = _first_of_each_target(load_features(generated), settings.samples)
     representation = make_representation(wanted.representation)

@@ -20,11 +20,11 @@ from whorl.datasets.store import pack_dataset, unpack_dataset
 from whorl.errors import InputError, MissingExtraError, import_extra
 from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, judge_crystals
 from whorl.evaluation.validity import check_validity
-from whorl.files import provenance, read_json, write_json, write_text
+from whorl.files import contents_hash, provenance, read_json, write_json, write_text
+from whorl.locks import one_at_a_time
 from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
 from whorl.workflow.conditions import satisfied
-from whorl.workflow.data import contents_hash
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.settings import DecodeSettings
@@ -34,6 +34,7 @@ _PREDICTED_AT_ONCE = 500  # crystals between two saves
 _NUMBERED = ("cif/[0-9]*_*.cif", "poscar/[0-9]*_*.vasp")  # files of single crystals in their folder
 
 
+@one_at_a_time
 def decode(
     generated: Path, *, settings: DecodeSettings, output: Path, monitor: Monitor, seed: int | None = None
 ) -> None:
@@ -198,6 +199,7 @@ def _decoded(codec: CrysTens, settings: DecodeSettings, tensors: Tensor) -> Part
     )
 
 
+@one_at_a_time
 def predict(crystals: Path, *, output: Path, monitor: Monitor, most: int | None = None) -> None:
     """Predict the seven properties of crystals by CGCNN, and write them as JSON.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +29,8 @@ from whorl.datasets import (
 )
 from whorl.errors import InputError
 from whorl.evaluation import standardized
-from whorl.files import read_json, write_json
+from whorl.files import contents_hash, read_json, write_json
+from whorl.locks import one_at_a_time
 from whorl.memory import in_words, require_memory
 from whorl.potentials import make_potential
 from whorl.representations import Representation
@@ -140,6 +140,7 @@ def _store(dataset: Dataset, output: Path, monitor: Monitor) -> None:
         )
 
 
+@one_at_a_time
 def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, monitor: Monitor) -> None:
     """Compute the features of every structure of a data set.
 
@@ -363,25 +364,6 @@ def read_rows(path: Path) -> dict[str, Tensor]:
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path}: not a list of training rows; make it with 'whorl data sample'.") from None
     return {name: torch.tensor(part, dtype=torch.int64) for name, part in rows.items()}
-
-
-def contents_hash(path: Path | str) -> str:
-    """Return a hash of a file, or of all files of a folder with their names.
-
-    Raises:
-        InputError: There is no such file or folder.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder (looked for it from {Path.cwd()}).")
-    digest = hashlib.sha256()
-    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if part.is_file():
-            digest.update(str(part.relative_to(path)).encode())
-            with part.open("rb") as handle:
-                while chunk := handle.read(1 << 20):
-                    digest.update(chunk)
-    return digest.hexdigest()[:16]
 
 
 def counted(count: int, what: str) -> str:

@@ -16,11 +16,12 @@ from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
 from whorl.datasets import load_dataset
 from whorl.errors import InputError, did_you_mean, shortened, unknown_option
 from whorl.evaluation import Agreement, agreement
-from whorl.files import read_json, write_json
+from whorl.files import contents_hash, read_json, write_json
+from whorl.locks import one_at_a_time
 from whorl.potentials import Potential, PotentialOutput, make_potential
 from whorl.potentials.reference import bulk_energy, formation_energy, why_no_reference
 from whorl.structures import StructureBatch
-from whorl.workflow.data import contents_hash, species_of
+from whorl.workflow.data import species_of
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import CalculatorSettings
 
@@ -74,6 +75,7 @@ def require_quantity(quantity: str, potential: Potential) -> None:
         raise unknown_option("quantity", quantity, ("auto", *quantities(potential)))
 
 
+@one_at_a_time
 def choose(
     dataset: Path | None,
     *,
@@ -175,6 +177,7 @@ def read_choice(path: Path) -> Choice:
         raise InputError(f"{path}: does not say what of an energy method is the property.") from None
 
 
+@one_at_a_time
 def energies(
     structures: Path,
     *,

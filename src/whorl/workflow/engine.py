@@ -1,24 +1,24 @@
 """Steps that are done once: what is finished stays; what changed is done again, with what follows from it.
 
 Each step owns a folder. Its key is the hash of its settings, of its code's version and of the keys of the
-steps it needs. The folder's ``stage.json`` with that key is written last, so its presence means all is there.
+steps it needs. The folder's ``stage.json`` with that key is written last, so its presence means all is there;
+it lists the step's files with their checksums, so that damage is noticed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
 
 from whorl.errors import InputError, WhorlError
-from whorl.files import read_json, stable_hash, write_json
+from whorl.files import check_folder, contents_hash, file_hash, read_json, stable_hash, write_json
 from whorl.version import __version__
 from whorl.workflow.monitor import Monitor
 
@@ -33,9 +33,11 @@ class Step:
     Attributes:
         name: Also its folder within the run folder, such as ``train/n300``.
         settings: JSON-able; everything but other steps' results that its own result depends on.
-        needs: Names of the steps whose results it reads.
         run: Does the work: reads finished folders, writes into its own.
+        needs: Names of the steps whose results it reads.
+        sources: Files or folders from elsewhere that it reads; their contents count as settings.
         keeps: Folders within its own that survive a change of settings, since they guard themselves.
+        scratch: Folders within its own that serve only to go on after an interruption, and guard themselves.
         version: Raised when the same settings begin to mean another result.
     """
 
@@ -43,12 +45,81 @@ class Step:
     settings: Any
     run: Callable[[Path, Monitor], object]
     needs: tuple[str, ...] = ()
+    sources: tuple[Path, ...] = ()
     keeps: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
     version: int = 1
 
 
-def keys(steps: Sequence[Step]) -> dict[str, str]:
-    """Return the key of each step; steps come after those they need."""
+class _ControlFile(BaseModel):
+    """What a control file says; one that is damaged or of another form says nothing."""
+
+
+_Form = TypeVar("_Form", bound=_ControlFile)
+
+
+class Marker(_ControlFile):
+    """``stage.json``: what a finished step says of itself.
+
+    Attributes:
+        key: Of the step.
+        files: SHA-256 of each of its files, by their paths within its folder.
+        results: By the names of the steps it needs, the hash of what these had made when it read them.
+        sources: Hashes of the contents of its sources, as it read them.
+        seconds: That the work took.
+        warnings: For the reader of the results.
+        skipped: Input entries that were left out, with reasons.
+        doubts: Input entries that may not be what their file means, with reasons.
+    """
+
+    key: str
+    files: dict[str, str]
+    results: dict[str, str]
+    sources: list[str]
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    warnings: list[str]
+    skipped: list[tuple[str, str]]
+    doubts: list[tuple[str, str]]
+
+    @property
+    def result(self) -> str:
+        """Hash of all that the step has made."""
+        return stable_hash(self.files)
+
+
+class _Begun(_ControlFile):
+    """``.begun.json``: what is being worked at, and for how long already."""
+
+    key: str | None
+    seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+def _read(form: type[_Form], path: Path) -> _Form | None:
+    try:
+        return form.model_validate(read_json(path))
+    except (InputError, ValidationError):
+        return None
+
+
+def read_marker(folder: Path, name: str) -> Marker:
+    """Return what the finished step ``name`` says of itself.
+
+    Raises:
+        InputError: It is not finished, or its ``stage.json`` is damaged.
+    """
+    marker = _read(Marker, folder / name / MARKER)
+    if marker is None:
+        raise InputError(f"{folder / name}: this stage is not finished. Continue it with 'whorl run'.")
+    return marker
+
+
+def keys(steps: Sequence[Step], sources: Mapping[str, list[str]] | None = None) -> dict[str, str]:
+    """Return the key of each step; steps come after those they need.
+
+    Args:
+        steps: In order.
+        sources: Hashes of the contents of its sources, by the name of the step.
+    """
     found: dict[str, str] = {}
     for step in steps:
         found[step.name] = stable_hash(
@@ -56,105 +127,184 @@ def keys(steps: Sequence[Step]) -> dict[str, str]:
                 "step": step.name,
                 "version": step.version,
                 "settings": step.settings,
+                "sources": (sources or {}).get(step.name, []),
                 "needs": {name: found[name] for name in step.needs},
             }
         )
     return found
 
 
-def is_finished(folder: Path, step: Step, key: str) -> bool:
-    """Whether the step's folder holds a whole result for this key."""
-    directory = folder / step.name
-    try:
-        marker = read_json(directory / MARKER)
-    except InputError:
-        return False
-    if not isinstance(marker, dict) or marker.get("key") != key:
-        return False
-    # A file that was deleted or cut short since then makes the step unfinished again.
-    sizes = marker.get("files", {})
-    return all((directory / f).is_file() and (directory / f).stat().st_size == n for f, n in sizes.items())
-
-
 def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
     """Carry out the steps that are not finished, in order.
 
-    Warnings, skipped and doubtful entries of steps finished earlier are told again.
+    Warnings, skipped and doubtful entries of steps finished earlier are told again. A finished step whose
+    files are damaged, or that read what was made anew since, is carried out again, and a warning says why.
+
+    Raises:
+        InputError: A step's folder cannot be worked in, or a source of it is gone.
     """
-    key_of = keys(steps)
+    for step in steps:
+        _check_folder(folder / step.name, step)
+    sources = {step.name: _hashes_of_sources(step, folder / step.name) for step in steps}
+    key_of = keys(steps, sources)
+    results: dict[str, str] = {}
     for step in steps:
         key, directory = key_of[step.name], folder / step.name
-        if is_finished(folder, step, key):
-            marker = read_json(directory / MARKER)
-            monitor.step(step.name, state="finished", seconds=float(marker.get("seconds") or 0.0))
-            for message in marker.get("warnings", []):
-                monitor.warn(message)
-            for source, reason in marker.get("skipped", []):
-                monitor.skip(source, reason)
-            for source, reason in marker.get("doubts", []):
-                monitor.doubt(source, reason)
-            continue
-        before = _prepare(directory, key, keeps=step.keeps)
-        monitor.step(step.name, state="started")
-        n_warnings, n_skipped, n_doubts = (
-            len(noted) for noted in (monitor.warnings, monitor.skipped, monitor.doubts)
-        )
-        start = time.monotonic()
-        try:
-            step.run(directory, monitor)
-        finally:
-            # Written at every end but kill -9, so that resumed work is not counted as instant.
-            seconds = before + time.monotonic() - start
-            with contextlib.suppress(WhorlError, OSError):
-                write_json(directory / _BEGUN, {"key": key, "seconds": seconds})
-        files = {
-            str(path.relative_to(directory)): path.stat().st_size
-            for path in sorted(directory.iterdir())
-            if path.is_file() and not path.name.startswith(".")
-        }
-        write_json(
-            directory / MARKER,
-            {
-                "step": step.name,
-                "key": key,
-                "settings": step.settings,
-                "needs": {name: key_of[name] for name in step.needs},
-                "step_version": step.version,
-                "whorl_version": __version__,
-                "seconds": round(seconds, 3),
-                "warnings": monitor.warnings[n_warnings:],
-                "skipped": monitor.skipped[n_skipped:],
-                "doubts": monitor.doubts[n_doubts:],
-                "files": files,
-            },
-        )
-        (directory / _BEGUN).unlink(missing_ok=True)
-        monitor.step(step.name, state="done", seconds=seconds)
+        read = {name: results[name] for name in step.needs}
+        marker = _read(Marker, directory / MARKER)
+        if marker is not None and marker.key == key:
+            reason = _damage(directory, marker) or _other_results(marker, read)
+            if reason is None:
+                results[step.name] = marker.result
+                _tell_finished(step, marker, monitor)
+                continue
+            monitor.warn(f"{directory}: {reason}; this stage is done again.")
+        for source in step.sources:
+            if not source.exists():
+                contents_hash(source)  # says so, before anything is removed
+        marker = _carry_out(step, key, directory, read, sources[step.name], monitor)
+        results[step.name] = marker.result
 
 
-def _prepare(directory: Path, key: str, *, keeps: tuple[str, ...]) -> float:
-    """Make the folder ready for this key; return the seconds already spent on it.
+def _check_folder(directory: Path, step: Step) -> None:
+    """Make sure that a step may work in this folder, before anything is done.
 
-    Partial results of the same key are kept for the step to continue from; those of another key are removed.
+    Raises:
+        InputError: It is a file, or has files that whorl did not write.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    there = {path.name for path in directory.iterdir()} - set(keeps)
-    if there and not there & {MARKER, _BEGUN}:
+    check_folder(directory)
+    if not directory.exists():
+        return
+    there = {path.name for path in directory.iterdir()} - set(step.keeps)
+    if there and not any((directory / name).is_file() for name in (MARKER, _BEGUN)):
         raise InputError(
             f"{directory}: this folder has files that whorl did not write ({min(there)} …), and a run would "
             "replace them. Choose another folder with --output."
         )
+
+
+def _hashes_of_sources(step: Step, directory: Path) -> list[str]:
+    """Return the hashes of a step's sources; where one is gone, that of what the finished step read."""
+    marker = _read(Marker, directory / MARKER)
+    known = marker.sources if marker is not None and len(marker.sources) == len(step.sources) else None
+    return [
+        known[number] if known is not None and not source.exists() else contents_hash(source)
+        for number, source in enumerate(step.sources)
+    ]
+
+
+def _damage(directory: Path, marker: Marker) -> str | None:
+    """Say which file of a finished step is not as the step left it."""
+    for name, checksum in marker.files.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if file_hash(path) != checksum:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _other_results(marker: Marker, results: Mapping[str, str]) -> str | None:
+    """Say which step has made something else since this one read its results."""
+    for name, made in results.items():
+        if marker.results.get(name) != made:
+            return f"the results of {name} are others than those it was made from"
+    return None
+
+
+def _tell_finished(step: Step, marker: Marker, monitor: Monitor) -> None:
+    monitor.step(step.name, state="finished", seconds=marker.seconds)
+    for gone in step.sources:
+        if not gone.exists():
+            monitor.warn(
+                f"{gone}: not there any more, so whether it changed is not known. The run goes on with what "
+                "was read from it."
+            )
+    for message in marker.warnings:
+        monitor.warn(message)
+    for source, reason in marker.skipped:
+        monitor.skip(source, reason)
+    for source, reason in marker.doubts:
+        monitor.doubt(source, reason)
+
+
+def _carry_out(
+    step: Step, key: str, directory: Path, read: Mapping[str, str], sources: list[str], monitor: Monitor
+) -> Marker:
+    before = _prepare(directory, key, step)
+    monitor.step(step.name, state="started")
+    n_warnings, n_skipped, n_doubts = (
+        len(noted) for noted in (monitor.warnings, monitor.skipped, monitor.doubts)
+    )
+    start = time.monotonic()
     try:
-        begun = read_json(directory / _BEGUN)
-    except InputError:
-        begun = {}
-    if begun.get("key") == key:
+        step.run(directory, monitor)
+    finally:
+        # Written at every end but kill -9, so that resumed work is not counted as instant.
+        seconds = before + time.monotonic() - start
+        with contextlib.suppress(WhorlError, OSError):
+            if directory.exists():
+                write_json(directory / _BEGUN, {"key": key, "seconds": seconds})
+    marker = Marker(
+        key=key,
+        files=_checksums(directory, leave_out={*step.keeps, *step.scratch}),
+        results=dict(read),
+        sources=sources,
+        seconds=round(seconds, 3),
+        warnings=monitor.warnings[n_warnings:],
+        skipped=monitor.skipped[n_skipped:],
+        doubts=monitor.doubts[n_doubts:],
+    )
+    about = {
+        "step": step.name,
+        "settings": step.settings,
+        "step_version": step.version,
+        "whorl_version": __version__,
+    }
+    write_json(directory / MARKER, {**about, **marker.model_dump()})
+    (directory / _BEGUN).unlink(missing_ok=True)
+    monitor.step(step.name, state="done", seconds=seconds)
+    return marker
+
+
+def _checksums(directory: Path, *, leave_out: set[str]) -> dict[str, str]:
+    """Return the SHA-256 of the files of a step, by their paths within its folder; hidden ones are none."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        parts = path.relative_to(directory).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if path.is_file() and not hidden and parts[0] not in leave_out and parts != (MARKER,):
+            found["/".join(parts)] = file_hash(path)
+    return found
+
+
+def refresh(folder: Path, name: str) -> None:
+    """Take the files of a finished step as they are now, after it was done once more by itself."""
+    directory = folder / name
+    marker = _read(Marker, directory / MARKER)
+    if marker is not None:
+        there = {file: directory / file for file in marker.files if (directory / file).is_file()}
+        changed = {"files": marker.files | {file: file_hash(path) for file, path in there.items()}}
+        write_json(directory / MARKER, {**read_json(directory / MARKER), **changed})
+
+
+def _prepare(directory: Path, key: str, step: Step) -> float:
+    """Make the folder ready for this key; return the seconds already spent on it.
+
+    Partial results of the same key are kept for the step to continue from; those of another key are removed.
+    Of a step that was finished and is damaged, what serves to go on is kept.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    marker, begun = _read(Marker, directory / MARKER), _read(_Begun, directory / _BEGUN)
+    if begun is not None and begun.key == key:
         (directory / MARKER).unlink(missing_ok=True)
-        return float(begun.get("seconds") or 0.0)
+        return begun.seconds
+    same = marker is not None and marker.key == key
+    keep = {*step.keeps, *(step.scratch if same else ()), _BEGUN}
     # The folder stays recognisable as ours, and as unfinished, wherever this is interrupted.
     write_json(directory / _BEGUN, {"key": None})
     for path in directory.iterdir():
-        if path.name in keeps or path.name == _BEGUN:
+        if path.name in keep:
             continue
         if path.is_dir():
             shutil.rmtree(path)
@@ -162,50 +312,3 @@ def _prepare(directory: Path, key: str, *, keeps: tuple[str, ...]) -> float:
             path.unlink()
     write_json(directory / _BEGUN, {"key": key, "seconds": 0.0})
     return 0.0
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for one process at a time.
-
-    The lock belongs to the process and ends with it, however it ends; a folder is never left locked.
-
-    Raises:
-        InputError: Another process is working in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    with path.open("a+", encoding="utf-8") as handle:
-        if not _take(handle):
-            handle.seek(0)
-            owner = _owner(handle.read())
-            raise InputError(
-                f"{folder}: another whorl is working in this folder{owner}. Wait for it, stop it, or choose "
-                "another folder with --output."
-            )
-        handle.seek(0)
-        handle.truncate()
-        json.dump({"pid": os.getpid(), "host": socket.gethostname()}, handle)
-        handle.flush()
-        yield
-
-
-def _take(handle: IO[str]) -> bool:
-    """Lock an open file, if no other process has. Unlike flock, this lock is not inherited by workers."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system: work without
-        return True
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _owner(text: str) -> str:
-    try:
-        data: Mapping[str, Any] = json.loads(text)
-        return f" (process {data['pid']} on {data['host']})"
-    except (ValueError, KeyError, TypeError):
-        return ""

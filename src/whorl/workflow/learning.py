@@ -25,6 +25,7 @@ from whorl.generators import (
     range_warning,
     save_model,
 )
+from whorl.locks import one_at_a_time
 from whorl.memory import require_memory
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
@@ -41,6 +42,7 @@ SPLIT = 0.8  # share of rows that trains where nothing else was asked for
 _REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
 
 
+@one_at_a_time
 def train_generator(
     features: Path,
     *,
@@ -107,6 +109,7 @@ def member_paths(output: Path, members: int) -> list[Path]:
     return [output, *others]
 
 
+@one_at_a_time
 def train_surrogate(
     features: Path,
     *,

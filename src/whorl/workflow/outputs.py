@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from whorl.errors import InputError
+from whorl.files import check_folder
 
 _SUFFIX = ".safetensors"
 
@@ -18,13 +19,14 @@ def check_output(output: Path, *inputs: Path | None, beside: str | None = None) 
         beside: Suffix of a further file that is written beside it.
 
     Raises:
-        InputError: Another suffix than ``.safetensors``, a folder, or one of the inputs.
+        InputError: Another suffix than ``.safetensors``, a folder, within a file, or one of the inputs.
     """
     if output.suffix != _SUFFIX:
         raise InputError(
             f"{output}: got a name that ends in '{output.suffix}', expected {_SUFFIX}. "
             f"Write for example {output.name.removesuffix(output.suffix) or 'made'}{_SUFFIX}."
         )
+    check_folder(output.parent)
     if output.is_dir():
         raise InputError(f"{output}: is a folder, expected the name of a file to write.")
     written = [output, *([output.with_suffix(beside)] if beside else [])]

@@ -6,28 +6,39 @@ too) cell; no positions, and the atoms sorted by element. Only what it found is 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
 from whorl.datasets import Dataset, load_dataset, read_dataset
 from whorl.errors import InputError
 from whorl.evaluation.alignment import superimpose
 from whorl.evaluation.matching import rmsd
-from whorl.files import provenance, read_json, stable_hash, write_json, write_text
+from whorl.files import (
+    check_folder,
+    contents_hash,
+    provenance,
+    read_json,
+    stable_hash,
+    write_json,
+    write_text,
+)
 from whorl.inversion import InversionProblem, InversionResult, algorithm1, solve
 from whorl.inversion.problem import MIN_DISTANCE
+from whorl.locks import one_at_a_time
 from whorl.report.comparison import Comparison, write_comparison
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, find_problems
 from whorl.version import __version__
-from whorl.workflow.data import contents_hash, species_of
+from whorl.workflow.data import species_of
 from whorl.workflow.monitor import Monitor, ProgressCallback
 from whorl.workflow.round_trip_files import listed, write_results
 from whorl.workflow.round_trip_settings import RoundTripSettings
@@ -35,6 +46,7 @@ from whorl.workflow.templates import VOLUME_PER_ATOM
 from whorl.yaml_text import dump_yaml
 
 RECOVERED = 0.05  # Å
+_LEDGER = TypeAdapter(dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)] | None])
 _ENDLESS = 10**12  # evaluations
 
 
@@ -81,6 +93,7 @@ class _Group:
         return f"{self.kind} ({pools}; {len(self.representation.layout)} features){cell}"
 
 
+@one_at_a_time
 def round_trip(
     path: Path, *, settings: RoundTripSettings, output: Path, monitor: Monitor
 ) -> list[Comparison]:
@@ -162,8 +175,7 @@ def round_trip(
 
 
 def _check_output(path: Path, output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: is a file, expected a folder for the results.")
+    check_folder(output)
     given, folder = path.resolve(), output.resolve()
     names = ("solutions.extxyz", "alternatives.extxyz", "result.csv", "solutions")
     mine = [folder / name for name in names]
@@ -241,26 +253,24 @@ class _Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries: dict[str, Any] = {}
+        self.entries: dict[str, float | None] = {}
         if path.exists():
-            try:
-                self.entries = dict(read_json(path))
-            except (InputError, ValueError, TypeError):
-                self.entries = {}  # damaged: the searches are made again
+            # Where it is damaged, the searches are made again.
+            with contextlib.suppress(InputError, ValidationError):
+                self.entries = _LEDGER.validate_python(read_json(path))
 
     def budget(self, group: int, share: float | None) -> float | None:
         """Return what the group was given before, or note what it is given now."""
-        known = self._note(f"budget {group}", share)
-        return None if known is None else float(known)
+        return self._note(f"budget {group}", share)
 
     def seconds(self, group: int, taken: float) -> float:
         """Return the longest time that the group took: the first one, if it was finished at once."""
-        longest = max(taken, float(self.entries.get(f"seconds {group}", 0.0)))
+        longest = max(taken, self.entries.get(f"seconds {group}") or 0.0)
         self.entries[f"seconds {group}"] = longest
         write_json(self.path, self.entries)
         return longest
 
-    def _note(self, name: str, value: float | None) -> Any:
+    def _note(self, name: str, value: float | None) -> float | None:
         if name not in self.entries:
             self.entries[name] = value
             write_json(self.path, self.entries)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whorl.errors import InputError, UsageError, import_extra, unknown_option
-from whorl.files import provenance, read_json
+from whorl.files import provenance
+from whorl.locks import locked
 from whorl.settings import Section
-from whorl.workflow.engine import MARKER, Step, execute, locked
+from whorl.workflow.engine import Step, execute, read_marker, refresh
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import read_recipe, save_recipe
 from whorl.workflow.settings import Recipe
@@ -121,11 +122,9 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
         run: Callable[[Path, Monitor], object],
         *,
         settings: Any = None,
-        needs: tuple[str, ...] = (),
-        keeps: tuple[str, ...] = (),
-        version: int = 1,
+        **more: Any,
     ) -> str:
-        steps.append(Step(name=name, settings=settings, run=run, needs=needs, keeps=keeps, version=version))
+        steps.append(Step(name=name, settings=settings, run=run, **more))
         return name
 
     dataset = folder / "data" / "dataset.safetensors"
@@ -151,7 +150,8 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             lambda _, monitor: data.files(
                 files.path, property=files.property, format=files.format, output=dataset, monitor=monitor
             ),
-            settings={**files.model_dump(mode="json"), "contents": data.contents_hash(files.path)},
+            settings=files.model_dump(mode="json"),
+            sources=(Path(files.path),),
         )
     if (given := recipe.data.features) is not None:
         add(
@@ -161,9 +161,9 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             ),
             settings={
                 **given.model_dump(mode="json"),
-                "contents": data.contents_hash(given.path),
                 "representation": recipe.representation.model_dump(mode="json"),
             },
+            sources=(Path(given.path),),
         )
     else:
         add(
@@ -206,12 +206,10 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             seed=seed,
             monitor=monitor,
         ),
-        settings={
-            "seed": seed,
-            **recipe.surrogate.model_dump(mode="json"),
-            "contents": [data.contents_hash(path) for path in recipe.surrogate.inputs],
-        },
+        settings={"seed": seed, **recipe.surrogate.model_dump(mode="json")},
         needs=("encode",),
+        sources=tuple(Path(path) for path in recipe.surrogate.inputs),
+        scratch=("checkpoints",),
     )
     for label, size in recipe.sizes.items():
         _add_size(add, recipe, folder, label, size)
@@ -241,11 +239,9 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     add(
         "evaluate",
         lambda directory, monitor: _evaluate(recipe, folder, directory, monitor),
-        settings={
-            **recipe.evaluate.model_dump(
-                mode="json", exclude={*_OF_ENERGIES, *(() if decode else _OF_CRYSTALS)}
-            ),
-        },
+        settings=recipe.evaluate.model_dump(
+            mode="json", exclude={*_OF_ENERGIES, *(() if decode else _OF_CRYSTALS)}
+        ),
         needs=needs,
     )
     add(
@@ -326,11 +322,12 @@ def report_again(folder: Path | str, *, output: Path | None = None) -> Path:
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
         raise InputError(f"{folder}: not the folder of a run (no recipe.yaml in it). Make one: whorl run")
-    if not (folder / "evaluate" / MARKER).is_file():
-        raise InputError(f"{folder}: this run has not come to its verdict yet. Continue it with 'whorl run'.")
-    output = output or folder / "report" / "report.html"
-    write_report_of(read_recipe(folder / "recipe.yaml"), folder, output=output)
-    return output
+    read_marker(folder, "evaluate")
+    own = folder / "report" / "report.html"
+    write_report_of(read_recipe(folder / "recipe.yaml"), folder, output=output or own)
+    if output is None:
+        refresh(folder, "report")
+    return output or own
 
 
 def write_report_of(recipe: Recipe, folder: Path, *, output: Path) -> None:
@@ -387,11 +384,11 @@ def _notes(recipe: Recipe, folder: Path) -> tuple[list[str], list[tuple[str, str
     for step in steps_of(recipe, folder):
         if step.name.split("/")[0] in ("generate", "energies", "evaluate", "report"):
             continue
-        if not (folder / step.name / MARKER).is_file():  # a stage that older versions did not have
+        if not (folder / step.name).is_dir():  # a stage that older versions did not have
             continue
-        marker = read_json(folder / step.name / MARKER)
-        warnings += [str(message) for message in marker["warnings"]]
-        skipped += [(str(source), str(reason)) for source, reason in marker["skipped"]]
+        marker = read_marker(folder, step.name)
+        warnings += marker.warnings
+        skipped += marker.skipped
     return warnings, skipped
 
 
@@ -435,6 +432,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
         ),
         settings={"seed": seed, **_said(recipe.generator, _CONDITIONS)},
         needs=("encode", f"sampling/{label}", *(("data",) if recipe.generator.conditions else ())),
+        scratch=("checkpoints",),
     )
     selecting = recipe.generate.selection is not None
     ensemble = folder / "train" / f"{label}-ensemble" / "ensemble.safetensors"
@@ -512,6 +510,7 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
         ),
         settings={"seed": seed, **settings.model_dump(mode="json")},
         needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
+        scratch=(f"{structures.stem}-search",),
         # 1 judged by what Algorithm 1 left of real structures; 2 found less; 3 placed what was not requested
         version=4,
     )
