@@ -14,7 +14,7 @@ from whorl.files import read_json
 from whorl.representations import ACSF
 from whorl.structures import from_ase, to_ase
 from whorl.structures.cells import volumes
-from whorl.structures.symmetry import space_group_numbers
+from whorl.symmetry.detection import space_group_numbers
 from whorl.workflow.atoms import invert, neighbour_distance
 from whorl.workflow.data import encode
 from whorl.workflow.monitor import Monitor
