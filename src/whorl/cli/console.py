@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -19,9 +19,10 @@ from whorl.workflow.monitor import Monitor, ProgressCallback
 if TYPE_CHECKING:
     from whorl.report.tables import Table
 
-# Results go to stdout, everything else to stderr, so that output can be piped.
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+# Results go to stdout, everything else to stderr, so that output can be piped. Strings are shown as they are:
+# in the markup of rich, the name of a file may be a tag or an emoji. What is to have a style is a Text.
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 _PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 _MANY = 10  # skipped entries, and doubts, shown one by one
@@ -31,7 +32,7 @@ class _RateColumn(TextColumn):
     """Items per second since the task began."""
 
     def __init__(self) -> None:
-        super().__init__("{task.fields[rate]}")
+        super().__init__("{task.fields[rate]}", markup=False)
 
 
 class ConsoleMonitor(Monitor):
@@ -41,12 +42,12 @@ class ConsoleMonitor(Monitor):
         super().__init__()
         self._bars = (
             Progress(
-                TextColumn("  {task.description}"),
+                TextColumn("  {task.description}", markup=False),
                 BarColumn(bar_width=30),
                 MofNCompleteColumn(),
                 _RateColumn(),
                 TimeRemainingColumn(compact=True),
-                TextColumn("left {task.fields[message]}", style="dim"),
+                TextColumn("left {task.fields[message]}", style="dim", markup=False),
                 console=err,
                 transient=True,
             )
@@ -70,12 +71,12 @@ class ConsoleMonitor(Monitor):
     def step(self, name: str, *, state: str, seconds: float = 0.0) -> None:
         """Tell of a step that begins, ends, or is already there."""
         if state == "finished":
-            err.print(f"[dim]• {name:<18} done before ({_duration(seconds)})[/]")
+            err.print(Text(f"• {name:<18} done before ({_duration(seconds)})", style="dim"))
         elif state == "started" and self._bars is None:
             err.print(f"▸ {name}")
         elif state == "done":
             self._clear()
-            err.print(f"[green]✓[/] {name:<18} [dim]{_duration(seconds)}[/]")
+            err.print(Text.assemble(("✓", "green"), f" {name:<18} ", (_duration(seconds), "dim")))
 
     def note(self, message: str) -> None:
         """Show it on a line of its own."""
@@ -100,7 +101,8 @@ class ConsoleMonitor(Monitor):
         """Say how many more entries were skipped or doubtful than shown."""
         for what, count in (("skipped", len(self.skipped)), ("doubtful", len(self.doubts))):
             if count > _MANY:
-                err.print(f"[yellow]{what}:[/] and {count - _MANY} more ({count} in all)")
+                more = f" and {count - _MANY} more ({count} in all)"
+                err.print(Text(f"{what}:", style="yellow").append(more, style="default"))
 
     def _clear(self) -> None:
         if self._bars is not None:
@@ -221,6 +223,12 @@ def plain_table(
             cells[shortened] = f"{cells[shortened][:begin]}…{cells[shortened][-end:]}"
         shown.add_row(*(Text(cell, style=style if i == colored else "") for i, cell in enumerate(cells)))
     err.print(shown)
+
+
+def show_facts(facts: Mapping[str, object], *, width: int) -> None:
+    """Write names and values, one pair a line, to stdout."""
+    for name, value in facts.items():
+        out.print(Text.assemble((f"{name:<{width}}", "bold"), f" {value}"))
 
 
 def show_error(error: BaseException) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from whorl.cli.app import CommandTable, app
-from whorl.cli.console import monitored, out
+from whorl.cli.console import monitored, out, show_facts
 from whorl.cli.options import COUNT, SHARE, Seed, options_from
 from whorl.workflow.outputs import check_output
 
@@ -244,12 +243,11 @@ def show(
     from whorl.workflow import data
 
     about = data.describe(path)
-    for name, value in about.items():
-        out.print(f"[bold]{name:<16}[/] {escape(value)}")
+    show_facts(about, width=16)
     with monitored() as monitor:
         if about.keys() & {"skipped", "doubtful"}:
             dataset = load_dataset(path)
             for entry in dataset.skipped:
-                out.print(f"  {entry.source}: {entry.reason}", markup=False)
+                out.print(f"  {entry.source}: {entry.reason}")
             for name, doubt in dataset.doubts:
                 monitor.doubt(name, doubt)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whorl.cli.app import app
-from whorl.cli.console import ConsoleMonitor, monitored, out
+from whorl.cli.console import ConsoleMonitor, monitored, out, show_facts
 from whorl.cli.options import INDEX
 from whorl.errors import InputError
 
@@ -93,9 +93,8 @@ def show(
             return
         row = index or 0
         path = output or Path(f"{_stem(file)}{f'-{row}' if len(items) > 1 else ''}-crystens.png")
-        for name, value in _draw(items, row, path, chosen).items():
-            out.print(f"[bold]{name:<12}[/] {value}", markup=True)
-        out.print(str(path), markup=False)
+        show_facts(_draw(items, row, path, chosen), width=12)
+        out.print(str(path))
 
 
 @dataclass(frozen=True)
@@ -250,6 +249,6 @@ def _list(items: _Items, rows: list[int], *, whole: bool) -> None:
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     for line in lines:
         cells = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=False)]
-        out.print("  ".join([*cells, line[-1]]).rstrip(), markup=False)
+        out.print("  ".join([*cells, line[-1]]).rstrip())
     if whole and len(items) > len(rows):
-        out.print(f"and {len(items) - len(rows):,} more; --index shows any of them", markup=False)
+        out.print(f"and {len(items) - len(rows):,} more; --index shows any of them")
