@@ -8,6 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.data import chemical_symbols
 
 from whorl.errors import MissingExtraError
 from whorl.evaluation import validity
@@ -51,6 +52,13 @@ def test_charges():
     found = check_validity(from_ase([bulk("NaCl", "rocksalt", 5.6), wrong]))
     assert found.charge_neutral is not None and found.charge_neutral.tolist() == [True, False]
     assert "neutral" in found.reasons()[1] and found.structurally_valid.all()
+
+
+@needs_smact
+def test_elements_without_known_oxidation_states_are_not_neutral():
+    for number in range(1, 119):
+        is_charge_neutral(f"{chemical_symbols[number]}O2")
+    assert not is_charge_neutral("OgO") and is_charge_neutral("Og")
 
 
 def test_without_smact_the_remedy_is_said(monkeypatch):

@@ -89,3 +89,8 @@ def test_nearer_atoms_hide_farther_ones():
 def test_float32_is_drawn_too():
     batch = from_ase(molecule("H2O")).to(dtype=torch.float32)
     assert len(render_structure(batch, pixels=32)) > 100
+
+
+def test_elements_beyond_the_table_of_colours_are_drawn():
+    assert element_colors(np.arange(119)).shape == (119, 3)
+    assert covered(picture(Atoms("OgTs", [[0, 0, 0], [0, 0, 3]]))).any()

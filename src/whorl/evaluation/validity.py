@@ -131,4 +131,7 @@ def _neutral(formula: str) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # elements without electronegativity
         smact = import_extra("smact.screening", extra="crystens")
-        return bool(smact.smact_validity(formula))
+        try:
+            return bool(smact.smact_validity(formula))
+        except KeyError:  # smact ends at lawrencium (103): of heavier elements no oxidation state is known
+            return False

@@ -110,10 +110,12 @@ def element_colors(numbers: NDArray[np.int64]) -> Array:
     """Return the colours of the elements, rows of red, green, blue in 0 … 1, shape (n, 3).
 
     They are the ones chemists know from Jmol, with near-white metals made darker so that they show on white.
+    Jmol's end at meitnerium (109), and heavier elements have its colour.
     """
     from ase.data.colors import jmol_colors
 
-    colors = np.asarray(jmol_colors, dtype=float)[numbers]
+    table = np.asarray(jmol_colors, dtype=float)
+    colors = table[np.minimum(numbers, len(table) - 1)]
     brightness = colors @ np.array([0.30, 0.59, 0.11])
     return colors * np.where(brightness > 0.72, 0.72 / np.maximum(brightness, 1e-9), 1.0)[:, None]
 
