@@ -477,3 +477,10 @@ def test_seconds_grow_with_neighbours_and_are_little_for_clusters():
     acsf = ACSF.fung2022(["Na", "Cl", "Pt"])
     of_cluster, of_crystal, of_one = acsf.seconds(from_ase([cluster, crystal, Atoms("Pt")])).tolist()
     assert 0 < of_cluster < 0.01 and 0.1 < of_crystal < 60 and of_one == 0
+
+
+def test_cells_too_dense_for_their_triples_are_named():
+    structures = from_ase([bulk("Cu"), Atoms("Pt", cell=[0.81, 0.81, 0.81], pbc=True)])
+    assert "neighbours within the cutoff of 20 Å" in ACSF.fung2022(["Pt"]).find_problems(structures)[1]
+    assert not ACSF.crystal(["Pt", "Cu"]).find_problems(structures)
+    assert not ACSF.fung2022(["Pt"], images="minimum").find_problems(structures)

@@ -54,6 +54,8 @@ _JACOBIAN_CHUNK = 2_000_000
 _FACTORS_AT_ONCE = 300_000
 _ATOMS_AT_ONCE = 2500
 _POOLED_AT_ONCE = 10_000_000
+# Of one atom; diamond has 5,900 within 20 Å. Their triples are numbered at once: 8 bytes × the square.
+_MOST_NEIGHBORS = 16_000
 _SECONDS = 1e-8  # for each function of each pair or triple of atoms
 _BOND = 2.5  # Å
 
@@ -339,14 +341,35 @@ class ACSF(Representation):
 
     def seconds(self, structures: StructureBatch) -> Float[Tensor, "B"]:
         """Return roughly how long one core takes for each structure: most of it is spent on triples."""
+        counts, neighbors = structures.n_atoms.double(), self._expected_neighbors(structures)
+        radial, angular = len(self.g2) + len(self.g3), len(self.g4) + len(self.g5)
+        return _SECONDS * counts * neighbors * (radial + 0.5 * neighbors * angular)
+
+    def _expected_neighbors(self, structures: StructureBatch) -> Float[Tensor, "B"]:
+        """Return roughly how many neighbours an atom has: in crystals from the density, else all others."""
         counts = structures.n_atoms.double()
         density = counts / volumes(structures.cells.detach()).double().clamp(min=1e-3)
         around = 4.0 / 3.0 * math.pi * self.cutoff.radius**3 * density
-        neighbors = torch.where(
+        return torch.where(
             structures.pbc.all(1) & (self.images == "all"), around, (counts - 1.0).clamp(min=0.0)
         )
-        radial, angular = len(self.g2) + len(self.g3), len(self.g4) + len(self.g5)
-        return _SECONDS * counts * neighbors * (radial + 0.5 * neighbors * angular)
+
+    def find_problems(self, structures: StructureBatch) -> dict[int, str]:
+        """Return the index of each structure that cannot be encoded, and why.
+
+        Besides those of :func:`whorl.structures.find_problems`: so many neighbours within the cutoff that the
+        triples of a single atom would take many GB.
+        """
+        problems = super().find_problems(structures)
+        if self.g4 or self.g5:
+            neighbors = self._expected_neighbors(structures)
+            for index in torch.nonzero(neighbors > _MOST_NEIGHBORS).flatten().tolist():
+                problems.setdefault(
+                    index,
+                    f"an atom has about {int(neighbors[index])} neighbours within the cutoff of "
+                    f"{self.cutoff.radius:g} Å, expected at most {_MOST_NEIGHBORS}",
+                )
+        return dict(sorted(problems.items()))
 
     def _forward(self, structures: StructureBatch) -> Tensor:
         species = self._species_index(structures)
