@@ -12,8 +12,9 @@ from benchmarks.fuzz_readers import seeds
 from whorl.datasets import Dataset, load_dataset, load_features, read_dataset, save_dataset, save_features
 from whorl.datasets.extxyz import write_extxyz
 from whorl.errors import InputError
-from whorl.generators import ConditionalGenerator, Surrogate, load_model, save_model
+from whorl.generators import ConditionalGenerator, load_model, save_model
 from whorl.structures import StructureBatch, find_problems
+from whorl.surrogates import NetworkSurrogate
 from whorl.workflow.data import read_rows
 from whorl.workflow.recipe import read_recipe, save_recipe
 
@@ -122,7 +123,7 @@ def read_a_model(path: Path, folder: Path) -> str:
     if isinstance(model, ConditionalGenerator):
         model.sample(torch.full((2, model.properties), 0.5), rng=rng)
     else:
-        assert isinstance(model, Surrogate)
+        assert isinstance(model, NetworkSurrogate)
         model.predict(torch.ones(2, *model.shape))
     save_model(model, folder / "again.safetensors")
     if load_model(folder / "again.safetensors").config() != model.config():

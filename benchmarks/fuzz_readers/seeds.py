@@ -23,9 +23,10 @@ from pymatgen.io.vasp import Poscar
 
 from whorl.datasets import Dataset, FeatureSet, save_dataset, save_features
 from whorl.datasets.extxyz import write_extxyz
-from whorl.generators import CVAE, Surrogate, fit, save_model
+from whorl.generators import CVAE, fit, save_model
 from whorl.representations import ACSF
 from whorl.structures import from_ase
+from whorl.surrogates import NetworkSurrogate
 from whorl.workflow.recipe import read_recipe, save_recipe
 
 Named = Iterator[tuple[str, bytes]]
@@ -297,7 +298,7 @@ def model_seeds(folder: Path, real: Path | None) -> Named:
     shape = tuple(rows.features.shape[1:])
     for model in (
         CVAE(shape=shape, properties=1, layers=1, hidden=4, latent=2),
-        Surrogate(shape=shape, layers=1, hidden=4),
+        NetworkSurrogate(shape=shape, layers=1, hidden=4),
     ):
         fit(model, rows.features, rows.properties["energy"], validation=torch.arange(4), seed=0, epochs=2)
         save_model(model, folder / "m.safetensors")
