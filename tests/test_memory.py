@@ -110,7 +110,7 @@ def test_numbers_out_of_range_are_refused_while_the_recipe_is_read(change, expec
 def test_a_recipe_of_too_many_elements_is_refused_before_any_work(data, tmp_path, monkeypatch):
     from ase.data import chemical_symbols
 
-    monkeypatch.setattr("whorl.workflow.stages.import_extra", lambda *_, **__: None)
+    monkeypatch.setattr("whorl.workflow.prechecks.import_extra", lambda *_, **__: None)
     species = f"[{', '.join(chemical_symbols[20:76])}]"
     recipe = parse_recipe(f"name: many\n{data.replace('SPECIES', species)}\ngenerate: {{targets: [1.0]}}\n")
     with pytest.raises(InputError, match="56 elements make 2,985,472 features"):

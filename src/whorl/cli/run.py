@@ -48,9 +48,9 @@ def run(
     from whorl.workflow.stages import run_recipe
     from whorl.workflow.verdict import summary
 
-    settings = read_recipe(recipe, changes=change or ())
-    folder = output or Path("runs") / settings.name
     with importable(recipe.parent), monitored() as monitor:
+        settings = read_recipe(recipe, changes=change or ())
+        folder = output or Path("runs") / settings.name
         written = run_recipe(settings, folder, monitor=monitor, until=until)
         results = folder / "evaluate" / "results.json"
         if until in (None, "evaluate", "report") and results.exists():

@@ -91,6 +91,12 @@ def _shortened(rows: Float[Tensor, "n f"]) -> Float[Tensor, "n g"]:
     return torch.cat([along, beyond[:, None]], dim=1)
 
 
+def training_count(n: int, fraction: float) -> int:
+    """Return how many of n rows :func:`split` gives to train on."""
+    size = round(n * fraction)
+    return min(max(size, 1), n - 1) if n >= 2 else size
+
+
 def split(n: int, *, fraction: float = 0.8, seed: int) -> tuple[Int[Tensor, "t"], Int[Tensor, "v"]]:
     """Divide rows 0 … n-1 at random into those to train on and those to validate on.
 
@@ -112,7 +118,5 @@ def split(n: int, *, fraction: float = 0.8, seed: int) -> tuple[Int[Tensor, "t"]
     if not 0 < fraction < 1:
         raise InputError(f"split: got fraction {fraction}, expected a number between 0 and 1.")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    size = round(n * fraction)
-    if n >= 2:
-        size = min(max(size, 1), n - 1)
+    size = training_count(n, fraction)
     return order[:size].sort().values, order[size:].sort().values

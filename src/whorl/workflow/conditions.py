@@ -48,6 +48,27 @@ _NEAR = 20  # training rows nearest in property that surely count
 _WIDTH = 0.1  # of what is near in property, in its standard deviations
 
 
+def kinds_for(kinds: Sequence[str], asked: Mapping[str, Any]) -> list[str]:
+    """Return those of the kinds that say whether a structure is what is asked for."""
+    return [kind for kind in kinds if any(value and kind in _TELLS[name] for name, value in asked.items())]
+
+
+def require_told(kinds: Sequence[str], property: str, asked: Mapping[str, Any]) -> None:
+    """Make sure that a generator with conditions of these kinds knows all that is asked for.
+
+    Raises:
+        InputError: It was not told of some.
+    """
+    lacking = [name for name, value in asked.items() if value and not set(_TELLS[name]) & set(kinds)]
+    if lacking:
+        told = ", ".join(kinds) or f"{property} alone"
+        needed = ", ".join(dict.fromkeys(f"'{_TELLS[name][0]}'" for name in lacking))
+        raise InputError(
+            f"{', '.join(lacking)}: this generator does not know it; it was told of {told}. Train one with "
+            f"{needed} among its conditions."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """Which columns a generator is told, and what they mean.
@@ -351,22 +372,15 @@ class Conditions:
             "space_group": space_group,
         }
         wish = Wish.of(**asked)  # type: ignore[arg-type]
-        for name, value in asked.items():
-            if value is not None and not set(_TELLS[name]) & set(self.kinds):
-                told = ", ".join(self.kinds) or f"{self.property} alone"
-                raise InputError(
-                    f"{name}: this generator does not know it; it was told of {told}. Train one with "
-                    f"'{_TELLS[name][0]}' among its conditions."
-                )
+        require_told(self.kinds, self.property, asked)
         if wish.elements:
             there = self._present(known).any(0).tolist()
             seen = [symbol for symbol, yes in zip(self.elements, there, strict=True) if yes]
-            for symbol in wish.elements:
-                if symbol not in seen:
-                    raise InputError(
-                        f"{symbol}: no structure that the generator was trained on has it. Choose from: "
-                        f"{', '.join(seen)}."
-                    )
+            if unseen := [symbol for symbol in wish.elements if symbol not in seen]:
+                raise InputError(
+                    f"{', '.join(unseen)}: no structure that the generator was trained on has it. Choose "
+                    f"from: {', '.join(seen)}."
+                )
         if not bool(self._of_symmetry(known, wish).any()):
             wishes = [(str(n), Wish(system=system_of_group(n), group=n)) for n in self.space_groups]
             if wish.group is None:

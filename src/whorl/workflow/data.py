@@ -27,6 +27,7 @@ from whorl.datasets import (
     split,
     write_extxyz,
 )
+from whorl.datasets.sampling import training_count
 from whorl.errors import InputError
 from whorl.evaluation import standardized
 from whorl.files import contents_hash, read_json, write_json
@@ -317,6 +318,26 @@ def structures_of(ids: Sequence[str], dataset: Path) -> StructureBatch:
     return data.structures[[place[name] for name in ids]]
 
 
+def require_enough(size: int | None, there: int, fraction: float) -> None:
+    """Make sure that ``there`` rows are enough for a training size (all of them for None).
+
+    Raises:
+        InputError: More rows asked for than there are, or fewer than 10 to train on.
+    """
+    if size is not None and size > there:
+        raise InputError(
+            f"a training size of {size} was asked for, but the data set has {there} usable rows. Ask for at "
+            f"most {there}, or for 'all'."
+        )
+    rows = there if size is None else size
+    train = training_count(rows, fraction)
+    if train < MIN_TRAINING:
+        raise InputError(
+            f"{train} rows to train on ({rows} in all, {fraction:g} of them to train), expected at "
+            f"least {MIN_TRAINING}. Give more data or a larger training size."
+        )
+
+
 def training_rows(
     features: Path, *, size: int | None, fraction: float, seed: int, output: Path, monitor: Monitor
 ) -> None:
@@ -327,22 +348,13 @@ def training_rows(
     """
     rows_there = load_features(features)
     n = len(rows_there.ids)
-    if size is not None and size > n:
-        raise InputError(
-            f"a training size of {size} was asked for, but the data set has {n} usable rows. Ask for at "
-            f"most {n}, or for 'all'."
-        )
+    require_enough(size, n, fraction)
     if size is None:
         rows = torch.arange(n)
     else:
         flat = rows_there.features.flatten(1)
         rows = farthest_point_sampling(standardized(flat, flat), size, seed=derive_seed(seed, "fps"))
     train, validation = split(len(rows), fraction=fraction, seed=derive_seed(seed, "split", size))
-    if len(train) < MIN_TRAINING:
-        raise InputError(
-            f"{len(train)} rows to train on ({len(rows)} in all, {fraction:g} of them to train), expected at "
-            f"least {MIN_TRAINING}. Give more data or a larger training size."
-        )
     write_json(
         output,
         {

