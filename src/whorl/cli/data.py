@@ -192,6 +192,9 @@ def read(
     property: Annotated[
         str | None, typer.Option(help="Name of the property column.", show_default="structures alone")
     ] = None,
+    per_atom: Annotated[
+        bool, typer.Option("--per-atom", help="Divide the property by the number of atoms.")
+    ] = False,
     format: Annotated[
         str | None, typer.Option(help="Format, where the name does not tell it.", show_default="by the name")
     ] = None,
@@ -205,7 +208,9 @@ def read(
 
     check_output(output, path, beside=".extxyz")
     with monitored() as monitor:
-        data.files(str(path), property=property, format=format, output=output, monitor=monitor)
+        data.files(
+            str(path), property=property, format=format, per_atom=per_atom, output=output, monitor=monitor
+        )
         out.print(str(output))
 
 

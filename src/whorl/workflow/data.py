@@ -111,9 +111,18 @@ def crystals(
 
 
 def files(
-    path: Path | str, *, property: str | None, format: str | None, output: Path, monitor: Monitor
+    path: Path | str,
+    *,
+    property: str | None,
+    format: str | None,
+    per_atom: bool = False,
+    output: Path,
+    monitor: Monitor,
 ) -> None:
-    """Read labelled structures from files into ``output``, without unusable entries, with doubtful ones."""
+    """Read labelled structures from files into ``output``, without unusable entries, with doubtful ones.
+
+    With ``per_atom`` the property is divided by the number of atoms and called ``<property>_per_atom``.
+    """
     dataset = read_dataset(path, property=property, format=format, progress=monitor.progress("reading"))
     for entry in dataset.skipped:
         monitor.skip(entry.source, entry.reason)
@@ -123,8 +132,27 @@ def files(
         raise InputError(
             f"{path}: none of its {len(dataset.skipped)} entries can be used (see the reasons above)."
         )
+    if property is not None and dataset.structures is not None:
+        counts, values = dataset.structures.n_atoms.double(), dataset.properties[property]
+        if per_atom:
+            dataset = replace(dataset, properties={f"{property}_per_atom": values / counts})
+        elif _grows_with_atoms(values, counts):
+            monitor.warn(
+                f"'{property}' grows with the number of atoms ({int(counts.min())} to {int(counts.max())}), "
+                "which then is most of what a model learns of it. Read it with --per-atom if it is extensive."
+            )
     _store(dataset, output, monitor)
     monitor.note(summary(dataset))
+
+
+def _grows_with_atoms(values: Tensor, counts: Tensor) -> bool:
+    """Whether the number of atoms explains nine tenths of a property's variance."""
+    if len(values) < _FEW or not float(counts.std()) or not float(values.std()):
+        return False
+    return float(torch.corrcoef(torch.stack([values, counts]))[0, 1]) ** 2 > 0.9
+
+
+_FEW = 10  # structures, below which a correlation says nothing
 
 
 def _store(dataset: Dataset, output: Path, monitor: Monitor) -> None:
