@@ -27,8 +27,10 @@ def test_from_crystals_to_crystals(whorl, tmp_path):
     asked = ("--target", 0.5, "--samples", 4, "--element", "Cl", "--dataset", there)
     said = whorl("generate", model, "--features", features, *asked, "-o", made)
     assert said.code == 0, said.err
+    said = whorl("decode", made, "-o", found, "--clustering", "paper", "--no-refine", "--elements", "any")
+    assert said.code in (0, 3) and "another element" not in said.err, said.err
     said = whorl("decode", made, "-o", found, "--clustering", "paper", "--no-refine")
-    assert said.code in (0, 3), said.err
+    assert said.code in (0, 3) and "sites were given another element" in said.err, said.err
     said = whorl(
         "evaluate",
         made,

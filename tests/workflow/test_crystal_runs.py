@@ -2,12 +2,21 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from ase.build import bulk
 
-from whorl.datasets import Dataset, load_dataset, load_features, read_dataset, save_dataset, write_extxyz
+from whorl.datasets import (
+    Dataset,
+    load_dataset,
+    load_features,
+    read_dataset,
+    save_dataset,
+    save_features,
+    write_extxyz,
+)
 from whorl.errors import InputError, MissingExtraError
 from whorl.generators import load_model
 from whorl.structures import from_ase
@@ -45,6 +54,9 @@ def salts() -> Dataset:
         properties={"energy": torch.linspace(0, 1, len(made), dtype=torch.float64)},
         ids=tuple(f"salt-{i}" for i in range(len(made))),
     )
+
+
+ELEMENTS = {3, 9, 11, 17, 19, 35, 37}
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +226,54 @@ def test_a_missing_package_is_told_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError, match=r"whorl\[crystens\]"):
         run_recipe(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_decoded_crystals_have_elements_of_the_data_and_what_was_asked_for(run, tmp_path):
+    _, folder = run
+    generated = folder / "generate" / "all" / "generated.safetensors"
+    assert load_features(generated).elements == ("Li", "F", "Na", "Cl", "K", "Br", "Rb")
+
+    def decoded(**settings):
+        monitor, output = Monitor(), tmp_path / "c.safetensors"
+        crystals.decode(generated, settings=DecodeSettings(**settings), output=output, monitor=monitor)
+        return load_dataset(output).structures, monitor.warnings
+
+    made, warnings = decoded()
+    assert set(made.atomic_numbers.tolist()) <= ELEMENTS
+    assert all(17 in one.atomic_numbers.tolist() for one in made)
+    assert len(warnings) == 1 and "sites were given another element" in warnings[0]
+    snapped = json.loads((tmp_path / "c-decoded.json").read_text())["snapped_sites"]
+    assert snapped == sum(info["crystens_snapped_sites"] for info in made.info) > 0
+    assert warnings[0].startswith(f"{snapped} of {len(made.atomic_numbers)} sites")
+    free, warnings = decoded(elements="any")  # hardly trained
+    assert not set(free.atomic_numbers.tolist()) <= ELEMENTS and warnings == []
+
+
+def test_a_formula_asked_for_is_decoded(run, tmp_path):
+    _, folder = run
+    made = load_features(folder / "generate" / "all" / "generated.safetensors")
+    save_features(replace(made, requested={"formula": "NaCl"}), tmp_path / "g.safetensors")
+    crystals.decode(
+        tmp_path / "g.safetensors",
+        settings=DecodeSettings(refine=False),
+        output=tmp_path / "c.safetensors",
+        monitor=Monitor(),
+    )
+    for one in load_dataset(tmp_path / "c.safetensors").structures:
+        numbers = one.atomic_numbers.tolist()
+        assert set(numbers) <= {11, 17}
+        assert len(numbers) % 2 or numbers.count(11) == numbers.count(17)
+
+
+def test_tensors_of_an_earlier_version_decode_into_any_element(run, tmp_path):
+    _, folder = run
+    made = load_features(folder / "generate" / "all" / "generated.safetensors")
+    save_features(replace(made, requested={}, elements=()), tmp_path / "g.safetensors")
+    monitor = Monitor()
+    crystals.decode(
+        tmp_path / "g.safetensors",
+        settings=DecodeSettings(),
+        output=tmp_path / "c.safetensors",
+        monitor=monitor,
+    )
+    assert monitor.warnings == []

@@ -40,6 +40,13 @@ def decode(
     k_coordinates: Annotated[
         int, typer.Option(help="Different coordinates in each direction, of the paper's clustering.")
     ] = _DEFAULTS.k_coordinates,
+    elements: Annotated[
+        str,
+        typer.Option(
+            help="data gives each site the nearest element that the data have and that was asked for; any of "
+            "all elements."
+        ),
+    ] = _DEFAULTS.elements,
     refine: Annotated[bool, typer.Option(help="Find the symmetry and make it exact.")] = True,
 ) -> None:
     """Turn CrysTens tensors into crystals, with their real space groups.
@@ -55,6 +62,7 @@ def decode(
         "k_elements": k_elements,
         "k_coordinates": k_coordinates,
         "refine": refine,
+        "elements": elements,
     }
     settings = settings_from(DecodeSettings, options, source="whorl decode")
     with monitored() as monitor:

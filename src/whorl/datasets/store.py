@@ -109,6 +109,8 @@ class FeatureSet:
             known. Of generated rows: that of the most similar structure of the training set.
         requested: Of generated rows: what the structures were requested to have besides the property, any of
             ``elements``, ``formula``, ``crystal_system`` and ``space_group``.
+        elements: Chemical symbols in the structures, or of generated rows in the training set; none where
+            they are not known.
 
     Raises:
         InputError: Lengths that differ.
@@ -121,6 +123,7 @@ class FeatureSet:
     ids: tuple[str, ...]
     pbc: Bool[Tensor, "B 3"] | None = None
     requested: Mapping[str, Any] = field(default_factory=dict)
+    elements: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.ids):
@@ -278,6 +281,7 @@ def save_features(features: FeatureSet, path: Path | str) -> None:
             "representation": features.representation,
             "fingerprint": features.fingerprint,
             "requested": dict(features.requested),
+            "elements": list(features.elements),
         },
     )
 
@@ -302,6 +306,7 @@ def load_features(path: Path | str, *, representation: Representation | None = N
             ids=_texts(header["ids"], "ids"),
             pbc=tensors.get("pbc"),
             requested=dict(header.get("requested", {})),
+            elements=_texts(header.get("elements", []), "elements"),
         )
     if representation is not None and representation.fingerprint != there.fingerprint:
         raise InputError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
-from whorl.datasets import Dataset, load_dataset, load_features, save_dataset, write_crystals
+from whorl.datasets import Dataset, FeatureSet, load_dataset, load_features, save_dataset, write_crystals
 from whorl.datasets.store import pack_dataset, unpack_dataset
 from whorl.errors import InputError, MissingExtraError, import_extra
 from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, judge_crystals
@@ -25,6 +25,7 @@ from whorl.locks import one_at_a_time
 from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
 from whorl.workflow.conditions import satisfied
+from whorl.workflow.data import composition
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.settings import DecodeSettings
@@ -76,13 +77,14 @@ def decode(
         raise InputError(f"{generated}: holds no tensors. Generate or encode some.")
     source = contents_hash(generated)
     said = settings.model_dump(mode="json")
+    elements = _elements(made) if settings.elements == "data" else {}
     found = [
         unpack_dataset(part.tensors, part.notes)
         for part in map_chunks(
-            partial(_decoded, codec, settings),
+            partial(_decoded, codec, settings, elements),
             list(made.features.split(_AT_ONCE)),
             folder=parts_folder(output, [source, said]),
-            key=[made.fingerprint, said],
+            key=[made.fingerprint, said, elements],
             progress=monitor.progress("decoding"),
         )
     ]
@@ -101,8 +103,15 @@ def decode(
             "Train the generator longer."
         )
     made_with = provenance(seed=seed, settings=said)
+    snapped = sum(int(part.provenance["snapped"]) for part in found)
     crystals = StructureBatch.concatenate([part.structures for part in found if part.structures is not None])
     ids = tuple(made.ids[row] for row in rows)
+    if snapped:
+        monitor.warn(
+            f"{snapped:,} of {len(crystals.atomic_numbers):,} sites were given another element than the "
+            "nearest: the data do not have that one, or another was asked for. Where these are many, train "
+            "the generator longer; elements 'any' leaves them as they are."
+        )
     save_dataset(
         Dataset(
             structures=crystals,
@@ -122,6 +131,7 @@ def decode(
         {
             "tensors": source,
             "rows": rows,
+            "snapped_sites": snapped,
             "skipped": {str(row): reason for row, reason in skipped.items()},
             "measures": {
                 name: [v for part in found for v in part.provenance["measures"][name]] for name in names
@@ -165,13 +175,24 @@ def _write_table(crystals: StructureBatch, ids: Sequence[str], path: Path) -> No
     write_text(path, table.getvalue())
 
 
-def _decoded(codec: CrysTens, settings: DecodeSettings, tensors: Tensor) -> Part:
+def _elements(made: FeatureSet) -> dict[str, Any]:
+    """Return which elements the crystals of tensors may and shall have, as ``CrysTens.decode`` takes it."""
+    requested = made.requested
+    return {
+        "elements": list(made.elements) or None,
+        "required": list(requested.get("elements") or ()),
+        "formula": composition(requested["formula"]) if requested.get("formula") else None,
+    }
+
+
+def _decoded(codec: CrysTens, settings: DecodeSettings, elements: Mapping[str, Any], tensors: Tensor) -> Part:
     """Decode one chunk into a data set; what is not a crystal's own goes to the provenance."""
     found = codec.decode(
         tensors,
         clustering=None if settings.clustering == "none" else settings.clustering,
         k_elements=settings.k_elements,
         k_coordinates=settings.k_coordinates,
+        **elements,
     )
     crystals = found.structures
     if settings.refine and len(crystals):
@@ -190,6 +211,7 @@ def _decoded(codec: CrysTens, settings: DecodeSettings, tensors: Tensor) -> Part
                 structures=crystals,
                 ids=tuple(str(row) for row in found.index.tolist()),
                 provenance={
+                    "snapped": int(found.snapped.sum()),
                     "rows": found.index.tolist(),
                     "skipped": {str(row): reason for row, reason in found.skipped.items()},
                     "measures": measures,

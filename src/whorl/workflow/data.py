@@ -219,6 +219,7 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
         properties={name: values[good] for name, values in data.properties.items()},
         ids=tuple(data.ids[index] for index in good),
         pbc=structures.pbc,
+        elements=tuple(species_of(structures)),
     )
     save_features(made, output)
     remove_parts(output)

@@ -331,6 +331,7 @@ def generate(
             ids=tuple(named),
             pbc=_pbc_of_similar(torch.cat(drawn), known),
             requested={name: value for name, value in settings.wishes.items() if value is not None},
+            elements=real.elements,
         ),
         output,
     )

@@ -365,12 +365,16 @@ class DecodeSettings(Section):
         k_elements: Of the paper's clustering.
         k_coordinates: Of the paper's clustering, in each direction.
         refine: Find the symmetry and make it exact.
+        elements: data takes for each site the nearest element of those that the data have; with
+            ``generate.formula`` of those in the formula, and ``generate.elements`` are all there. any takes
+            the nearest of all elements.
     """
 
     clustering: Literal["auto", "paper", "none"] = "auto"
     k_elements: Count = 3
     k_coordinates: Count = 6
     refine: bool = True
+    elements: Literal["data", "any"] = "data"
 
 
 class EvaluateSettings(Section):
