@@ -181,7 +181,7 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
         raise InputError(f"{dataset}: holds no structures, so there is nothing to encode.")
     representation = settings.build(species_of(data.structures), structures=data.structures)
     if settings.fits_data:
-        monitor.note(representation.describe())
+        monitor.note(f"{representation.describe()}, as many as the largest structure has")
     problems = find_problems(data.structures, species=settings.declared)
     problems |= {
         i: why for i, why in representation.find_problems(data.structures).items() if i not in problems
