@@ -1,5 +1,7 @@
 """Crystals as images on the command line: encode, train, generate, decode, evaluate."""
 
+import csv
+
 from ase.build import bulk
 
 from whorl.datasets import Dataset, save_dataset
@@ -46,6 +48,32 @@ def test_from_crystals_to_crystals(whorl, tmp_path):
     assert said.code == 0, said.err
     assert "of 4 tensors" in said.out
     assert (tmp_path / "e" / "crystals.json").is_file()
+
+
+def test_every_cif_beside_the_invalid_ones_opens_in_pymatgen(whorl, tmp_path):
+    from pymatgen.core import Structure
+
+    near = bulk("NaCl", "rocksalt", a=5.0)
+    near.positions[1] = [0.2, 0, 0]
+    close = bulk("CsCl", "cesiumchloride", a=4.1)
+    close.positions[1] = [1.0, 0, 0]
+    batch = from_ase([bulk("KCl", "rocksalt", a=6.3), near, close])
+    there, features = tmp_path / "salts.safetensors", tmp_path / "f.safetensors"
+    save_dataset(Dataset(structures=batch, ids=("good", "near", "close")), there)
+    assert whorl("encode", there, "--kind", "crystens", "--option", "max_atoms=4", "-o", features).code == 0
+    said = whorl("decode", features, "-o", tmp_path / "crystals.safetensors", "--no-refine")
+    assert said.code == 0, said.err
+    files = sorted((tmp_path / "crystals" / "cif").glob("*.cif"))
+    assert [file.name[:5] for file in files] == ["00001", "00003"]
+    assert [len(Structure.from_file(file)) for file in files] == [8, 2]
+    assert [file.name[:5] for file in (tmp_path / "crystals" / "invalid" / "poscar").iterdir()] == ["00002"]
+    rows = list(csv.DictReader((tmp_path / "crystals.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["valid"], row["strictly_valid"]) for row in rows] == [
+        ("True", "True"),
+        ("False", "False"),
+        ("True", "False"),
+    ]
+    assert "0.20 Å apart" in rows[1]["remarks"] and "covalent radii" in rows[2]["remarks"]
 
 
 def test_unknown_clustering_and_unknown_kind(whorl, tmp_path):

@@ -41,11 +41,30 @@ def test_one_format_alone_and_none(tmp_path):
     assert write_crystals(batch[:0], tmp_path, formats=["cif", "poscar"]) == []
 
 
+def test_what_is_not_valid_lies_elsewhere(tmp_path):
+    batch = from_ase([bulk("Fe"), bulk("NaCl", "rocksalt", 5.64), bulk("Cu")])
+    batch.positions[2] = batch.positions[1]  # both atoms of NaCl at one place
+    write_crystals(batch, tmp_path, valid=[True, False, True])
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
+    assert found == [
+        "cif/00001_Fe.cif",
+        "cif/00003_Cu.cif",
+        "crystals.extxyz",
+        "invalid/cif/00002_NaCl.cif",
+        "invalid/poscar/00002_NaCl.vasp",
+        "poscar/00001_Fe.vasp",
+        "poscar/00003_Cu.vasp",
+    ]
+    assert [frame.info["valid"] for frame in read(tmp_path / "crystals.extxyz", ":")] == [True, False, True]
+
+
 def test_bad_input(tmp_path):
     batch = from_ase([bulk("Fe")])
     with pytest.raises(InputError, match="Choose from: cif, extxyz, poscar"):
         write_crystals(batch, tmp_path, formats=["xyz"])
     with pytest.raises(InputError, match="got 2 ids for 1"):
         write_crystals(batch, tmp_path, ids=["a", "b"])
+    with pytest.raises(InputError, match="got 2 flags of validity for 1"):
+        write_crystals(batch, tmp_path, valid=[True, False])
     with pytest.raises(InputError, match="structure 1 is not periodic"):
         write_crystals(from_ase([bulk("Fe"), molecule("H2O")]), tmp_path)

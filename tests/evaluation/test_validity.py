@@ -43,6 +43,18 @@ def test_distances_and_volumes_are_flagged():
     assert len(check_validity(from_ase([]), chemistry=False).volume) == 0
 
 
+def test_a_stricter_rule_stands_beside_that_of_the_field():
+    close = Atoms("CrO", [[0, 0, 0], [0.64, 0, 0]], cell=[4, 4, 4], pbc=True)
+    water = Atoms("OH2", [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]], cell=[4, 4, 4], pbc=True)
+    heavy = Atoms("Cs2", [[0, 0, 0], [2.8, 0, 0]], cell=[9, 9, 9], pbc=True)
+    found = check_validity(from_ase([close, water, heavy, bulk("Fe")]), chemistry=False)
+    assert found.structurally_valid.all()
+    assert found.strictly_valid.tolist() == [False, True, False, True]
+    assert float(found.closest[2]) == pytest.approx(2.8 / 4.88, abs=0.01)
+    reasons = found.reasons()
+    assert "0.57 of the sum of their covalent radii" in reasons[2] and reasons[1] == reasons[3] == ""
+
+
 @needs_smact
 def test_charges():
     assert is_charge_neutral("NaCl") and is_charge_neutral("SrTiO3") and is_charge_neutral("Na4Cl4")

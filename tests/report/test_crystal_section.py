@@ -135,6 +135,16 @@ def test_tables_of_the_paper_stand_beside_ours(section):
     assert len(table.targets) == 4
 
 
+def test_the_stricter_rule_stands_beside_that_of_the_field(inputs):
+    verdicts = {
+        label: dataclasses.replace(one, percent_strictly_valid=12.5)
+        for label, one in inputs["verdicts"].items()
+    }
+    table = section_of(inputs, verdicts=verdicts).shares
+    labels = [column.label for column in table.columns]
+    assert labels[2:4] == ["valid", "strictly valid"] and dict(table.by_target)["GAN"][3] == "12.5"
+
+
 def test_shares_and_comparisons(section, inputs):
     by_name = dict(section.shares.by_target)
     assert by_name["GAN"] == ("8", "4", "50.0", "100.0", "100.0", "–", "50.0", "75.0", "–")

@@ -37,6 +37,7 @@ def write_crystals(
     *,
     formats: Sequence[str] = CRYSTAL_FORMATS,
     ids: Sequence[str] | None = None,
+    valid: Sequence[bool] | None = None,
     provenance: Mapping[str, Any] | None = None,
     symprec: float = 1e-3,
 ) -> list[Path]:
@@ -52,12 +53,14 @@ def write_crystals(
         folder: Where to write; it is made if it is not there.
         formats: Some of ``cif``, ``poscar``, ``extxyz``.
         ids: A name for each crystal; it is written into the files, whose own names are numbers.
+        valid: Whether each is one; the files of those that are not go into ``invalid/cif`` and
+            ``invalid/poscar``, since programs refuse some, and ``crystals.extxyz`` says it of each.
         provenance: The same for all; by default whorl's version.
         symprec: Tolerance in Å for the space group in CIF.
 
     Raises:
         InputError: Unknown formats, structures that are not periodic, have no volume or hold what is no
-            element, or names that are not one for each.
+            element, or names or flags that are not one for each.
     """
     for name in formats:
         if name not in CRYSTAL_FORMATS:
@@ -65,8 +68,9 @@ def write_crystals(
     if not bool(structures.pbc.all()):
         index = int((~structures.pbc.all(1)).nonzero()[0])
         raise InputError(f"write_crystals: structure {index} is not periodic in all three directions.")
-    if ids is not None and len(ids) != len(structures):
-        raise InputError(f"write_crystals: got {len(ids)} ids for {len(structures)} structures.")
+    for what, values in (("ids", ids), ("flags of validity", valid)):
+        if values is not None and len(values) != len(structures):
+            raise InputError(f"write_crystals: got {len(values)} {what} for {len(structures)} structures.")
     folder = Path(folder)
     common = {**own_provenance(), **(provenance or {})}
     written = []
@@ -79,18 +83,20 @@ def write_crystals(
             if isinstance(value, str | int | float) and not isinstance(value, bool)
         }
         name = f"{i + 1:0{digits}d}_{_formula(crystal)[0]:metal}"
+        place = folder if valid is None or valid[i] else folder / "invalid"
         if "cif" in formats:
-            path = folder / "cif" / f"{name}.cif"
+            path = place / "cif" / f"{name}.cif"
             conventional = standardized(crystal, cell="conventional", symprec=symprec)
             write_text(path, cif_text(conventional, symprec=symprec, notes=notes))
             written.append(path)
         if "poscar" in formats:
-            path = folder / "poscar" / f"{name}.vasp"
+            path = place / "poscar" / f"{name}.vasp"
             write_text(path, poscar_text(crystal, notes=notes))
             written.append(path)
     if "extxyz" in formats:
         path = folder / "crystals.extxyz"
-        write_extxyz(structures, path, provenance=common, ids=ids)
+        flags = {} if valid is None else {"valid": torch.tensor(valid, dtype=torch.bool)}
+        write_extxyz(structures, path, properties=flags, provenance=common, ids=ids)
         written.append(path)
     return written
 

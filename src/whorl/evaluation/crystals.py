@@ -86,6 +86,8 @@ class CrystalVerdict:
         percent_distances: Share of the decoded whose atoms are far enough apart.
         percent_volume: Share whose cell has a sensible volume.
         percent_valid: Share of all ``count`` that is decoded and has both.
+        percent_strictly_valid: Share of all ``count`` that besides has no two atoms nearer than 0.6 of the
+            sum of their covalent radii; ``None`` in verdicts of older versions.
         percent_neutral: Share of the decoded that can be charge neutral; ``None`` also where that was not
             tested.
         percent_symmetric: Share of the decoded with another space group than P1.
@@ -107,6 +109,7 @@ class CrystalVerdict:
     percent_novel: float | None
     distributions: tuple[Distribution, ...]
     properties: tuple[Distribution, ...]
+    percent_strictly_valid: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as data for JSON."""
@@ -177,6 +180,7 @@ def judge_crystals(
         percent_distances=_percent(validity.distances_ok),
         percent_volume=_percent(validity.volume_ok),
         percent_valid=100.0 * int(validity.structurally_valid.sum()) / max(count, 1),
+        percent_strictly_valid=100.0 * int(validity.strictly_valid.sum()) / max(count, 1),
         percent_neutral=None if neutral is None else _percent(neutral),
         percent_symmetric=_percent(space_groups > 1),
         percent_unique=100.0 * len(groups) / decoded if decoded else None,

@@ -233,6 +233,9 @@ def _shares(verdicts: Mapping[str, CrystalVerdict], names: Mapping[str, str]) ->
         (Column(group="tensors", label="crystals"), [f"{one.decoded:,}" for one in ones]),
         (Column(group="tensors", label="valid", unit="% of all"), per_cent("percent_valid")),
     ]
+    if any(one.percent_strictly_valid is not None for one in ones):
+        strict = Column(group="tensors", label="strictly valid", unit="% of all")
+        columns.append((strict, per_cent("percent_strictly_valid")))
     for label, name in (
         ("distances", "percent_distances"),
         ("volume", "percent_volume"),
@@ -531,5 +534,6 @@ def _captioned(crystals: _Crystals, row: int, asked: str | None) -> Picture:
     values = crystals.predicted.get(asked or "")
     if values is not None and len(values) == len(crystals.structures) and math.isfinite(values[row]):
         caption += f", {float(values[row]):.2f}"
-    valid = bool(check_validity(structure, chemistry=False).structurally_valid)
-    return _picture(structure, caption, "" if valid else "invalid")
+    validity = check_validity(structure, chemistry=False)
+    mark = "" if validity.strictly_valid else "too close" if validity.structurally_valid else "invalid"
+    return _picture(structure, caption, mark)

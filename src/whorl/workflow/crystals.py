@@ -19,7 +19,7 @@ from whorl.datasets import Dataset, FeatureSet, load_dataset, load_features, sav
 from whorl.datasets.store import pack_dataset, unpack_dataset
 from whorl.errors import InputError, MissingExtraError, import_extra
 from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, judge_crystals
-from whorl.evaluation.validity import check_validity
+from whorl.evaluation.validity import Validity, check_validity
 from whorl.files import contents_hash, provenance, read_json, write_json, write_text
 from whorl.locks import one_at_a_time
 from whorl.representations import CrysTens, make_representation
@@ -32,7 +32,10 @@ from whorl.workflow.settings import DecodeSettings
 
 _AT_ONCE = 200  # tensors between two saves
 _PREDICTED_AT_ONCE = 500  # crystals between two saves
-_NUMBERED = ("cif/[0-9]*_*.cif", "poscar/[0-9]*_*.vasp")  # files of single crystals in their folder
+# Files of single crystals in their folder.
+_NUMBERED = tuple(
+    f"{place}{name}" for place in ("", "invalid/") for name in ("cif/[0-9]*_*.cif", "poscar/[0-9]*_*.vasp")
+)
 
 
 @one_at_a_time
@@ -45,7 +48,8 @@ def decode(
         generated: Features of a representation with a closed-form inverse, generated or real.
         settings: Of the decoding.
         output: Crystals, ``.safetensors``. Beside it, the folder ``<stem>`` with CIF, POSCAR and extended
-            XYZ in one order; ``<stem>.csv``, a line for each crystal with its flags and how sure it is; and
+            XYZ in one order, single files of invalid ones (by the field's rule: 0.5 Å, 0.1 Å³) in its folder
+            ``invalid``; ``<stem>.csv``, a line for each crystal with its flags and how sure it is; and
             ``<stem>-decoded.json``: which tensor each is from, why others gave none, and how far every tensor
             contradicts itself.
         monitor: Told of progress and of tensors that are no crystal.
@@ -121,10 +125,12 @@ def decode(
         ),
         output,
     )
-    written = set(write_crystals(crystals, folder, ids=ids, provenance=made_with))
+    validity = check_validity(crystals, chemistry=importlib.util.find_spec("smact") is not None)
+    valid = validity.structurally_valid.tolist()
+    written = set(write_crystals(crystals, folder, ids=ids, provenance=made_with, valid=valid))
     for path in {path for pattern in _NUMBERED for path in folder.glob(pattern)} - written:
         path.unlink()  # of an earlier decoding
-    _write_table(crystals, ids, output.with_suffix(".csv"))
+    _write_table(crystals, ids, validity, output.with_suffix(".csv"))
     names = found[0].provenance["measures"]
     write_json(
         output.with_name(f"{output.stem}-decoded.json"),
@@ -141,12 +147,10 @@ def decode(
     remove_parts(output)
 
 
-def _write_table(crystals: StructureBatch, ids: Sequence[str], path: Path) -> None:
+def _write_table(crystals: StructureBatch, ids: Sequence[str], validity: Validity, path: Path) -> None:
     """Write what is known of each crystal: flags, not filters."""
     from whorl.structures.composition import formula
 
-    chemistry = importlib.util.find_spec("smact") is not None
-    validity = check_validity(crystals, chemistry=chemistry)
     rows = []
     for i, (name, info, reason) in enumerate(zip(ids, crystals.info, validity.reasons(), strict=True)):
         rows.append(
@@ -156,7 +160,10 @@ def _write_table(crystals: StructureBatch, ids: Sequence[str], path: Path) -> No
                 "atoms": int(crystals.n_atoms[i]),
                 "space_group": info.get("space_group_number", ""),
                 "shortest_distance": f"{float(validity.shortest_distance[i]):.3f}",
+                "over_covalent_radii": f"{float(validity.closest[i]):.3f}",
                 "volume": f"{float(validity.volume[i]):.3f}",
+                "valid": bool(validity.structurally_valid[i]),
+                "strictly_valid": bool(validity.strictly_valid[i]),
                 "charge_neutral": bool(validity.charge_neutral[i])
                 if validity.charge_neutral is not None
                 else "",
@@ -419,6 +426,7 @@ def summary(judged: Path) -> list[str]:
     for label, one in read_verdicts(judged).items():
         shares = {
             "structurally valid": one.percent_valid,
+            "strictly valid (by covalent radii)": one.percent_strictly_valid,
             "charge neutral": one.percent_neutral,
             "with symmetry": one.percent_symmetric,
             "unique": one.percent_unique,
