@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from whorl.datasets import load_dataset, load_features
+from whorl.datasets.store import labels_of
 from whorl.evaluation import MadeCrystals, judge_crystals
 from whorl.files import write_json
 from whorl.generators import ConditionalGenerator, Diffusion, load_model
@@ -23,7 +24,6 @@ from whorl.report.crystals import TABLE_1, TABLE_2
 from whorl.representations import CrysTens, make_representation
 from whorl.surrogates import NetworkSurrogate
 from whorl.workflow.conditions import Conditions
-from whorl.workflow.learning import labels_of
 
 MEASURES = {
     "variance_lengths": "parameters",

@@ -15,8 +15,8 @@ from whorl.errors import InputError
 from whorl.generators import ConditionalGenerator, load_model, save_model
 from whorl.structures import StructureBatch, find_problems
 from whorl.surrogates import NetworkSurrogate
-from whorl.workflow.data import read_rows
 from whorl.workflow.recipe import read_recipe, save_recipe
+from whorl.workflow.stages.sample import read_rows
 
 LONGEST = 600  # characters of a line of a message, paths included
 LONGEST_OF_ALL = 2000  # of a message of several lines

@@ -308,7 +308,7 @@ def test_nobody_is_told_to_delete_a_file_of_their_own(whorl, tmp_path, monkeypat
     "part", ["3", "null", "[1.5]", "[true]", "[-1]", "[[1]]", '["x"]', f"[{2**64}]", '{"a": 1}', "[1e30]"]
 )
 def test_lists_of_rows_that_are_none(tmp_path, part):
-    from whorl.workflow.data import read_rows
+    from whorl.workflow.stages.sample import read_rows
 
     (tmp_path / "rows.json").write_text(f'{{"rows": [1], "train": {part}, "validation": [2]}}')
     with pytest.raises(InputError, match=r"rows\.json: not a list of training rows"):

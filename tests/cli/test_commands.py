@@ -197,12 +197,12 @@ def test_single_commands_do_the_same_from_files_to_files(whorl, clusters, repres
 
 
 def test_ctrl_c_says_how_to_continue(whorl, recipe, tmp_path, monkeypatch):
-    from whorl.workflow import learning
+    from whorl.workflow.stages import train
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(learning, "train_generator", interrupted)
+    monkeypatch.setattr(train, "train_generator", interrupted)
     said = whorl("run", recipe, "-o", tmp_path / "out")
     assert said.code == 130
     assert "stopped; run the same command to continue" in said.err

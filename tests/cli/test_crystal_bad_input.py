@@ -48,9 +48,10 @@ def feature_set(tensors: torch.Tensor, codec: CrysTens, **properties: torch.Tens
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Files of a small chain: data set, features, two generators, generated tensors, crystals of them."""
-    from whorl.workflow import crystals, learning
+    from whorl.workflow import crystals
     from whorl.workflow.monitor import Monitor
     from whorl.workflow.settings import DecodeSettings, GenerateSettings, GeneratorSettings
+    from whorl.workflow.stages import generate, train
 
     folder = tmp_path_factory.mktemp("made")
     dataset, codec = salts(), CrysTens(max_atoms=2)
@@ -60,7 +61,7 @@ def made(tmp_path_factory):
     save_features(rows, folder / "features.safetensors")
     common = {"property": None, "seed": 0, "monitor": Monitor()}
     for name, conditions in (("gan", ["elements", "crystal_system"]), ("plain", [])):
-        learning.train_generator(
+        train.train_generator(
             folder / "features.safetensors",
             rows=None,
             settings=GeneratorSettings.model_validate(
@@ -80,7 +81,7 @@ def made(tmp_path_factory):
         output=folder / "crystals.safetensors",
         monitor=Monitor(),
     )
-    learning.generate(
+    generate.generate(
         [folder / "gan.safetensors"],
         features=folder / "features.safetensors",
         settings=GenerateSettings(targets=[0.5], samples=1),

@@ -16,9 +16,9 @@ from whorl.structures import from_ase, to_ase
 from whorl.structures.cells import volumes
 from whorl.symmetry.detection import space_group_numbers
 from whorl.workflow.atoms import invert, neighbour_distance
-from whorl.workflow.data import encode
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import InvertSettings
+from whorl.workflow.stages.encode import encode
 
 
 def by_loop(features, weights, quantile):

@@ -20,7 +20,7 @@ from whorl.datasets import (
 from whorl.errors import InputError, MissingExtraError
 from whorl.generators import load_model
 from whorl.structures import from_ase
-from whorl.workflow import crystals, data, learning
+from whorl.workflow import crystals
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import parse_recipe
 from whorl.workflow.settings import (
@@ -29,7 +29,7 @@ from whorl.workflow.settings import (
     GeneratorSettings,
     RepresentationSettings,
 )
-from whorl.workflow.stages import STAGES, run_recipe
+from whorl.workflow.stages import STAGES, encode, generate, run_recipe, train
 
 RECIPE = """\
 name: crystals
@@ -120,7 +120,7 @@ def encoded(tmp_path, kind: str = "crystens", count: int = 20):
     own = {"crystens": {"max_atoms": 4}, "acsf": {"cutoff": 4.0, "g2": [[0.1, 0.0]]}}
     settings = RepresentationSettings.model_validate({"kind": kind, **own[kind]})
     features = tmp_path / "features.safetensors"
-    data.encode(tmp_path / "salts.safetensors", settings=settings, output=features, monitor=Monitor())
+    encode.encode(tmp_path / "salts.safetensors", settings=settings, output=features, monitor=Monitor())
     return features
 
 
@@ -192,14 +192,14 @@ def test_what_a_generator_was_not_told_cannot_be_asked(tmp_path):
     )
     common = {"property": None, "seed": 0, "monitor": Monitor()}
     with pytest.raises(InputError, match="--dataset"):
-        learning.train_generator(features, rows=None, settings=settings, output=model, **common)
-    learning.train_generator(features, rows=None, settings=settings, output=model, dataset=dataset, **common)
+        train.train_generator(features, rows=None, settings=settings, output=model, **common)
+    train.train_generator(features, rows=None, settings=settings, output=model, dataset=dataset, **common)
     made = tmp_path / "made.safetensors"
     cubic = GenerateSettings(targets=[0.5], samples=2, crystal_system="cubic")
     with pytest.raises(InputError, match="crystal_system"):
-        learning.generate([model], features=features, settings=cubic, output=made, dataset=dataset, **common)
+        generate.generate([model], features=features, settings=cubic, output=made, dataset=dataset, **common)
     chlorides = GenerateSettings(targets=[0.5], samples=2, elements=["Cl"])
-    learning.generate([model], features=features, settings=chlorides, output=made, dataset=dataset, **common)
+    generate.generate([model], features=features, settings=chlorides, output=made, dataset=dataset, **common)
     assert load_features(made).features.shape == (2, 16, 16, 4)
 
 

@@ -7,11 +7,12 @@ from ase.build import bulk
 
 from whorl import memory
 from whorl.datasets import Dataset, load_features, save_dataset
+from whorl.datasets.describe import summary
 from whorl.errors import InputError
 from whorl.structures import from_ase
-from whorl.workflow.data import _pieces, encode, summary
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import RepresentationSettings
+from whorl.workflow.stages.encode import _pieces, encode
 
 
 class Heard(Monitor):

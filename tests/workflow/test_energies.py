@@ -16,7 +16,8 @@ from whorl.structures import from_ase
 from whorl.workflow.energies import choose, energies
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import CalculatorSettings
-from whorl.workflow.stages import report_again, run_recipe
+from whorl.workflow.stages import run_recipe
+from whorl.workflow.stages.report import report_again
 
 TETRAHEDRON = np.array([[0, 0, 0], [2.6, 0, 0], [0, 2.6, 0], [0, 0, 2.6]])
 

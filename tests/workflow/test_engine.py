@@ -21,7 +21,8 @@ class Chain:
 
     def run(self, *, version: int = 1, monitor: Monitor | None = None, **settings: int) -> list[str]:
         def work(name: str):
-            def run(directory: Path, monitor: Monitor) -> None:
+            def run(monitor: Monitor) -> None:
+                directory = self.folder / name
                 self.done.append(name)
                 (directory / "part.txt").write_text(name)
                 if name == self.fail_in:
@@ -176,7 +177,8 @@ def test_wrong_types_in_control_files_count_as_unfinished(chain, change):
 def test_scratch_is_kept_for_a_damaged_step_and_not_for_other_settings(tmp_path):
     seen = []
 
-    def run(directory: Path, monitor: Monitor) -> None:
+    def run(monitor: Monitor) -> None:
+        directory = tmp_path / "a"
         seen.append((directory / "scratch" / "0").exists())
         (directory / "scratch").mkdir(exist_ok=True)
         (directory / "scratch" / "0").write_text("a checkpoint")
@@ -240,7 +242,7 @@ def test_kept_folders_survive_and_may_be_brought_along(tmp_path):
     (tmp_path / "a" / "chunks").mkdir(parents=True)
     (tmp_path / "a" / "chunks" / "0").write_text("computed elsewhere")
     for settings in (1, 2):
-        step = Step(name="a", settings=settings, run=lambda directory, _: None, keeps=("chunks",))
+        step = Step(name="a", settings=settings, run=lambda monitor: None, keeps=("chunks",))
         execute([step], tmp_path, Monitor())
     assert (tmp_path / "a" / "chunks" / "0").read_text() == "computed elsewhere"
 

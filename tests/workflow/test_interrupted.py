@@ -7,10 +7,11 @@ from ase.build import bulk
 from whorl.datasets import Dataset, load_dataset, load_features, save_dataset
 from whorl.files import read_json
 from whorl.structures import from_ase
-from whorl.workflow import crystals, data
+from whorl.workflow import crystals
 from whorl.workflow import energies as of_atoms
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import CalculatorSettings, DecodeSettings, RepresentationSettings
+from whorl.workflow.stages import encode as encoding
 
 SETTINGS = {
     "acsf": RepresentationSettings.model_validate({"kind": "acsf", "cutoff": 4.0, "g2": [[0.1, 0.0]]}),
@@ -43,7 +44,7 @@ def crystals_of(scale: float, path) -> None:
 
 
 def encode(given, output, monitor, kind="acsf"):
-    data.encode(given, settings=SETTINGS[kind], output=output, monitor=monitor)
+    encoding.encode(given, settings=SETTINGS[kind], output=output, monitor=monitor)
     return load_features(output).features
 
 

@@ -10,7 +10,8 @@ from whorl.datasets import load_dataset, load_features
 from whorl.errors import InputError
 from whorl.workflow.engine import read_marker
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.stages import report_again, run_recipe, steps_of
+from whorl.workflow.stages import run_recipe, steps_of
+from whorl.workflow.stages.report import report_again
 
 ALL = [
     "data",

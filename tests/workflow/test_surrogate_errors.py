@@ -5,10 +5,10 @@ import torch
 
 from whorl.datasets import FeatureSet, save_features, split
 from whorl.files import read_json
-from whorl.inversion.starts import derive_seed
+from whorl.seeds import derive_seed
 from whorl.surrogates import NetworkSurrogate, PredictionErrors, load_surrogate, prediction_errors
-from whorl.workflow.learning import SPLIT, train_surrogate
 from whorl.workflow.monitor import Monitor
+from whorl.workflow.stages.train import SPLIT, train_surrogate
 
 
 def test_errors_by_their_definitions():

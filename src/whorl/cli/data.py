@@ -57,9 +57,9 @@ def clusters(
     2022). Stopped or killed, it continues from its chunks when started again.
     """
     from whorl.potentials import importable
-    from whorl.workflow import data
     from whorl.workflow.recipe import settings_from
     from whorl.workflow.settings import ClusterSettings
+    from whorl.workflow.stages import data
 
     given: dict[str, Any] = {
         "element": element,
@@ -204,7 +204,7 @@ def read(
     An entry that cannot be used is reported with file and reason and the rest goes on; one that may not be
     what its file means is reported and kept. In both cases the exit code is 3.
     """
-    from whorl.workflow import data
+    from whorl.workflow.stages import data
 
     check_output(output, path, beside=".extxyz")
     with monitored() as monitor:
@@ -228,10 +228,10 @@ def sample(
     seed: Seed = 0,
 ) -> None:
     """Draw the rows a generator is trained on: spread as widely as possible in feature space."""
-    from whorl.workflow import data
+    from whorl.workflow.stages import sample
 
     with monitored() as monitor:
-        data.training_rows(features, size=size, fraction=split, seed=seed, output=output, monitor=monitor)
+        sample.training_rows(features, size=size, fraction=split, seed=seed, output=output, monitor=monitor)
         out.print(str(output))
 
 
@@ -244,10 +244,10 @@ def show(
     What was skipped when a data set was made is listed with its reasons; entries that were read with a doubt
     are too, and then the exit code is 3.
     """
+    from whorl.datasets.describe import describe
     from whorl.datasets.store import load_dataset
-    from whorl.workflow import data
 
-    about = data.describe(path)
+    about = describe(path)
     show_facts(about, width=16)
     with monitored() as monitor:
         if about.keys() & {"skipped", "doubtful"}:

@@ -72,10 +72,11 @@ def evaluate(
     `--crystals`, also crystals.json: validity, uniqueness, novelty, distributions and predicted properties.
     """
     from whorl.datasets import load_features
+    from whorl.datasets.store import property_name
     from whorl.potentials import importable
     from whorl.workflow import crystals as of_crystals
     from whorl.workflow import energies as of_atoms
-    from whorl.workflow import learning, verdict
+    from whorl.workflow import verdict
     from whorl.workflow.recipe import settings_from
     from whorl.workflow.settings import CalculatorSettings, EvaluateSettings
 
@@ -105,7 +106,7 @@ def evaluate(
             )
             of_atoms.choose(
                 dataset,
-                property=learning.name_of(load_features(features), property),
+                property=property_name(load_features(features), property),
                 calculator=method,
                 quantity=quantity,
                 subtract_offset=subtract_offset,
@@ -159,6 +160,6 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run again: one self-contained HTML page."""
-    from whorl.workflow.stages import report_again
+    from whorl.workflow.stages.report import report_again
 
     out.print(str(report_again(folder, output=output)))

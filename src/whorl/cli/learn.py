@@ -78,9 +78,9 @@ def encode(
     """
     from whorl.representations import RepresentationSettings
     from whorl.settings import settings_from
-    from whorl.workflow import data
     from whorl.workflow.outputs import check_output
     from whorl.workflow.recipe import read_section
+    from whorl.workflow.stages import encode as stage
 
     check_output(output, dataset)
     if settings is not None:
@@ -90,7 +90,7 @@ def encode(
         options = {key: value for key, value in named.items() if value is not None} | options_from(option)
         representation = settings_from(RepresentationSettings, options, source="whorl encode")
     with monitored() as monitor:
-        data.encode(dataset, settings=representation, output=output, monitor=monitor)
+        stage.encode(dataset, settings=representation, output=output, monitor=monitor)
         out.print(str(output))
 
 
@@ -134,14 +134,14 @@ def generator(
     """Train a conditional generator of fingerprints. Stopped, it continues when started again."""
     from whorl.generators.settings import GeneratorSettings
     from whorl.settings import settings_from
-    from whorl.workflow import learning
+    from whorl.workflow.stages import train
 
     options = {"kind": kind, **given_settings(), **options_from(option)}
     if condition:
         options["conditions"] = condition
     settings = settings_from(GeneratorSettings, options, source="whorl train generator")
     with monitored() as monitor:
-        learning.train_generator(
+        train.train_generator(
             features,
             property=property,
             rows=rows,
@@ -174,13 +174,13 @@ def surrogate(
     """Fit a surrogate, which predicts the property from the fingerprint."""
     from whorl.settings import settings_from
     from whorl.surrogates.settings import SurrogateSettings
-    from whorl.workflow import learning
+    from whorl.workflow.stages import train
 
     settings = settings_from(
         SurrogateSettings, {"kind": kind, **given_settings()}, source="whorl train surrogate"
     )
     with monitored() as monitor:
-        learning.train_surrogate(
+        train.train_surrogate(
             features,
             property=property,
             settings=settings,
@@ -245,8 +245,8 @@ def generate(
     for; what is not asked for is as in training rows.
     """
     from whorl.settings import settings_from
-    from whorl.workflow import learning
     from whorl.workflow.settings import GenerateSettings
+    from whorl.workflow.stages import generate as stage
 
     wishes = given(locals(), ("formula", "crystal_system", "space_group"))
     options: dict[str, Any] = {"targets": target, "samples": samples, "elements": element or None, **wishes}
@@ -254,7 +254,7 @@ def generate(
         options["selection"] = given_settings()
     settings = settings_from(GenerateSettings, options, source="whorl generate")
     with monitored() as monitor:
-        learning.generate(
+        stage.generate(
             model,
             features=features,
             property=property,

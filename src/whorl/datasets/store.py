@@ -20,7 +20,7 @@ from torch import Tensor
 
 from whorl.datasets.entries import WARNINGS
 from whorl.datasets.packing import Packer, unpack
-from whorl.errors import InputError
+from whorl.errors import InputError, unknown_option
 from whorl.representations.base import Representation
 from whorl.structures.batch import STRUCTURE_TENSORS, StructureBatch
 from whorl.structures.convert import EXTRAS
@@ -382,3 +382,64 @@ def _read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
     if version > _VERSION:
         raise InputError(f"{path}: was written by a newer whorl. Remedy: pip install --upgrade whorl")
     return tensors, header
+
+
+def structures_of(ids: Sequence[str], dataset: Path) -> StructureBatch:
+    """Return the structures of a data set that have these ids, in this order.
+
+    Raises:
+        InputError: The data set holds no structures, or lacks one of them.
+    """
+    data = load_dataset(dataset)
+    if data.structures is None:
+        raise InputError(f"{dataset}: holds no structures.")
+    place = {name: index for index, name in enumerate(data.ids)}
+    if missing := [name for name in ids if name not in place]:
+        raise InputError(
+            f"{dataset}: has no structure '{missing[0]}', which the features name. Give the data set "
+            "that the features were made of."
+        )
+    return data.structures[[place[name] for name in ids]]
+
+
+def labels_of(features: FeatureSet, name: str | None) -> Tensor:
+    """Return one property of a feature file: the named one, or the only one there is.
+
+    Raises:
+        InputError: No such property, or several to choose from.
+    """
+    there = features.properties
+    return there[property_name(features, name)]
+
+
+def property_name(features: FeatureSet, name: str | None) -> str:
+    """Return the name of a property of a feature file: the given one, or that of the only one there is.
+
+    Raises:
+        InputError: No such property, or several to choose from.
+    """
+    there = features.properties
+    if not there:
+        raise InputError(
+            "the features have no property to train on. Read the structures again with their labels "
+            "('whorl data read --property'), or label them with a calculator, and encode them again."
+        )
+    if name is None:
+        if len(there) != 1:
+            names = ", ".join(sorted(there))
+            raise InputError(f"the features have several properties ({names}): say which with --property.")
+        return next(iter(there))
+    if name not in there:
+        raise unknown_option("property of the features", name, there)
+    return name
+
+
+def structures_of_features(features: FeatureSet, dataset: Path | None, what: str) -> StructureBatch:
+    """Return the structures that features were made of; ``what`` they are needed for.
+
+    Raises:
+        InputError: No data set, or one that lacks some of them.
+    """
+    if dataset is None:
+        raise InputError(f"{what} come from structures: give the data set of the features with --dataset.")
+    return structures_of(features.ids, dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ase.symbols import Symbols
 
+from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
 
 
@@ -19,3 +20,27 @@ def formula(structure: StructureBatch) -> str:
         return ""
     whole = Symbols(structure.atomic_numbers.cpu().numpy()).formula
     return str(whole.reduce()[0].convert("metal"))
+
+
+def species_of(structures: StructureBatch) -> list[str]:
+    """Return the chemical symbols that occur, by atomic number."""
+    from ase.data import chemical_symbols
+
+    return [chemical_symbols[z] for z in sorted(set(structures.atomic_numbers.tolist()))]
+
+
+def composition(formula: str) -> dict[str, int]:
+    """Read a chemical formula.
+
+    >>> composition("Pt10")
+    {'Pt': 10}
+    """
+    from ase.formula import Formula
+
+    try:
+        counts = Formula(formula).count()
+    except ValueError:
+        counts = {}
+    if not counts:
+        raise InputError(f"composition: got '{formula}', expected a chemical formula such as Pt10 or Pt8Ni2.")
+    return dict(counts)

@@ -1,16 +1,5 @@
 """One recipe runs the whole line, stage by stage; what is finished is not repeated."""
 
-from whorl.workflow.monitor import Monitor
-from whorl.workflow.recipe import Recipe, parse_recipe, read_recipe, save_recipe
-from whorl.workflow.stages import STAGES, report_again, run_recipe
+import lazy_loader
 
-__all__ = [
-    "STAGES",
-    "Monitor",
-    "Recipe",
-    "parse_recipe",
-    "read_recipe",
-    "report_again",
-    "run_recipe",
-    "save_recipe",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

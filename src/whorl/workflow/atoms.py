@@ -34,10 +34,10 @@ from whorl.locks import one_at_a_time
 from whorl.representations import Representation, make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
-from whorl.workflow.data import read_rows
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.settings import InvertSettings
+from whorl.workflow.stages.sample import read_rows
 from whorl.workflow.templates import make_templates
 from whorl.workflow.wishes import Wish, satisfied
 
@@ -70,7 +70,7 @@ def invert(
     reach.
 
     Args:
-        generated: From :func:`whorl.workflow.learning.generate`.
+        generated: From :func:`whorl.workflow.stages.generate.generate`.
         settings: Of the search.
         output: Structures, ``.safetensors``. Beside it, ``.extxyz``, their own features
             (``…-features.safetensors``), the held-out ones found again (``…-reference.safetensors``), and the

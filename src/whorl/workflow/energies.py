@@ -21,7 +21,7 @@ from whorl.locks import one_at_a_time
 from whorl.potentials import Potential, PotentialOutput, make_potential
 from whorl.potentials.reference import bulk_energy, formation_energy, why_no_reference
 from whorl.structures import StructureBatch
-from whorl.workflow.data import species_of
+from whorl.structures.composition import species_of
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.settings import CalculatorSettings
 

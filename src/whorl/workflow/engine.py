@@ -33,7 +33,7 @@ class Step:
     Attributes:
         name: Also its folder within the run folder, such as ``train/n300``.
         settings: JSON-able; everything but other steps' results that its own result depends on.
-        run: Does the work: reads finished folders, writes into its own.
+        run: Does the work, called with ``monitor``: reads finished folders, writes into its own.
         needs: Names of the steps whose results it reads.
         sources: Files or folders from elsewhere that it reads; their contents count as settings.
         keeps: Folders within its own that survive a change of settings, since they guard themselves.
@@ -43,7 +43,7 @@ class Step:
 
     name: str
     settings: Any
-    run: Callable[[Path, Monitor], object]
+    run: Callable[..., object]
     needs: tuple[str, ...] = ()
     sources: tuple[Path, ...] = ()
     keeps: tuple[str, ...] = ()
@@ -248,7 +248,7 @@ def _carry_out(
     )
     start = time.monotonic()
     try:
-        step.run(directory, monitor)
+        step.run(monitor=monitor)
     finally:
         # Written at every end but kill -9, so that resumed work is not counted as instant.
         seconds = before + time.monotonic() - start

@@ -58,13 +58,13 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
         if data.features is not None:
             yield from _missing("data.features.path", data.features.path)
             if data.features.composition:
-                from whorl.workflow.data import composition
+                from whorl.structures.composition import composition
 
                 yield from _failing(lambda: composition(str(data.features and data.features.composition)))
 
     @check("sampling")
     def _rows() -> Iterable[WhorlError]:
-        from whorl.workflow.data import require_enough
+        from whorl.workflow.stages.sample import require_enough
 
         built = data.clusters or data.crystals
         if built is not None:
@@ -126,8 +126,9 @@ def require_possible(recipe: Recipe, folder: Path, sizes: Iterable[str]) -> None
             samples than fit into memory.
     """
     from whorl.datasets import load_features
-    from whorl.workflow.data import read_rows
-    from whorl.workflow.learning import labels_of, require_memory_for_samples
+    from whorl.datasets.store import labels_of
+    from whorl.workflow.stages.generate import require_memory_for_samples
+    from whorl.workflow.stages.sample import read_rows
 
     generate = recipe.generate
     real = load_features(folder / "encode" / "features.safetensors")
@@ -159,9 +160,8 @@ def _require_near(targets: Iterable[float], labels: Tensor, property: str) -> No
 
 def _require_seen(recipe: Recipe, folder: Path, known: FeatureSet) -> None:
     """Refuse elements and symmetry that no training row has."""
+    from whorl.datasets.store import labels_of, structures_of
     from whorl.workflow.conditions import Conditions, kinds_for
-    from whorl.workflow.data import structures_of
-    from whorl.workflow.learning import labels_of
 
     wishes = recipe.generate.wishes
     conditions, columns = Conditions.of_data(
@@ -232,7 +232,7 @@ def _require_memory(recipe: Recipe) -> None:
     The data may have more elements, and so more features, than the recipe names: this is a lower bound.
     """
     from whorl.generators import TensorModel, build_model
-    from whorl.workflow.learning import require_memory_for_samples
+    from whorl.workflow.stages.generate import require_memory_for_samples
 
     clusters, crystals = recipe.data.clusters, recipe.data.crystals
     there = [clusters.element] if clusters else crystals and crystals.elements

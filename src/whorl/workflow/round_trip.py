@@ -37,8 +37,8 @@ from whorl.locks import one_at_a_time
 from whorl.report.comparison import Comparison, write_comparison
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, find_problems
+from whorl.structures.composition import species_of
 from whorl.version import __version__
-from whorl.workflow.data import species_of
 from whorl.workflow.monitor import Monitor, ProgressCallback
 from whorl.workflow.round_trip_files import listed, write_results
 from whorl.workflow.round_trip_settings import RoundTripSettings

@@ -18,12 +18,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from whorl.datasets import FeatureSet
+from whorl.datasets.store import structures_of
 from whorl.errors import InputError
 from whorl.evaluation import nearest_rows, standardized
 from whorl.inversion.moves import covalent_radii
 from whorl.structures import StructureBatch
-from whorl.workflow.data import composition as counts_of
-from whorl.workflow.data import structures_of
+from whorl.structures.composition import composition as counts_of
 from whorl.workflow.wishes import satisfied
 
 VOLUME_PER_ATOM = 20.0

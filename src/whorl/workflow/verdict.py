@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from whorl.datasets import FeatureSet, load_dataset, load_features
+from whorl.datasets.store import labels_of, structures_of
 from whorl.errors import InputError
 from whorl.evaluation import (
     Generated,
@@ -25,8 +26,7 @@ from whorl.report.crystals import CrystalSection
 from whorl.report.tables import Table
 from whorl.representations import make_representation
 from whorl.surrogates import PredictionErrors, Surrogate, load_surrogate, prediction_errors
-from whorl.workflow.data import read_rows, structures_of
-from whorl.workflow.learning import labels_of
+from whorl.workflow.stages.sample import read_rows
 
 
 @dataclass(frozen=True, kw_only=True)

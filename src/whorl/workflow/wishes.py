@@ -12,9 +12,9 @@ from torch import Tensor
 from whorl.errors import InputError, unknown_option
 from whorl.structures import StructureBatch
 from whorl.structures.cells import volumes
+from whorl.structures.composition import composition
 from whorl.symmetry.detection import CRYSTAL_SYSTEMS, space_group_numbers
 from whorl.symmetry.detection import crystal_system as find_system
-from whorl.workflow.data import composition
 
 SYMPREC = 0.1
 """Tolerance in Å with which space groups are found."""

@@ -1,253 +1,40 @@
-"""From features to models, and from models to new features."""
+"""Stage ``generate``: features for the values asked for."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from whorl.datasets import FeatureSet, load_features, save_features, split
-from whorl.errors import InputError, unknown_option
+from whorl.datasets import FeatureSet, load_features, save_features
+from whorl.datasets.store import labels_of, property_name, structures_of_features
+from whorl.errors import InputError
 from whorl.evaluation import nearest_rows, standardized
 from whorl.generators import (
     ConditionalGenerator,
-    GeneratorSettings,
-    TensorModel,
-    build_model,
     condition_range,
-    fit,
     load_model,
     range_warning,
-    save_model,
 )
-from whorl.locks import one_at_a_time
 from whorl.memory import require_memory
 from whorl.seeds import derive_seed
-from whorl.structures import StructureBatch
 from whorl.surrogates import EnsembleSurrogate, select
-from whorl.surrogates.settings import SurrogateSettings
 from whorl.workflow.conditions import Conditions
-from whorl.workflow.data import MIN_TRAINING, read_rows, structures_of
+from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
+from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import GenerateSettings, SelectionSettings
-
-SPLIT = 0.8  # share of rows that trains where nothing else was asked for
+from whorl.workflow.stages.sample import read_rows
+from whorl.workflow.stages.stated import CONDITIONS, stated
+from whorl.workflow.stages.train import member_paths
 
 _REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
-
-
-@one_at_a_time
-def train_generator(
-    features: Path,
-    *,
-    property: str | None,
-    rows: Path | None,
-    settings: GeneratorSettings,
-    output: Path,
-    seed: int,
-    monitor: Monitor,
-    dataset: Path | None = None,
-) -> None:
-    """Train a generator on the given rows of a feature file (all for None) and write it to ``output``.
-
-    With ``conditions`` among the settings, the structures in ``dataset`` say what else the generator is told.
-    Checkpoints lie beside ``output``. With several ``members``, the others are written beside it too; see
-    :func:`member_paths`. Rows that are not finite are told and left out.
-    """
-    check_output(output, features, dataset, rows)
-    real = load_features(features)
-    labels = labels_of(real, property)
-    usable = _usable(real, labels, monitor)
-    conditions, columns = Conditions(property=name_of(real, property)), labels[:, None]
-    if settings.conditions:
-        conditions, columns = Conditions.of_data(
-            settings.conditions,
-            property=conditions.property,
-            labels=labels,
-            structures=_structures(real, dataset, "conditions"),
-        )
-    if rows is None:
-        train, validation = split(len(labels), fraction=SPLIT, seed=derive_seed(seed, "split"))
-    else:
-        chosen = read_rows(rows)
-        train, validation = chosen["train"], chosen["validation"]
-    train, validation = train[usable[train]], validation[usable[validation]]
-    for member, path in enumerate(member_paths(output, settings.members)):
-        shape = tuple(real.features.shape[1:])
-        model = build_model(
-            settings.method, {**settings.options(), "shape": shape, "properties": columns.shape[1]}
-        )
-        own_seed = derive_seed(seed, "member", member) if member else seed
-        what = f"training {member + 1} of {settings.members}" if settings.members > 1 else "training"
-        together, held_out = _rows_to_fit(train, validation)
-        with _warnings_passed_on(monitor):
-            fit(
-                model,
-                real.features[together],
-                columns[together],
-                validation=held_out,
-                seed=own_seed,
-                directory=path.parent / "checkpoints",
-                progress=monitor.progress(what),
-                **settings.fitting(),
-            )
-        _say_constant(model, what, monitor)
-        if settings.conditions:
-            conditions.note(model)
-        _save(model, real, path)
-
-
-def member_paths(output: Path, members: int) -> list[Path]:
-    """Return the files of generators trained together: ``g.safetensors``, ``g-2.safetensors`` and so on."""
-    others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, members + 1)]
-    return [output, *others]
-
-
-@one_at_a_time
-def train_surrogate(
-    features: Path,
-    *,
-    property: str | None,
-    settings: SurrogateSettings,
-    output: Path,
-    seed: int,
-    monitor: Monitor,
-    rows: Path | None = None,
-) -> None:
-    """Fit a surrogate to rows of a feature file (all for None, split 80:20), and write it.
-
-    Rows that are not finite are reported and left out.
-    """
-    check_output(output, features, rows)
-    real = load_features(features)
-    labels = labels_of(real, property)
-    usable = _usable(real, labels, monitor)
-    if rows is None:
-        train, validation = split(len(labels), fraction=SPLIT, seed=derive_seed(seed, "surrogate"))
-        chosen, held_out = _rows_to_fit(train[usable[train]], validation[usable[validation]])
-    else:
-        sampled = read_rows(rows)
-        chosen = sampled["rows"][usable[sampled["rows"]]]
-        held_out = torch.isin(chosen, sampled["validation"]).nonzero()[:, 0]
-        _rows_to_fit(chosen[~torch.isin(chosen, sampled["validation"])], held_out)
-    options = {name: value for name, value in settings.model_dump(mode="json").items() if name != "kind"}
-    with _warnings_passed_on(monitor):
-        surrogate = settings.method.fit(
-            real.features[chosen],
-            labels[chosen],
-            validation=held_out,
-            seed=seed,
-            directory=output.parent / "checkpoints",
-            progress=monitor.progress("training surrogate"),
-            **options,
-        )
-    if (errors := surrogate.validation_errors) is not None:
-        monitor.note(f"surrogate: {errors}")
-        if errors.warning:
-            monitor.warn(errors.warning)
-    if isinstance(surrogate, TensorModel):
-        _say_constant(surrogate, "surrogate", monitor)
-        _note_representation(surrogate, real)
-    surrogate.save(output)
-
-
-def _usable(features: FeatureSet, labels: Tensor, monitor: Monitor) -> Tensor:
-    """Return which rows are finite, features and property, and tell of the others."""
-    finite, labelled = features.features.isfinite().flatten(1).all(1), labels.isfinite()
-    for row in torch.nonzero(~(finite & labelled)).flatten().tolist():
-        what = "property is" if bool(finite[row]) else "features are"
-        monitor.skip(features.ids[row], f"its {what} not finite")
-    return finite & labelled
-
-
-def _save(model: TensorModel, features: FeatureSet, path: Path) -> None:
-    """Write a model that knows which features it was trained on."""
-    _note_representation(model, features)
-    save_model(model, path)
-
-
-def _note_representation(model: TensorModel, features: FeatureSet) -> None:
-    assert model.training_record is not None
-    trained_on = model.training_record.setdefault(_REPRESENTATION, features.fingerprint)
-    if trained_on != features.fingerprint:
-        raise InputError(
-            f"the {model.kind} was trained on features of another representation ({trained_on}) than these "
-            f"({features.fingerprint}). Give one that was trained on these."
-        )
-
-
-def _rows_to_fit(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows that a model is given, and which of these validate.
-
-    Raises:
-        InputError: Too few.
-    """
-    if len(train) < MIN_TRAINING or not len(validation):
-        raise InputError(
-            f"{len(train)} rows to train on and {len(validation)} to validate, expected at least "
-            f"{MIN_TRAINING} and 1. Give more labelled structures."
-        )
-    chosen = torch.cat([train, validation])
-    return chosen, torch.arange(len(train), len(chosen))
-
-
-def _say_constant(model: TensorModel, what: str, monitor: Monitor) -> None:
-    if constant := model.feature_scaler.constant:
-        count = math.prod(model.shape)
-        monitor.note(f"{what}: {constant:,} of {count:,} features hardly vary and count as constant")
-
-
-@contextmanager
-def _warnings_passed_on(monitor: Monitor) -> Iterator[None]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in caught:
-        monitor.warn(str(warning.message))
-
-
-def labels_of(features: FeatureSet, name: str | None) -> Tensor:
-    """Return one property of a feature file: the named one, or the only one there is.
-
-    Raises:
-        InputError: No such property, or several to choose from.
-    """
-    there = features.properties
-    return there[name_of(features, name)]
-
-
-def name_of(features: FeatureSet, name: str | None) -> str:
-    """Return the name of a property of a feature file: the given one, or that of the only one there is.
-
-    Raises:
-        InputError: No such property, or several to choose from.
-    """
-    there = features.properties
-    if not there:
-        raise InputError(
-            "the features have no property to train on. Read the structures again with their labels "
-            "('whorl data read --property'), or label them with a calculator, and encode them again."
-        )
-    if name is None:
-        if len(there) != 1:
-            names = ", ".join(sorted(there))
-            raise InputError(f"the features have several properties ({names}): say which with --property.")
-        return next(iter(there))
-    if name not in there:
-        raise unknown_option("property of the features", name, there)
-    return name
-
-
-def _structures(features: FeatureSet, dataset: Path | None, what: str) -> StructureBatch:
-    if dataset is None:
-        raise InputError(f"{what} come from structures: give the data set of the features with --dataset.")
-    return structures_of(features.ids, dataset)
+Draw = Callable[[float, torch.Generator], Tensor]
 
 
 def generate(
@@ -285,7 +72,7 @@ def generate(
     check_output(output, features, dataset, rows, ensemble, *models)
     real = load_features(features)
     generators = [_generator(path, real, features) for path in models]
-    name = name_of(real, property)
+    name = property_name(real, property)
     conditions = _common_conditions(models, generators, name)
     targets = torch.tensor(settings.targets, dtype=torch.float64)
     require_memory_for_samples(settings, tuple(real.features.shape[1:]))
@@ -297,7 +84,7 @@ def generate(
     known = known.select(labels_of(known, property).isfinite())
     columns = labels_of(known, property)[:, None].double()
     if conditions.kinds:
-        there = _structures(known, dataset, "elements and symmetry")
+        there = structures_of_features(known, dataset, "elements and symmetry")
         columns = conditions.columns(labels=columns[:, 0], structures=there)
     draw = _plainly(generators, settings, conditions, columns)
     if settings.selection is not None:
@@ -360,9 +147,6 @@ def _pbc_of_similar(generated: Tensor, known: FeatureSet) -> Tensor | None:
     real = known.features.flatten(1)
     nearest = nearest_rows(standardized(generated.flatten(1), real), standardized(real, real))
     return pbc[nearest]
-
-
-Draw = Callable[[float, torch.Generator], Tensor]
 
 
 def _generator(path: Path, real: FeatureSet, features: Path) -> ConditionalGenerator:
@@ -450,3 +234,33 @@ def _selecting(
         return chosen.features
 
     return draw
+
+
+def steps(run: RunFolder) -> Iterator[Step]:
+    """Yield a step for each training size."""
+    recipe = run.recipe
+    selecting, conditioned = recipe.generate.selection is not None, bool(recipe.generator.conditions)
+    for label in run.labels:
+        yield Step(
+            name=f"generate/{label}",
+            settings={"seed": recipe.seed, **stated(recipe.generate, CONDITIONS)},
+            run=partial(
+                generate,
+                member_paths(run.generator(label), recipe.generator.members),
+                features=run.features,
+                property=recipe.property_name,
+                settings=recipe.generate,
+                output=run.generated(label),
+                seed=recipe.seed,
+                rows=run.rows(label),
+                ensemble=run.ensemble(label) if selecting else None,
+                dataset=run.dataset if conditioned else None,
+            ),
+            needs=(
+                "encode",
+                f"sampling/{label}",
+                f"train/{label}",
+                *((f"train/{label}-ensemble",) if selecting else ()),
+            ),
+            version=2,  # 1 did not say what was requested besides the property
+        )

@@ -1,0 +1,106 @@
+"""Run folders: where each result of a run lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whorl.workflow.settings import Recipe
+
+
+class RunFolder:
+    """The folder of one run, with its recipe.
+
+    Results that there are for each training size are asked for by its label, such as ``n300`` or ``all``.
+
+    Args:
+        path: The folder.
+        recipe: What is done in it.
+
+    >>> run = RunFolder(Path("runs/x"), Recipe.model_construct(seed=1))
+    >>> run.generated("all").as_posix()
+    'runs/x/generate/all/generated.safetensors'
+    """
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path, self.recipe = path, recipe
+
+    def __repr__(self) -> str:
+        """Return the folder."""
+        return f"RunFolder({self.path})"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label of each training size."""
+        return tuple(self.recipe.sizes)
+
+    @property
+    def dataset(self) -> Path:
+        """Labelled structures."""
+        return self.path / "data" / "dataset.safetensors"
+
+    @property
+    def structures_of_features(self) -> Path | None:
+        """The data set that the features were made of; None where features came finished."""
+        return None if self.recipe.data.features else self.dataset
+
+    @property
+    def features(self) -> Path:
+        """Features of the labelled structures."""
+        return self.path / "encode" / "features.safetensors"
+
+    @property
+    def agreement(self) -> Path:
+        """What of the energy method is the property."""
+        return self.path / "agreement" / "agreement.json"
+
+    @property
+    def surrogate(self) -> Path:
+        """The surrogate."""
+        return self.path / "train" / "surrogate" / "surrogate.safetensors"
+
+    def rows(self, label: str) -> Path:
+        """Rows that a generator is trained on."""
+        return self.path / "sampling" / label / "rows.json"
+
+    def generator(self, label: str) -> Path:
+        """The generator; further members lie beside it."""
+        return self.path / "train" / label / "generator.safetensors"
+
+    def ensemble(self, label: str) -> Path:
+        """The surrogate that selects samples from a pool."""
+        return self.path / "train" / f"{label}-ensemble" / "ensemble.safetensors"
+
+    def generated(self, label: str) -> Path:
+        """Generated features."""
+        return self.path / "generate" / label / "generated.safetensors"
+
+    def inverted(self, label: str) -> Path:
+        """Structures that a search found."""
+        return self.path / "invert" / label / "structures.safetensors"
+
+    def decoded(self, label: str) -> Path:
+        """Structures in closed form."""
+        return self.path / "decode" / label / "crystals.safetensors"
+
+    def energies(self, label: str) -> Path:
+        """Energies of the structures found."""
+        return self.path / "energies" / label / "energies.json"
+
+    def properties(self, label: str) -> Path:
+        """Predicted properties of crystals; of real ones under the label ``real``."""
+        return self.path / "properties" / label / "properties.json"
+
+    @property
+    def results(self) -> Path:
+        """Metrics."""
+        return self.path / "evaluate" / "results.json"
+
+    @property
+    def crystal_results(self) -> Path:
+        """Metrics of crystals."""
+        return self.path / "evaluate" / "crystals.json"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report" / "report.html"

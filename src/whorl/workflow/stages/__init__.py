@@ -1,0 +1,76 @@
+"""The stages of a recipe, one file each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whorl.errors import UsageError, unknown_option
+from whorl.locks import locked
+from whorl.workflow.engine import Step, execute, unfinished
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.prechecks import require_feasible
+from whorl.workflow.recipe import save_recipe
+from whorl.workflow.run_folder import RunFolder
+from whorl.workflow.settings import Recipe
+
+STAGES = (
+    "data",
+    "agreement",
+    "encode",
+    "sampling",
+    "train",
+    "generate",
+    "invert",
+    "decode",
+    "energies",
+    "properties",
+    "evaluate",
+    "report",
+)
+"""In order; a step ``train/n300`` belongs to the stage ``train``."""
+
+
+def run_recipe(
+    recipe: Recipe, folder: Path | str, *, monitor: Monitor | None = None, until: str | None = None
+) -> Path:
+    """Carry out a recipe in a run folder, or continue what was begun there.
+
+    Args:
+        recipe: What to do.
+        folder: Where everything is written; made when absent.
+        monitor: Told of progress, warnings and skipped entries.
+        until: The last stage to do; by default all.
+
+    Returns:
+        The report, or the folder when stopped before it.
+
+    Raises:
+        InputError: Something in recipe or data has to be mended; finished steps are kept.
+        MissingExtraError: An optional package is not installed that the recipe needs.
+    """
+    folder = Path(folder)
+    monitor = Monitor() if monitor is None else monitor
+    if until is not None and until not in STAGES:
+        raise UsageError(str(unknown_option("stage", until, STAGES)))
+    last = STAGES.index(until) if until else len(STAGES)
+    steps = [step for step in steps_of(recipe, folder) if STAGES.index(step.name.split("/")[0]) <= last]
+    require_feasible(recipe, {step.name.split("/")[0] for step in unfinished(steps, folder)})
+    with locked(folder):
+        save_recipe(recipe, folder / "recipe.yaml")
+        execute(steps, folder, monitor)
+    report = folder / "report" / "report.html"
+    return report if last == len(STAGES) else folder
+
+
+def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
+    """Return the steps of a recipe, each after those it needs.
+
+    What is not in a step's settings cannot change its result: the number of processes, for one.
+    """
+    # Imported here, since they bring torch: reading a recipe does without.
+    from whorl.workflow.stages import data, encode, evaluate, generate, invert, report, sample, train
+
+    run = RunFolder(folder, recipe)
+    stages = (data, encode, sample, train, generate, invert, evaluate, report)
+    steps = [step for stage in stages for step in stage.steps(run)]
+    return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))

@@ -1,0 +1,191 @@
+"""Stage ``encode``: features of structures, or finished features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
+from whorl.datasets import (
+    FeatureSet,
+    load_dataset,
+    read_features,
+    save_features,
+)
+from whorl.datasets.describe import summary
+from whorl.errors import InputError
+from whorl.files import contents_hash
+from whorl.locks import one_at_a_time
+from whorl.memory import in_words, require_memory
+from whorl.representations import Representation
+from whorl.structures import StructureBatch, find_problems
+from whorl.structures.composition import composition, species_of
+from whorl.workflow.engine import Step
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.run_folder import RunFolder
+from whorl.workflow.settings import (
+    FeaturesSettings,
+    RepresentationSettings,
+)
+
+_ENCODE_AT_ONCE = 1000
+_PIECE_SECONDS = 10.0  # between two signs of life
+
+
+@one_at_a_time
+def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, monitor: Monitor) -> None:
+    """Compute the features of every structure of a data set.
+
+    Finished chunks lie in a folder beside ``output`` until all are there; an interruption costs one chunk.
+    Structures that cannot be encoded (atoms at one place, species not declared …) are told and left out.
+    """
+    data = load_dataset(dataset)
+    if data.structures is None:
+        raise InputError(f"{dataset}: holds no structures, so there is nothing to encode.")
+    representation = settings.build(species_of(data.structures), structures=data.structures)
+    if settings.fits_data:
+        monitor.note(f"{representation.describe()}, as many as the largest structure has")
+    problems = find_problems(data.structures, species=settings.declared)
+    problems |= {
+        i: why for i, why in representation.find_problems(data.structures).items() if i not in problems
+    }
+    for index, reason in sorted(problems.items()):
+        monitor.skip(data.ids[index], reason)
+    good = [index for index in range(len(data)) if index not in problems]
+    if not good:
+        raise InputError(
+            f"{dataset}: none of the {len(data)} structures can be encoded (see the reasons above)."
+        )
+    structures = data.structures[good]
+    representation = representation.fit(structures)
+    _require_room(representation, structures)
+    seconds = representation.seconds(structures)
+    size = in_words(len(structures) * _row_bytes(representation, structures))
+    hours = _some_time(float(seconds.sum()))
+    monitor.note(
+        f"{len(representation.layout):,} features for each of {len(structures):,} structures: {size}{hours}"
+    )
+    progress = monitor.progress("encoding")
+    progress(0, len(structures))
+    made_from = representation.fingerprint
+    parts = map_chunks(
+        partial(_features, representation),
+        [structures[rows] for rows in _pieces(seconds)],
+        folder=parts_folder(output, [made_from, contents_hash(dataset)]),
+        key=made_from,
+        progress=progress,
+    )
+    made = FeatureSet(
+        features=torch.cat([part.tensors["features"] for part in parts]),
+        representation=representation.config(),
+        fingerprint=representation.fingerprint,
+        properties={name: values[good] for name, values in data.properties.items()},
+        ids=tuple(data.ids[index] for index in good),
+        pbc=structures.pbc,
+        elements=tuple(species_of(structures)),
+    )
+    save_features(made, output)
+    remove_parts(output)
+    monitor.note(summary(made))
+
+
+def _row_bytes(representation: Representation, structures: StructureBatch) -> int:
+    return len(representation.layout) * structures.positions.element_size()
+
+
+def _require_room(representation: Representation, structures: StructureBatch) -> None:
+    """Refuse features that do not fit into memory before they are computed."""
+    count = len(representation.layout)
+    species = len(species_of(structures))
+    require_memory(
+        2 * len(structures) * _row_bytes(representation, structures),  # in pieces, and put together
+        f"{count:,} features for each of {len(structures):,} structures, which have {species} elements",
+        f"Remedy: {representation.fewer_features}, or fewer structures.",
+    )
+
+
+def _some_time(seconds: float) -> str:
+    """Say roughly how long work takes, where that is worth waiting for."""
+    if seconds < 60:
+        return ""
+    size, unit = (seconds / 3600, "hours") if seconds >= 5400 else (seconds / 60, "minutes")
+    return f"; some {size:.0f} {unit} on one core"
+
+
+def _pieces(seconds: Tensor) -> list[list[int]]:
+    """Divide rows into pieces that take some ten seconds each, and have at most so many rows.
+
+    What is computed together follows from the structures alone, not from the machine: so do rounding errors.
+    """
+    pieces: list[list[int]] = []
+    left = 0.0
+    for row, cost in enumerate(seconds.tolist()):
+        if not pieces or cost > left or len(pieces[-1]) == _ENCODE_AT_ONCE:
+            pieces.append([])
+            left = _PIECE_SECONDS
+        pieces[-1].append(row)
+        left -= cost
+    return pieces
+
+
+def _features(representation: Representation, structures: StructureBatch) -> Part:
+    with torch.no_grad():
+        return Part({"features": representation(structures)})
+
+
+def finished_features(
+    settings: FeaturesSettings, representation: RepresentationSettings, *, output: Path, monitor: Monitor
+) -> None:
+    """Read features that were computed elsewhere.
+
+    Raises:
+        InputError: Arrays missing or of another shape than the representation's, or no row usable.
+    """
+    path = Path(settings.path)
+    species = list(composition(settings.composition)) if settings.composition else representation.declared
+    if not species:
+        raise InputError(
+            "neither data.features.composition (such as Pt10) nor representation.species is given, so the "
+            "representation is not known. Give one of them."
+        )
+    features, target = read_features(path, property=settings.property, features=settings.features)
+    made_by = representation.build(species, shape=tuple(features.shape[1:]))
+    if tuple(features.shape[1:]) != made_by.layout.shape:
+        raise InputError(
+            f"{path}: rows have shape {tuple(features.shape[1:])}, but the recipe's representation gives "
+            f"{made_by.layout.shape}. The file was made by another representation: change the recipe's "
+            "representation section, or encode the structures again."
+        )
+    save_features(
+        FeatureSet(
+            features=features,
+            representation=made_by.config(),
+            fingerprint=made_by.fingerprint,
+            properties={settings.property: target},
+            ids=tuple(f"row-{row}" for row in range(len(target))),
+        ),
+        output,
+    )
+
+
+def steps(run: RunFolder) -> Iterator[Step]:
+    """Yield the step that computes the features, or reads finished ones."""
+    settings, given = run.recipe.representation, run.recipe.data.features
+    if given is not None:
+        yield Step(
+            name="encode",
+            settings={**given.model_dump(mode="json"), "representation": settings.model_dump(mode="json")},
+            run=partial(finished_features, given, settings, output=run.features),
+            sources=(Path(given.path),),
+        )
+    else:
+        yield Step(
+            name="encode",
+            settings=settings.model_dump(mode="json"),
+            run=partial(encode, run.dataset, settings=settings, output=run.features),
+            needs=("data",),
+        )

@@ -1,0 +1,16 @@
+"""Settings of a step that are stated: younger keys that are left out do not count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from whorl.settings import Section
+
+CONDITIONS = ("conditions", "elements", "formula", "crystal_system", "space_group")
+
+
+def stated(section: Section, younger: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a section; runs begun before there were ``younger`` keys go on without them."""
+    settings = section.model_dump(mode="json")
+    return {key: value for key, value in settings.items() if value or key not in younger}

@@ -1,0 +1,276 @@
+"""Stage ``train``: a surrogate on all rows, a generator for each training size."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whorl.datasets import FeatureSet, load_features, split
+from whorl.datasets.store import labels_of, property_name, structures_of_features
+from whorl.errors import InputError
+from whorl.generators import (
+    GeneratorSettings,
+    TensorModel,
+    build_model,
+    fit,
+    save_model,
+)
+from whorl.generators.training import MINIMUM_ROWS
+from whorl.locks import one_at_a_time
+from whorl.seeds import derive_seed
+from whorl.surrogates.settings import SurrogateSettings
+from whorl.workflow.conditions import Conditions
+from whorl.workflow.engine import Step
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.outputs import check_output
+from whorl.workflow.prechecks import require_possible
+from whorl.workflow.run_folder import RunFolder
+from whorl.workflow.stages.sample import read_rows
+from whorl.workflow.stages.stated import CONDITIONS, stated
+
+SPLIT = 0.8  # share of rows that trains where nothing else was asked for
+_REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
+
+
+@one_at_a_time
+def train_generator(
+    features: Path,
+    *,
+    property: str | None,
+    rows: Path | None,
+    settings: GeneratorSettings,
+    output: Path,
+    seed: int,
+    monitor: Monitor,
+    dataset: Path | None = None,
+) -> None:
+    """Train a generator on the given rows of a feature file (all for None) and write it to ``output``.
+
+    With ``conditions`` among the settings, the structures in ``dataset`` say what else the generator is told.
+    Checkpoints lie beside ``output``. With several ``members``, the others are written beside it too; see
+    :func:`member_paths`. Rows that are not finite are told and left out.
+    """
+    check_output(output, features, dataset, rows)
+    real = load_features(features)
+    labels = labels_of(real, property)
+    usable = _usable(real, labels, monitor)
+    conditions, columns = Conditions(property=property_name(real, property)), labels[:, None]
+    if settings.conditions:
+        conditions, columns = Conditions.of_data(
+            settings.conditions,
+            property=conditions.property,
+            labels=labels,
+            structures=structures_of_features(real, dataset, "conditions"),
+        )
+    if rows is None:
+        train, validation = split(len(labels), fraction=SPLIT, seed=derive_seed(seed, "split"))
+    else:
+        chosen = read_rows(rows)
+        train, validation = chosen["train"], chosen["validation"]
+    train, validation = train[usable[train]], validation[usable[validation]]
+    for member, path in enumerate(member_paths(output, settings.members)):
+        shape = tuple(real.features.shape[1:])
+        model = build_model(
+            settings.method, {**settings.options(), "shape": shape, "properties": columns.shape[1]}
+        )
+        own_seed = derive_seed(seed, "member", member) if member else seed
+        what = f"training {member + 1} of {settings.members}" if settings.members > 1 else "training"
+        together, held_out = _rows_to_fit(train, validation)
+        with _warnings_passed_on(monitor):
+            fit(
+                model,
+                real.features[together],
+                columns[together],
+                validation=held_out,
+                seed=own_seed,
+                directory=path.parent / "checkpoints",
+                progress=monitor.progress(what),
+                **settings.fitting(),
+            )
+        _say_constant(model, what, monitor)
+        if settings.conditions:
+            conditions.note(model)
+        _save(model, real, path)
+
+
+def member_paths(output: Path, members: int) -> list[Path]:
+    """Return the files of generators trained together: ``g.safetensors``, ``g-2.safetensors`` and so on."""
+    others = [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(2, members + 1)]
+    return [output, *others]
+
+
+@one_at_a_time
+def train_surrogate(
+    features: Path,
+    *,
+    property: str | None,
+    settings: SurrogateSettings,
+    output: Path,
+    seed: int,
+    monitor: Monitor,
+    rows: Path | None = None,
+) -> None:
+    """Fit a surrogate to rows of a feature file (all for None, split 80:20), and write it.
+
+    Rows that are not finite are reported and left out.
+    """
+    check_output(output, features, rows)
+    real = load_features(features)
+    labels = labels_of(real, property)
+    usable = _usable(real, labels, monitor)
+    if rows is None:
+        train, validation = split(len(labels), fraction=SPLIT, seed=derive_seed(seed, "surrogate"))
+        chosen, held_out = _rows_to_fit(train[usable[train]], validation[usable[validation]])
+    else:
+        sampled = read_rows(rows)
+        chosen = sampled["rows"][usable[sampled["rows"]]]
+        held_out = torch.isin(chosen, sampled["validation"]).nonzero()[:, 0]
+        _rows_to_fit(chosen[~torch.isin(chosen, sampled["validation"])], held_out)
+    options = {name: value for name, value in settings.model_dump(mode="json").items() if name != "kind"}
+    with _warnings_passed_on(monitor):
+        surrogate = settings.method.fit(
+            real.features[chosen],
+            labels[chosen],
+            validation=held_out,
+            seed=seed,
+            directory=output.parent / "checkpoints",
+            progress=monitor.progress("training surrogate"),
+            **options,
+        )
+    if (errors := surrogate.validation_errors) is not None:
+        monitor.note(f"surrogate: {errors}")
+        if errors.warning:
+            monitor.warn(errors.warning)
+    if isinstance(surrogate, TensorModel):
+        _say_constant(surrogate, "surrogate", monitor)
+        _note_representation(surrogate, real)
+    surrogate.save(output)
+
+
+def _usable(features: FeatureSet, labels: Tensor, monitor: Monitor) -> Tensor:
+    """Return which rows are finite, features and property, and tell of the others."""
+    finite, labelled = features.features.isfinite().flatten(1).all(1), labels.isfinite()
+    for row in torch.nonzero(~(finite & labelled)).flatten().tolist():
+        what = "property is" if bool(finite[row]) else "features are"
+        monitor.skip(features.ids[row], f"its {what} not finite")
+    return finite & labelled
+
+
+def _save(model: TensorModel, features: FeatureSet, path: Path) -> None:
+    """Write a model that knows which features it was trained on."""
+    _note_representation(model, features)
+    save_model(model, path)
+
+
+def _note_representation(model: TensorModel, features: FeatureSet) -> None:
+    assert model.training_record is not None
+    trained_on = model.training_record.setdefault(_REPRESENTATION, features.fingerprint)
+    if trained_on != features.fingerprint:
+        raise InputError(
+            f"the {model.kind} was trained on features of another representation ({trained_on}) than these "
+            f"({features.fingerprint}). Give one that was trained on these."
+        )
+
+
+def _rows_to_fit(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows that a model is given, and which of these validate.
+
+    Raises:
+        InputError: Too few.
+    """
+    if len(train) < MINIMUM_ROWS or not len(validation):
+        raise InputError(
+            f"{len(train)} rows to train on and {len(validation)} to validate, expected at least "
+            f"{MINIMUM_ROWS} and 1. Give more labelled structures."
+        )
+    chosen = torch.cat([train, validation])
+    return chosen, torch.arange(len(train), len(chosen))
+
+
+def _say_constant(model: TensorModel, what: str, monitor: Monitor) -> None:
+    if constant := model.feature_scaler.constant:
+        count = math.prod(model.shape)
+        monitor.note(f"{what}: {constant:,} of {count:,} features hardly vary and count as constant")
+
+
+@contextmanager
+def _warnings_passed_on(monitor: Monitor) -> Iterator[None]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        monitor.warn(str(warning.message))
+
+
+def steps(run: RunFolder) -> Iterator[Step]:
+    """Yield the step of the surrogate, and for each training size those of what is trained on its rows."""
+    recipe = run.recipe
+    common: dict[str, Any] = {"property": recipe.property_name, "seed": recipe.seed}
+    yield Step(
+        name="train/surrogate",
+        settings={"seed": recipe.seed, **recipe.surrogate.model_dump(mode="json")},
+        run=partial(_train_surrogate, run),
+        needs=("encode",),
+        sources=tuple(Path(path) for path in recipe.surrogate.inputs),
+        scratch=("checkpoints",),
+    )
+    conditioned = bool(recipe.generator.conditions)
+    for label in run.labels:
+        rows = run.rows(label)
+        yield Step(
+            name=f"train/{label}",
+            settings={"seed": recipe.seed, **stated(recipe.generator, CONDITIONS)},
+            run=partial(_train_generator, run, label),
+            needs=("encode", f"sampling/{label}", *(("data",) if conditioned else ())),
+            scratch=("checkpoints",),
+        )
+        if recipe.generate.selection is not None:
+            yield Step(
+                name=f"train/{label}-ensemble",
+                settings={"seed": recipe.seed},
+                run=partial(
+                    train_surrogate,
+                    run.features,
+                    settings=SurrogateSettings.model_validate({"kind": "ensemble"}),
+                    rows=rows,
+                    output=run.ensemble(label),
+                    **common,
+                ),
+                needs=("encode", f"sampling/{label}"),
+            )
+
+
+def _train_surrogate(run: RunFolder, monitor: Monitor) -> None:
+    recipe = run.recipe
+    require_possible(recipe, run.path, run.labels)
+    train_surrogate(
+        run.features,
+        property=recipe.property_name,
+        settings=recipe.surrogate,
+        output=run.surrogate,
+        seed=recipe.seed,
+        monitor=monitor,
+    )
+
+
+def _train_generator(run: RunFolder, label: str, monitor: Monitor) -> None:
+    recipe = run.recipe
+    require_possible(recipe, run.path, [label])
+    train_generator(
+        run.features,
+        property=recipe.property_name,
+        rows=run.rows(label),
+        settings=recipe.generator,
+        output=run.generator(label),
+        seed=recipe.seed,
+        monitor=monitor,
+        dataset=run.dataset if recipe.generator.conditions else None,
+    )
