@@ -24,8 +24,8 @@ from whorl.files import contents_hash, provenance, read_json, write_json, write_
 from whorl.locks import one_at_a_time
 from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
+from whorl.structures.composition import composition
 from whorl.workflow.conditions import satisfied
-from whorl.workflow.data import composition
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.settings import DecodeSettings
