@@ -52,8 +52,10 @@ def locked_output(output: Path) -> Iterator[None]:
     """Hold the name of a result while it is made.
 
     Raises:
-        InputError: Another process or thread is making it.
+        InputError: Another process or thread is making it, or it is no name of a file.
     """
+    if not output.name:
+        raise InputError(f"{output}: is a folder, expected the name of a file to write.")
     path = output.with_name(f".{output.name}.lock")
     check_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)

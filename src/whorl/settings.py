@@ -123,13 +123,13 @@ class Method:
 
 
 def settings_from(
-    model: type[Model], data: Mapping[str, Any], *, source: str, lines: Mapping[KeyPath, int] | None = None
+    model: type[Model], data: Any, *, source: str, lines: Mapping[KeyPath, int] | None = None
 ) -> Model:
     """Build one section (or a whole recipe) from plain data.
 
     Args:
         model: Of the section.
-        data: Its keys.
+        data: Its keys, or whatever a file holds in their place.
         source: Where they come from, for messages.
         lines: Where each key stands in a file; None where they are options of a command.
 

@@ -114,7 +114,7 @@ def save_model(model: TensorModel, path: Path | str, *, provenance: Mapping[str,
         "format": _FORMAT,
         "config": model.config(),
         "training": record,
-        "provenance": dict(provenance or own_provenance(seed=record["seed"] if record else None)),
+        "provenance": dict(provenance or own_provenance(seed=record.get("seed") if record else None)),
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
