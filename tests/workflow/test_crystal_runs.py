@@ -98,7 +98,8 @@ def test_a_finished_run_is_not_repeated(run):
 
 def test_lost_files_of_single_crystals_are_missed(run, tmp_path):
     recipe, folder = run
-    lost = sorted((folder / "decode" / "all" / "crystals" / "cif").glob("*.cif"))
+    lost = sorted((folder / "decode" / "all" / "crystals").rglob("*.cif"))
+    assert lost
     emptied = folder / "decode" / "all" / "crystals" / "crystals.extxyz"
     before = {path: path.read_bytes() for path in (*lost, emptied)}
     for damage in (lost[:1], [emptied]):
