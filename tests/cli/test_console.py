@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from ase import Atoms
+from ase.io import write
 from rich.console import Console
 
 from whorl.cli import console
@@ -99,3 +101,18 @@ def test_ctrl_c_while_modules_are_imported():
     )
     said = run(code=code, stdout=subprocess.PIPE)
     assert said.returncode == 130 and b"Traceback" not in said.stderr
+
+
+def test_reading_and_encoding_end_with_one_line_on_what_there_is(whorl, tmp_path):
+    atoms = [Atoms("Pt2", [[0, 0, 0], [0, 0, 2.2 + 0.1 * i]], info={"y": -0.32 + i}) for i in range(3)]
+    write(tmp_path / "a.extxyz", atoms)
+    data, features = tmp_path / "d.safetensors", tmp_path / "f.safetensors"
+    said = whorl("data", "read", tmp_path / "a.extxyz", "--property", "y", "-o", data)
+    assert said.code == 0 and said.out == f"{data}\n"
+    assert said.err.splitlines()[-1].strip() == "3 structures, 1 element, 2 atoms each, y -0.32 … 1.68"
+    said = whorl("encode", data, "-o", features)
+    assert said.code == 0 and said.out == f"{features}\n"
+    assert [line.strip() for line in said.err.splitlines()] == [
+        "380 features for each of 3 structures: 9.1 kB",
+        "3 rows of 380 features, y -0.32 … 1.68",
+    ]
