@@ -90,3 +90,18 @@ def test_whitening_makes_features_alike():
     for useless in (features[:1], torch.ones(5, 4), torch.full((5, 4), torch.nan)):
         with pytest.raises(InputError, match="whitening"):
             whitening_weights(useless)
+
+
+def test_labels_of_the_template_do_not_stick_to_what_is_found():
+    from whorl.inversion import algorithm1, solve
+
+    problem = make_problem([3, 3])
+    labelled = problem.template.replace(info=({"material_id": "mp-1", "energy": -1.0},) * 2)
+    problem = dataclasses.replace(problem, template=labelled)
+    assert problem.template.info == () and labelled.info[0]["material_id"] == "mp-1"
+    for result in (
+        solve(problem, budget_evaluations=40),
+        algorithm1(problem, starts=1, hops=1, iterations=2, polish=2),
+    ):
+        assert not any(result.structures.info)
+        assert not any(info for found in result.solutions for info in found.info)

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from ase import Atoms
 
 from whorl.errors import InputError
-from whorl.inversion import InversionStatus, invalid_threshold
+from whorl.inversion import InversionResult, InversionStatus, invalid_threshold
 from whorl.inversion.result import judge
+from whorl.structures import from_ase
 
 
 def test_status_follows_from_the_loss():
@@ -29,6 +31,20 @@ def test_status_follows_from_the_loss():
 
 def test_every_status_has_advice():
     assert len({status.advice for status in InversionStatus}) == len(InversionStatus)
+
+
+def test_advice_names_what_the_search_has():
+    """Starts and hops are those of Algorithm 1 alone."""
+    common = {
+        "structures": from_ase(Atoms("Pt")),
+        "loss": torch.ones(1),
+        "status": (InversionStatus.LOCAL_MINIMUM,),
+    }
+    solved = InversionResult(**common, restarts=torch.tensor([3]), agreeing=torch.tensor([1]))
+    assert "a larger budget" in solved.advice[0] and "hops" not in solved.advice[0]
+    assert "hops" not in InversionResult(**common).advice[0]
+    assert "more starts or hops" in InversionResult(**common, start_losses=torch.ones(1, 2)).advice[0]
+    assert not any("{" in status.advice or "hops" in status.advice for status in InversionStatus)
 
 
 def test_threshold_is_a_quantile_of_feasible_losses():

@@ -58,7 +58,7 @@ class InversionProblem:
         representation: The map R.
         target: The fingerprints R* sought, flattened, shape (T, F).
         template: T structures that give species, cell and pbc; of their positions only those of frozen atoms
-            are used.
+            are used, and their ``info`` is dropped.
         loss: ``"mae"``, ``"squared"`` or ``"huber"`` (bends at a weighted residual of 1).
         weights: One factor per feature, not negative, shape (F,), or one row per target, shape (T, F);
             ``None`` weighs all alike. With features of very different size, :func:`whitening_weights` keeps
@@ -122,6 +122,8 @@ class InversionProblem:
             )
         if self.weights is not None:
             _check_weights(self.weights, len(self.target), n_features)
+        # Labels of the template are those of other structures than the ones that will be found.
+        object.__setattr__(self, "template", self.template.replace(info=()))
         self._check_freedom()
         self._check_species()
 

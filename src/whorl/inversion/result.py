@@ -27,25 +27,27 @@ class InversionStatus(Enum):
     @property
     def advice(self) -> str:
         """What it means, and what one can do about it."""
-        return _ADVICE[self]
+        return _ADVICE[self].format(longer=_LARGER)
 
 
+_LARGER = "a larger budget"
 _ADVICE = {
     InversionStatus.CONVERGED: "the structure has the fingerprint asked for, within the tolerance.",
     InversionStatus.LOCAL_MINIMUM: (
         "the loss stopped falling above the tolerance: either a local minimum, or no structure has exactly "
-        "this fingerprint (usual for generated ones). If the loss matters, try more starts or hops."
+        "this fingerprint (usual for generated ones). If the loss matters, give the search {longer}, or "
+        "another seed."
     ),
     InversionStatus.INVALID: (
         "the loss is above the threshold for a possible structure: probably no structure has this "
-        "fingerprint. Leave it out, or try more starts if many targets end so."
+        "fingerprint. Leave it out, or give the search {longer} if many targets end so."
     ),
     InversionStatus.BUDGET_SPENT: (
-        "the search ended before it was done, and the best so far is given. Give it a larger budget, or "
-        "another seed."
+        "the search ended before it was done, and the best so far is given. Give it {longer}, or another "
+        "seed."
     ),
     InversionStatus.FAILED: (
-        "no start gave a finite loss. Check the target and the cell; try another seed or a larger radius."
+        "no start gave a finite loss. Check the target and the cell, or try another seed."
     ),
 }
 
@@ -55,8 +57,8 @@ class InversionResult:
     """The best structure found for each of T targets.
 
     Attributes:
-        structures: Shape of the problem's template, positions in Å; clusters are centred at the origin or in
-            their cell. A failed target has the positions of its last start.
+        structures: Shape of the problem's template, positions in Å, no ``info``; clusters are centred at the
+            origin or in their cell. A failed target has the positions of its last start.
         loss: In the problem's own terms (penalty and weights), shape (T,); infinite where the search failed.
         status: One per target.
         start_losses: Of :func:`~whorl.inversion.algorithm1`: best loss of each start before the polish, shape
@@ -86,7 +88,9 @@ class InversionResult:
     @property
     def advice(self) -> tuple[str, ...]:
         """What to do about each target, in words."""
-        advice = [status.advice for status in self.status]
+        of_solvers = "more iterations" if self.restarts is None else _LARGER
+        longer = "more starts or hops" if self.start_losses is not None else of_solvers
+        advice = [_ADVICE[status].format(longer=longer) for status in self.status]
         for target, found in enumerate(self.solutions):
             if len(found) > 1:
                 advice[target] += (
