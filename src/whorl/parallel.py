@@ -6,15 +6,49 @@ operations of a representation. Here each thread takes a piece of the work as a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+_IN_BLOCK = 1 << 15  # numbers
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch sum in one order, whatever the machine: for numbers that must not depend on threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def map_rows(function: Callable[..., Tensor], *tensors: Tensor, size: int) -> Tensor:
+    """Return ``function(*tensors)``, computed in blocks of rows that do not depend on the number of threads.
+
+    On the CPU a block is the work of one thread, so that the numbers are the same with any number of them.
+    Elsewhere all rows are one block.
+
+    Args:
+        function: Treats each row by itself, but for rounding.
+        tensors: Of the same number of rows.
+        size: Numbers in a row of the result or of what is on the way to it: blocks have about 2^15.
+    """
+    if tensors[0].device.type != "cpu" or not len(tensors[0]):
+        return function(*tensors)
+    rows = max(1, _IN_BLOCK // max(1, size))
+    blocks = list(zip(*(tensor.split(rows) for tensor in tensors), strict=True))
+    with one_thread() if len(blocks) == 1 else nullcontext():
+        return torch.cat(map_threads(lambda block: function(*block), blocks))
 
 
 @lru_cache(maxsize=4)

@@ -18,6 +18,7 @@ import torch
 
 from whorl.datasets.store import Dataset, load_dataset
 from whorl.errors import InputError, WhorlError
+from whorl.parallel import one_thread
 
 
 def chunks_in_order(
@@ -43,7 +44,7 @@ def chunks_in_order(
             path = _chunk_path(folder, number)
             chunk = _read_chunk(path)
             if chunk is None:
-                with _one_thread():
+                with one_thread():
                     compute(number, path)
                 chunk = load_dataset(path)
             yield chunk
@@ -81,17 +82,6 @@ def _read_chunk(path: Path) -> Dataset | None:
     except InputError:
         path.unlink(missing_ok=True)
         return None
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sum in one order, whatever the machine: numbers must not depend on threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from whorl.generators.images import (
     halvings,
     is_image,
 )
+from whorl.parallel import map_rows
 from whorl.settings import Fraction, Width
 
 _JUDGED_ROWS = 1024
@@ -149,7 +150,7 @@ class AdversarialGenerator(AnyShapeGenerator):
         latent = latent.to(inside) * positive("temperature", temperature)
         rows = max(1, _AT_ONCE // math.prod(self.shape))
         parts = [
-            self.to_data(self.make(z, y), condition.dtype)
+            self.to_data(map_rows(self.make, z, y, size=math.prod(self.shape)), condition.dtype)
             for z, y in zip(latent.split(rows), inside.split(rows), strict=True)
         ]
         return torch.cat(parts)

@@ -13,6 +13,7 @@ from torch import Tensor
 from whorl.generators.base import ConditionalGenerator, positive
 from whorl.generators.networks import perceptron
 from whorl.generators.settings import GeneratorSettings
+from whorl.parallel import map_rows
 from whorl.settings import Depth, NonNegative, Width
 
 # Variances between 6e-6 and 3000: wide enough for any posterior, and exp() stays finite in float32.
@@ -147,4 +148,4 @@ class CVAE(ConditionalGenerator):
         self.check_condition(condition)
         latent = torch.randn(len(condition), self.latent, generator=rng, device=rng.device)
         latent = latent.to(self.device) * positive("temperature", temperature)
-        return self.decode(latent, condition.to(self.device))
+        return map_rows(self.decode, latent, condition.to(self.device), size=math.prod(self.shape))

@@ -19,6 +19,7 @@ from whorl.generators.averaging import MovingAverage
 from whorl.generators.base import Guide, positive
 from whorl.generators.denoisers import ImageDenoiser, VectorDenoiser, diffusers
 from whorl.generators.images import AnyShapeGenerator, halvings, is_image, padded
+from whorl.parallel import map_rows, one_thread
 from whorl.settings import Count, Depth, Fraction, NonNegative, Positive
 
 NOISE_LEVELS = 1000
@@ -303,7 +304,8 @@ class Diffusion(AnyShapeGenerator):
 
         def predicted(noisy: Tensor, time: Tensor, known: Tensor) -> Tensor:
             inside = noisy if beside is None else torch.cat([noisy, beside], 1)
-            return network(inside, (time / NOISE_LEVELS).to(noisy).expand(len(noisy)), known)
+            times = (time / NOISE_LEVELS).to(noisy).expand(len(noisy))
+            return map_rows(network, inside, times, known, size=math.prod(inside.shape[1:]))
 
         limit, noisy = self._limit(), noise(varying) * varying
         for time in scheduler.timesteps:
@@ -358,7 +360,7 @@ class Diffusion(AnyShapeGenerator):
         error = guide.validation_mae or 0.0
 
         def move(clean: Tensor, variance: Tensor) -> Tensor:
-            with torch.enable_grad():
+            with one_thread(), torch.enable_grad():
                 at = clean.detach().requires_grad_(True)
                 off = guide(self.to_data(at, torch.float64)) - wanted
                 (slope,) = torch.autograd.grad(off.sum(), at)

@@ -7,7 +7,7 @@ best structure of all is then polished with smaller steps. The best is tracked a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,7 @@ def algorithm1(
     learning rate falls by a factor of 100.
 
     The search runs in float64 on the device of the problem. Starts and noise of a target follow from ``seed``
-    and from the target itself, so they are the same whatever else is in the batch.
+    and from the target's name, or itself, so they are the same whatever else is in the batch.
 
     The learning rates and the noise were chosen on Pt10 with the 380 features of the paper and the raw mean
     absolute error. With them most relaxed clusters come back within 0.05 Å; disordered ones mostly come back
@@ -182,7 +182,7 @@ def _solve_chunk(
 ) -> dict[str, Tensor]:
     """Solve one chunk of targets: all starts, as many at once as fit a batch, then polish the best."""
     part = problem.select(chunk)
-    keys = [content_key(part.target[i], structure) for i, structure in enumerate(part.template)]
+    keys = part.names or [content_key(part.target[i], structure) for i, structure in enumerate(part.template)]
     at_once = max(1, batch_size // len(part))
     groups = [range(s, min(s + at_once, settings.starts)) for s in range(0, settings.starts, at_once)]
     name = f"targets-{int(chunk[0])}-{int(chunk[-1])}"
@@ -227,7 +227,7 @@ def _solve_chunk(
 
 
 def _run_starts(
-    part: InversionProblem, keys: list[str], group: range, settings: _Settings, meter: _Meter
+    part: InversionProblem, keys: Sequence[str], group: range, settings: _Settings, meter: _Meter
 ) -> dict[str, Tensor]:
     """Run some starts of every target of a chunk, and keep the best positions of each target."""
     index = torch.arange(len(part), device=part.target.device).repeat_interleave(len(group))

@@ -48,6 +48,6 @@ def _problem_hash(problem: InversionProblem) -> str:
     tensors = {**template, **{name: values for name, values in given.items() if values is not None}}
     settings = (
         *(problem.representation.fingerprint, problem.loss, problem.free_cell),
-        *(problem.min_distance, problem.space_group),
+        *(problem.min_distance, problem.space_group, problem.names),
     )
     return tensors_hash(tensors, repr(settings))

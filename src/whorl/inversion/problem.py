@@ -73,6 +73,8 @@ class InversionProblem:
             keeps to it, single solvers do where the start has it.
         orbits: For structures that have a symmetry and keep it: how their atoms move together, all of the
             same number. ``None``: each atom moves by itself.
+        names: Of the targets. Random numbers of a target follow from its name; ``None``: from its contents,
+            to the last digit, which another processor or number of threads may compute otherwise.
 
     Raises:
         InputError: Shapes that do not fit, NaN in the targets or weights, an unknown loss, a species that
@@ -89,6 +91,7 @@ class InversionProblem:
     min_distance: float | None = None
     space_group: int | None = None
     orbits: SymmetryCoordinates | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.loss not in PENALTIES:
@@ -103,6 +106,10 @@ class InversionProblem:
             raise InputError(
                 f"template: got {len(self.template)} structures for {len(self.target)} targets, expected one "
                 "each (species, cell and pbc in which to search)."
+            )
+        if self.names is not None and len(self.names) != len(self.target):
+            raise InputError(
+                f"names: got {len(self.names)} for {len(self.target)} targets, expected one each."
             )
         if self.target.device != self.template.device:
             raise InputError(
@@ -185,7 +192,9 @@ class InversionProblem:
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.target.device)
             index = index if index.dtype == torch.bool else index.long()  # [] would be float
-        weights, frozen = self.weights, self.frozen
+        weights, frozen, names = self.weights, self.frozen, self.names
+        if names is not None:
+            names = tuple(names[k] for k in torch.arange(len(names))[index].tolist())
         if weights is not None and weights.dim() == 2:
             weights = weights[index]
         if frozen is not None:
@@ -197,6 +206,7 @@ class InversionProblem:
             template=self.template[index],
             weights=weights,
             frozen=frozen,
+            names=names,
             orbits=None if self.orbits is None else self.orbits[index],
         )
 

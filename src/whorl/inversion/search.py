@@ -77,8 +77,8 @@ def solve(
 ) -> InversionResult:
     """Find the structures that have the fingerprints asked for.
 
-    Random numbers of a target follow from ``seed`` and from the target itself, so that it does not matter
-    what else is searched with it. Without ``budget_seconds`` the same call gives the same result.
+    Random numbers of a target follow from ``seed`` and from the target's name, or itself, so that it does not
+    matter what else is searched with it. Without ``budget_seconds`` the same call gives the same result.
 
     Args:
         problem: What is sought. Without weights of its own, the search weighs each feature by its spread over
@@ -145,7 +145,7 @@ def solve(
         spent = deadline is not None and time.monotonic() > deadline
         finished = [hunt for hunt in running if search.is_over(hunt) or (spent and hunt.evaluations)]
         if finished:
-            search.finish(finished, invalid_above)
+            map_threads(lambda hunt: search.finish([hunt], invalid_above), finished)
             running = [hunt for hunt in running if hunt not in finished]
             done += finished
             if store:
@@ -198,7 +198,8 @@ class _Search:
         atoms = Atoms(
             template.atomic_numbers, template.pbc[0], free, self.asked.free_cell, self.asked.space_group
         )
-        key = content_key(self.asked.target[index], template)
+        names = self.asked.names
+        key = content_key(self.asked.target[index], template) if names is None else names[index]
         rng = torch.Generator().manual_seed(derive_seed(self.seed, "solve", key))
         return Hunt(index, atoms, template, rng)
 
@@ -213,12 +214,15 @@ class _Search:
         return hunt.evaluations >= budget
 
     def round(self, hunts: list[Hunt]) -> None:
-        """Go one round further with each target, the targets shared out over the cores."""
+        """Go one round further with each target.
+
+        Each is worked on by itself: what is together in a batch decides the last digit of each, and small
+        differences grow in a search. So the result depends neither on the other targets nor on the cores.
+        """
         began = time.monotonic()
         before = [hunt.evaluations for hunt in hunts]
         # A round is many short operations, which share out worse than whole rounds do.
-        parts = [hunts[part :: torch.get_num_threads()] for part in range(torch.get_num_threads())]
-        map_threads(self._round, [part for part in parts if part])
+        map_threads(self._round, [[hunt] for hunt in hunts])
         worked = [hunt.evaluations - b for hunt, b in zip(hunts, before, strict=True)]
         elapsed = time.monotonic() - began
         for hunt, work in zip(hunts, worked, strict=True):

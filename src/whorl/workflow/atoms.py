@@ -125,17 +125,18 @@ def invert(
         threshold *= settings.margin
 
     def search(
-        sought: Tensor, template: StructureBatch, what: str, *, is_real: bool = False
+        sought: FeatureSet, template: StructureBatch, what: str, *, is_real: bool = False
     ) -> InversionResult:
-        n_features = sought.flatten(1).shape[1]
+        target = sought.features.flatten(1).double()
         problem = InversionProblem(
             representation=representation,
-            target=sought.flatten(1).double(),
+            target=target,
+            names=sought.ids,
             template=template,
             free_cell=templates.free_cell,
             min_distance=settings.min_distance if settings.solver == "whorl" else None,
             # With weights of its own the search would look for what is nearest by another measure.
-            weights=torch.ones(n_features, dtype=torch.float64) if weights is None else weights,
+            weights=torch.ones(target.shape[1], dtype=torch.float64) if weights is None else weights,
         )
         limit = math.inf if is_real or threshold is None else threshold
         find: Callable[..., InversionResult] = solve if settings.solver == "whorl" else algorithm1
@@ -161,7 +162,7 @@ def invert(
                 "have, so they are not inverted for comparison."
             )
     if held_out is not None and of_held_out is not None:
-        known = search(held_out.features, of_held_out, "inverting real ones", is_real=True)
+        known = search(held_out, of_held_out, "inverting real ones", is_real=True)
         reference_losses = known.loss.tolist()
         reference_solved = known.status.count(InversionStatus.CONVERGED)
         if 2 * reference_solved < len(known):
@@ -172,7 +173,7 @@ def invert(
         save_dataset(
             _as_dataset(known, held_out, made_with), output.with_name(f"{output.stem}-reference.safetensors")
         )
-    found = search(wanted.features, templates.structures, "inverting")
+    found = search(wanted, templates.structures, "inverting")
     result = _as_dataset(found, wanted, made_with)
     save_dataset(result, output)
     assert result.structures is not None

@@ -149,6 +149,7 @@ def round_trip(
             target=wanted,
             template=forget(group.originals, cell=group.free_cell),
             free_cell=group.free_cell,
+            names=tuple(data.ids[number] for number in group.members),
         )
         nearer = problem.replace(min_distance=MIN_DISTANCE).contacts(group.originals)
         if bool(nearer.any()):  # what is there is never excluded from the search

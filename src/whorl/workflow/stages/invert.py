@@ -49,5 +49,6 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 scratch=(f"{structures.stem}-search",),
                 # 1 judged by what Algorithm 1 left of real structures; 2 found less; 3 placed what was not
                 # requested
-                version=4,
+                # random numbers of 4 followed from the last digit of a target
+                version=5,
             )
