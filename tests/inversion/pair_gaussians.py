@@ -16,6 +16,7 @@ class PairGaussians(Representation):
     """Sum over pairs of Gaussians of their distance, nearest image; NaN where an atom is beyond ``wall``."""
 
     kind = "pair_gaussians"
+    species = ("H", "Pt")
 
     def __init__(
         self, *, centres: tuple[float, ...] = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0), wall: float = 1e9
@@ -29,7 +30,7 @@ class PairGaussians(Representation):
         self.layout = FeatureLayout(names=names, shape=(len(names),), blocks={"pairs": slice(0, len(names))})
 
     def config(self) -> dict[str, Any]:
-        return {"kind": self.kind, "centres": list(self.centres), "species": ["H", "Pt"]}
+        return {"kind": self.kind, "centres": list(self.centres)}
 
     def forward(self, structures: StructureBatch) -> Tensor:
         self.calls += 1

@@ -213,6 +213,14 @@ def test_jacobian_of_equal_clusters_equals_autograd(pooling):
         torch.testing.assert_close(jacobian, jacobian2, rtol=1e-9, atol=1e-11)
 
 
+def test_a_single_atom_has_no_derivatives():
+    structures = from_ase([Atoms("Pt"), Atoms("Pt", positions=[[1.0, 2.0, 3.0]])])
+    torch.full((10_000,), 7.0, dtype=torch.float64)  # memory that is used next is not zero
+    for pooling in ("max", "min"), ("mean", "std"):
+        _, jacobian = everything(["Pt"], pooling=pooling).value_and_jacobian(structures)
+        assert float(jacobian.abs().max()) == 0.0
+
+
 def test_crystal_preset_knows_species_and_supercells():
     acsf = ACSF.crystal(["Na", "Cl"])
     assert [len(ACSF.crystal(["H", "C", "N"][:s]).layout) for s in (1, 2, 3)] == [72, 352, 936]
@@ -351,8 +359,8 @@ def test_pieces_of_any_size_give_the_same(monkeypatch):
     structures = from_ase([cluster(6, n, "Na-Cl") for n in range(4)] + [bulk("NaCl", "rocksalt", 4.0)])
     acsf = everything(["Cl", "Na"])
     whole, jacobian = acsf.value_and_jacobian(structures)
-    monkeypatch.setattr("whorl.representations.acsf._CHUNK", 50)
-    monkeypatch.setattr("whorl.representations.acsf._ATOMS_AT_ONCE", 2)
+    monkeypatch.setattr("whorl.representations.acsf.features.CHUNK", 50)
+    monkeypatch.setattr("whorl.representations.pooled._ATOMS_AT_ONCE", 2)
     torch.testing.assert_close(acsf(structures), whole)
     torch.testing.assert_close(acsf.value_and_jacobian(structures)[1], jacobian)
     positions = structures.positions.clone().requires_grad_(True)

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.inversion.problem import PENALTIES, InversionProblem
-from whorl.representations.acsf import ACSF
-from whorl.representations.base import FeatureLayout, Representation, require_sound
+from whorl.representations.base import FeatureLayout, Representation, make_representation, require_sound
+from whorl.representations.pooled import AtomicRepresentation
 from whorl.structures.batch import StructureBatch
 
 _AT_ONCE = 4_000_000  # differences of features held at a time
@@ -36,7 +36,7 @@ class AtomList(Representation):
     """The features of all atoms in their own order, n rows of f numbers, zeros where there is no atom.
 
     Args:
-        acsf: Gives the features; how it pools them does not matter.
+        atomic: Gives the features; how it pools them does not matter.
         n_atoms: n, atoms of the largest structure.
 
     Raises:
@@ -45,46 +45,43 @@ class AtomList(Representation):
 
     kind = "atom_list"
 
-    def __init__(self, acsf: ACSF, *, n_atoms: int) -> None:
+    def __init__(self, atomic: AtomicRepresentation, *, n_atoms: int) -> None:
         super().__init__()
         if n_atoms < 1:
             raise InputError(f"n_atoms: got {n_atoms}, expected 1 or more.")
-        self.acsf, self.n_atoms = acsf, n_atoms
-        width = len(acsf.atomic_names)
-        names = tuple(f"{atom}/{name}" for atom in range(n_atoms) for name in acsf.atomic_names)
+        self.atomic, self.n_atoms, self.species = atomic, n_atoms, atomic.species
+        width = len(atomic.atomic_names)
+        names = tuple(f"{atom}/{name}" for atom in range(n_atoms) for name in atomic.atomic_names)
         blocks = {str(atom): slice(atom * width, (atom + 1) * width) for atom in range(n_atoms)}
         self.layout = FeatureLayout(names=names, shape=(n_atoms, width), blocks=blocks)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> AtomList:
         """Rebuild from :meth:`config`."""
-        return cls(ACSF.from_config(config["acsf"]), n_atoms=config["n_atoms"])
+        atomic = make_representation(config["atomic"])
+        if not isinstance(atomic, AtomicRepresentation):
+            raise InputError(f"atom_list: got {atomic.describe()}, expected one of features of single atoms.")
+        return cls(atomic, n_atoms=config["n_atoms"])
 
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters, JSON-able."""
-        return {
-            "kind": self.kind,
-            "species": list(self.acsf.species),
-            "n_atoms": self.n_atoms,
-            "acsf": self.acsf.config(),
-        }
+        return {"kind": self.kind, "n_atoms": self.n_atoms, "atomic": self.atomic.config()}
 
     def sharpness(self) -> Float[Tensor, "F"]:
-        """Return that of the symmetry functions, for every atom."""
-        width = len(self.acsf.atomic_names)
-        return self.acsf.sharpness()[:width].repeat(self.n_atoms)
+        """Return that of the features of an atom, for every atom."""
+        return self.atomic.atomic_sharpness().repeat(self.n_atoms)
 
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B n f"]:
         """Return the features of each structure's atoms."""
         self._check(structures)
-        return self.padded(self.acsf.atomic_features(structures), structures)
+        return self.padded(self.atomic.atomic_features(structures), structures)
 
     def value_and_jacobian(
         self, structures: StructureBatch, *, strain: bool = False
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
         """Return the features, flattened, and their analytic Jacobian; see the base class."""
         self._check(structures)
-        value, jacobian = self.acsf.atomic_value_and_jacobian(structures, strain=strain)
+        value, jacobian = self.atomic.atomic_value_and_jacobian(structures, strain=strain)
         missing = self.n_atoms - value.shape[1]
         if missing:
             value = torch.nn.functional.pad(value, (0, 0, 0, missing))
@@ -115,6 +112,7 @@ class AtomwiseProblem(InversionProblem):
     that place, and zeros beyond the structure's own atoms.
 
     >>> from ase.build import molecule
+    >>> from whorl.representations import ACSF
     >>> from whorl.structures import from_ase
     >>> acsf, water = ACSF.fung2022(["O", "H"]), from_ase(molecule("H2O"))
     >>> rows = acsf.atomic_features(water)[[0, 2, 1]]  # which hydrogen is which is not known
@@ -126,7 +124,7 @@ class AtomwiseProblem(InversionProblem):
     @classmethod
     def of(
         cls,
-        acsf: ACSF,
+        atomic: AtomicRepresentation,
         target: Float[Tensor, "A f"],
         template: StructureBatch,
         *,
@@ -136,7 +134,7 @@ class AtomwiseProblem(InversionProblem):
         """Return the problem of fingerprints of single atoms.
 
         Args:
-            acsf: What the fingerprints were made with, by :meth:`ACSF.atomic_features`.
+            atomic: What the fingerprints were made with, by its ``atomic_features``.
             target: One row for each atom of the template, in any order within the atoms of a species.
             template: T structures that give species, cell and pbc.
             weights: One factor per feature of an atom, shape (f,).
@@ -145,7 +143,7 @@ class AtomwiseProblem(InversionProblem):
         Raises:
             InputError: Another number of rows than atoms, or of features; else as InversionProblem.
         """
-        shape = (len(template.positions), len(acsf.atomic_names))
+        shape = (len(template.positions), len(atomic.atomic_names))
         if tuple(target.shape) != shape:
             raise InputError(
                 f"targets: got shape {tuple(target.shape)}, expected {shape}: a row for each atom of the "
@@ -156,7 +154,7 @@ class AtomwiseProblem(InversionProblem):
                 f"weights: got shape {tuple(weights.shape)}, expected {shape[1:]}, one per feature of an "
                 "atom."
             )
-        rows = AtomList(acsf, n_atoms=max(1, int(template.n_atoms.max()) if len(template) else 1))
+        rows = AtomList(atomic, n_atoms=max(1, int(template.n_atoms.max()) if len(template) else 1))
         return cls(
             representation=rows,
             target=rows.padded(target, template).flatten(1),

@@ -168,18 +168,18 @@ class InversionProblem:
             raise InputError("space_group: atoms cannot stay frozen with it. Choose one of them.")
 
     def _check_species(self) -> None:
-        declared = self.representation.config().get("species")
-        if not declared:
+        declared = self.representation.species
+        if declared is None:
             return
         from ase.data import atomic_numbers, chemical_symbols
 
-        allowed = {atomic_numbers.get(s, s) if isinstance(s, str) else int(s) for s in declared}
+        allowed = {atomic_numbers[symbol] for symbol in declared}
         for z in self.template.atomic_numbers.unique().tolist():
             if z not in allowed:
                 symbol = chemical_symbols[z] if 0 < z < len(chemical_symbols) else str(z)
                 raise InputError(
                     f"template: contains {symbol}, but the representation was made for "
-                    f"{', '.join(str(s) for s in declared)}. Declare {symbol} in the "
+                    f"{', '.join(declared)}. Declare {symbol} in the "
                     "representation's species."
                 )
 

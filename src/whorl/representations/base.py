@@ -94,6 +94,8 @@ class Representation(nn.Module, Method, ABC):
     Settings: ClassVar[type[RepresentationSettings]] = RepresentationSettings
     fewer_features: ClassVar[str] = "settings that give fewer features"
     """How a user comes to fewer features, for messages."""
+    species: tuple[str, ...] | None = None
+    """Chemical symbols that structures may have; None: any."""
     layout: FeatureLayout
 
     def describe(self) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whorl.representations.cutoffs import Cutoff
+from whorl.representations.parts import pair_numbers
 
 _TINY = 1e-12  # Å; nearer than this, two atoms have no direction
 
@@ -296,14 +297,6 @@ class Angular:
                     torch.mul(power, side, out=q[:, :, c])
                     torch.mul(power * h, 2.0 * away, out=pull[:, :, c])
         return q, pull
-
-
-def pair_numbers(n_species: int, device: torch.device) -> Int[Tensor, "S S"]:
-    """Return the number of each unordered pair of species, in the order (0, 0), (0, 1) … (1, 1) …."""
-    s, t = torch.triu_indices(n_species, n_species, device=device)
-    numbers = torch.empty(n_species, n_species, dtype=torch.int64, device=device)
-    numbers[s, t] = numbers[t, s] = torch.arange(len(s), device=device)
-    return numbers
 
 
 def _power(known: dict[float, Tensor], zeta: float, *, out: Tensor | None = None) -> Tensor:

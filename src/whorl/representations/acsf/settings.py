@@ -1,0 +1,74 @@
+"""Settings of symmetry functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from whorl.representations.cutoffs import CutoffSettings
+from whorl.representations.settings import RepresentationSettings
+from whorl.structures.batch import StructureBatch
+
+if TYPE_CHECKING:
+    from whorl.representations.acsf.acsf import ACSF
+
+
+class ACSFSettings(RepresentationSettings):
+    """Settings of symmetry functions: a preset, or functions of one's own."""
+
+    preset: Literal["fung2022", "crystal"] | None = None
+    """A set of symmetry functions: that of Fung et al. 2022, which is taken where no functions are given,
+    or one for crystals."""
+    species: Annotated[list[str], Field(min_length=1)] | None = None
+    """Declared chemical symbols; by default those of the data."""
+    images: Literal["all", "minimum"] = "all"
+    """Periodic images that count: all within the cutoff, or the nearest (the paper's convention)."""
+    cutoff: CutoffSettings | None = None
+    """Radius in Å, with functions of one's own."""
+    g2: list[tuple[float, float]] = []
+    """Pairs [η, R_s]."""
+    g3: list[float] = []
+    """Values of κ."""
+    g4: list[tuple[float, float, float]] = []
+    """Triples [η, ζ, λ]."""
+    g5: list[tuple[float, float, float]] = []
+    """Triples [η, ζ, λ]."""
+    pooling: list[str] | None = None
+    """From atoms to the structure, such as [max, min]."""
+    per_centre_species: bool = False
+    """Pool the atoms of each species apart."""
+
+    @model_validator(mode="after")
+    def _preset_or_own(self) -> ACSFSettings:
+        names = ("cutoff", "g2", "g3", "g4", "g5", "pooling", "per_centre_species")
+        own = [name for name in names if getattr(self, name)]
+        if self.preset is not None and own:
+            raise ValueError(
+                f"preset {self.preset} fixes {', '.join(own)}; give the preset or these, not both"
+            )
+        if own and self.cutoff is None:
+            raise ValueError("functions of one's own need a cutoff in Å")
+        return self
+
+    @property
+    def declared(self) -> list[str] | None:
+        """Chemical symbols that structures may have; None for those of the data."""
+        return self.species
+
+    def build(
+        self,
+        species: Sequence[str],
+        *,
+        structures: StructureBatch | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> ACSF:
+        """Return the symmetry functions of structures of these elements."""
+        declared = list(self.species or species)
+        if self.cutoff is None:
+            preset = self.preset or "fung2022"
+            images = {} if preset == "crystal" else {"images": self.images}
+            return self.method.from_config({"preset": preset, "species": declared, **images})
+        given = self.model_dump(mode="json", exclude={"preset"}, exclude_none=True)
+        return self.method.from_config({**given, "species": declared})

@@ -1,0 +1,476 @@
+r"""Representations that pool the features of single atoms, whatever these are.
+
+For the features :math:`G_{if}` of the atoms i of a structure, the pooled feature (p, f) has with
+:math:`w_{pif}`, its derivative in the feature of atom i, the Jacobian
+
+.. math:: J_{pf,rx} = \sum_i w_{pif} \frac{\partial G_{if}}{\partial x_{rx}} .
+
+A representation gives names and :mod:`kernels <whorl.representations.kernels>`, which compute the features
+of atoms and their Jacobian in blocks of columns; everything else is here: neighbours, species, the layout,
+pooling, pieces of bounded memory, and the Jacobian in positions, strain and symmetric coordinates.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whorl.errors import InputError, unknown_option
+from whorl.parallel import map_threads
+from whorl.representations.base import FeatureLayout, Representation, require_few_features, require_sound
+from whorl.representations.kernels import Kernel, PairKernel, pool_jacobian
+from whorl.representations.pairs import Pairs
+from whorl.representations.parts import Part, cut
+from whorl.representations.pooling import Pooling
+from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import volumes
+from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list, surroundings
+from whorl.symmetry.coordinates import SymmetryCoordinates
+
+PAIR_NUMBERS = 2_000_000
+"""That the arrays of a part may hold: few enough for the caches, enough to amortise a call."""
+
+_ATOMS_AT_ONCE = 2500
+_POOLED_AT_ONCE = 10_000_000
+
+
+class AtomicRepresentation(Representation):
+    """Features of each atom from its neighbours within a cutoff, pooled over the atoms of a structure.
+
+    A subclass calls ``super().__init__``, keeps its hyperparameters, and at last calls :meth:`lay_out`. It
+    gives :meth:`kernels` and :meth:`pairs_at_once`; it may give :meth:`atomic_sharpness`,
+    :meth:`pooled_kernels` and a faster :meth:`atomic_features`.
+
+    Args:
+        species: Chemical symbols of all elements that may occur, in any order.
+        cutoff: Radius in Å.
+        pooling: Names from :mod:`whorl.representations.pooling`.
+        per_centre_species: Pool the atoms of each species apart.
+        images: ``"all"`` periodic images within the cutoff, or ``"minimum"``, only the nearest of each atom.
+
+    Raises:
+        InputError: Unknown elements, pools or images.
+    """
+
+    species: tuple[str, ...]
+    fewer_features: ClassVar[str] = (
+        "structures of fewer elements, fewer functions, or for crystals a representation whose size does not "
+        "depend on the elements (kind crystens)"
+    )
+
+    def __init__(
+        self,
+        *,
+        species: Sequence[str],
+        cutoff: float,
+        pooling: Sequence[str],
+        per_centre_species: bool = False,
+        images: str = "all",
+    ) -> None:
+        super().__init__()
+        self.species, numbers = _sorted_species(species)
+        if images not in IMAGES:
+            raise unknown_option("images convention", images, IMAGES)
+        self.radius, self.images, self.per_centre_species = cutoff, images, per_centre_species
+        self.pooling = Pooling(pooling, centre_species=len(self.species) if per_centre_species else None)
+        # glibc maps blocks beyond a threshold afresh, page by page, unless a larger one was ever freed: one
+        # untouched block of its largest threshold makes all later arrays come from memory already at hand.
+        torch.empty(31 * 2**20, dtype=torch.uint8)
+        lookup = torch.full((119,), -1, dtype=torch.int64)
+        lookup[numbers] = torch.arange(len(numbers))
+        self.register_buffer("_species_of", lookup, persistent=False)
+        self._species_of: Tensor
+
+    # What a representation of atoms gives.
+
+    @abstractmethod
+    def kernels(self, pairs: Pairs) -> Sequence[Kernel]:
+        """Return what computes the features of the atoms in the rows of pairs, all columns together."""
+
+    @abstractmethod
+    def pairs_at_once(self, pools: int) -> int:
+        """Return how many pairs may be held at a time, so that kernels hold about :data:`PAIR_NUMBERS`.
+
+        ``pools`` is the number of pooled features, or of atoms, that each feature of an atom goes to.
+        """
+
+    def pooled_kernels(
+        self, pairs: Pairs, undirected: Callable[[], Pairs]
+    ) -> tuple[Sequence[PairKernel], Sequence[Kernel]]:
+        """Return the kernels where all atoms are pooled: sums over pairs are faster from undirected ones.
+
+        Args:
+            pairs: Rows are atoms.
+            undirected: Makes the same pairs, each once; rows are structures.
+        """
+        return [], self.kernels(pairs)
+
+    def atomic_sharpness(self) -> Float[Tensor, "f"]:
+        """Return for each feature of an atom the inverse of the length (1/Å) over which it changes."""
+        return torch.zeros(len(self.atomic_names), dtype=torch.float64)
+
+    def atomic_features(self, structures: StructureBatch) -> Float[Tensor, "A f"]:
+        """Return the features of each atom before pooling, in the order of :attr:`atomic_names`.
+
+        This default differentiates the kernels' values by autograd.
+
+        Raises:
+            InputError: A structure holds an element that was not declared.
+        """
+        require_sound(structures)
+        pairs = self.neighbors(structures)
+        parts = self.parts(structures, pairs, pairs.vectors(structures), pairs_at_once=self.pairs_at_once(1))
+        none = structures.positions.new_zeros(0, len(self.atomic_names))
+        return torch.cat([none, *map_threads(self._features_of_part, parts)])
+
+    def _features_of_part(self, part: Part) -> Float[Tensor, "n f"]:
+        features = part.vectors.new_zeros(len(part.of_atom), len(self.atomic_names))
+        for kernel in self.kernels(part.by_atom()):
+            for columns, values in kernel.values():
+                features[:, columns] = values
+        return features
+
+    # Names and sizes.
+
+    def lay_out(self, count: int, names: Iterable[str]) -> None:
+        """Name the features of an atom, ``count`` of them, and with them those of a structure.
+
+        Raises:
+            InputError: So many that no data set of them could be held.
+        """
+        centres = self.species if self.per_centre_species else ("",)
+        n = len(self.species)
+        require_few_features(
+            count * len(self.pooling.names) * len(centres),
+            f"{type(self).__name__}: {n} element{'s' if n > 1 else ''}",
+            f"Remedy: {self.fewer_features}.",
+        )
+        self.atomic_names = tuple(names)
+        assert len(self.atomic_names) == count
+        prefixes = [
+            f"{pool}/{centre}/" if centre else f"{pool}/" for pool in self.pooling.names for centre in centres
+        ]
+        full = tuple(prefix + name for prefix in prefixes for name in self.atomic_names)
+        blocks: dict[str, slice] = {}
+        for place, name in enumerate(full):
+            block = name.rpartition("/")[0]
+            blocks[block] = slice(blocks[block].start if block in blocks else place, place + 1)
+        self.layout = FeatureLayout(names=full, shape=(len(full),), blocks=blocks)
+
+    def sharpness(self) -> Float[Tensor, "F"]:
+        """Return that of the atoms' features for every pool; see the base class."""
+        return self.atomic_sharpness().repeat(len(self.layout) // len(self.atomic_names))
+
+    @property
+    def species_pairs(self) -> list[tuple[int, int]]:
+        """All pairs of species s ≤ t, by index, in the order (0, 0), (0, 1) … (1, 1) …."""
+        n = len(self.species)
+        return [(s, t) for s in range(n) for t in range(s, n)]
+
+    def species_index(self, structures: StructureBatch) -> Int[Tensor, "A"]:
+        """Return the index of each atom's element among the declared ones.
+
+        Raises:
+            InputError: A structure holds an element that was not declared.
+        """
+        numbers = structures.atomic_numbers
+        index = self._species_of.to(numbers.device)[numbers.clamp(0, 118)]
+        unknown = (index < 0) | (numbers != numbers.clamp(0, 118))
+        if bool(unknown.any()):
+            atom = int(torch.nonzero(unknown)[0])
+            raise InputError(
+                f"structure {int(structures.structure_index[atom])} contains {_symbol(int(numbers[atom]))}, "
+                f"but this representation was made for {', '.join(self.species)}. "
+                "Declare every element that occurs."
+            )
+        return index
+
+    def expected_neighbors(self, structures: StructureBatch) -> Float[Tensor, "B"]:
+        """Return roughly how many neighbours an atom has: in crystals from the density, else all others."""
+        counts = structures.n_atoms.double()
+        density = counts / volumes(structures.cells.detach()).double().clamp(min=1e-3)
+        around = 4.0 / 3.0 * math.pi * self.radius**3 * density
+        return torch.where(
+            structures.pbc.all(1) & (self.images == "all"), around, (counts - 1.0).clamp(min=0.0)
+        )
+
+    # Values.
+
+    def forward(self, structures: StructureBatch) -> Float[Tensor, "B F"]:
+        """Return the pooled features.
+
+        Raises:
+            InputError: A structure holds an element that was not declared.
+        """
+        needs_gradient = structures.positions.requires_grad or structures.cells.requires_grad
+        if len(structures) <= 1 or (needs_gradient and torch.is_grad_enabled()):
+            return self._forward(structures)
+        # A few structures at a time: memory is bounded, and used again while it is in the caches.
+        largest = max(1, int(structures.n_atoms.max()))
+        numbers = len(self.layout) + largest * len(self.atomic_names)  # of one structure
+        most = max(1, min(_ATOMS_AT_ONCE // largest, _POOLED_AT_ONCE // numbers))
+        return torch.cat(map_threads(self._forward, list(structures.chunks(most))))
+
+    def _forward(self, structures: StructureBatch) -> Tensor:
+        species = self.species_index(structures)
+        atomic = self.atomic_features(structures)
+        return self.pooling(atomic, structures.structure_index, species, len(structures)).flatten(1)
+
+    def neighbors(self, structures: StructureBatch) -> NeighborList:
+        """Find the pairs, those of a centre with one species of neighbours standing together."""
+        species = self.species_index(structures)  # an undeclared element is the first thing to say
+        pairs = neighbor_list(structures, cutoff=self.radius, images=self.images)
+        if len(self.species) == 1:
+            return pairs
+        return pairs.reordered(
+            torch.argsort(pairs.first * len(self.species) + species[pairs.second], stable=True)
+        )
+
+    def parts(
+        self,
+        structures: StructureBatch,
+        pairs: NeighborList,
+        vectors: Float[Tensor, "P 3"],
+        *,
+        pairs_at_once: int,
+    ) -> list[Part]:
+        """Cut structures into parts of about so many pairs."""
+        return list(
+            cut(
+                structures,
+                pairs,
+                vectors,
+                self.species_index(structures),
+                n_species=len(self.species),
+                pairs_at_once=max(1, pairs_at_once),
+            )
+        )
+
+    # Values and Jacobians.
+
+    @torch.no_grad()
+    def value_and_jacobian(
+        self, structures: StructureBatch, *, strain: bool = False
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
+        """Return R and its analytic Jacobian; see the base class for shapes and units."""
+        require_sound(structures)
+        width, n_max = len(self.atomic_names), max(structures.n_atoms.tolist(), default=0)
+        n_pools = len(self.layout) // width
+        value = structures.positions.new_empty(len(structures), n_pools, width)
+        jacobian = value.new_empty(len(structures), n_pools, width, n_max + 3 * strain, 3)
+        self._over_parts(self._pooled_jacobian, structures, value, jacobian, strain)
+        return value.flatten(1), jacobian.flatten(1, 2)
+
+    @torch.no_grad()
+    def atomic_value_and_jacobian(
+        self, structures: StructureBatch, *, strain: bool = False
+    ) -> tuple[Float[Tensor, "B n f"], Float[Tensor, "B n f m 3"]]:
+        r"""Return the features of each atom before pooling, and their analytic Jacobian.
+
+        Atoms stand by structure, n of the largest, zeros beyond a structure's own. The last two axes are
+        those of :meth:`value_and_jacobian`: atoms that move, and with ``strain`` three rows of a strain.
+
+        Raises:
+            InputError: A structure holds an element that was not declared.
+        """
+        require_sound(structures)
+        width, n_max = len(self.atomic_names), max(structures.n_atoms.tolist(), default=0)
+        value = structures.positions.new_zeros(len(structures), n_max, width)
+        jacobian = value.new_zeros(len(structures), n_max, width, n_max + 3 * strain, 3)
+        self._over_parts(self._atomic_jacobian, structures, value, jacobian, strain)
+        return value, jacobian
+
+    def _over_parts(
+        self,
+        compute: Callable[[Part, Tensor, Tensor, bool], None],
+        structures: StructureBatch,
+        value: Float[Tensor, "B P f"],
+        jacobian: Float[Tensor, "B P f m 3"],
+        strain: bool,
+    ) -> None:
+        """Call ``compute`` with parts of bounded memory, and those of the results that are theirs."""
+        pairs = self.neighbors(structures)
+        at_once = self.pairs_at_once(value.shape[1])
+        parts = self.parts(structures, pairs, pairs.vectors(structures), pairs_at_once=at_once)
+        map_threads(
+            lambda part: compute(part, value[part.structures], jacobian[part.structures], strain), parts
+        )
+
+    def _pooled_jacobian(self, part: Part, value: Tensor, jacobian: Tensor, strain: bool) -> None:
+        """Write value (B, P, f) and Jacobian (B, P, f, m, 3) of some structures."""
+        atoms, centred = part.atoms, part.centred(strain=strain)
+        n, size = atoms.n, atoms.n_structures
+        slots = atoms.structure * n + atoms.place  # the centres' rows
+        of_pairs, kernels = self.pooled_kernels(centred, lambda: part.undirected_pairs(strain=strain))
+
+        features = value.new_zeros(size, n, value.shape[2])
+        for pair_kernel in of_pairs:
+            for columns, values in pair_kernel.values():
+                features[:, :, columns] = values
+        for kernel in kernels:
+            for columns, values in kernel.values():
+                features[:, :, columns] = values.reshape(size, n, -1)
+        flat = features.flatten(0, 1)
+        pooled, weights = self.pooling.with_weights(
+            flat if len(flat) == len(slots) else flat[slots], atoms.structure, atoms.species, size
+        )
+        value.copy_(pooled)
+
+        weights = atoms.padded(weights)  # (N, B, n, f)
+        result = jacobian
+        if jacobian.shape[3] > n + 3 * strain:  # larger structures stand elsewhere in the batch
+            result = jacobian.new_empty(*jacobian.shape[:3], n + 3 * strain, 3)
+        if len(centred.blocks) < part.n_species or len(part.vectors) == 0:  # not all columns follow
+            result.zero_()
+        # Which atoms count in which of the pools that share a name: all, or those of one species.
+        many = self.pooling.groups
+        groups = atoms.groups(many, value)  # (B, G, n)
+        if of_pairs:
+            of_pools = weights.permute(1, 0, 3, 2)
+            if many > 1:
+                of_pools = (of_pools[:, :, None] * groups[:, None, :, None]).flatten(1, 2)
+            for pair_kernel in of_pairs:
+                for columns, change in pair_kernel.jacobians(of_pools):
+                    result[:, :, columns] = change
+        for kernel in kernels:
+            for columns, place, change in kernel.jacobians():
+                change = change.unflatten(0, (size, n))
+                for name, of_atoms in enumerate(weights[..., columns]):
+                    hard = many == 1 and kernel.least_is_flat and self.pooling.names[name] in ("max", "min")
+                    extremes = pooled[:, name, columns] if hard else None
+                    result[:, name * many : (name + 1) * many, columns] = pool_jacobian(
+                        change, of_atoms, place, groups, extremes=extremes
+                    )
+        if result is not jacobian:
+            jacobian.zero_()
+            jacobian[:, :, :, :n] = result[:, :, :, :n]
+            if strain:
+                jacobian[:, :, :, -3:] = result[:, :, :, -3:]
+
+    def _atomic_jacobian(self, part: Part, value: Tensor, jacobian: Tensor, strain: bool) -> None:
+        """Write value (B, n, f) and Jacobian (B, n, f, m, 3) of some structures into zeros."""
+        n, size = part.atoms.n, part.atoms.n_structures
+        kernels = self.kernels(part.centred(strain=strain))
+        value, tail = value[:, :n], jacobian.shape[3] - 3 * strain
+        for kernel in kernels:
+            for columns, values in kernel.values():
+                value[:, :, columns] = values.unflatten(0, (size, n))
+            for columns, place, change in kernel.jacobians():
+                change = change[:, :, place].unflatten(0, (size, n)).permute(0, 1, 3, 4, 2)  # (B, n, K, R, 3)
+                jacobian[:, :n, columns, :n] = change[:, :, :, :n]
+                if strain:
+                    jacobian[:, :n, columns, tail:] = change[:, :, :, n:]
+
+    @torch.no_grad()
+    def value_and_jacobian_along(
+        self, structures: StructureBatch, orbits: SymmetryCoordinates
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F Q"]]:
+        """Return R and its derivatives, computed from one atom of each orbit; see the base class."""
+        some_periodic, all_periodic = bool(structures.pbc.any()), bool(structures.pbc.all())
+        if some_periodic and (self.images != "all" or not all_periodic):
+            return super().value_and_jacobian_along(structures, orbits)
+        require_sound(structures)
+        species = self.species_index(structures).reshape(orbits.head.shape)
+        value = structures.positions.new_empty(len(structures), len(self.layout))
+        jacobian = value.new_empty(*value.shape, orbits.atoms.shape[3])
+        is_head = orbits.head == torch.arange(orbits.head.shape[1], device=orbits.head.device)
+        step = max(1, _ATOMS_AT_ONCE // (8 * int(is_head.sum(1).max())))
+
+        def compute(start: int) -> None:
+            some = slice(start, start + step)
+            out = value[some].unflatten(1, (-1, len(self.atomic_names)))
+            part = orbits[some].trimmed()  # those with few coordinates often stand together
+            along = jacobian[some].unflatten(1, out.shape[1:])
+            along[..., part.atoms.shape[3] :] = 0.0
+            along = along[..., : part.atoms.shape[3]]
+            self._orbit_jacobian(structures[some], part, species[some], is_head[some], out, along)
+
+        map_threads(compute, list(range(0, len(structures), step)))
+        return value, jacobian
+
+    def _orbit_jacobian(
+        self,
+        structures: StructureBatch,
+        orbits: SymmetryCoordinates,
+        species: Tensor,
+        is_head: Tensor,
+        value: Tensor,
+        jacobian: Tensor,
+    ) -> None:
+        """Write value (B, P, f) and Jacobian (B, P, f, Q) of some structures."""
+        size, n = species.shape
+        first, second, vectors = surroundings(structures, is_head.flatten(), cutoff=self.radius)
+        n_rows = int(is_head.sum(1).max())
+        row_of = torch.cumsum(is_head, 1) - 1 + n_rows * torch.arange(size, device=is_head.device)[:, None]
+        heads = is_head.flatten()
+        row_kind = row_of.new_full((size * n_rows,), -1)
+        row_kind[row_of.flatten()[heads]] = species.flatten()[heads]
+        motion = orbits.atoms.flatten(0, 1)
+        levers = motion[second] - motion[first]
+        if bool((orbits.strain != 0).any()):
+            levers += torch.einsum("px,pxyq->pyq", vectors, orbits.strain[structures.structure_index[first]])
+        pairs = Pairs.of(
+            vectors,
+            row=row_of.flatten()[first],
+            kind=species.flatten()[second],
+            ends=(first, second),
+            n_rows=size * n_rows,
+            n_kinds=len(self.species),
+            n_atoms=n,
+            strain=False,
+            levers=levers,
+            row_kind=row_kind,
+        )
+        kernels = self.kernels(pairs)
+        features = value.new_zeros(size * n_rows, value.shape[2])
+        for kernel in kernels:
+            for columns, of_rows in kernel.values():
+                features[:, columns] = of_rows
+        # Every atom takes part in a pool with the features of the one that stands for it.
+        rows = row_of.gather(1, orbits.head).flatten()
+        pooled, weights = self.pooling.with_weights(
+            features[rows], structures.structure_index, species.flatten(), size
+        )
+        value.copy_(pooled)
+        if jacobian.shape[3] == 0:
+            return
+        of_heads = weights.new_zeros(len(weights), *features.shape).index_add(1, rows, weights)
+        many = self.pooling.groups
+        groups = value.new_zeros(size * n_rows, many)
+        groups[row_of.flatten()[heads], species.flatten()[heads] if many > 1 else 0] = 1.0
+        groups = groups.unflatten(0, (size, n_rows)).transpose(1, 2)
+        jacobian.zero_()
+        for kernel in kernels:
+            for columns, place, change in kernel.jacobians():
+                change = change.unflatten(0, (size, n_rows))
+                for name, of_rows in enumerate(of_heads[..., columns]):
+                    pools = slice(name * many, (name + 1) * many)
+                    of_rows = of_rows.unflatten(0, (size, n_rows))
+                    pooled = pool_jacobian(change, of_rows, place, groups, extremes=None)
+                    jacobian[:, pools, columns] = pooled.squeeze(-1)
+
+
+def _sorted_species(species: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
+    from ase.data import atomic_numbers
+
+    if isinstance(species, str) or not species:
+        raise InputError(
+            f"species: got {species!r}, expected a list of chemical symbols such as ['Pt', 'O']."
+        )
+    for symbol in species:
+        if symbol not in atomic_numbers or symbol == "X":
+            raise InputError(f"species: '{symbol}' is no chemical element. Use symbols such as 'Pt'.")
+    ordered = sorted(set(species), key=lambda symbol: atomic_numbers[symbol])
+    return tuple(ordered), [atomic_numbers[symbol] for symbol in ordered]
+
+
+def _symbol(number: int) -> str:
+    from ase.data import chemical_symbols
+
+    return chemical_symbols[number] if 0 < number < len(chemical_symbols) else f"atomic number {number}"
