@@ -16,9 +16,22 @@ def test_every_structure_says_where_it_comes_from(run, tmp_path):
     assert info["target"] == 1.9
     assert info["sample"] == 3
     assert info["inversion_status"] == "local_minimum"
+    assert "potential" not in info and frames[0].info["formation_energy"] == pytest.approx(
+        float(run.sizes["n300"].reconstructed.energy[0])
+    )
     assert info["potential_failure"] == "two atoms <closer> than 0.3 Å"
     assert (info["whorl_version"], info["seed"]) == ("0.1.0", 7)
     assert frames[0].info["inversion_loss"] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("dipole moment", "dipole_moment"), ("target", "computed_target")]
+)
+def test_what_was_computed_bears_the_name_of_the_property(run, tmp_path, name, column):
+    write_structures(run.sizes["n300"], tmp_path / "x.extxyz", provenance={}, property=name)
+    frame = ase.io.read(tmp_path / "x.extxyz", 0)
+    assert frame.info[column] == pytest.approx(float(run.sizes["n300"].reconstructed.energy[0]))
+    assert frame.info["target"] == 1.9
 
 
 def test_without_atoms_there_is_nothing_to_write(run, tmp_path):

@@ -12,16 +12,23 @@ from whorl.errors import InputError
 from whorl.evaluation import Generated
 
 
-def write_structures(generated: Generated, path: Path | str, *, provenance: Mapping[str, Any]) -> None:
+def write_structures(
+    generated: Generated,
+    path: Path | str,
+    *,
+    provenance: Mapping[str, Any],
+    property: str = "formation_energy",
+) -> None:
     """Write the atoms found for one training size as extended XYZ.
 
     Every structure carries the target, the surrogate's judgement, the loss and status of the search, the
-    potential's judgement or why there is none, and the provenance.
+    property as the energy method computes it or why there is none, and the provenance.
 
     Args:
         generated: Of one training size.
         path: An ``.extxyz`` file.
         provenance: Version, seed and recipe hash.
+        property: Name of what the energy method computed; ``computed_…`` where another column has it.
 
     Raises:
         InputError: No sample was turned into atoms.
@@ -32,12 +39,14 @@ def write_structures(generated: Generated, path: Path | str, *, provenance: Mapp
     if found is None or found.structures is None:
         raise InputError(f"{path}: no sample was turned into atoms, so there are no structures to write.")
     nan = torch.full((len(found.rows),), float("nan"), dtype=torch.float64)
-    properties = {
+    known = {
         "target": generated.targets[found.rows].double(),
         "surrogate": nan if generated.predicted is None else generated.predicted[found.rows].double(),
-        "potential": nan if found.energy is None else found.energy.double(),
         "inversion_loss": found.loss.double(),
     }
+    property = property.replace(" ", "_")
+    computed = nan if found.energy is None else found.energy.double()
+    properties = {**known, f"computed_{property}" if property in known else property: computed}
     info = tuple(
         {
             **(found.structures.info[k] if found.structures.info else {}),

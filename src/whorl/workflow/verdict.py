@@ -162,7 +162,8 @@ def judge(
     )
     for label, generated in evidence.sizes.items():
         if generated.reconstructed is not None:
-            write_structures(generated, output / f"structures-{label}.extxyz", provenance=provenance)
+            path = output / f"structures-{label}.extxyz"
+            write_structures(generated, path, provenance=provenance, property=property)
     write_samples(evidence.sizes, output / "samples.csv")
     write_tables(verdict, output, provenance=provenance)
     return verdict
