@@ -184,3 +184,29 @@ def test_input_is_not_overwritten(whorl, structures, tmp_path):
     assert said.code == 1
     assert "would be overwritten" in said.err
     assert mine.read_bytes() == before
+
+
+def test_the_heaviest_a_rod_and_a_crystal_that_nearly_has_its_symmetry(whorl, tmp_path):
+    """The page is written, the rod is known again however it is turned, the CIF has as many atoms."""
+    rutile = Atoms(
+        "Ti2O4",
+        [
+            [0, 0, 0],
+            [2.295, 2.295, 1.48],
+            [1.39995, 1.39995, 0],
+            [3.19005, 3.19005, 0.003],
+            [0.89505, 3.69495, 1.48],
+            [3.69495, 0.89505, 1.48],
+        ],
+        cell=[4.59, 4.59, 2.96],
+        pbc=True,
+    )
+    rod = Atoms("CuO", [[0, 0, 0], [1.8, 0.3, 0]], cell=[3.7, 0, 0], pbc=[True, False, False])
+    path, folder = tmp_path / "three.extxyz", tmp_path / "o"
+    ase.io.write(path, [Atoms("Og2", [[0, 0, 0], [0, 0, 3.2]]), rod, rutile])
+    said = whorl("invert", path, "--round-trip", "--out", folder, "--seed", 1)
+    assert said.code == 0, said.err
+    assert (folder / "comparison.html").is_file()
+    assert [row["recovered"] for row in rows(folder)] == ["true", "true", "true"]
+    assert float(rows(folder)[1]["rmsd"]) < 1e-3
+    assert len(ase.io.read(folder / "solutions" / "002.cif")) == 6
