@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whorl.errors import InputError
+from whorl.errors import InputError, shortened
 from whorl.files import atomic_path
 
 _CHECKSUM = "sha256"
+_REMEDY = "Where whorl wrote it, run the command that made it again."
 
 
 def tensors_hash(tensors: Mapping[str, Tensor], text: str = "") -> str:
@@ -63,16 +64,17 @@ def write_tensors(
 def read_tensors(
     path: Path | str,
     *,
-    entry: str = "whorl",
+    entry: str | tuple[str, ...] = "whorl",
     expected: str = "a file that whorl wrote",
-    remedy: str = "Where whorl wrote it, run the command that made it again.",
+    remedy: str = _REMEDY,
     sealed: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`write_tensors` wrote; on the CPU.
 
     Args:
         path: The file.
-        entry: Name in the file's metadata under which the header stands.
+        entry: Name in the file's metadata under which the header stands; several for names of earlier
+            versions.
         expected: What the file should be, for messages.
         remedy: What to do where it is not.
         sealed: Refuse a file without a checksum; otherwise one of an older whorl is taken as it is.
@@ -83,6 +85,30 @@ def read_tensors(
     Raises:
         InputError: The file is absent, damaged, changed since it was written, or of another program.
     """
+    tensors, metadata = read_safetensors(path, expected=expected, remedy=remedy)
+    entries = (entry,) if isinstance(entry, str) else entry
+    text = next((metadata[name] for name in entries if name in metadata), None)
+    if text is None:
+        raise InputError(f"{path}: holds what whorl did not write, expected {expected}. {remedy}")
+    try:
+        header = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = shortened(error, 200)
+        raise InputError(f"{path}: damaged, its header is no JSON object ({reason}). {remedy}") from None
+    checksum = header.pop(_CHECKSUM, None)
+    if (sealed or checksum is not None) and checksum != tensors_hash(tensors, json.dumps(header)):
+        raise InputError(f"{path}: damaged, or changed since it was written: its checksum differs. {remedy}")
+    return tensors, header
+
+
+def read_safetensors(
+    path: Path | str, *, expected: str = "a file of tensors", remedy: str = _REMEDY
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of any ``.safetensors`` file; on the CPU.
+
+    Raises:
+        InputError: The file is absent or damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -92,17 +118,8 @@ def read_tensors(
         raise InputError(f"{path}: is a folder, expected {expected}.")
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(entry)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return tensors, file.metadata() or {}
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path}: damaged, or not a safetensors file ({error}). {remedy}") from None
-    if text is None:
-        raise InputError(f"{path}: holds what whorl did not write, expected {expected}. {remedy}")
-    try:
-        header = dict(json.loads(text))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged, its header is no JSON object ({error}). {remedy}") from None
-    checksum = header.pop(_CHECKSUM, None)
-    if (sealed or checksum is not None) and checksum != tensors_hash(tensors, json.dumps(header)):
-        raise InputError(f"{path}: damaged, or changed since it was written: its checksum differs. {remedy}")
-    return tensors, header
+        reason = shortened(error, 200)
+        raise InputError(f"{path}: damaged, or not a safetensors file ({reason}). {remedy}") from None

@@ -31,6 +31,7 @@ def rewrite(path, *, tensors=None, **changes):
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["whorl_model"])
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    del description["sha256"]  # as in a file of an older version
     description.update(changes)
     state.update(tensors or {})
     state = {key: value for key, value in state.items() if value is not None}
@@ -77,13 +78,13 @@ def test_files_that_are_no_models(tmp_path, path):
     with pytest.raises(InputError, match="no such file"):
         load_model(tmp_path / "absent.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(InputError, match="damaged, or not a model file"):
+    with pytest.raises(InputError, match="damaged, or not a safetensors file"):
         load_model(tmp_path / "text.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="damaged"):
         load_model(path)
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
-    with pytest.raises(InputError, match="not a model that whorl saved"):
+    with pytest.raises(InputError, match="what whorl did not write, expected a model"):
         load_model(tmp_path / "plain.safetensors")
 
 
@@ -160,3 +161,13 @@ def test_an_untrained_model_is_not_saved(tmp_path):
     with pytest.raises(InputError, match="has not been trained"):
         save_model(CVAE(shape=(4,)), tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_byte_of_a_model_is_noticed(path):
+    whole = path.read_bytes()
+    for place in (len(whole) // 2, len(whole) - 1):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match="damaged"):
+            load_model(path)

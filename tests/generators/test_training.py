@@ -243,6 +243,16 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, every
     assert same_weights(resumed, reference)
 
 
+def test_an_edited_checkpoint_is_damaged(tmp_path):
+    fit(model(), **data(), **SETTINGS, directory=tmp_path)
+    for path in tmp_path.glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)
+        state["epoch"] = 10**6
+        torch.save(state, path)
+    with pytest.raises(InputError, match="damaged"):
+        fit(model(), **data(), **SETTINGS, directory=tmp_path)
+
+
 def test_nothing_but_damaged_checkpoints_is_an_error_with_a_remedy(tmp_path):
     fit(model(), **data(), **SETTINGS, directory=tmp_path)
     for path in tmp_path.glob("*.ckpt"):

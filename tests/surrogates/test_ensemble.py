@@ -111,8 +111,41 @@ def test_damaged_and_foreign_files_are_named(committee, tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="not an ensemble"):
+    with pytest.raises(InputError, match="did not write, expected an ensemble"):
         EnsembleSurrogate.load(path)
+
+
+def test_the_same_ensemble_makes_the_same_file(committee, tmp_path):
+    for name in ("a", "b"):
+        committee.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": 10**12},
+        {"rows": None},
+        {"shape": [10**9, 10**9]},
+        {"shape": "x"},
+        {"record": None},
+        {"record": {"networks": 10**6, "layers": 2, "hidden": 8}},
+        {"record": {"networks": 2, "layers": 10**6, "hidden": 8}},
+        {"record": {"networks": 2, "layers": 2, "hidden": 2**60}},
+        {"format": "x" * 5000},
+    ],
+    ids=str,
+)
+def test_descriptions_that_do_not_fit_are_refused_before_memory_is_taken(committee, tmp_path, change):
+    from whorl.tensor_files import read_tensors, write_tensors
+
+    path = tmp_path / "committee.safetensors"
+    committee.save(path)
+    tensors, description = read_tensors(path, entry="whorl_ensemble")
+    write_tensors(path, tensors, {**description, **change}, entry="whorl_ensemble")
+    with pytest.raises(InputError, match=r"committee\.safetensors: ") as caught:
+        EnsembleSurrogate.load(path)
+    assert len(str(caught.value)) < 600
 
 
 def test_features_of_other_shapes_are_taken_flat_and_checked():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from whorl.errors import InputError
-from whorl.files import atomic_path
+from whorl.files import atomic_path, stable_hash
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Checkpoints:
     """The checkpoint files of one training in ``directory``.
 
     They hold tensors and plain values alone, and are read as such (``weights_only``): a checkpoint from
-    elsewhere cannot run code.
+    elsewhere cannot run code. One that was changed since it was written is damaged.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -42,6 +42,8 @@ class Checkpoints:
         """
         with atomic_path(self.last) as temporary:
             write(str(temporary))
+            with zipfile.ZipFile(temporary, "a") as archive:
+                archive.comment = _seal(archive)
             if self.last.exists():
                 self.last.replace(self.previous)
 
@@ -59,7 +61,7 @@ class Checkpoints:
                 continue
             try:
                 with zipfile.ZipFile(path) as archive:  # torch.load does not compare checksums
-                    if archive.testzip() is not None:
+                    if archive.testzip() is not None or archive.comment != _seal(archive):
                         raise ValueError("a checksum is wrong")
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if not {"callbacks", "state_dict", "loops", "epoch"} <= state.keys():
@@ -80,3 +82,9 @@ class Checkpoints:
                 f"Delete {'it' if len(damaged) == 1 else 'them'} to train from the beginning."
             )
         return None
+
+
+def _seal(archive: zipfile.ZipFile) -> bytes:
+    """Return what stands in the archive's comment: a hash of the names and checksums of all its parts."""
+    parts = sorted((part.filename, part.CRC, part.file_size) for part in archive.infolist())
+    return stable_hash(parts).encode()

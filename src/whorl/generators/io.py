@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from whorl.axes import GENERATORS, SURROGATES
 from whorl.errors import InputError, shortened
-from whorl.files import atomic_path
 from whorl.files import provenance as own_provenance
 from whorl.generators.base import ConditionalGenerator, TensorModel
 from whorl.memory import require_memory
+from whorl.tensor_files import read_tensors, write_tensors
 
+_ENTRY = "whorl_model"
 _FORMAT = 1
 _MOST_LAYERS = 1000
 _TRAINING_BYTES = 16  # of each parameter: its value, its gradient and the two moments of Adam, in float32
@@ -116,9 +114,7 @@ def save_model(model: TensorModel, path: Path | str, *, provenance: Mapping[str,
         "training": record,
         "provenance": dict(provenance or own_provenance(seed=record.get("seed") if record else None)),
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"whorl_model": json.dumps(description)})
+    write_tensors(path, model.state_dict(), description, entry=_ENTRY)
 
 
 def load_model(path: Path | str) -> TensorModel:
@@ -129,23 +125,12 @@ def load_model(path: Path | str) -> TensorModel:
     """
     path = Path(path)
     remedy = "Give a file written by save_model, or train again."
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Train the model first.")
+    tensors, description = read_tensors(path, entry=_ENTRY, expected="a model", remedy=remedy)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        reason = shortened(error, 200)
-        raise InputError(f"{path}: damaged, or not a model file ({reason}). {remedy}") from None
-    if "whorl_model" not in metadata:
-        raise InputError(f"{path}: not a model that whorl saved. Give a file written by save_model.")
-    try:
-        description = json.loads(metadata["whorl_model"])
         version, config, record = (description[key] for key in ("format", "config", "training"))
         if not isinstance(config, dict) or not isinstance(record, dict | None):
             raise TypeError("config and training are no mappings")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({shortened(repr(error), 200)}). {remedy}") from None
     if version != _FORMAT:
         format = shortened(version)

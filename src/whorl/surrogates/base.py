@@ -17,6 +17,7 @@ from whorl.errors import InputError
 from whorl.settings import Method
 from whorl.surrogates.errors import PredictionErrors
 from whorl.surrogates.settings import SurrogateSettings
+from whorl.tensor_files import read_safetensors
 
 Progress = Callable[..., object]
 """Called with (done, in all), and perhaps a few words."""
@@ -117,7 +118,7 @@ class Surrogate(Method, ABC):
             )
 
 
-_OF_KEY = {"whorl_model": "network", "whorl_committee": "ensemble"}
+_OF_ENTRY = {"whorl_model": "network", "whorl_ensemble": "ensemble", "whorl_committee": "ensemble"}
 
 
 def load_surrogate(path: Path | str, *, shape: tuple[int, ...] | None = None) -> Surrogate:
@@ -132,18 +133,9 @@ def load_surrogate(path: Path | str, *, shape: tuple[int, ...] | None = None) ->
         InputError: No such file, another kind of file, a damaged one, or a surrogate for features of another
             shape.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (looked for it from {Path.cwd()}).")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged, or not a .safetensors file ({error}).") from None
+    _, metadata = read_safetensors(path, expected="a surrogate")
     kind = metadata.get("whorl_surrogate") or next(
-        (kind for key, kind in _OF_KEY.items() if key in metadata), "external"
+        (kind for entry, kind in _OF_ENTRY.items() if entry in metadata), "external"
     )
     surrogate = SURROGATES.get(kind, imports=False).load(path)
     if (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from whorl.errors import InputError
-from whorl.files import atomic_path
+from whorl.errors import InputError, shortened
 from whorl.files import provenance as own_provenance
 from whorl.generators.networks import perceptron
 from whorl.generators.scaling import FeatureScaler, check_finite
@@ -25,6 +21,7 @@ from whorl.settings import Count, Depth, NonNegative, Positive, Width, settings_
 from whorl.surrogates.base import Prediction, Progress, Surrogate
 from whorl.surrogates.errors import PredictionErrors, prediction_errors
 from whorl.surrogates.settings import SurrogateSettings
+from whorl.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -36,6 +33,7 @@ GP_ROWS = 3000
 COMMON_SIZE = 3.0
 """Root mean square of the features on their common scale."""
 
+_ENTRY = "whorl_ensemble"
 _FORMAT = 1
 
 
@@ -273,7 +271,6 @@ class EnsembleSurrogate(nn.Module, Surrogate):
         Raises:
             InputError: The disk is full, or the folder cannot be written.
         """
-        tensors = {key: value.detach().contiguous() for key, value in self.state_dict().items()}
         description = {
             "format": _FORMAT,
             "shape": list(self.shape),
@@ -281,12 +278,7 @@ class EnsembleSurrogate(nn.Module, Surrogate):
             "record": self.record,
             "provenance": own_provenance(seed=self.record.get("seed")),
         }
-        with atomic_path(path) as temporary:
-            save_file(
-                tensors,
-                temporary,
-                metadata={"whorl_surrogate": self.kind, "whorl_ensemble": json.dumps(description)},
-            )
+        write_tensors(path, self.state_dict(), description, entry=_ENTRY)
 
     @classmethod
     def load(cls, path: Path | str) -> EnsembleSurrogate:
@@ -296,37 +288,31 @@ class EnsembleSurrogate(nn.Module, Surrogate):
             InputError: No such file, not an ensemble, damaged, or made by a newer whorl.
         """
         path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path}: no such file. Fit the ensemble first.")
         remedy = "Give a file written by EnsembleSurrogate.save, or fit again."
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{path}: damaged, or not an ensemble file ({error}). {remedy}") from None
-        # Files of earlier versions say "committee".
-        text = metadata.get("whorl_ensemble", metadata.get("whorl_committee"))
-        if text is None:
-            raise InputError(f"{path}: not an ensemble that whorl saved.")
-        description = json.loads(text)
-        if description["format"] != _FORMAT:
+        entry = (_ENTRY, "whorl_committee")  # the latter of earlier versions
+        tensors, description = read_tensors(path, entry=entry, expected="an ensemble", remedy=remedy)
+        if description.get("format") != _FORMAT:
             raise InputError(
-                f"{path}: ensemble file of format {description['format']}, this whorl reads {_FORMAT}. "
-                "Update whorl."
+                f"{path}: ensemble file of format {shortened(description.get('format'))}, this whorl reads "
+                f"{_FORMAT}. Update whorl."
             )
-        record = description["record"]
-        ensemble = cls(
-            shape=description["shape"],
-            rows=description["rows"],
-            **{key: record[key] for key in ("networks", "layers", "hidden")},
-        )
         try:
+            record = dict(description["record"])
+            size = {name: record[name] for name in ("networks", "layers", "hidden")}
+            if max(size["networks"], size["layers"]) > len(tensors):
+                raise ValueError("it says more layers than it has")
+            with torch.device("meta"):  # shapes alone: a damaged file must not take memory
+                expected = cls(shape=description["shape"], rows=description["rows"], **size).state_dict()
+            shapes = {name: tuple(values.shape) for name, values in expected.items()}
+            if shapes != {name: tuple(values.shape) for name, values in tensors.items()}:
+                raise ValueError("its tensors are not those that it says")
+            ensemble = cls(shape=description["shape"], rows=description["rows"], **size)
             ensemble.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise InputError(f"{path}: damaged ({str(error).splitlines()[-1].strip()}). {remedy}") from None
-        ensemble.record = record
-        ensemble._fit_process(hyperparameters_known=True)
+            ensemble.record = record
+            ensemble._fit_process(hyperparameters_known=True)
+            ensemble.validation_errors  # noqa: B018 (are they numbers?)
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError(f"{path}: damaged ({shortened(error, 200)}). {remedy}") from None
         return ensemble.eval().requires_grad_(False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from whorl.errors import InputError
-from whorl.files import atomic_path
+from whorl.errors import InputError, shortened
 from whorl.surrogates.base import Prediction, Progress, Surrogate, load_surrogate
 from whorl.surrogates.errors import PredictionErrors, prediction_errors
 from whorl.surrogates.settings import SurrogateSettings
+from whorl.tensor_files import read_safetensors, read_tensors, write_tensors
+
+_ENTRY = "whorl_external"
 
 
 class ExternalSurrogate(Surrogate):
@@ -121,15 +120,8 @@ class ExternalSurrogate(Surrogate):
 
     def save(self, path: Path | str) -> None:
         """Write the network to one ``.safetensors`` file, atomically."""
-        with atomic_path(path) as temporary:
-            save_file(
-                {name: value.contiguous() for name, value in self._tensors.items()},
-                temporary,
-                metadata={
-                    "whorl_surrogate": self.kind,
-                    "validation_errors": json.dumps(self._errors and asdict(self._errors)),
-                },
-            )
+        header = {"validation_errors": self._errors and asdict(self._errors)}
+        write_tensors(path, self._tensors, header, entry=_ENTRY)
 
     @classmethod
     def load(cls, path: Path | str) -> ExternalSurrogate:
@@ -138,17 +130,17 @@ class ExternalSurrogate(Surrogate):
         Raises:
             InputError: No such file, another kind of file, or a damaged one.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path}: no such file (looked for it from {Path.cwd()}).")
-        try:
-            with safe_open(path, framework="pt") as file:
-                errors = json.loads((file.metadata() or {}).get("validation_errors", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: damaged, or not a .safetensors file ({error}).") from None
+        expected = "the weights of a network"
+        tensors, metadata = read_safetensors(path, expected=expected)
+        errors = None
+        if _ENTRY in metadata:  # written by save
+            tensors, header = read_tensors(path, entry=_ENTRY, expected=expected)
+            errors = header.get("validation_errors")
         surrogate = cls(tensors, source=str(path))
-        surrogate._errors = PredictionErrors(**errors) if errors else None
+        try:
+            surrogate._errors = PredictionErrors(**errors) if errors else None
+        except TypeError as error:
+            raise InputError(f"{path}: damaged ({shortened(error, 200)}).") from None
         return surrogate
 
 
