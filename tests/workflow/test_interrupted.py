@@ -69,7 +69,7 @@ def predict(given, output, monitor):
 @pytest.fixture(params=[encode, energies, decode, predict])
 def loop(request, monkeypatch):
     for module, name in (
-        (data, "_ENCODE_AT_ONCE"),
+        (encoding, "_ENCODE_AT_ONCE"),
         (of_atoms, "_AT_ONCE"),
         (crystals, "_AT_ONCE"),
         (crystals, "_PREDICTED_AT_ONCE"),

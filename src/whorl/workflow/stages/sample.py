@@ -50,17 +50,23 @@ def training_rows(
 ) -> None:
     """Draw ``size`` rows by farthest point sampling (all for None) and split them to train and to validate.
 
+    Rows that are not finite are told and left out.
+
     Raises:
         InputError: More rows asked for than there are, or fewer than 10 to train on.
     """
     rows_there = load_features(features)
-    n = len(rows_there.ids)
-    require_enough(size, n, fraction)
-    if size is None:
-        rows = torch.arange(n)
-    else:
-        flat = rows_there.features.flatten(1)
-        rows = farthest_point_sampling(standardized(flat, flat), size, seed=derive_seed(seed, "fps"))
+    flat = rows_there.features.flatten(1)
+    finite = flat.isfinite().all(1)
+    for row in torch.nonzero(~finite).flatten().tolist():
+        monitor.skip(rows_there.ids[row], "its features are not finite")
+    rows = torch.nonzero(finite).flatten()
+    require_enough(size, len(rows), fraction)
+    if size is not None:
+        usable = flat[rows]
+        rows = rows[
+            farthest_point_sampling(standardized(usable, usable), size, seed=derive_seed(seed, "fps"))
+        ]
     train, validation = split(len(rows), fraction=fraction, seed=derive_seed(seed, "split", size))
     write_json(
         output,
