@@ -21,6 +21,7 @@ from whorl.files import provenance as own_provenance
 from whorl.files import write_text
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cell_parameters, fractional_coordinates, volumes
+from whorl.structures.convert import Structures, as_batch
 from whorl.symmetry.detection import Symmetric, exactly_symmetric, standardized
 
 CRYSTAL_FORMATS = ("cif", "poscar", "extxyz")
@@ -32,7 +33,7 @@ Array = NDArray[np.float64]
 
 
 def write_crystals(
-    structures: StructureBatch,
+    structures: Structures,
     folder: Path | str,
     *,
     formats: Sequence[str] = CRYSTAL_FORMATS,
@@ -65,6 +66,7 @@ def write_crystals(
     for name in formats:
         if name not in CRYSTAL_FORMATS:
             raise unknown_option("format of crystals", name, CRYSTAL_FORMATS)
+    structures = as_batch(structures)
     if not bool(structures.pbc.all()):
         index = int((~structures.pbc.all(1)).nonzero()[0])
         raise InputError(f"write_crystals: structure {index} is not periodic in all three directions.")

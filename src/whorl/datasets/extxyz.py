@@ -29,7 +29,7 @@ from whorl.datasets.entries import (
 from whorl.errors import InputError, shortened
 from whorl.files import atomic_path
 from whorl.structures.batch import StructureBatch
-from whorl.structures.convert import from_ase, to_ase
+from whorl.structures.convert import Structures, as_batch, from_ase, to_ase
 
 _Frame = tuple[int, int, str | None]  # first line, line after the last, what is wrong
 
@@ -269,7 +269,7 @@ def _check_columns(info: dict[str, Any], atoms: Sequence[str]) -> None:
 
 
 def write_extxyz(
-    structures: StructureBatch,
+    structures: Structures,
     path: Path | str,
     *,
     properties: Mapping[str, Tensor] | None = None,
@@ -297,6 +297,7 @@ def write_extxyz(
     import ase.io
     from ase.constraints import FixAtoms, FixCartesian
 
+    structures = as_batch(structures)
     columns: dict[str, Sequence[Any]] = {
         name: torch.as_tensor(values).tolist() for name, values in (properties or {}).items()
     }

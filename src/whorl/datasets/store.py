@@ -23,7 +23,7 @@ from whorl.datasets.packing import Packer, unpack
 from whorl.errors import InputError, unknown_option
 from whorl.representations.base import Representation
 from whorl.structures.batch import STRUCTURE_TENSORS, StructureBatch
-from whorl.structures.convert import EXTRAS
+from whorl.structures.convert import EXTRAS, BatchField, as_batch
 from whorl.tensor_files import read_tensors, write_tensors
 
 _VERSION = 1  # of the file layout
@@ -55,7 +55,8 @@ class Dataset:
     """B structures with their properties.
 
     Attributes:
-        structures: The structures; None where only features are known.
+        structures: The structures, as anything that :func:`whorl.structures.as_batch` takes; None where only
+            features are known.
         properties: One float64 tensor of shape (B,) per name, in the units of the source (eV, eV/atom …).
         ids: A name for each structure; readers make it of source file and frame.
         provenance: Where the set comes from: files, settings, seed, whorl's version. JSON-able.
@@ -65,13 +66,15 @@ class Dataset:
         InputError: Lengths that differ.
     """
 
-    structures: StructureBatch | None
+    structures: BatchField | None
     properties: Mapping[str, Tensor] = field(default_factory=dict)
     ids: tuple[str, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.structures is not None:
+            object.__setattr__(self, "structures", as_batch(self.structures))
         if self.structures is not None and len(self.structures) != len(self.ids):
             raise InputError(f"Dataset: got {len(self.structures)} structures and {len(self.ids)} ids.")
         object.__setattr__(self, "properties", _as_columns(self, self.properties))
@@ -79,6 +82,13 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of structures B."""
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        """Return in one line what it holds."""
+        parts = [f"{len(self)} rows" if self.structures is None else repr(self.structures)]
+        parts += [f"properties {', '.join(self.properties)}"] if self.properties else []
+        parts += [f"{len(self.skipped)} skipped"] if self.skipped else []
+        return f"Dataset({'; '.join(parts)})"
 
     @property
     def doubts(self) -> list[tuple[str, str]]:
@@ -141,6 +151,13 @@ class FeatureSet:
     def __len__(self) -> int:
         """Return the number of rows B."""
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        """Return in one line what it holds."""
+        parts = [f"{len(self)} rows", " × ".join(map(str, self.features.shape[1:])) + " features"]
+        parts += [str(self.representation["kind"])] if "kind" in self.representation else []
+        parts += [f"properties {', '.join(self.properties)}"] if self.properties else []
+        return f"FeatureSet({'; '.join(parts)})"
 
     def select(self, index: Index) -> FeatureSet:
         """Return the chosen rows, in the order asked for; ``index`` as for a :class:`StructureBatch`."""

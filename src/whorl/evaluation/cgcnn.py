@@ -30,6 +30,7 @@ from whorl.errors import import_extra, unknown_option
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.structures.checks import find_problems
+from whorl.structures.convert import Structures, as_batch
 from whorl.structures.neighbors import neighbor_list
 
 Progress = Callable[[int, int], object]
@@ -95,8 +96,9 @@ class CGCNN:
             for name in properties
         }
 
-    def find_problems(self, structures: StructureBatch) -> dict[int, str]:
+    def find_problems(self, structures: Structures) -> dict[int, str]:
         """Say which structures nothing can be predicted for, and why."""
+        structures = as_batch(structures)
         problems = find_problems(structures)
         for row in torch.nonzero(~structures.pbc.all(1)).squeeze(1).tolist():
             problems.setdefault(row, "is not periodic in all directions")
@@ -111,7 +113,7 @@ class CGCNN:
 
     @torch.inference_mode()
     def predict(
-        self, structures: StructureBatch, *, progress: Progress | None = None
+        self, structures: Structures, *, progress: Progress | None = None
     ) -> dict[str, Float[Tensor, "B"]]:
         """Return each property of each crystal, in the units of :data:`UNITS`.
 
@@ -126,7 +128,7 @@ class CGCNN:
         Returns:
             float64; NaN for those that :meth:`find_problems` names.
         """
-        structures = structures.to(device="cpu", dtype=torch.float64)
+        structures = as_batch(structures).to(device="cpu", dtype=torch.float64)
         total = len(structures)
         found = {name: torch.full((total,), math.nan, dtype=torch.float64) for name in self._networks}
         problems = self.find_problems(structures)

@@ -26,6 +26,7 @@ from torch import Tensor
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.structures.checks import find_problems
+from whorl.structures.convert import Structures, as_batch
 
 LENGTHS, PLACES, ANGLES = 0.2, 0.3, 5.0
 """``ltol``, ``stol`` and ``angle_tol`` (degrees) of StructureMatcher."""
@@ -35,7 +36,7 @@ Progress = Callable[[int, int], object]
 _HEAVIEST = 118
 
 
-def distinct(structures: StructureBatch, *, progress: Progress | None = None) -> list[list[int]]:
+def distinct(structures: Structures, *, progress: Progress | None = None) -> list[list[int]]:
     """Return which crystals are the same, as groups of indices.
 
     A crystal joins a group if it matches the group's first member; tolerances are not transitive, so members
@@ -55,6 +56,7 @@ def distinct(structures: StructureBatch, *, progress: Progress | None = None) ->
     >>> distinct(from_ase([salt, bulk("Cu"), salt * (2, 1, 1)]))
     [[0, 2], [1]]
     """
+    structures = as_batch(structures)
     crystals, matches = _Crystals(structures), _matcher()
     groups: dict[int, list[int]] = {}
     firsts: defaultdict[bytes, list[int]] = defaultdict(list)
@@ -74,7 +76,7 @@ def distinct(structures: StructureBatch, *, progress: Progress | None = None) ->
 
 
 def is_known(
-    structures: StructureBatch, known: StructureBatch, *, progress: Progress | None = None
+    structures: Structures, known: Structures, *, progress: Progress | None = None
 ) -> Bool[Tensor, "B"]:
     """Tell which crystals are among known ones.
 
@@ -83,6 +85,7 @@ def is_known(
         known: Crystals to look among. Only those whose composition occurs in ``structures`` cost time.
         progress: Called with (crystals done, crystals in all).
     """
+    structures, known = as_batch(structures), as_batch(known)
     crystals, matches = _Crystals(structures), _matcher()
     wanted = set(crystals.compositions)
     others = _Crystals(known[[row for row, name in enumerate(_compositions(known)) if name in wanted]])

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch
 
 Array = NDArray[np.float64]
 
@@ -41,7 +42,7 @@ _VACUUM = 15.0  # Å between images along directions that are not periodic
 _IMAGES = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=3)))
 
 
-def rmsd(found: StructureBatch, reference: StructureBatch, *, seed: int = 0) -> Float[Tensor, "B"]:
+def rmsd(found: Structures, reference: Structures, *, seed: int = 0) -> Float[Tensor, "B"]:
     """Return the least root-mean-square distance of atoms in Å between structures of the same index.
 
     Found by aligning many local frames, and refining the best by turns of assignment (Hungarian) and rotation
@@ -68,6 +69,7 @@ def rmsd(found: StructureBatch, reference: StructureBatch, *, seed: int = 0) -> 
     >>> bool(rmsd(from_ase([turned]), from_ase([water])) < 1e-6)
     True
     """
+    found, reference = as_batch(found), as_batch(reference)
     if len(found) != len(reference):
         raise InputError(
             f"rmsd: got {len(found)} structures and {len(reference)} references, expected one each."
@@ -76,7 +78,7 @@ def rmsd(found: StructureBatch, reference: StructureBatch, *, seed: int = 0) -> 
     return torch.tensor([_distance(x, y, seed) for x, y in pairs], dtype=torch.float64)
 
 
-def structure_matcher_rms(found: StructureBatch, reference: StructureBatch) -> Float[Tensor, "B"]:
+def structure_matcher_rms(found: Structures, reference: Structures) -> Float[Tensor, "B"]:
     """Return a second opinion on crystals: the RMS displacement in Å of pymatgen's ``StructureMatcher``.
 
     Both the structure and its mirror image are tried, cells are not scaled; infinite where it finds no match.
@@ -95,7 +97,7 @@ def structure_matcher_rms(found: StructureBatch, reference: StructureBatch) -> F
 
     matcher = StructureMatcher(primitive_cell=False, scale=False, ltol=0.2, stol=0.3, angle_tol=5)
     opinions = []
-    for x, y in zip(found, reference, strict=True):
+    for x, y in zip(as_batch(found), as_batch(reference), strict=True):
         meant = convert(y, 1.0)
         unit = (meant.volume / len(meant)) ** (1 / 3)  # the matcher's own unit of length
         tried = [matcher.get_rms_dist(convert(x, sign), meant) for sign in (1.0, -1.0)]

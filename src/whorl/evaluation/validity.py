@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from whorl.errors import import_extra
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
+from whorl.structures.convert import Structures, as_batch
 from whorl.structures.neighbors import neighbor_list
 
 STRICT = 0.6
@@ -81,7 +82,7 @@ class Validity:
 
 
 def check_validity(
-    structures: StructureBatch,
+    structures: Structures,
     *,
     shortest: float = 0.5,
     closest: float = STRICT,
@@ -103,6 +104,7 @@ def check_validity(
     Raises:
         MissingExtraError: ``chemistry`` without smact: pip install 'whorl[crystens]'.
     """
+    structures = as_batch(structures)
     volume = volumes(structures.cells.detach())
     finite = structures.cells.isfinite().flatten(1).all(1)
     finite[structures.structure_index[~structures.positions.isfinite().all(1)]] = False

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.inversion.problem import PENALTIES, InversionProblem
-from whorl.representations.base import FeatureLayout, Representation, make_representation, require_sound
+from whorl.representations.base import FeatureLayout, Representation, make_representation, sound
 from whorl.representations.pooled import AtomicRepresentation
 from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch
 
 _AT_ONCE = 4_000_000  # differences of features held at a time
 _WORST = 1e30  # in place of a cost that is not finite
@@ -73,14 +74,14 @@ class AtomList(Representation):
 
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B n f"]:
         """Return the features of each structure's atoms."""
-        self._check(structures)
+        structures = self._fitting(structures)
         return self.padded(self.atomic.atomic_features(structures), structures)
 
     def value_and_jacobian(
-        self, structures: StructureBatch, *, strain: bool = False
+        self, structures: Structures, *, strain: bool = False
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
         """Return the features, flattened, and their analytic Jacobian; see the base class."""
-        self._check(structures)
+        structures = self._fitting(structures)
         value, jacobian = self.atomic.atomic_value_and_jacobian(structures, strain=strain)
         missing = self.n_atoms - value.shape[1]
         if missing:
@@ -94,13 +95,14 @@ class AtomList(Representation):
         zeros = atomic.new_zeros(len(structures), self.n_atoms, atomic.shape[1])
         return zeros.index_put(places, atomic)
 
-    def _check(self, structures: StructureBatch) -> None:
-        require_sound(structures)
+    def _fitting(self, structures: Structures) -> StructureBatch:
+        structures = sound(structures)
         if len(structures) and int(structures.n_atoms.max()) > self.n_atoms:
             raise InputError(
                 f"structures: got one of {int(structures.n_atoms.max())} atoms, expected at most "
                 f"{self.n_atoms}. Make the AtomList with n_atoms of the largest."
             )
+        return structures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ class AtomwiseProblem(InversionProblem):
         cls,
         atomic: AtomicRepresentation,
         target: Float[Tensor, "A f"],
-        template: StructureBatch,
+        template: Structures,
         *,
         weights: Tensor | None = None,
         **options: Any,
@@ -143,6 +145,7 @@ class AtomwiseProblem(InversionProblem):
         Raises:
             InputError: Another number of rows than atoms, or of features; else as InversionProblem.
         """
+        template = as_batch(template)
         shape = (len(template.positions), len(atomic.atomic_names))
         if tuple(target.shape) != shape:
             raise InputError(

@@ -28,6 +28,7 @@ from whorl.inversion.moves import covalent_radii
 from whorl.representations.base import Representation
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import strained
+from whorl.structures.convert import BatchField, as_batch
 from whorl.structures.neighbors import neighbor_list
 from whorl.symmetry.coordinates import SymmetryCoordinates
 
@@ -58,7 +59,7 @@ class InversionProblem:
         representation: The map R.
         target: The fingerprints R* sought, flattened, shape (T, F).
         template: T structures that give species, cell and pbc; of their positions only those of frozen atoms
-            are used, and their ``info`` is dropped.
+            are used, and their ``info`` is dropped. Anything that :func:`whorl.structures.as_batch` takes.
         loss: ``"mae"``, ``"squared"`` or ``"huber"`` (bends at a weighted residual of 1).
         weights: One factor per feature, not negative, shape (F,), or one row per target, shape (T, F);
             ``None`` weighs all alike. With features of very different size, :func:`whitening_weights` keeps
@@ -83,7 +84,7 @@ class InversionProblem:
 
     representation: Representation
     target: Float[Tensor, "T F"]
-    template: StructureBatch
+    template: BatchField
     loss: str = "mae"
     weights: Tensor | None = None
     frozen: Bool[Tensor, "A"] | None = None
@@ -94,6 +95,7 @@ class InversionProblem:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "template", as_batch(self.template))
         if self.loss not in PENALTIES:
             raise unknown_option("loss", self.loss, PENALTIES)
         n_features = len(self.representation.layout)

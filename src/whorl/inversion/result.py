@@ -85,6 +85,12 @@ class InversionResult:
     agreeing: Int[Tensor, "T"] | None = None
     infeasibility: Float[Tensor, "T"] | None = None
 
+    def __repr__(self) -> str:
+        """Return in one line how the searches ended."""
+        counts = Counter(status.value.replace("_", " ") for status in self.status)
+        ends = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        return f"InversionResult({len(self.status)} targets{': ' if ends else ''}{ends})"
+
     @property
     def advice(self) -> tuple[str, ...]:
         """What to do about each target, in words."""

@@ -16,7 +16,7 @@ import torch
 
 from whorl.errors import InputError, MissingExtraError, did_you_mean, import_extra
 from whorl.potentials.base import PotentialOutput
-from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch, to_ase
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -73,15 +73,14 @@ class ASECalculator:
         implemented = (str(name) for name in self._calculator.implemented_properties)
         return tuple(name for name in implemented if name not in (*_OF_ATOMS, "energy"))
 
-    def __call__(self, structures: StructureBatch, *, properties: Sequence[str] = ()) -> PotentialOutput:
+    def __call__(self, structures: Structures, *, properties: Sequence[str] = ()) -> PotentialOutput:
         """Compute one structure after the other.
 
         Args:
             structures: Any.
             properties: Some of :attr:`scalars`, computed too; of a vector, such as the dipole, its length.
         """
-        from whorl.structures.convert import to_ase
-
+        structures = as_batch(structures)
         energy = torch.full((len(structures),), float("nan"), dtype=torch.float64)
         forces = torch.full(structures.positions.shape, float("nan"), dtype=torch.float64)
         stress = torch.full((len(structures), 3, 3), float("nan"), dtype=torch.float64)

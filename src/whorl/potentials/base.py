@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,6 @@ class Potential(Protocol):
 
     name: str
 
-    def __call__(self, structures: StructureBatch) -> PotentialOutput:
+    def __call__(self, structures: Structures) -> PotentialOutput:
         """Return energies (eV), forces (eV/Å) and, where it has them, stresses (eV/Å³)."""
         ...

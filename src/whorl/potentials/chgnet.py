@@ -23,6 +23,7 @@ from torch import Tensor
 from whorl.errors import InputError, import_extra, unknown_option
 from whorl.potentials.base import PotentialOutput
 from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch
 from whorl.structures.neighbors import NeighborList, neighbor_list
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class CHGNet:
         """Travel to other processes without the weights, which are read again from the package there."""
         return {**self.__dict__, "_network": None}
 
-    def __call__(self, structures: StructureBatch) -> PotentialOutput:
+    def __call__(self, structures: Structures) -> PotentialOutput:
         """Return energies, forces and stresses; the stress of a structure without a full cell is NaN."""
+        structures = as_batch(structures)
         failures = _unfit(structures)
         good = [b for b in range(len(structures)) if b not in failures]
         nan = float("nan")

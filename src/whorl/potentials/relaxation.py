@@ -11,6 +11,7 @@ from torch import Tensor
 
 from whorl.potentials.base import Potential
 from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch
 
 # The paper's own parameters.
 _PATIENCE = 5
@@ -43,7 +44,7 @@ class Frame:
 
 
 def relax(
-    structures: StructureBatch,
+    structures: Structures,
     potential: Potential,
     *,
     steps: int = 200,
@@ -66,6 +67,7 @@ def relax(
         time_step: First time step, with unit mass, in Å / sqrt(eV).
         longest_time_step: It grows to at most this.
     """
+    structures = as_batch(structures)
     active = structures.replace(info=())
     index = torch.arange(len(structures), device=structures.device)
     velocity = torch.zeros_like(active.positions)

@@ -19,6 +19,7 @@ from whorl.representations.settings import RepresentationSettings
 from whorl.settings import Method
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems
+from whorl.structures.convert import Structures, as_batch
 from whorl.symmetry.coordinates import SymmetryCoordinates
 
 MOST_FEATURES = 2_000_000
@@ -62,13 +63,14 @@ class FeatureLayout:
         return len(self.names)
 
 
-def require_sound(structures: StructureBatch) -> None:
-    """Refuse what would be encoded as something that it is not.
+def sound(structures: Structures) -> StructureBatch:
+    """Return structures as a batch, and refuse what would be encoded as something that it is not.
 
     Raises:
         InputError: A structure without atoms, with a position or cell that is not finite, or an index of
             structures that is not sorted or out of range; it names the first one.
     """
+    structures = as_batch(structures)
     structures.check()
     empty = structures.n_atoms == 0
     if bool(empty.any()):
@@ -83,6 +85,7 @@ def require_sound(structures: StructureBatch) -> None:
             f"{int(structures.position_in_structure[atom])} is at ({where}), expected finite coordinates. "
             "whorl.structures.find_problems names all that cannot be encoded."
         )
+    return structures
 
 
 class Representation(nn.Module, Method, ABC):
@@ -103,16 +106,16 @@ class Representation(nn.Module, Method, ABC):
         return f"{type(self).__name__}, {len(self.layout):,} features"
 
     def __repr__(self) -> str:
-        """Return the name and the number of features."""
-        return f"{type(self).__name__}({len(self.layout)} features)"
+        """Return the name and the shape in one line."""
+        return f"{type(self).__name__}({' × '.join(map(str, self.layout.shape))} features)"
 
-    def __call__(self, structures: StructureBatch) -> Float[Tensor, "B *shape"]:
-        """Return R of each structure, after a look at them (:func:`require_sound`).
+    def __call__(self, structures: Structures) -> Float[Tensor, "B *shape"]:
+        """Return R of each structure, after a look at them (:func:`sound`).
 
         Raises:
             InputError: A structure that is not sound, or that this representation was not made for.
         """
-        require_sound(structures)
+        structures = sound(structures)
         if len(structures) == 0:
             # The sum of no coordinates, so that it can be differentiated like any other result.
             return structures.positions.sum() + structures.positions.new_zeros(0, *self.layout.shape)
@@ -131,11 +134,11 @@ class Representation(nn.Module, Method, ABC):
         """Rebuild from :meth:`config`."""
         return cls(**{key: value for key, value in config.items() if key != "kind"})
 
-    def fit(self, structures: StructureBatch) -> Representation:
+    def fit(self, structures: Structures) -> Representation:
         """Return this representation adapted to structures, where it has something to learn from them."""
         return self
 
-    def find_problems(self, structures: StructureBatch) -> dict[int, str]:
+    def find_problems(self, structures: Structures) -> dict[int, str]:
         """Return the index of each structure that cannot be encoded, and why."""
         return find_problems(structures)
 
@@ -157,7 +160,7 @@ class Representation(nn.Module, Method, ABC):
         return torch.zeros(len(structures), dtype=torch.float64)
 
     def value_and_jacobian(
-        self, structures: StructureBatch, *, strain: bool = False
+        self, structures: Structures, *, strain: bool = False
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
         r"""Return R and its Jacobian :math:`\partial R_f / \partial x_{a}` in the atoms' positions.
 
@@ -175,6 +178,7 @@ class Representation(nn.Module, Method, ABC):
         This default differentiates :meth:`forward` feature by feature; representations with an analytic
         Jacobian override it.
         """
+        structures = sound(structures)
         positions = structures.positions.detach().requires_grad_(True)
         strains = torch.zeros_like(structures.cells, requires_grad=strain)
         variables = [positions, strains] if strain else [positions]
@@ -199,7 +203,7 @@ class Representation(nn.Module, Method, ABC):
         return value.detach(), jacobian
 
     def value_and_jacobian_along(
-        self, structures: StructureBatch, orbits: SymmetryCoordinates
+        self, structures: Structures, orbits: SymmetryCoordinates
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F Q"]]:
         r"""Return R and its derivatives in the coordinates of symmetric structures.
 

@@ -51,6 +51,7 @@ from whorl.structures.cells import (
     minimum_image,
     volumes,
 )
+from whorl.structures.convert import Structures, as_batch
 from whorl.symmetry.detection import CELLS, space_group_numbers, standardized, stated_space_group
 
 if TYPE_CHECKING:
@@ -259,12 +260,13 @@ class CrysTens(InvertibleRepresentation):
             crystals = standardized(crystals, cell=self.cell, symprec=self.symprec)
         return max(crystals.n_atoms.tolist(), default=0)
 
-    def fit(self, structures: StructureBatch) -> CrysTens:
+    def fit(self, structures: Structures) -> CrysTens:
         """Return this codec with the ranges of these structures: their largest values become 1.
 
         Raises:
             InputError: No structures, or some that cannot be encoded.
         """
+        structures = as_batch(structures)
         if len(structures) == 0:
             raise InputError("CrysTens.fit: got no structures, expected at least one.")
         standard = self.standardized(structures)
@@ -281,12 +283,13 @@ class CrysTens(InvertibleRepresentation):
         options = {name: value for name, value in self.config().items() if name != "kind"}
         return CrysTens(**{**options, "ranges": largest})
 
-    def find_problems(self, structures: StructureBatch) -> dict[int, str]:
+    def find_problems(self, structures: Structures) -> dict[int, str]:
         """Return the index of each structure that cannot be encoded, and why.
 
         That is: no atoms, no periodic cell, a cell without volume, numbers that are not finite, elements that
         are none, or more than ``max_atoms`` atoms in the cell that is encoded.
         """
+        structures = as_batch(structures)
         problems = self._problems(structures, count=self.cell == "as_is")
         good = [index for index in range(len(structures)) if index not in problems]
         if self.cell != "as_is" and good:

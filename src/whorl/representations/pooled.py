@@ -23,13 +23,14 @@ from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
 from whorl.parallel import map_threads
-from whorl.representations.base import FeatureLayout, Representation, require_few_features, require_sound
+from whorl.representations.base import FeatureLayout, Representation, require_few_features, sound
 from whorl.representations.kernels import Kernel, PairKernel, pool_jacobian
 from whorl.representations.pairs import Pairs
 from whorl.representations.parts import Part, cut
 from whorl.representations.pooling import Pooling
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
+from whorl.structures.convert import Structures
 from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list, surroundings
 from whorl.symmetry.coordinates import SymmetryCoordinates
 
@@ -87,6 +88,13 @@ class AtomicRepresentation(Representation):
         self.register_buffer("_species_of", lookup, persistent=False)
         self._species_of: Tensor
 
+    def __repr__(self) -> str:
+        """Return elements, cutoff, pools and size in one line."""
+        return (
+            f"{type(self).__name__}({', '.join(self.species)}; cutoff {self.radius:g} Å; "
+            f"{', '.join(self.pooling.names)}; {len(self.layout)} features)"
+        )
+
     # What a representation of atoms gives.
 
     @abstractmethod
@@ -115,7 +123,7 @@ class AtomicRepresentation(Representation):
         """Return for each feature of an atom the inverse of the length (1/Å) over which it changes."""
         return torch.zeros(len(self.atomic_names), dtype=torch.float64)
 
-    def atomic_features(self, structures: StructureBatch) -> Float[Tensor, "A f"]:
+    def atomic_features(self, structures: Structures) -> Float[Tensor, "A f"]:
         """Return the features of each atom before pooling, in the order of :attr:`atomic_names`.
 
         This default differentiates the kernels' values by autograd.
@@ -123,7 +131,7 @@ class AtomicRepresentation(Representation):
         Raises:
             InputError: A structure holds an element that was not declared.
         """
-        require_sound(structures)
+        structures = sound(structures)
         pairs = self.neighbors(structures)
         parts = self.parts(structures, pairs, pairs.vectors(structures), pairs_at_once=self.pairs_at_once(1))
         none = structures.positions.new_zeros(0, len(self.atomic_names))
@@ -256,10 +264,10 @@ class AtomicRepresentation(Representation):
 
     @torch.no_grad()
     def value_and_jacobian(
-        self, structures: StructureBatch, *, strain: bool = False
+        self, structures: Structures, *, strain: bool = False
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
         """Return R and its analytic Jacobian; see the base class for shapes and units."""
-        require_sound(structures)
+        structures = sound(structures)
         width, n_max = len(self.atomic_names), max(structures.n_atoms.tolist(), default=0)
         n_pools = len(self.layout) // width
         value = structures.positions.new_empty(len(structures), n_pools, width)
@@ -269,7 +277,7 @@ class AtomicRepresentation(Representation):
 
     @torch.no_grad()
     def atomic_value_and_jacobian(
-        self, structures: StructureBatch, *, strain: bool = False
+        self, structures: Structures, *, strain: bool = False
     ) -> tuple[Float[Tensor, "B n f"], Float[Tensor, "B n f m 3"]]:
         r"""Return the features of each atom before pooling, and their analytic Jacobian.
 
@@ -279,7 +287,7 @@ class AtomicRepresentation(Representation):
         Raises:
             InputError: A structure holds an element that was not declared.
         """
-        require_sound(structures)
+        structures = sound(structures)
         width, n_max = len(self.atomic_names), max(structures.n_atoms.tolist(), default=0)
         value = structures.positions.new_zeros(len(structures), n_max, width)
         jacobian = value.new_zeros(len(structures), n_max, width, n_max + 3 * strain, 3)
@@ -369,18 +377,20 @@ class AtomicRepresentation(Representation):
 
     @torch.no_grad()
     def value_and_jacobian_along(
-        self, structures: StructureBatch, orbits: SymmetryCoordinates
+        self, structures: Structures, orbits: SymmetryCoordinates
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F Q"]]:
         """Return R and its derivatives, computed from one atom of each orbit; see the base class."""
+        structures = sound(structures)
         some_periodic, all_periodic = bool(structures.pbc.any()), bool(structures.pbc.all())
         if some_periodic and (self.images != "all" or not all_periodic):
             return super().value_and_jacobian_along(structures, orbits)
-        require_sound(structures)
         species = self.species_index(structures).reshape(orbits.head.shape)
         value = structures.positions.new_empty(len(structures), len(self.layout))
         jacobian = value.new_empty(*value.shape, orbits.atoms.shape[3])
         is_head = orbits.head == torch.arange(orbits.head.shape[1], device=orbits.head.device)
         step = max(1, _ATOMS_AT_ONCE // (8 * int(is_head.sum(1).max())))
+
+        batch = structures
 
         def compute(start: int) -> None:
             some = slice(start, start + step)
@@ -389,7 +399,7 @@ class AtomicRepresentation(Representation):
             along = jacobian[some].unflatten(1, out.shape[1:])
             along[..., part.atoms.shape[3] :] = 0.0
             along = along[..., : part.atoms.shape[3]]
-            self._orbit_jacobian(structures[some], part, species[some], is_head[some], out, along)
+            self._orbit_jacobian(batch[some], part, species[some], is_head[some], out, along)
 
         map_threads(compute, list(range(0, len(structures), step)))
         return value, jacobian

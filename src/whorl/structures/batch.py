@@ -16,6 +16,10 @@ from whorl.errors import InputError
 STRUCTURE_TENSORS = ("positions", "cells", "pbc", "atomic_numbers", "structure_index")
 _TYPES = {"pbc": torch.bool, "atomic_numbers": torch.int64, "structure_index": torch.int64}
 _HEAVIEST = 118
+_SHOWN, _SHOWN_OF = (
+    4,
+    100,
+)  # formulas in a representation of a batch, and structures that are looked at for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,24 @@ class StructureBatch:
     def __len__(self) -> int:
         """Return the number of structures B."""
         return self.cells.shape[0]
+
+    def __repr__(self) -> str:
+        """Return in one line how many structures these are, of which formulas, and how they are held."""
+        first = int(torch.searchsorted(self.structure_index, min(len(self), _SHOWN_OF)))
+        numbers = self.atomic_numbers[:first].clamp(0, _HEAVIEST).cpu().numpy()
+        index = self.structure_index[:first].cpu().numpy()
+        formulas: dict[str, None] = {}  # in the order of their first occurrence
+        for structure in range(min(len(self), _SHOWN_OF)):
+            formulas[_formula(numbers[index == structure])] = None
+        shown = ", ".join(list(formulas)[:_SHOWN]) + (", …" if len(formulas) > _SHOWN else "")
+        periodic = int(self.pbc.any(1).sum())
+        where = {0: "not periodic", len(self): "periodic"}.get(
+            periodic, f"{periodic} of {len(self)} periodic"
+        )
+        held = str(self.dtype).removeprefix("torch.") + (
+            "" if self.device.type == "cpu" else f" on {self.device}"
+        )
+        return f"StructureBatch({len(self)}: {shown}; {where}; {held})" if len(self) else "StructureBatch(0)"
 
     @property
     def n_atoms(self) -> Int[Tensor, "B"]:
@@ -211,3 +233,9 @@ class StructureBatch:
             ),
             info=info,
         )
+
+
+def _formula(numbers: Any) -> str:
+    from ase.symbols import Symbols
+
+    return str(Symbols(numbers).formula.convert("metal")) or "no atoms"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch
 from whorl.structures.neighbors import reduced_cells
 
 SAME_PLACE = 0.01  # Å; nearer than this, two atoms are one that was written twice
@@ -22,7 +23,7 @@ _HEAVIEST = 118
 _FLAT = 1e-9  # volume over the product of the lengths, below which a cell has none
 
 
-def find_problems(structures: StructureBatch, *, species: Sequence[str] | None = None) -> dict[int, str]:
+def find_problems(structures: Structures, *, species: Sequence[str] | None = None) -> dict[int, str]:
     """Say which structures cannot be used, and why.
 
     Found are: no atoms; coordinates or cells that are not finite, or beyond :data:`FARTHEST`; atomic numbers
@@ -46,6 +47,7 @@ def find_problems(structures: StructureBatch, *, species: Sequence[str] | None =
     >>> find_problems(from_ase([Atoms("Pt"), Atoms("PtNi", [[0, 0, 0], [0, 0, 2.4]])]), species=["Pt"])
     {1: 'atom 1 is Ni, which is not among the declared species (Pt)'}
     """
+    structures = as_batch(structures)
     problems: dict[int, str] = {}
     checks = (
         _empty,

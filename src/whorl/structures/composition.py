@@ -5,10 +5,10 @@ from __future__ import annotations
 from ase.symbols import Symbols
 
 from whorl.errors import InputError
-from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch
 
 
-def formula(structure: StructureBatch) -> str:
+def formula(structure: Structures) -> str:
     """Return the reduced formula of a batch of one, metals first; empty for no atoms.
 
     >>> from ase.build import bulk
@@ -16,17 +16,18 @@ def formula(structure: StructureBatch) -> str:
     >>> formula(from_ase(bulk("NaCl", "rocksalt", a=5.64, cubic=True)))
     'NaCl'
     """
+    structure = as_batch(structure)
     if not len(structure.atomic_numbers):
         return ""
     whole = Symbols(structure.atomic_numbers.cpu().numpy()).formula
     return str(whole.reduce()[0].convert("metal"))
 
 
-def species_of(structures: StructureBatch) -> list[str]:
+def species_of(structures: Structures) -> list[str]:
     """Return the chemical symbols that occur, by atomic number."""
     from ase.data import chemical_symbols
 
-    return [chemical_symbols[z] for z in sorted(set(structures.atomic_numbers.tolist()))]
+    return [chemical_symbols[z] for z in sorted(set(as_batch(structures).atomic_numbers.tolist()))]
 
 
 def composition(formula: str) -> dict[str, int]:

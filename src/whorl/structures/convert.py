@@ -9,26 +9,81 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from ase import Atoms
 
-from whorl.errors import InputError
+from whorl.errors import InputError, shortened
 from whorl.structures.batch import StructureBatch
 
 if TYPE_CHECKING:
     from pymatgen.core import IMolecule, IStructure, Molecule, Structure
+
+    OneOrMore: TypeAlias = StructureBatch | Atoms | IStructure | IMolecule
+    Structures: TypeAlias = OneOrMore | Iterable[OneOrMore]
+    BatchField: TypeAlias = StructureBatch
 else:  # pymatgen is slow to import and not everyone's format
-    IMolecule = IStructure = Molecule = Structure = Any
+    IMolecule = IStructure = Molecule = Structure = Structures = Any
+    BatchField = Any  # of a dataclass that takes structures of any form and holds a batch
 
 EXTRAS = "_whorl"  # key of ``info`` that holds what only a return trip needs
 
 # The same quantity, as ASE calls the array and as pymatgen calls the site property.
 _SITE_PROPERTY_OF = {"initial_magmoms": "magmom", "initial_charges": "charge"}
 _ARRAY_OF = {site_property: array for array, site_property in _SITE_PROPERTY_OF.items()}
+
+
+def as_batch(structures: Structures) -> StructureBatch:
+    """Return structures of any form as a batch.
+
+    Args:
+        structures: A batch, which is returned as it is; ``ase.Atoms``, a pymatgen ``Structure`` or
+            ``Molecule``; or any of these one after another.
+
+    Raises:
+        InputError: Anything else, or a pymatgen structure that a batch cannot hold.
+
+    >>> from ase.build import bulk, molecule
+    >>> as_batch([bulk("Cu", cubic=True), molecule("H2O")])
+    StructureBatch(2: Cu4, H2O; 1 of 2 periodic; float64)
+    """
+    if isinstance(structures, StructureBatch):
+        return structures
+    if isinstance(structures, Atoms):
+        return from_ase(structures)
+    if _is_pymatgen(structures):
+        return from_pymatgen(structures)  # type: ignore[arg-type]
+    if isinstance(structures, str) or not isinstance(structures, Iterable):
+        raise InputError(f"structures: got {_type_of(structures)}, expected {_ACCEPTED}.")
+    items = list(structures)
+    if not items or all(isinstance(item, Atoms) for item in items):
+        return from_ase(items)
+    if all(_is_pymatgen(item) for item in items):
+        return from_pymatgen(items)
+    for index, item in enumerate(items):
+        if not (isinstance(item, StructureBatch | Atoms) or _is_pymatgen(item)):
+            raise InputError(f"structures: item {index} is {_type_of(item)}, expected {_ACCEPTED}.")
+    batches = [as_batch(item) for item in items]
+    first = next((item for item in items if isinstance(item, StructureBatch)), batches[0])
+    return StructureBatch.concatenate([batch.to(dtype=first.dtype, device=first.device) for batch in batches])
+
+
+_ACCEPTED = "a StructureBatch, ase.Atoms, a pymatgen Structure or Molecule, or a list of these"
+
+
+def _is_pymatgen(item: Any) -> bool:
+    core = sys.modules.get("pymatgen.core")  # not imported, so nothing can be of its types
+    return core is not None and isinstance(item, core.IStructure | core.IMolecule)
+
+
+def _type_of(item: Any) -> str:
+    if isinstance(item, str):
+        return f"the text {shortened(item, 60)!r} (files are read with whorl.datasets)"
+    return f"a {type(item).__name__}"
 
 
 def from_ase(

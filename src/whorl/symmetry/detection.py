@@ -26,6 +26,7 @@ from whorl.errors import InputError, unknown_option
 from whorl.parallel import map_threads
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import fractional_coordinates
+from whorl.structures.convert import Structures, as_batch
 
 CELLS = ("as_is", "primitive", "conventional", "niggli")
 CRYSTAL_SYSTEMS: Mapping[str, range] = {
@@ -109,7 +110,7 @@ class _Candidate:
     strain: float
 
 
-def space_group_numbers(structures: StructureBatch, *, symprec: float = 0.01) -> Int[Tensor, "B"]:
+def space_group_numbers(structures: Structures, *, symprec: float = 0.01) -> Int[Tensor, "B"]:
     """Return the numbers of the space groups (1–230) as spglib finds them; 1 where it finds none.
 
     Args:
@@ -121,7 +122,7 @@ def space_group_numbers(structures: StructureBatch, *, symprec: float = 0.01) ->
         dataset = _dataset(crystal, symprec)
         return 1 if dataset is None else int(dataset.number)
 
-    return torch.tensor(_map(number, _crystals(structures)), dtype=torch.int64)
+    return torch.tensor(_map(number, _crystals(as_batch(structures))), dtype=torch.int64)
 
 
 def stated_space_group(info: Mapping[str, Any]) -> int:
@@ -136,11 +137,12 @@ def stated_space_group(info: Mapping[str, Any]) -> int:
     return 0
 
 
-def known_space_groups(structures: StructureBatch, *, symprec: float = 0.01) -> Int[Tensor, "B"]:
+def known_space_groups(structures: Structures, *, symprec: float = 0.01) -> Int[Tensor, "B"]:
     """Return the number of each one's space group: from its ``info``, else as spglib finds it.
 
     0 stands for structures that are not periodic in all three directions.
     """
+    structures = as_batch(structures)
     stated = [stated_space_group(info) for info in structures.info] or [0] * len(structures)
     numbers = torch.tensor(stated, dtype=torch.int64)
     unknown = ((numbers == 0) & structures.pbc.all(1).cpu()).nonzero()[:, 0]
@@ -176,7 +178,7 @@ def crystal_system(number: int) -> str:
     raise InputError(f"space group: got {number}, expected a number from 1 to 230.")
 
 
-def standardized(structures: StructureBatch, *, cell: str, symprec: float = 0.01) -> StructureBatch:
+def standardized(structures: Structures, *, cell: str, symprec: float = 0.01) -> StructureBatch:
     """Return each crystal in another cell, as spglib standardizes it; where it cannot, as it is.
 
     Args:
@@ -191,6 +193,7 @@ def standardized(structures: StructureBatch, *, cell: str, symprec: float = 0.01
     """
     if cell not in CELLS:
         raise unknown_option("cell", cell, CELLS)
+    structures = as_batch(structures)
     if cell == "as_is" or len(structures) == 0:
         return structures
     spglib = _spglib()

@@ -30,12 +30,13 @@ from whorl.representations.acsf.features import AtomicFeatures
 from whorl.representations.acsf.groups import SymmetryFunctions
 from whorl.representations.acsf.jacobian import AngularKernel, PairRadialKernel, RadialKernel
 from whorl.representations.acsf.settings import ACSFSettings
-from whorl.representations.base import require_sound
+from whorl.representations.base import sound
 from whorl.representations.cutoffs import Cutoff
 from whorl.representations.kernels import Kernel, PairKernel
 from whorl.representations.pairs import Pairs
 from whorl.representations.pooled import PAIR_NUMBERS, AtomicRepresentation
 from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch
 
 _FACTORS_AT_ONCE = 300_000
 # Of one atom; diamond has 5,900 within 20 Å. Their triples are numbered at once: 8 bytes × the square.
@@ -209,12 +210,13 @@ class ACSF(AtomicRepresentation):
         radial, angular = len(self.g2) + len(self.g3), len(self.g4) + len(self.g5)
         return _SECONDS * counts * neighbors * (radial + 0.5 * neighbors * angular)
 
-    def find_problems(self, structures: StructureBatch) -> dict[int, str]:
+    def find_problems(self, structures: Structures) -> dict[int, str]:
         """Return the index of each structure that cannot be encoded, and why.
 
         Besides those of :func:`whorl.structures.find_problems`: so many neighbours within the cutoff that the
         triples of a single atom would take many GB.
         """
+        structures = as_batch(structures)
         problems = super().find_problems(structures)
         if self.g4 or self.g5:
             neighbors = self.expected_neighbors(structures)
@@ -226,13 +228,13 @@ class ACSF(AtomicRepresentation):
                 )
         return dict(sorted(problems.items()))
 
-    def atomic_features(self, structures: StructureBatch) -> Float[Tensor, "A f"]:
+    def atomic_features(self, structures: Structures) -> Float[Tensor, "A f"]:
         """Return the features of each atom before pooling, in the order of :attr:`atomic_names`.
 
         Raises:
             InputError: A structure holds an element that was not declared.
         """
-        require_sound(structures)
+        structures = sound(structures)
         pairs = self.neighbors(structures)
         vectors = pairs.vectors(structures)
         parts = self.parts(structures, pairs, vectors.detach(), pairs_at_once=self._pairs_at_once)
