@@ -37,6 +37,7 @@ GENERATORS: Registry[ConditionalGenerator] = Registry(
         "gan": "whorl.generators.gan:GAN",
         "wgan_gp": "whorl.generators.wgan_gp:WGANGP",
         "diffusion": "whorl.generators.diffusion:Diffusion",
+        "flow": "whorl.generators.flow:Flow",
     },
 )
 

@@ -2,6 +2,7 @@ from .adversarial import energy_distance
 from .base import ConditionalGenerator, TensorModel, condition_range, range_warning
 from .cvae import CVAE
 from .diffusion import Diffusion
+from .flow import Flow
 from .gan import GAN
 from .io import build_model, load_model, make_generator, save_model
 from .scaling import FeatureScaler
@@ -16,6 +17,7 @@ __all__ = [
     "ConditionalGenerator",
     "Diffusion",
     "FeatureScaler",
+    "Flow",
     "GeneratorSettings",
     "TensorModel",
     "TrainingSettings",
