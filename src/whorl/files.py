@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from whorl.errors import InputError
+from whorl.errors import InputError, shortened
 from whorl.version import __version__
 
 _UNWRITABLE = (
@@ -122,6 +122,23 @@ def read_json(path: Path | str) -> Any:
         raise InputError(
             f"{path}: not valid JSON ({error}). Give a file that whorl wrote, or run the command "
             "that made it again."
+        ) from None
+
+
+@contextmanager
+def damage_named(path: Path | str) -> Iterator[None]:
+    """Name the file whose contents the body takes apart, whatever contents of another form make it raise.
+
+    Raises:
+        InputError: The body raised anything.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        reason = shortened(reason, 300).rstrip(".")
+        raise InputError(
+            f"{path}: damaged: its contents do not fit together ({reason}). Run the command that made it."
         ) from None
 
 

@@ -6,10 +6,9 @@ whole or absent, can be read without whorl, and runs no code when it is opened.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from torch import Tensor
 from whorl.datasets.entries import WARNINGS
 from whorl.datasets.packing import Packer, unpack
 from whorl.errors import InputError, unknown_option
+from whorl.files import damage_named
 from whorl.representations.base import Representation
 from whorl.structures.batch import STRUCTURE_TENSORS, StructureBatch
 from whorl.structures.convert import EXTRAS, BatchField, as_batch
@@ -222,7 +222,7 @@ def load_dataset(path: Path | str) -> Dataset:
         InputError: The file is absent, damaged, or holds something else.
     """
     tensors, header = _read(path, "dataset")
-    with _as_damage(path):
+    with damage_named(path):
         return unpack_dataset(tensors, header)
 
 
@@ -314,7 +314,7 @@ def load_features(path: Path | str, *, representation: Representation | None = N
         InputError: The file is absent, damaged, holds something else, or was made by another representation.
     """
     tensors, header = _read(path, "features")
-    with _as_damage(path):
+    with damage_named(path):
         there = FeatureSet(
             features=_rows(tensors["features"]),
             representation=dict(header["representation"]),
@@ -371,19 +371,6 @@ def _texts(values: Any, what: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise InputError(f"{what}: expected text.")
     return tuple(values)
-
-
-@contextlib.contextmanager
-def _as_damage(path: Path | str) -> Iterator[None]:
-    """Turn whatever contents that do not fit together make the body raise into one message."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"{path}: damaged: its contents do not fit together ({reason.rstrip('.')}). Run the command that "
-            "made it again."
-        ) from None
 
 
 def _read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

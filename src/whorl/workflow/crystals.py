@@ -20,7 +20,7 @@ from whorl.datasets.store import pack_dataset, unpack_dataset
 from whorl.errors import InputError, MissingExtraError, import_extra
 from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, judge_crystals
 from whorl.evaluation.validity import Validity, check_validity
-from whorl.files import contents_hash, provenance, read_json, write_json, write_text
+from whorl.files import contents_hash, damage_named, provenance, read_json, write_json, write_text
 from whorl.locks import one_at_a_time
 from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
@@ -284,20 +284,25 @@ def gather(generated: Path, crystals: Path, predicted: Path | None = None) -> Ma
             "those, with the files that belong to them."
         )
     decoded = read_json(record)
-    if structures is None or len(decoded["rows"]) != len(structures):
+    with damage_named(record):
+        rows = torch.tensor(decoded["rows"], dtype=torch.int64)
+        skipped = {int(row): str(reason) for row, reason in decoded["skipped"].items()}
+        measures = {str(name): _numbers(values) for name, values in decoded["measures"].items()}
+        source, described = decoded.get("tensors"), len(next(iter(measures.values())))
+    if structures is None or len(rows) != len(structures):
         raise InputError(f"{crystals}: not what 'whorl decode' wrote with {record.name}. Decode again.")
-    other = decoded.get("tensors") not in (None, contents_hash(generated))  # None: of an older whorl
-    if other or len(next(iter(decoded["measures"].values()))) != len(targets):
+    other = source not in (None, contents_hash(generated))  # None: of an older whorl
+    if other or described != len(targets):
         raise InputError(
             f"{crystals}: decoded from other tensors than those of {generated}. Decode these, or give the "
             "tensors that were decoded."
         )
     return MadeCrystals(
         structures=structures,
-        rows=torch.tensor(decoded["rows"], dtype=torch.int64),
+        rows=rows,
         targets=targets,
-        skipped={int(row): reason for row, reason in decoded["skipped"].items()},
-        measures={name: _numbers(values) for name, values in decoded["measures"].items()},
+        skipped=skipped,
+        measures=measures,
         predicted=properties(predicted) if predicted else {},
     )
 
@@ -320,7 +325,9 @@ def targets_of(generated: Path) -> Tensor:
 
 def properties(path: Path) -> dict[str, Tensor]:
     """Read what :func:`predict` wrote."""
-    return {name: _numbers(values) for name, values in read_json(path)["properties"].items()}
+    data = read_json(path)
+    with damage_named(path):
+        return {str(name): _numbers(values) for name, values in data["properties"].items()}
 
 
 def judge(
@@ -444,7 +451,9 @@ def summary(judged: Path) -> list[str]:
 
 def read_verdicts(path: Path) -> dict[str, CrystalVerdict]:
     """Read what :func:`judge` wrote."""
-    return {label: CrystalVerdict.from_dict(one) for label, one in read_json(path)["verdicts"].items()}
+    data = read_json(path)
+    with damage_named(path):
+        return {str(label): CrystalVerdict.from_dict(one) for label, one in data["verdicts"].items()}
 
 
 def _numbers(values: list[float | None]) -> Tensor:

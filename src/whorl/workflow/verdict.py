@@ -20,7 +20,7 @@ from whorl.evaluation import (
     Verdict,
     evaluate,
 )
-from whorl.files import read_json
+from whorl.files import damage_named, read_json
 from whorl.report import make_table, write_report, write_samples, write_structures, write_tables
 from whorl.report.crystals import CrystalSection
 from whorl.report.tables import Table
@@ -110,7 +110,14 @@ def _reconstructed(files: Files, made: FeatureSet) -> Reconstructed:
             f"{path}: has '{missing[0]}', which is none of the generated samples in {files.generated}. "
             "Invert these samples, or give the samples that were inverted."
         )
-    search = read_json(path.with_name(f"{path.stem}-inversion.json"))
+    record = path.with_name(f"{path.stem}-inversion.json")
+    search = read_json(record)
+    with damage_named(record):
+        limit = search["invalid_above"]
+        invalid_above = None if limit is None else float(limit)
+        reference_loss = torch.tensor(search["reference_losses"], dtype=torch.float64)
+    with damage_named(path):
+        status = tuple(str(info["inversion_status"]) for info in data.structures.info)
     energy: Tensor | None = None
     failures: dict[int, str] = {}
     if files.energies is not None:
@@ -118,9 +125,9 @@ def _reconstructed(files: Files, made: FeatureSet) -> Reconstructed:
     return Reconstructed(
         rows=torch.tensor([place[name] for name in data.ids], dtype=torch.int64),
         loss=data.properties["inversion_loss"].double(),
-        status=tuple(str(info["inversion_status"]) for info in data.structures.info),
-        invalid_above=search["invalid_above"],
-        reference_loss=torch.tensor(search["reference_losses"], dtype=torch.float64),
+        status=status,
+        invalid_above=invalid_above,
+        reference_loss=reference_loss,
         energy=energy,
         failures=failures,
         features=load_features(path.with_name(f"{path.stem}-features.safetensors"))
@@ -133,14 +140,15 @@ def _reconstructed(files: Files, made: FeatureSet) -> Reconstructed:
 def _read_energies(path: Path, ids: tuple[str, ...]) -> tuple[Tensor | None, dict[int, str]]:
     """Return what to compare with the property, if anything, and why some values are missing."""
     data = read_json(path)
-    if tuple(data["ids"]) != ids:
+    with damage_named(path):
+        of, reasons = tuple(data["ids"]), dict(data["failures"])
+        there = data.get("value", data["formation_energy"])  # all that older versions had
+        values = [math.nan if value is None else float(value) for value in there or ()]
+        failures = {index: str(reasons[name]) for index, name in enumerate(ids) if name in reasons}
+    if of != ids or (there is not None and len(values) != len(ids)):
         raise InputError(f"{path}: these are the energies of other structures. Compute them again.")
-    there = data.get("value", data["formation_energy"])  # all that older versions had
     if there is None:
         return None, {}
-    values = [math.nan if value is None else float(value) for value in there]
-    reasons = data["failures"]
-    failures = {index: reasons[name] for index, name in enumerate(ids) if name in reasons}
     return torch.tensor(values, dtype=torch.float64), failures
 
 
@@ -190,7 +198,7 @@ def report(
         structures = structures_of(evidence.real.ids, dataset)
     write_report(
         output,
-        verdict=Verdict.from_dict(_without(read_json(results), "provenance")),
+        verdict=_read_verdict(results),
         sizes=evidence.sizes,
         data_features=evidence.real.features.flatten(1).double(),
         data_properties=evidence.labels.double(),
@@ -208,7 +216,7 @@ def report(
 
 def summary(results: Path) -> dict[str, Table]:
     """Return the tables of a verdict by their headings."""
-    verdict = Verdict.from_dict(_without(read_json(results), "provenance"))
+    verdict = _read_verdict(results)
     headings = {
         "surrogate": "Generated features, judged by the surrogate",
         "potential": "Atoms found for them, judged by the energy method as they are",
@@ -217,5 +225,7 @@ def summary(results: Path) -> dict[str, Table]:
     return {heading: table for heading, table in tables.items() if table is not None}
 
 
-def _without(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name != key}
+def _read_verdict(path: Path) -> Verdict:
+    data = read_json(path)
+    with damage_named(path):
+        return Verdict.from_dict({name: value for name, value in data.items() if name != "provenance"})

@@ -48,7 +48,6 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
                 scratch=(f"{structures.stem}-search",),
                 # 1 judged by what Algorithm 1 left of real structures; 2 found less; 3 placed what was not
-                # requested
-                # random numbers of 4 followed from the last digit of a target
+                # requested; random numbers of 4 followed from the last digit of a target
                 version=5,
             )
