@@ -47,7 +47,7 @@ generator: {<<: *net, layers: 1, latent: 2}
 surrogate:
   <<: *net
 generate: {targets: [2.0, 3], samples: 5}
-invert: {solver: algorithm1, samples: 2, starts: 1, hops: 1}
+reconstruct: {kind: algorithm1, samples: 2, starts: 1, hops: 1}
 report: {gallery: 1, title: "Pt4: 'new' clusters"}
 """.replace("defaults: &net {epochs: 10, hidden: 8}\n", "")
     .replace("{<<: *net, layers", "&net {epochs: 10, hidden: 8, layers")
@@ -63,7 +63,7 @@ generate:
   targets: [-2.0, -1.0e+0, .5]
   elements: [O, No]
   selection: {pool: 10_000, tolerance: 1e-1}
-decode: {clustering: auto, refine: false}
+reconstruct: {clustering: auto, refine: false}
 evaluate: {tolerance: 0.3, cgcnn: no}
 """,
     """\
@@ -78,7 +78,7 @@ generate:
   targets:
   - 1.9
   - 2.8
-invert:
+reconstruct:
 evaluate:
   calculator: {name: chgnet, options: {batch_size: 8}, bulk_energy: {Pt: -6.05}}
 """,

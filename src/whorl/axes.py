@@ -56,7 +56,12 @@ RECONSTRUCTORS: Registry[Reconstructor] = Registry(
     "reconstructor",
     group="whorl.reconstructors",
     base="whorl.reconstruction.base:Reconstructor",
-    builtin={},
+    builtin={
+        "auto": "whorl.reconstruction.auto:Auto",
+        "population": "whorl.reconstruction.population:PopulationSearch",
+        "algorithm1": "whorl.reconstruction.algorithm1:Algorithm1",
+        "closed_form": "whorl.reconstruction.closed_form:ClosedForm",
+    },
 )
 
 REFINERS: Registry[Refiner] = Registry(

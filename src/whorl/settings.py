@@ -69,6 +69,11 @@ class SectionOfKind(Section):
         """Return the hyperparameters of the method, JSON-able."""
         return {name: value for name, value in self.model_dump(mode="json").items() if name != "kind"}
 
+    def summary(self) -> str:
+        """Return the method and its settings in a line of a report."""
+        options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.options().items())
+        return f"{self.kind}: {options}" if options else self.kind
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """Files that the method reads: results depend on their contents."""

@@ -22,7 +22,7 @@ representation:
 generator: {epochs: 10, layers: 1, hidden: 8, latent: 2}
 surrogate: {epochs: 10, layers: 1, hidden: 8}
 generate: {targets: [2.0], samples: 5}
-invert: {solver: algorithm1, samples: 2, starts: 1, hops: 1, iterations: 2, polish: 2, reference: 2}
+reconstruct: {kind: algorithm1, samples: 2, starts: 1, hops: 1, iterations: 2, polish: 2, reference: 2}
 report: {gallery: 1}
 """
 

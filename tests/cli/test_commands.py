@@ -131,7 +131,7 @@ def test_a_recipe_runs_and_is_not_repeated(whorl, recipe, tmp_path):
     first = whorl("run", recipe, "-o", folder)
     assert first.code == 0, first.err
     assert first.out.strip().endswith("report.html")
-    assert "✓ invert/all" in first.err
+    assert "✓ reconstruct/all" in first.err
     assert "judged by the surrogate" in first.err
     second = whorl("run", recipe, "-o", folder)
     assert second.code == 0

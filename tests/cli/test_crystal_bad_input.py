@@ -48,10 +48,11 @@ def feature_set(tensors: torch.Tensor, codec: CrysTens, **properties: torch.Tens
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Files of a small chain: data set, features, two generators, generated tensors, crystals of them."""
-    from whorl.workflow import crystals
+    from whorl.reconstruction import ClosedForm
     from whorl.workflow.monitor import Monitor
-    from whorl.workflow.settings import DecodeSettings, GenerateSettings, GeneratorSettings
+    from whorl.workflow.settings import GenerateSettings, GeneratorSettings
     from whorl.workflow.stages import generate, train
+    from whorl.workflow.stages.reconstruct import reconstruct
 
     folder = tmp_path_factory.mktemp("made")
     dataset, codec = salts(), CrysTens(max_atoms=2)
@@ -75,9 +76,9 @@ def made(tmp_path_factory):
     asked = torch.zeros(3, dtype=torch.float64)
     save_features(feature_set(tensors[:3], codec, target=asked), folder / "made.safetensors")
     save_features(feature_set(tensors[3:6], codec, target=asked), folder / "others.safetensors")
-    crystals.decode(
+    reconstruct(
         folder / "made.safetensors",
-        settings=DecodeSettings(refine=False),
+        settings=ClosedForm.Settings(refine=False),
         output=folder / "crystals.safetensors",
         monitor=Monitor(),
     )
@@ -184,7 +185,7 @@ def test_tensors_that_are_no_crystals(whorl, here):
     save_features(feature_set(tensors[3:4], codec), here / "none.safetensors")
     said = whorl("decode", "none.safetensors", "-o", "d.safetensors")
     assert said.code == 1
-    assert "none of the 1 tensors is a crystal" in said.err
+    assert "none of the 1 samples is a structure" in said.err
     assert not [path for path in here.iterdir() if path.name.startswith((".", "d"))]
     assert "expected 0 to 5" in whorl("show", "mixed.safetensors", "--index", 6).err
     assert whorl("show", "mixed.safetensors", "--index", -1).code == 2
@@ -203,7 +204,7 @@ def test_no_rows_at_all(whorl, here, made):
     save_features(feature_set(torch.zeros(0, 14, 14, 4), CrysTens(max_atoms=2)), here / "x.safetensors")
     save_dataset(Dataset(structures=from_ase([]), ids=()), here / "d.safetensors")
     for command, words in (
-        (("decode", "x.safetensors", "-o", "y.safetensors"), "holds no tensors"),
+        (("decode", "x.safetensors", "-o", "y.safetensors"), "holds no features"),
         (("show", "x.safetensors"), "holds no structure"),
         (("show", "d.safetensors"), "holds no structure"),
         (("train", "generator", "x.safetensors", "-o", "y.safetensors"), "no property to train on"),
@@ -284,11 +285,11 @@ EVALUATE = ("--features", "features.safetensors", "--dataset", "salts.safetensor
         (("evaluate", "features.safetensors", "--crystals", "crystals.safetensors", *EVALUATE), "'target'"),
         (
             ("evaluate", "made.safetensors", "--crystals", "salts.safetensors", *EVALUATE),
-            "salts-decoded.json",
+            "salts-reconstruction.json",
         ),
         (
             ("evaluate", "others.safetensors", "--crystals", "crystals.safetensors", *EVALUATE),
-            "other tensors",
+            "other features",
         ),
         (
             ("evaluate", "made.safetensors", "--crystals", "made.safetensors", *EVALUATE),
@@ -344,7 +345,7 @@ def test_decoding_again_leaves_what_others_put_beside_it(whorl, files):
     assert whorl("decode", "single.safetensors", "-o", "crystals.safetensors", "--no-refine").code == 0
     names = {path.name for path in (files / "crystals").rglob("*") if path.is_file()}
     assert names == {"notes.txt", "mine.cif", "crystals.extxyz", "00001_NaCl.cif", "00001_NaCl.vasp"}
-    assert read_json(files / "crystals-decoded.json")["rows"] == [0]
+    assert read_json(files / "crystals-reconstruction.json")["rows"] == [0]
 
 
 def test_a_generator_knows_its_representation(whorl, files):

@@ -10,7 +10,6 @@ COMMANDS = {
     "round trip": ("invert", "absent.cif", "--round-trip"),
     "generator": ("train", "generator", "absent.safetensors"),
     "surrogate": ("train", "surrogate", "absent.safetensors"),
-    "committee": ("train", "committee", "absent.safetensors"),
     "generate": ("generate", "absent.safetensors", "--features", "absent.safetensors", "--target", 1),
 }
 BARE = {
@@ -50,7 +49,7 @@ def test_seeds(whorl, tmp_path, command, seed):
         ("sample", "--split", "1", "above 0 and below 1"),
         ("round trip", "--budget-seconds", "inf", "expected more than 0, and finite"),
         ("round trip", "--budget-seconds", "0", "expected more than 0, and finite"),
-        ("round trip", "--batch-size", "0", "a whole number from 1 to"),
+        ("round trip", "--batch-size", "0", "batch_size: got 0, expected 1 or more"),
     ],
 )
 def test_numbers_out_of_range(whorl, tmp_path, command, option, value, expected):

@@ -96,8 +96,8 @@ def run():
             "data": {"clusters": {"element": "Pt", "atoms": 10, "calculator": {"name": "emt"}}},
             "representation": {"kind": "acsf", "preset": "fung2022", "species": ["Pt"]},
             "sampling": {"sizes": [300, 40], "split": 0.8},
-            "invert": {
-                "solver": "algorithm1",
+            "reconstruct": {
+                "kind": "algorithm1",
                 "samples": 4,
                 "starts": 10,
                 "hops": 5,

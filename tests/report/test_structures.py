@@ -15,13 +15,13 @@ def test_every_structure_says_where_it_comes_from(run, tmp_path):
     info = frames[1].info
     assert info["target"] == 1.9
     assert info["sample"] == 3
-    assert info["inversion_status"] == "local_minimum"
+    assert info["reconstruction_status"] == "local_minimum"
     assert "potential" not in info and frames[0].info["formation_energy"] == pytest.approx(
         float(run.sizes["n300"].reconstructed.energy[0])
     )
     assert info["potential_failure"] == "two atoms <closer> than 0.3 Å"
     assert (info["whorl_version"], info["seed"]) == ("0.1.0", 7)
-    assert frames[0].info["inversion_loss"] == pytest.approx(1e-3)
+    assert frames[0].info["reconstruction_loss"] == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize(

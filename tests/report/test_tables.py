@@ -84,8 +84,8 @@ def test_samples_are_one_line_each(run, tmp_path):
     write_samples(run.sizes, tmp_path / "samples.csv")
     rows = read_csv(tmp_path / "samples.csv")
     assert len(rows) == 72
-    assert rows[0]["inversion_status"] == "local_minimum"
-    assert rows[1]["inversion_status"] == rows[1]["potential"] == ""  # not turned into atoms
+    assert rows[0]["reconstruction_status"] == "local_minimum"
+    assert rows[1]["reconstruction_status"] == rows[1]["potential"] == ""  # not turned into atoms
     assert rows[3]["potential"] == ""  # failed
     assert rows[3]["potential_failure"] == "two atoms <closer> than 0.3 Å"
 

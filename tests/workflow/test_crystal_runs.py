@@ -19,17 +19,18 @@ from whorl.datasets import (
 )
 from whorl.errors import InputError, MissingExtraError
 from whorl.generators import load_model
+from whorl.reconstruction import ClosedForm
 from whorl.structures import from_ase
 from whorl.workflow import crystals
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import parse_recipe
 from whorl.workflow.settings import (
-    DecodeSettings,
     GenerateSettings,
     GeneratorSettings,
     RepresentationSettings,
 )
 from whorl.workflow.stages import STAGES, encode, generate, run_recipe, train
+from whorl.workflow.stages.reconstruct import reconstruct
 
 RECIPE = """\
 name: crystals
@@ -98,9 +99,9 @@ def test_a_finished_run_is_not_repeated(run):
 
 def test_lost_files_of_single_crystals_are_missed(run, tmp_path):
     recipe, folder = run
-    lost = sorted((folder / "decode" / "all" / "crystals").rglob("*.cif"))
+    lost = sorted((folder / "reconstruct" / "all" / "structures").rglob("*.cif"))
     assert lost
-    emptied = folder / "decode" / "all" / "crystals" / "crystals.extxyz"
+    emptied = folder / "reconstruct" / "all" / "structures" / "crystals.extxyz"
     before = {path: path.read_bytes() for path in (*lost, emptied)}
     for damage in (lost[:1], [emptied]):
         for path in damage:
@@ -127,8 +128,8 @@ def encoded(tmp_path, kind: str = "crystens", count: int = 20):
 
 def test_real_crystals_come_back(tmp_path):
     features = encoded(tmp_path, count=6)
-    crystals.decode(
-        features, settings=DecodeSettings(), output=tmp_path / "back.safetensors", monitor=Monitor()
+    reconstruct(
+        features, settings=ClosedForm.Settings(), output=tmp_path / "back.safetensors", monitor=Monitor()
     )
     back, there = load_dataset(tmp_path / "back.safetensors"), salts().select(slice(0, 6))
     assert back.ids == there.ids
@@ -153,21 +154,21 @@ def test_a_tensor_that_is_no_crystal_is_told_and_left_out(tmp_path):
     bad[5, 0, 12] = torch.nan
     save_features(replace(rows, features=bad), features)
     told = Monitor()
-    crystals.decode(
-        features, settings=DecodeSettings(refine=False), output=tmp_path / "b.safetensors", monitor=told
+    reconstruct(
+        features, settings=ClosedForm.Settings(refine=False), output=tmp_path / "b.safetensors", monitor=told
     )
     assert [source for source, _ in told.skipped] == ["salt-3", "salt-5"]
     assert len(load_dataset(tmp_path / "b.safetensors")) == 18
-    decoded = json.loads((tmp_path / "b-decoded.json").read_text())
+    decoded = json.loads((tmp_path / "b-reconstruction.json").read_text())
     assert set(decoded["skipped"]) == {"3", "5"}
-    assert decoded["measures"]["variance_lengths"][3] is None
+    assert decoded["consistency"]["variance_lengths"][3] is None
 
 
 def test_only_images_are_decoded(tmp_path):
     features = encoded(tmp_path, kind="acsf")
-    with pytest.raises(InputError, match="whorl invert"):
-        crystals.decode(
-            features, settings=DecodeSettings(), output=tmp_path / "b.safetensors", monitor=Monitor()
+    with pytest.raises(InputError, match="no closed-form inverse; search for the atoms"):
+        reconstruct(
+            features, settings=ClosedForm.Settings(), output=tmp_path / "b.safetensors", monitor=Monitor()
         )
 
 
@@ -179,9 +180,9 @@ def test_nothing_but_noise_is_said(tmp_path):
     features = encoded(tmp_path)
     rows = load_features(features)
     save_features(replace(rows, features=torch.zeros_like(rows.features)), features)
-    with pytest.raises(InputError, match="none of the 20 tensors is a crystal"):
-        crystals.decode(
-            features, settings=DecodeSettings(), output=tmp_path / "b.safetensors", monitor=Monitor()
+    with pytest.raises(InputError, match="none of the 20 samples is a structure"):
+        reconstruct(
+            features, settings=ClosedForm.Settings(), output=tmp_path / "b.safetensors", monitor=Monitor()
         )
 
 
@@ -207,9 +208,9 @@ def test_what_a_generator_was_not_told_cannot_be_asked(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("invert.samples=3", "has a closed-form inverse. Write decode"),
+        ("reconstruct.kind=closed-form", "Did you mean 'closed_form'"),
         ("representation.kind=acsf", "unknown key 'representation.max_atoms'"),
-        ("decode.clustering=k-means", "auto or paper or none"),
+        ("reconstruct.clustering=k-means", "auto or paper or none"),
         ("generator.conditions=[element]", "Did you mean 'elements'"),
         ("representation.elements=numbers", "number or periodic"),
     ],
@@ -236,14 +237,14 @@ def test_decoded_crystals_have_elements_of_the_data_and_what_was_asked_for(run, 
 
     def decoded(**settings):
         monitor, output = Monitor(), tmp_path / "c.safetensors"
-        crystals.decode(generated, settings=DecodeSettings(**settings), output=output, monitor=monitor)
+        reconstruct(generated, settings=ClosedForm.Settings(**settings), output=output, monitor=monitor)
         return load_dataset(output).structures, monitor.warnings
 
     made, warnings = decoded()
     assert set(made.atomic_numbers.tolist()) <= ELEMENTS
     assert all(17 in one.atomic_numbers.tolist() for one in made)
     assert len(warnings) == 1 and "sites were given another element" in warnings[0]
-    snapped = json.loads((tmp_path / "c-decoded.json").read_text())["snapped_sites"]
+    snapped = json.loads((tmp_path / "c-reconstruction.json").read_text())["snapped_sites"]
     assert snapped == sum(info["crystens_snapped_sites"] for info in made.info) > 0
     assert warnings[0].startswith(f"{snapped} of {len(made.atomic_numbers)} sites")
     free, warnings = decoded(elements="any")  # hardly trained
@@ -254,9 +255,9 @@ def test_a_formula_asked_for_is_decoded(run, tmp_path):
     _, folder = run
     made = load_features(folder / "generate" / "all" / "generated.safetensors")
     save_features(replace(made, requested={"formula": "NaCl"}), tmp_path / "g.safetensors")
-    crystals.decode(
+    reconstruct(
         tmp_path / "g.safetensors",
-        settings=DecodeSettings(refine=False),
+        settings=ClosedForm.Settings(refine=False),
         output=tmp_path / "c.safetensors",
         monitor=Monitor(),
     )
@@ -271,9 +272,9 @@ def test_tensors_of_an_earlier_version_decode_into_any_element(run, tmp_path):
     made = load_features(folder / "generate" / "all" / "generated.safetensors")
     save_features(replace(made, requested={}, elements=()), tmp_path / "g.safetensors")
     monitor = Monitor()
-    crystals.decode(
+    reconstruct(
         tmp_path / "g.safetensors",
-        settings=DecodeSettings(),
+        settings=ClosedForm.Settings(),
         output=tmp_path / "c.safetensors",
         monitor=monitor,
     )

@@ -4,14 +4,17 @@ import pytest
 import torch
 from ase.build import bulk
 
+import whorl.reconstruction.closed_form as closed_form
 from whorl.datasets import Dataset, load_dataset, load_features, save_dataset
 from whorl.files import read_json
+from whorl.reconstruction import ClosedForm
 from whorl.structures import from_ase
 from whorl.workflow import crystals
 from whorl.workflow import energies as of_atoms
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.settings import CalculatorSettings, DecodeSettings, RepresentationSettings
+from whorl.workflow.settings import CalculatorSettings, RepresentationSettings
 from whorl.workflow.stages import encode as encoding
+from whorl.workflow.stages.reconstruct import reconstruct
 
 SETTINGS = {
     "acsf": RepresentationSettings.model_validate({"kind": "acsf", "cutoff": 4.0, "g2": [[0.1, 0.0]]}),
@@ -56,7 +59,7 @@ def energies(given, output, monitor):
 def decode(given, output, monitor):
     tensors = output.with_name("tensors.safetensors")
     encode(given, tensors, Monitor(), kind="crystens")
-    crystals.decode(tensors, settings=DecodeSettings(refine=False), output=output, monitor=monitor)
+    reconstruct(tensors, settings=ClosedForm.Settings(refine=False), output=output, monitor=monitor)
     return load_dataset(output).structures.cells
 
 
@@ -71,7 +74,7 @@ def loop(request, monkeypatch):
     for module, name in (
         (encoding, "_ENCODE_AT_ONCE"),
         (of_atoms, "_AT_ONCE"),
-        (crystals, "_AT_ONCE"),
+        (closed_form, "_AT_ONCE"),
         (crystals, "_PREDICTED_AT_ONCE"),
     ):
         monkeypatch.setattr(module, name, 3)

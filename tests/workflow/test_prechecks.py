@@ -112,7 +112,7 @@ def test_elements_that_no_training_row_has_are_named_before_training(tmp_path):
         "representation={preset: crystal}",
         "sampling.sizes=all",
         "generator.conditions=[elements, crystal_system]",
-        "invert=null",
+        "reconstruct=null",
     ]
     for wish, words in (
         ("generate.elements=[O, Na, Ti]", "O, Ti: no structure that the generator was trained on has it"),

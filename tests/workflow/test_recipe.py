@@ -2,8 +2,8 @@ import pytest
 
 from whorl.errors import InputError
 from whorl.generators import make_generator
+from whorl.reconstruction import Algorithm1
 from whorl.workflow.recipe import parse_recipe, read_recipe, save_recipe
-from whorl.workflow.settings import InvertSettings
 
 CLUSTERS = """\
 name: tiny
@@ -27,14 +27,15 @@ def message(text: str, *changes: str) -> str:
 
 def test_defaults_are_the_papers():
     recipe = parse_recipe(CLUSTERS)
-    generator, surrogate, invert = recipe.generator, recipe.surrogate, recipe.invert
+    generator, surrogate, search = recipe.generator, recipe.surrogate, recipe.reconstruct
     assert (generator.layers, generator.hidden, generator.latent, generator.beta) == (3, 128, 25, 0.75)
     assert (generator.learning_rate, generator.epochs, generator.batch_size) == (1e-3, 2000, 64)
     assert (surrogate.layers, surrogate.hidden, surrogate.batch_size) == (5, 256, 256)
     assert (surrogate.learning_rate, surrogate.epochs) == (5e-4, 2000)
-    assert invert is not None
-    assert (invert.solver, invert.samples) == ("whorl", 100)
-    assert (invert.starts, invert.hops, invert.iterations, invert.polish) == (10, 5, 140, 900)
+    assert search is not None
+    assert (search.kind, search.wanted) == ("population", 100)
+    paper = Algorithm1.Settings()
+    assert (paper.starts, paper.hops, paper.iterations, paper.polish) == (10, 5, 140, 900)
     assert recipe.sampling.split == 0.8
     assert recipe.data.clusters is not None
     assert recipe.data.clusters.window == (0.0, 3.7)
@@ -185,9 +186,9 @@ def test_changes_from_the_command_line():
 
 
 def test_features_alone_are_generated_but_not_inverted():
-    assert parse_recipe(FEATURES).invert is None
-    assert "Give data.features.composition" in message(FEATURES + "invert: {starts: 2}")
-    assert parse_recipe(FEATURES, changes=["data.features.composition=Pt10"]).invert is not None
+    assert parse_recipe(FEATURES).reconstruct is None
+    assert "Give data.features.composition" in message(FEATURES + "reconstruct: {kind: algorithm1}")
+    assert parse_recipe(FEATURES, changes=["data.features.composition=Pt10"]).reconstruct is not None
 
 
 def test_judging_energy_method_is_the_labelling_one_unless_told():
@@ -201,7 +202,7 @@ def test_judging_energy_method_is_the_labelling_one_unless_told():
 
 
 def test_saved_recipe_reads_back_the_same(tmp_path):
-    recipe = parse_recipe(CLUSTERS + "invert: null\n")
+    recipe = parse_recipe(CLUSTERS + "reconstruct: null\n")
     save_recipe(recipe, tmp_path / "recipe.yaml")
     assert read_recipe(tmp_path / "recipe.yaml") == recipe
     assert "beta: 0.75" in (tmp_path / "recipe.yaml").read_text()
@@ -215,22 +216,44 @@ def test_name_follows_the_file_and_absent_files_suggest_another(tmp_path):
         read_recipe(tmp_path / "pt10_dmo.yaml")
 
 
-def test_settings_of_the_other_solver_are_not_lost_in_silence():
-    said = message(CLUSTERS + "invert: {starts: 2, noise: 0.2}\n")
-    assert "starts, noise: of the solver algorithm1, and the solver here is whorl" in said
-    assert "write solver: algorithm1" in said
-    recipe = parse_recipe(CLUSTERS + "invert: {solver: algorithm1, starts: 2}\n")
-    assert recipe.invert is not None
-    assert recipe.invert.search(real=False)["starts"] == 2
-    assert "budget_evaluations: of the solver whorl" in message(
-        CLUSTERS + "invert: {solver: algorithm1, budget_evaluations: 10}\n"
-    )
+def test_settings_of_another_reconstructor_are_not_lost_in_silence():
+    said = message(CLUSTERS + "reconstruct: {starts: 2, noise: 0.2}\n")
+    assert "unknown key 'reconstruct.starts'" in said and "unknown key 'reconstruct.noise'" in said
+    recipe = parse_recipe(CLUSTERS + "reconstruct: {kind: algorithm1, starts: 2}\n")
+    assert isinstance(recipe.reconstruct, Algorithm1.Settings) and recipe.reconstruct.starts == 2
+    said = message(CLUSTERS + "reconstruct: {kind: algorithm1, budget_evaluations: 10}\n")
+    assert "unknown key 'reconstruct.budget_evaluations'" in said
+    assert "acsf has no closed-form inverse" in message(CLUSTERS + "reconstruct: {kind: closed_form}\n")
 
 
-def test_real_fingerprints_are_searched_longer_than_generated_ones():
-    settings = InvertSettings(budget_evaluations=7, reference_evaluations=70, batch_size=3)
-    assert settings.search(real=False) == {"budget_evaluations": 7, "batch_size": 3}
-    assert settings.search(real=True) == {"budget_evaluations": 70, "batch_size": 3}
+@pytest.mark.parametrize(
+    ("old", "kind", "own"),
+    [
+        ("invert: {samples: 7, budget_evaluations: 9}", "population", ("budget_evaluations", 9)),
+        ("invert: {solver: algorithm1, samples: 7, starts: 2}", "algorithm1", ("starts", 2)),
+        (
+            "invert: {solver: whorl, samples: 7, starts: 10, free_cell: true}",
+            "population",
+            ("free_cell", True),
+        ),
+    ],
+)
+def test_invert_of_earlier_versions_becomes_reconstruct(old, kind, own):
+    with pytest.warns(FutureWarning, match=rf"invert: .* Write reconstruct: {{kind: {kind}"):
+        recipe = parse_recipe(CLUSTERS + old + "\ndecode: null\n")
+    assert recipe.reconstruct is not None
+    assert (recipe.reconstruct.kind, recipe.reconstruct.samples) == (kind, 7)
+    assert getattr(recipe.reconstruct, own[0]) == own[1]
+
+
+def test_decode_of_earlier_versions_becomes_reconstruct():
+    crystals = CLUSTERS + "representation: {kind: crystens}\n"
+    with pytest.warns(FutureWarning, match="decode: a key of earlier versions"):
+        recipe = parse_recipe(crystals + "decode: {clustering: paper}\ninvert: null\n")
+    assert recipe.reconstruct is not None
+    assert (recipe.reconstruct.kind, recipe.reconstruct.clustering) == ("closed_form", "paper")
+    with pytest.warns(FutureWarning, match="decode: null"):
+        assert parse_recipe(crystals + "decode: null\n").reconstruct is None
 
 
 def test_keys_of_earlier_versions_are_read_with_a_warning_that_shows_the_new_form():

@@ -24,8 +24,8 @@ ALL = [
     "train/n24",
     "generate/n15",
     "generate/n24",
-    "invert/n15",
-    "invert/n24",
+    "reconstruct/n15",
+    "reconstruct/n24",
     "energies/n15",
     "energies/n24",
     "evaluate",
@@ -66,8 +66,8 @@ def test_a_run_leaves_everything_the_contract_names(tiny_run):
         "train/surrogate/surrogate.safetensors",
         "train/n15/generator.safetensors",
         "generate/n15/generated.safetensors",
-        "invert/n15/structures.safetensors",
-        "invert/n15/structures.extxyz",
+        "reconstruct/n15/structures.safetensors",
+        "reconstruct/n15/structures.extxyz",
         "energies/n15/energies.json",
         "evaluate/results.json",
         "evaluate/samples.csv",
@@ -97,21 +97,23 @@ def test_results_are_about_all_that_was_asked_for(tiny_run):
 def test_atoms_carry_target_loss_status_and_provenance(tiny_run):
     import ase.io
 
-    frames = ase.io.read(tiny_run / "invert" / "n15" / "structures.extxyz", index=":")
+    frames = ase.io.read(tiny_run / "reconstruct" / "n15" / "structures.extxyz", index=":")
     assert len(frames) == 4
     for atoms in frames:
         assert atoms.get_chemical_symbols() == ["Pt"] * 4
         assert atoms.info["target"] in (2.0, 3.0)
-        assert {"inversion_loss", "inversion_status", "id", "whorl_version", "seed"} <= set(atoms.info)
+        assert {"reconstruction_loss", "reconstruction_status", "id", "whorl_version", "seed"} <= set(
+            atoms.info
+        )
 
 
 def test_features_of_the_atoms_found_are_stored(tiny_run):
-    found = load_features(tiny_run / "invert" / "n15" / "structures-features.safetensors")
-    data = load_dataset(tiny_run / "invert" / "n15" / "structures.safetensors")
+    found = load_features(tiny_run / "reconstruct" / "n15" / "structures-features.safetensors")
+    data = load_dataset(tiny_run / "reconstruct" / "n15" / "structures.safetensors")
     generated = load_features(tiny_run / "generate" / "n15" / "generated.safetensors")
     place = [generated.ids.index(name) for name in data.ids]
     loss = (found.features - generated.features[place]).abs().mean(1)
-    assert torch.allclose(loss, data.properties["inversion_loss"])
+    assert torch.allclose(loss, data.properties["reconstruction_loss"])
 
 
 def test_nothing_is_repeated(run):
@@ -129,7 +131,7 @@ def test_nothing_is_repeated(run):
         ("generator.epochs=21", [n for n in ALL if n in ALL[6:]]),
         ("surrogate.epochs=21", ["train/surrogate", "evaluate", "report"]),
         ("generate.samples=6", ALL[8:]),
-        ("invert.budget_evaluations=160", ALL[10:]),
+        ("reconstruct.budget_evaluations=160", ALL[10:]),
         ("evaluate.calculator={name: emt, options: {asap_cutoff: true}}", ["agreement", *ALL[12:]]),
         ("evaluate.quantity=formation_energy", ["agreement", *ALL[12:]]),
         ("evaluate.tolerance=0.2", ALL[14:]),
@@ -207,8 +209,16 @@ def test_features_without_structures_are_judged_by_a_given_network(tmp_path, tin
     ]
     done = redone(tmp_path / "run", *changes)
     trained = ["train/surrogate", "train/all"]
-    assert done == ["encode", "sampling/all", *trained, "generate/all", "invert/all", "evaluate", "report"]
-    done = redone(tmp_path / "run", *changes, "invert=null")
+    assert done == [
+        "encode",
+        "sampling/all",
+        *trained,
+        "generate/all",
+        "reconstruct/all",
+        "evaluate",
+        "report",
+    ]
+    done = redone(tmp_path / "run", *changes, "reconstruct=null")
     assert done == ["evaluate", "report"]
     results = json.loads((tmp_path / "run" / "evaluate" / "results.json").read_text())
     assert results["sizes"]["all"]["targets"][0]["potential"] is None
@@ -233,13 +243,13 @@ def test_a_flipped_byte_is_noticed_and_what_is_made_again_is_the_same(run):
     for name in (
         "data/dataset.safetensors",
         "train/n15/generator.safetensors",
-        "invert/n24/structures.extxyz",
+        "reconstruct/n24/structures.extxyz",
     ):
         content = bytearray(before[run / name])
         content[len(content) // 2] ^= 1
         (run / name).write_bytes(content)
-    assert redone(run) == ["data", "train/n15", "invert/n24"]
-    for name in ("data/dataset.safetensors", "evaluate/results.json", "invert/n24/structures.extxyz"):
+    assert redone(run) == ["data", "train/n15", "reconstruct/n24"]
+    for name in ("data/dataset.safetensors", "evaluate/results.json", "reconstruct/n24/structures.extxyz"):
         assert (run / name).read_bytes() == before[run / name]
     assert redone(run) == []
 
@@ -251,7 +261,7 @@ def test_a_finished_run_and_its_report_do_without_the_files_it_read(tmp_path, ti
         f"data={{files: {{path: {tmp_path / 'mine.extxyz'}, property: formation_energy}}}}",
         f"surrogate={{kind: external, path: {tmp_path / 'judge.safetensors'}}}",
         "sampling.sizes=all",
-        "invert=null",
+        "reconstruct=null",
     ]
     folder = tmp_path / "run"
     assert redone(folder, *changes)[-1] == "report"

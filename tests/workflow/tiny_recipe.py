@@ -16,7 +16,7 @@ sampling: {sizes: [15, 24]}
 generator: {epochs: 20, layers: 1, hidden: 8, latent: 2}
 surrogate: {epochs: 20, layers: 1, hidden: 8}
 generate: {targets: [2.0, 3.0], samples: 5}
-invert: {samples: 2, budget_evaluations: 150, reference: 3, reference_evaluations: 300}
+reconstruct: {samples: 2, budget_evaluations: 150, reference: 3, reference_evaluations: 300}
 report: {gallery: 1}
 """
 

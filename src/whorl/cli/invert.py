@@ -11,38 +11,30 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import err, monitored, out, plain_table
-from whorl.cli.options import COUNT, POSITIVE, Seed, given
+from whorl.cli.options import POSITIVE, Seed
+from whorl.cli.settings_options import given_settings, settings_command
 from whorl.errors import InputError
-from whorl.workflow.settings import InvertSettings
 
 if TYPE_CHECKING:
     from whorl.report.comparison import Comparison
     from whorl.representations import RepresentationSettings
 
-_INVERT = InvertSettings()
-_ROUND_TRIP, _GENERATED, _STEPS = (
-    "Round trip (--round-trip)",
-    "Generated features (without --round-trip)",
-    "Algorithm 1 (--solver algorithm1)",
-)
+_ROUND_TRIP, _GENERATED = "Round trip (--round-trip)", "Generated features (without --round-trip)"
 _ONLY_ROUND_TRIP = ("representation", "pooling", "budget_seconds")
-_ONLY_GENERATED = (
-    "composition",
-    "dataset",
-    "features",
-    "rows",
-    "samples",
-    "weights",
-    "reference",
-    "budget_evaluations",
-    "min_distance",
+_ONLY_GENERATED = ("dataset", "features", "rows")
+SEARCH_OF_GENERATED = (
+    *("samples", "weights", "reference", "quantile", "margin", "composition"),
+    *("budget_evaluations", "reference_evaluations", "min_distance"),
 )
-_STEP_NAMES = ("starts", "hops", "iterations", "polish", "learning_rate", "noise")
+"""Settings of a search that only generated features have."""
+_KINDS = {None: "population", "whorl": "population"}
 _MOST_ROWS = 50  # of the table on the terminal
 _FILES = (".yaml", ".yml", ".json")
 
 
-@app.command()
+@app.command(
+    cls=settings_command("whorl.reconstruction.settings:ReconstructorSettings", flag="--solver", kinds=_KINDS)
+)
 def invert(
     file: Annotated[
         Path,
@@ -97,17 +89,6 @@ def invert(
         str | None,
         typer.Option(help="whorl, or algorithm1 (Fung et al. 2022).", show_default="whorl"),
     ] = None,
-    free_cell: Annotated[
-        bool, typer.Option("--free-cell", help="Search for the cells of crystals too.")
-    ] = False,
-    composition: Annotated[
-        str | None,
-        typer.Option(
-            help="Atoms to place, such as Pt10.",
-            show_default="as requested in 'whorl generate', else as in --dataset",
-            rich_help_panel=_GENERATED,
-        ),
-    ] = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
@@ -129,49 +110,6 @@ def invert(
             rich_help_panel=_GENERATED,
         ),
     ] = None,
-    samples: Annotated[
-        int, typer.Option(help="Samples of each target to invert.", rich_help_panel=_GENERATED)
-    ] = _INVERT.samples,
-    weights: Annotated[
-        str,
-        typer.Option(help="Of the features: none (the paper) or whitening.", rich_help_panel=_GENERATED),
-    ] = "none",
-    reference: Annotated[
-        int, typer.Option(help="Real ones inverted for comparison.", rich_help_panel=_GENERATED)
-    ] = _INVERT.reference,
-    budget_evaluations: Annotated[
-        int,
-        typer.Option(help="Of the solver whorl, for each generated one.", rich_help_panel=_GENERATED),
-    ] = _INVERT.budget_evaluations,
-    min_distance: Annotated[
-        float,
-        typer.Option(
-            help="Least distance of two atoms, as a part of the sum of their covalent radii; 0 for none.",
-            rich_help_panel=_GENERATED,
-        ),
-    ] = _INVERT.min_distance,
-    starts: Annotated[
-        int, typer.Option(help="Random starts of each.", rich_help_panel=_STEPS)
-    ] = _INVERT.starts,
-    hops: Annotated[int, typer.Option(help="Rounds of each start.", rich_help_panel=_STEPS)] = _INVERT.hops,
-    iterations: Annotated[
-        int, typer.Option(help="Steps of each round.", rich_help_panel=_STEPS)
-    ] = _INVERT.iterations,
-    polish: Annotated[
-        int, typer.Option(help="Steps for the best of all.", rich_help_panel=_STEPS)
-    ] = _INVERT.polish,
-    learning_rate: Annotated[
-        float, typer.Option(help="In Å.", rich_help_panel=_STEPS)
-    ] = _INVERT.learning_rate,
-    noise: Annotated[
-        float, typer.Option(help="Displacement between rounds, in Å.", rich_help_panel=_STEPS)
-    ] = _INVERT.noise,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Structures at once; it bounds the memory.", show_default="by the solver", parser=COUNT
-        ),
-    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Find atoms whose fingerprints are the generated ones, or see whether your own structures come back.
@@ -182,20 +120,24 @@ def invert(
     Every target gets a loss and a status; those that probably no structure has are marked invalid, not
     hidden. Stopped or killed, it continues when started again.
     """
-    said = _changed(locals())
+    said, chosen = _changed(locals()), given_settings()
+    from whorl.reconstruction import ReconstructorSettings
+    from whorl.settings import settings_from
+
+    kind = _KINDS.get(solver, solver)
+    settings = settings_from(ReconstructorSettings, {"kind": kind, **chosen}, source="whorl invert")
     if round_trip:
-        used = _STEP_NAMES if solver == "algorithm1" else ()
-        if wrong := [name for name in (*_ONLY_GENERATED, *_STEP_NAMES) if name in said and name not in used]:
-            why = "--solver algorithm1" if wrong[0] in _STEP_NAMES else "generated features"
-            raise typer.BadParameter(f"belongs to {why}, not to this round trip.", param_hint=_flag(wrong[0]))
-        steps = given(locals(), [name for name in (*used, "batch_size") if name in said])
+        if wrong := [name for name in said if name in _ONLY_GENERATED]:
+            raise typer.BadParameter("belongs to generated features.", param_hint=_flag(wrong[0]))
+        if wrong := [name for name in chosen if name in SEARCH_OF_GENERATED]:
+            raise typer.BadParameter("belongs to generated features.", param_hint=_flag(wrong[0]))
         options = {
             "representation": _own_functions(representation),
             "pooling": None if pooling is None else tuple(name.strip() for name in pooling.split(",")),
-            "free_cell": free_cell,
+            "free_cell": bool(chosen.pop("free_cell", False)),
             "budget_seconds": budget_seconds,
             "solver": solver or "whorl",
-            "steps": steps,
+            "steps": chosen,
             "seed": seed,
         }
         _round_trip(file, output, options)
@@ -207,17 +149,10 @@ def invert(
             f"{file}: expected features from 'whorl generate' (.safetensors). To encode structures and find "
             "their atoms again, add --round-trip."
         )
-    from whorl.workflow import atoms
-    from whorl.workflow.recipe import settings_from
+    from whorl.workflow.stages.reconstruct import reconstruct
 
-    names = (
-        *("samples", *_STEP_NAMES, "weights", "reference", "budget_evaluations"),
-        *("composition", "free_cell", "min_distance"),
-    )
-    chosen = given(locals(), (*names, *({"solver", "batch_size"} & said)))
-    settings = settings_from(InvertSettings, chosen, source="whorl invert")
     with monitored() as monitor:
-        atoms.invert(
+        reconstruct(
             file,
             settings=settings,
             output=output,

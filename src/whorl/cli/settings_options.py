@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, get_args, get_origin
@@ -21,7 +22,14 @@ from whorl.yaml_text import parse_value
 _given: ContextVar[Mapping[str, Any]] = ContextVar("_given")  # of the command that is running
 
 
-def settings_command(path: str, *, leaves_out: Sequence[str] = (), heading: str = "") -> type[OnceCommand]:
+def settings_command(
+    path: str,
+    *,
+    leaves_out: Sequence[str] = (),
+    heading: str = "",
+    flag: str = "--kind",
+    kinds: Mapping[str | None, str] | None = None,
+) -> type[OnceCommand]:
     """Return the class of a command that has an option for every setting of a section.
 
     Of a family of settings, these are the settings of the method that ``--kind`` names, or of the default
@@ -31,11 +39,13 @@ def settings_command(path: str, *, leaves_out: Sequence[str] = (), heading: str 
         path: Import path of the section, or of a family's base, ``"package.module:Settings"``.
         leaves_out: Settings that are no options of the command.
         heading: Of the options in the help.
+        flag: Option that names the method.
+        kinds: Names of methods by what is written there, where these differ; of None where nothing is.
     """
 
     class SettingsCommand(OnceCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            section = _section(path, args)
+            section = _section(path, args, flag, kinds or {})
             own = {
                 option
                 for parameter in self.get_params(ctx)
@@ -69,11 +79,12 @@ def given_settings() -> dict[str, Any]:
     return dict(_given.get())
 
 
-def _section(path: str, args: Sequence[str]) -> type[Section]:
+def _section(path: str, args: Sequence[str], flag: str, kinds: Mapping[str | None, str]) -> type[Section]:
     module, _, name = path.partition(":")
-    section = getattr(importlib.import_module(module), name)
-    if issubclass(section, SectionOfKind):
-        kind = next((value for flag, value in _pairs(args) if flag == "--kind"), None)
+    section = operator.attrgetter(name)(importlib.import_module(module))
+    if issubclass(section, SectionOfKind) and "registry" in section.__dict__:
+        named = next((value for option, value in _pairs(args) if option == flag), None)
+        kind = kinds.get(named, named)
         with contextlib.suppress(WhorlError):  # the command says what is wrong with the name
             return section.of_kind({} if kind is None else {"kind": kind})
     return section

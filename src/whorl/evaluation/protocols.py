@@ -209,7 +209,7 @@ def _judge_size(
 def is_invalid(found: Reconstructed) -> Tensor:
     """Return which samples have no atoms, shape (k,): loss above the threshold, or the search failed."""
     flagged = torch.tensor([status in _UNUSABLE for status in found.status], dtype=torch.bool)
-    flagged |= ~torch.isfinite(found.loss)
+    flagged |= torch.isinf(found.loss)  # NaN is that of a closed form, which has none
     if found.invalid_above is not None:
         flagged |= found.loss > found.invalid_above
     return flagged
@@ -229,7 +229,9 @@ def _accuracy(values: Tensor | None, chosen: Tensor, target: float, tolerance: f
     )
 
 
-def _inversion(found: Reconstructed, chosen: Tensor) -> Inversion:
+def _inversion(found: Reconstructed, chosen: Tensor) -> Inversion | None:
+    if bool(found.loss.isnan().all()):  # nothing was searched for
+        return None
     count = int(chosen.sum())
     invalid = int((is_invalid(found) & chosen).sum())
     status = Counter(found.status[i] for i in torch.nonzero(chosen).flatten().tolist())

@@ -42,7 +42,7 @@ def write_structures(
     known = {
         "target": generated.targets[found.rows].double(),
         "surrogate": nan if generated.predicted is None else generated.predicted[found.rows].double(),
-        "inversion_loss": found.loss.double(),
+        "reconstruction_loss": found.loss.double(),
     }
     property = property.replace(" ", "_")
     computed = nan if found.energy is None else found.energy.double()
@@ -51,7 +51,7 @@ def write_structures(
         {
             **(found.structures.info[k] if found.structures.info else {}),
             "sample": row,
-            "inversion_status": found.status[k],
+            "reconstruction_status": found.status[k],
             **({"potential_failure": found.failures[k]} if k in found.failures else {}),
         }
         for k, row in enumerate(found.rows.tolist())

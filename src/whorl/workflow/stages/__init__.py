@@ -20,8 +20,7 @@ STAGES = (
     "sampling",
     "train",
     "generate",
-    "invert",
-    "decode",
+    "reconstruct",
     "energies",
     "properties",
     "evaluate",
@@ -68,9 +67,9 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     What is not in a step's settings cannot change its result: the number of processes, for one.
     """
     # Imported here, since they bring torch: reading a recipe does without.
-    from whorl.workflow.stages import data, encode, evaluate, generate, invert, report, sample, train
+    from whorl.workflow.stages import data, encode, evaluate, generate, reconstruct, report, sample, train
 
     run = RunFolder(folder, recipe)
-    stages = (data, encode, sample, train, generate, invert, evaluate, report)
+    stages = (data, encode, sample, train, generate, reconstruct, evaluate, report)
     steps = [step for stage in stages for step in stage.steps(run)]
     return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))

@@ -22,8 +22,9 @@ def steps(run: RunFolder) -> Iterator[Step]:
     """Yield what is worked out from the real data, what from each training size, and the metrics."""
     recipe, labels = run.recipe, run.labels
     settings, calculator = recipe.evaluate, recipe.calculator
-    energetic = recipe.invert is not None and calculator is not None
-    decoded = recipe.decode is not None
+    reconstructed = recipe.reconstruct is not None
+    energetic = reconstructed and calculator is not None
+    predicts = reconstructed and recipe.predicts_properties
     if energetic and calculator is not None:
         finished = recipe.data.features is not None
         options: dict[str, Any] = {"quantity": settings.quantity, "subtract_offset": settings.subtract_offset}
@@ -46,14 +47,14 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 settings=calculator.model_dump(mode="json"),
                 run=partial(
                     energies.energies,
-                    run.inverted(label),
+                    run.structures(label),
                     calculator=calculator,
                     output=run.energies(label),
                     choice=run.agreement,
                 ),
-                needs=("agreement", f"invert/{label}"),
+                needs=("agreement", f"reconstruct/{label}"),
             )
-    if decoded and settings.cgcnn:
+    if predicts:
         yield Step(
             name="properties/real",
             settings={"real": settings.real},
@@ -64,13 +65,13 @@ def steps(run: RunFolder) -> Iterator[Step]:
             yield Step(
                 name=f"properties/{label}",
                 settings=None,
-                run=partial(crystals.predict, run.decoded(label), output=run.properties(label)),
-                needs=(f"decode/{label}",),
+                run=partial(crystals.predict, run.structures(label), output=run.properties(label)),
+                needs=(f"reconstruct/{label}",),
             )
     yield Step(
         name="evaluate",
         settings=settings.model_dump(
-            mode="json", exclude={*_OF_ENERGIES, *(() if decoded else _OF_CRYSTALS)}
+            mode="json", exclude={*_OF_ENERGIES, *(() if reconstructed else _OF_CRYSTALS)}
         ),
         run=partial(_evaluate, run),
         needs=(
@@ -78,11 +79,10 @@ def steps(run: RunFolder) -> Iterator[Step]:
             "train/surrogate",
             *(f"sampling/{label}" for label in labels),
             *(f"generate/{label}" for label in labels),
-            *(f"invert/{label}" for label in labels if recipe.invert is not None),
+            *(f"reconstruct/{label}" for label in labels if reconstructed),
             *(f"energies/{label}" for label in labels if energetic),
-            *(("data",) if decoded else ()),
-            *(f"decode/{label}" for label in labels if decoded),
-            *(f"properties/{label}" for label in ("real", *labels) if decoded and settings.cgcnn),
+            *(("data",) if reconstructed and run.structures_of_features else ()),
+            *(f"properties/{label}" for label in ("real", *labels) if predicts),
         ),
     )
 
@@ -98,11 +98,11 @@ def _evaluate(run: RunFolder, monitor: Monitor) -> None:
         output=run.results.parent,
         provenance=made_with,
     )
-    if recipe.decode is not None:
+    if made := made_crystals(run):
         crystals.judge(
-            made_crystals(run),
+            made,
             dataset=run.dataset,
-            real=run.properties("real") if recipe.evaluate.cgcnn else None,
+            real=run.properties("real") if recipe.predicts_properties else None,
             most=recipe.evaluate.real,
             output=run.crystal_results,
             made_with=made_with,
@@ -112,27 +112,30 @@ def _evaluate(run: RunFolder, monitor: Monitor) -> None:
 
 
 def made_crystals(run: RunFolder) -> dict[str, MadeCrystals]:
-    """Read the crystals of each training size."""
-    return {
+    """Read the crystals of each training size; none where structures are no crystals, or unknown data."""
+    if run.recipe.reconstruct is None or run.structures_of_features is None:
+        return {}
+    made = {
         label: crystals.gather(
             run.generated(label),
-            run.decoded(label),
-            run.properties(label) if run.recipe.evaluate.cgcnn else None,
+            run.structures(label),
+            run.properties(label) if run.recipe.predicts_properties else None,
         )
         for label in run.labels
     }
+    return {label: one for label, one in made.items() if one is not None}
 
 
 def evidence(run: RunFolder) -> Evidence:
     """Read all that a run has made so far."""
-    inverted = run.recipe.invert is not None
-    judged = inverted and run.recipe.calculator is not None
+    reconstructed = run.recipe.reconstruct is not None
+    judged = reconstructed and run.recipe.calculator is not None
     return verdict.gather(
         {
             label: verdict.Files(
                 generated=run.generated(label),
                 rows=run.rows(label),
-                structures=run.inverted(label) if inverted else None,
+                structures=run.structures(label) if reconstructed else None,
                 energies=run.energies(label) if judged else None,
             )
             for label in run.labels

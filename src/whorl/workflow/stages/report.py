@@ -69,7 +69,7 @@ def write_report_of(run: RunFolder, *, output: Path) -> None:
         gallery=recipe.report.gallery,
         # Runs of older versions did not compare the energy method with the labels.
         agreement=read_choice(run.agreement).text if run.agreement.is_file() else "",
-        crystals=_crystal_section(run) if recipe.decode is not None else None,
+        crystals=_crystal_section(run) if run.crystal_results.is_file() else None,
     )
 
 
@@ -80,7 +80,7 @@ def _crystal_section(run: RunFolder) -> CrystalSection:
         crystals.read_verdicts(run.crystal_results),
         made_crystals(run),
         real=real,
-        real_predicted=crystals.properties(run.properties("real")) if recipe.evaluate.cgcnn else {},
+        real_predicted=crystals.properties(run.properties("real")) if recipe.predicts_properties else {},
         target_label=recipe.property_name.replace("_", " "),
         gallery=recipe.report.gallery,
     )

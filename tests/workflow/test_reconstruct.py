@@ -6,19 +6,20 @@ import json
 import pytest
 import torch
 from ase import Atoms
-from tiny_recipe import tiny
+from tiny_recipe import TINY
 
 from whorl.datasets import Dataset, FeatureSet, load_dataset, load_features, save_dataset, save_features
 from whorl.errors import InputError
 from whorl.files import read_json
+from whorl.reconstruction import Algorithm1, PopulationSearch, ReconstructorSettings
 from whorl.representations import ACSF
 from whorl.structures import from_ase, to_ase
 from whorl.structures.cells import volumes
 from whorl.symmetry.detection import space_group_numbers
-from whorl.workflow.atoms import invert, neighbour_distance
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.settings import InvertSettings
+from whorl.workflow.recipe import parse_recipe
 from whorl.workflow.stages.encode import encode
+from whorl.workflow.stages.reconstruct import neighbour_distance, reconstruct
 
 
 def by_loop(features, weights, quantile):
@@ -52,7 +53,9 @@ def test_of_many_an_even_draw_is_taken():
 
 def test_the_threshold_comes_from_the_data_and_the_references_say_what_is_solved(tiny_run):
     features = load_features(tiny_run / "encode" / "features.safetensors").features.flatten(1)
-    sizes = [read_json(tiny_run / "invert" / n / "structures-inversion.json") for n in ("n15", "n24")]
+    sizes = [
+        read_json(tiny_run / "reconstruct" / n / "structures-reconstruction.json") for n in ("n15", "n24")
+    ]
     for size in sizes:
         assert size["invalid_above"] == pytest.approx(neighbour_distance(features.double()))
         assert len(size["reference_losses"]) == 3
@@ -64,7 +67,7 @@ def test_the_threshold_comes_from_the_data_and_the_references_say_what_is_solved
 @pytest.fixture
 def again(tiny_run, tmp_path):
     def search(settings, *, real=True):
-        invert(
+        reconstruct(
             tiny_run / "generate" / "n15" / "generated.safetensors",
             settings=settings,
             output=tmp_path / "found.safetensors",
@@ -74,57 +77,63 @@ def again(tiny_run, tmp_path):
             composition="Pt4",
         )
         found = load_dataset(tmp_path / "found.safetensors")
-        status = [info["inversion_status"] for info in found.structures.info]
-        return found.properties["inversion_loss"], status, read_json(tmp_path / "found-inversion.json")
+        status = [info["reconstruction_status"] for info in found.structures.info]
+        return (
+            found.properties["reconstruction_loss"],
+            status,
+            read_json(tmp_path / "found-reconstruction.json"),
+        )
 
     return search
 
 
 def test_invalid_is_what_is_farther_away_than_neighbours(again):
     few = {"samples": 2, "budget_evaluations": 150}
-    loss, status, said = again(InvertSettings(**few, margin=1e-9))
+    loss, status, said = again(PopulationSearch.Settings(**few, margin=1e-9))
     assert set(status) == {"invalid"}
     assert said["invalid_above"] < float(loss.min())
-    loss, status, said = again(InvertSettings(**few, margin=1e9))
+    loss, status, said = again(PopulationSearch.Settings(**few, margin=1e9))
     assert "invalid" not in status
 
 
 def test_without_real_structures_nothing_is_called_invalid(again):
-    _, status, said = again(InvertSettings(samples=2, budget_evaluations=150), real=False)
+    _, status, said = again(PopulationSearch.Settings(samples=2, budget_evaluations=150), real=False)
     assert said["invalid_above"] is None
     assert "invalid" not in status
     assert said["reference_losses"] == []
 
 
 def test_algorithm_1_is_still_there(again):
-    settings = {"solver": "algorithm1", "starts": 2, "hops": 1, "iterations": 20, "polish": 20}
-    first, _, said = again(InvertSettings(samples=2, **settings))
+    settings = {"starts": 2, "hops": 1, "iterations": 20, "polish": 20}
+    first, _, said = again(Algorithm1.Settings(samples=2, **settings))
     assert said["invalid_above"] > 0
-    second, _, _ = again(InvertSettings(samples=2, budget_evaluations=400))
+    second, _, _ = again(PopulationSearch.Settings(samples=2, budget_evaluations=400))
     assert second.mean() < first.mean()
 
 
 def test_whitening_weighs_the_loss_of_either_solver(again):
-    plain, _, said = again(InvertSettings(samples=2, budget_evaluations=150))
-    weighted, _, by_spread = again(InvertSettings(samples=2, budget_evaluations=150, weights="whitening"))
+    plain, _, said = again(PopulationSearch.Settings(samples=2, budget_evaluations=150))
+    weighted, _, by_spread = again(
+        PopulationSearch.Settings(samples=2, budget_evaluations=150, weights="whitening")
+    )
     assert said["invalid_above"] != pytest.approx(by_spread["invalid_above"])
     assert not torch.allclose(plain, weighted)
 
 
 def test_a_recipe_of_the_first_version_is_still_read():
-    settings = tiny("invert.budget_evaluations=2000", "invert.reference_evaluations=10000").invert
-    assert settings is not None
-    old = {**settings.model_dump(), "solver": "algorithm1", "starts": 4, "margin": 2.0, "batch_size": 256}
-    assert InvertSettings(**old).search(real=False)["starts"] == 4
+    settings = Algorithm1.Settings().model_dump()
+    old = {**settings, "solver": "algorithm1", "starts": 4, "margin": 2.0, "batch_size": 256, "samples": 100}
+    old = {name: value for name, value in old.items() if name != "kind"} | {"budget_evaluations": 2000}
+    with pytest.warns(FutureWarning, match=r"Write reconstruct: \{kind: algorithm1"):
+        recipe = parse_recipe(TINY.partition("reconstruct:")[0] + f"invert: {json.dumps(old)}\n")
+    assert isinstance(recipe.reconstruct, Algorithm1.Settings) and recipe.reconstruct.starts == 4
 
 
 def test_a_search_that_finds_few_real_structures_again_says_so(tiny_run, tmp_path):
     monitor = Monitor()
-    invert(
+    reconstruct(
         tiny_run / "generate" / "n15" / "generated.safetensors",
-        settings=InvertSettings(
-            solver="algorithm1", samples=1, reference=2, starts=1, hops=1, iterations=1, polish=0
-        ),
+        settings=Algorithm1.Settings(samples=1, reference=2, starts=1, hops=1, iterations=1, polish=0),
         output=tmp_path / "found.safetensors",
         seed=3,
         monitor=monitor,
@@ -144,7 +153,7 @@ def perovskite(a, b, anions, length):
     return Atoms([a, b, *anions], scaled_positions=sites, cell=[length] * 3, pbc=True)
 
 
-QUICK = {"samples": 1, "solver": "algorithm1", "starts": 1, "hops": 1, "iterations": 1, "polish": 0}
+QUICK = {"kind": "algorithm1", "samples": 1, "starts": 1, "hops": 1, "iterations": 1, "polish": 0}
 
 
 @pytest.fixture
@@ -171,9 +180,9 @@ def asked(tmp_path):
         )
         save_features(row, generated)
         monitor = Monitor()
-        invert(
+        reconstruct(
             generated,
-            settings=InvertSettings(**settings, **chosen),
+            settings=ReconstructorSettings.model_validate({"kind": "population", **settings, **chosen}),
             output=tmp_path / "found.safetensors",
             seed=0,
             monitor=monitor,
@@ -182,7 +191,7 @@ def asked(tmp_path):
             dataset=dataset if data else None,
         )
         found = load_dataset(tmp_path / "found.safetensors").structures
-        return found, read_json(tmp_path / "found-inversion.json"), monitor.warnings
+        return found, read_json(tmp_path / "found-reconstruction.json"), monitor.warnings
 
     return search
 
@@ -259,7 +268,9 @@ def test_atoms_keep_a_distance_unless_they_need_not(tmp_path):
     save_features(row, generated)
     bond = []
     for chosen in ({}, {"min_distance": 0.0}):
-        settings = InvertSettings(samples=1, budget_evaluations=300, composition="C2", **chosen)
-        invert(generated, settings=settings, output=tmp_path / "found.safetensors", seed=0, monitor=Monitor())
+        settings = PopulationSearch.Settings(samples=1, budget_evaluations=300, composition="C2", **chosen)
+        reconstruct(
+            generated, settings=settings, output=tmp_path / "found.safetensors", seed=0, monitor=Monitor()
+        )
         bond.append(float(torch.pdist(load_dataset(tmp_path / "found.safetensors").structures.positions)))
     assert bond[0] > 0.54 * 2 * 0.76 and bond[1] == pytest.approx(0.5, abs=0.01)

@@ -1,0 +1,117 @@
+"""Contract of reconstructors: features in, structures out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whorl.reconstruction.settings import ReconstructorSettings
+from whorl.representations.base import Representation
+from whorl.settings import Method
+from whorl.structures.batch import StructureBatch
+
+Progress = Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionContext:
+    """What a reconstructor is given besides features.
+
+    Attributes:
+        representation: That the features are of.
+        templates: Composition, periodicity and (unless it is sought too) cell for each of the B features;
+            None where these follow from the features themselves.
+        free_cell: Whether the templates' cells are only a first guess.
+        names: A name for each of the features; random numbers follow from it. Empty for none.
+        elements: Chemical symbols that structures may have; empty for any.
+        requested: What structures were requested to have: ``elements``, ``formula``, ….
+        real: Whether the features are those of real structures, so that an exact structure exists.
+        seed: Of all randomness.
+        invalid_above: Loss above which a structure does not stand for its features; None where unknown.
+        weights: Of the features in the loss, shape (F,); None for the reconstructor's own.
+        directory: Where finished pieces are kept.
+        progress: Called as it goes on.
+    """
+
+    representation: Representation
+    templates: StructureBatch | None = None
+    free_cell: bool = False
+    names: tuple[str, ...] = ()
+    elements: tuple[str, ...] = ()
+    requested: Mapping[str, Any] = field(default_factory=dict)
+    real: bool = False
+    seed: int = 0
+    invalid_above: float | None = None
+    weights: Float[Tensor, "F"] | None = None
+    directory: Path | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Structures for k of B features.
+
+    Attributes:
+        structures: The k structures.
+        rows: Which of the B features each is for, shape (k,).
+        loss: What is left, shape (k,); NaN of a closed form, infinite where a search failed.
+        status: How each ended, such as ``"converged"`` or ``"decoded"``.
+        consistency: How far features contradict themselves, by name, each of shape (B,).
+        skipped: Features without a structure, and why.
+        notes: What a reader should know.
+        summary: Numbers of its own that are kept with the result, JSON-able.
+    """
+
+    structures: StructureBatch
+    rows: Int[Tensor, "k"]
+    loss: Float[Tensor, "k"]
+    status: tuple[str, ...]
+    consistency: Mapping[str, Float[Tensor, "B"]] = field(default_factory=dict)
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of structures k."""
+        return len(self.status)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many ended in each status."""
+        return {status: self.status.count(status) for status in dict.fromkeys(self.status)}
+
+
+class Reconstructor(Method, ABC):
+    """A way from features back to structures. A failure is a status or a reason, and hides no other one.
+
+    Attributes:
+        searches: Whether it needs templates: composition and cell of what is sought.
+    """
+
+    Settings: ClassVar[type[ReconstructorSettings]] = ReconstructorSettings
+    searches: ClassVar[bool] = True
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings = self.Settings() if settings is None else settings
+
+    @classmethod
+    def why_not(cls, representation: type[Representation]) -> str | None:
+        """Return why features of a class of representations cannot be reconstructed so; None if they can."""
+        return None
+
+    @abstractmethod
+    def reconstruct(
+        self, features: Float[Tensor, "B *shape"], context: ReconstructionContext
+    ) -> Reconstruction:
+        """Return structures that have the features.
+
+        Raises:
+            InputError: Features of a representation or shape that it cannot do, or a context that lacks what
+                it needs.
+        """

@@ -1,0 +1,172 @@
+"""Closed form: structures that follow from features of an invertible representation, without a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whorl.chunked import Part, map_chunks
+from whorl.datasets.store import Dataset, pack_dataset, unpack_dataset
+from whorl.errors import InputError
+from whorl.reconstruction.base import Reconstruction, ReconstructionContext, Reconstructor
+from whorl.reconstruction.settings import ReconstructorSettings
+from whorl.representations.base import InvertibleRepresentation, Representation
+from whorl.settings import Count
+from whorl.structures.batch import StructureBatch
+from whorl.structures.composition import composition
+
+_AT_ONCE = 200  # tensors between two saves
+
+
+class ClosedForm(Reconstructor):
+    """The decoding of :class:`whorl.representations.InvertibleRepresentation`."""
+
+    kind = "closed_form"
+    searches = False
+
+    class Settings(ReconstructorSettings):
+        """Settings of the decoding."""
+
+        clustering: Literal["auto", "paper", "none"] = "auto"
+        """auto finds how many different elements and coordinates there are; paper takes k-means with fixed
+        numbers of them; none takes the means as they are."""
+        k_elements: Count = 3
+        """Different elements, of the paper's clustering."""
+        k_coordinates: Count = 6
+        """Different coordinates in each direction, of the paper's clustering."""
+        refine: bool = True
+        """Find the symmetry and make it exact."""
+        elements: Literal["data", "any"] = "data"
+        """data takes for each site the nearest element of those that the data have; with generate.formula of
+        those in the formula, and generate.elements are all there. any takes the nearest of all elements."""
+
+        def summary(self) -> str:
+            """Return the decoding in a line of a report."""
+            how = {
+                "auto": "numbers of elements and coordinates found",
+                "paper": f"k-means of {self.k_elements} elements and {self.k_coordinates} coordinates",
+                "none": "means as they are",
+            }[self.clustering]
+            return f"decoded in closed form, {how}, symmetry {'made exact' if self.refine else 'as it comes'}"
+
+    @classmethod
+    def why_not(cls, representation: type[Representation]) -> str | None:
+        """Return why features of a class of representations cannot be decoded; None if they can."""
+        if issubclass(representation, InvertibleRepresentation):
+            return None
+        return f"{representation.kind} has no closed-form inverse; search for the atoms: kind population"
+
+    def reconstruct(
+        self, features: Float[Tensor, "B *shape"], context: ReconstructionContext
+    ) -> Reconstruction:
+        """Decode features; see the base class. Those that are no structure are skipped with a reason."""
+        codec, own = context.representation, self.settings
+        if not isinstance(codec, InvertibleRepresentation):
+            raise InputError(f"closed form: {self.why_not(type(codec))}.")
+        if tuple(features.shape[1:]) != codec.layout.shape:
+            raise InputError(
+                f"closed form: got tensors of shape {tuple(features.shape[1:])}, expected "
+                f"{codec.layout.shape} as their {type(codec).__name__} makes them. Encode or generate them "
+                "again."
+            )
+        settings: Any = own
+        elements = _elements(context) if settings.elements == "data" else {}
+        decode = partial(_decoded, codec, settings, elements)
+        chunks = list(features.split(_AT_ONCE))
+        if context.directory is None:
+            parts = [decode(chunk) for chunk in chunks]
+        else:
+            parts = map_chunks(
+                decode,
+                chunks,
+                folder=context.directory,
+                key=[codec.fingerprint, settings.options(), elements],
+                progress=context.progress,
+            )
+        decoded = [unpack_dataset(part.tensors, part.notes) for part in parts]
+        names = decoded[0].provenance["measures"] if decoded else {}
+        structures = [part.structures for part in decoded if part.structures is not None]
+        rows = [_AT_ONCE * k + row for k, part in enumerate(decoded) for row in part.provenance["rows"]]
+        snapped = sum(int(part.provenance["snapped"]) for part in decoded)
+        batch = StructureBatch.concatenate(structures)
+        notes = (
+            (
+                f"{snapped:,} of {len(batch.atomic_numbers):,} sites were given another element than the "
+                "nearest: the data do not have that one, or another was asked for. Where these are many, "
+                "train the generator longer; elements 'any' leaves them as they are.",
+            )
+            if snapped
+            else ()
+        )
+        return Reconstruction(
+            structures=batch,
+            rows=torch.tensor(rows, dtype=torch.int64),
+            loss=torch.full((len(rows),), torch.nan, dtype=torch.float64),
+            status=("decoded",) * len(rows),
+            consistency={
+                name: _numbers(part.provenance["measures"][name] for part in decoded) for name in names
+            },
+            skipped={
+                _AT_ONCE * k + int(row): str(reason)
+                for k, part in enumerate(decoded)
+                for row, reason in part.provenance["skipped"].items()
+            },
+            notes=notes,
+            summary={"snapped_sites": snapped},
+        )
+
+
+def _numbers(parts: Iterable[list[float | None]]) -> Tensor:
+    values = [torch.nan if value is None else value for part in parts for value in part]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _elements(context: ReconstructionContext) -> dict[str, Any]:
+    """Return which elements structures may and must have, as decoding takes it."""
+    requested = context.requested
+    return {
+        "elements": list(context.elements) or None,
+        "required": list(requested.get("elements") or ()),
+        "formula": composition(requested["formula"]) if requested.get("formula") else None,
+    }
+
+
+def _decoded(codec: Any, settings: Any, elements: dict[str, Any], tensors: Tensor) -> Part:
+    """Decode one chunk into a data set; what is not a structure's own goes to the provenance."""
+    decoded = codec.decode(
+        tensors,
+        clustering=None if settings.clustering == "none" else settings.clustering,
+        k_elements=settings.k_elements,
+        k_coordinates=settings.k_coordinates,
+        **elements,
+    )
+    structures = decoded.structures
+    if settings.refine and len(structures):
+        structures = decoded.refined().structures
+    # Those of all tensors that can be read: a mean over what became structures would flatter.
+    finite = torch.nonzero(tensors.flatten(1).isfinite().all(1)).flatten()
+    of_finite = codec.measures(tensors[finite])
+    measures = {}
+    for name in decoded.measures.means():
+        values = torch.full((len(tensors),), torch.nan, dtype=torch.float64)
+        values[finite] = getattr(of_finite, name).double()
+        measures[name] = values.tolist()
+    return Part(
+        *pack_dataset(
+            Dataset(
+                structures=structures,
+                ids=tuple(str(row) for row in decoded.index.tolist()),
+                provenance={
+                    "snapped": int(decoded.snapped.sum()),
+                    "rows": decoded.index.tolist(),
+                    "skipped": {str(row): reason for row, reason in decoded.skipped.items()},
+                    "measures": measures,
+                },
+            )
+        )
+    )

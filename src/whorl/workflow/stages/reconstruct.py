@@ -1,0 +1,457 @@
+"""Stage ``reconstruct``: structures for generated features, by a search or in closed form."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import io
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whorl.chunked import parts_folder, remove_parts
+from whorl.datasets import (
+    Dataset,
+    FeatureSet,
+    load_features,
+    save_dataset,
+    save_features,
+    write_crystals,
+    write_extxyz,
+)
+from whorl.errors import InputError
+from whorl.evaluation.validity import Validity, check_validity
+from whorl.files import contents_hash, provenance, write_json, write_text
+from whorl.inversion import whitening_weights
+from whorl.locks import one_at_a_time
+from whorl.reconstruction.base import Reconstruction, ReconstructionContext, Reconstructor
+from whorl.reconstruction.settings import ReconstructorSettings, SearchSettings
+from whorl.representations import Representation, make_representation
+from whorl.seeds import derive_seed
+from whorl.structures import StructureBatch
+from whorl.workflow.engine import Step
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.outputs import check_output
+from whorl.workflow.run_folder import RunFolder
+from whorl.workflow.stages.sample import read_rows
+from whorl.workflow.templates import make_templates
+from whorl.workflow.wishes import Wish, satisfied
+
+_REFERENCE_SCALE = 2000  # real structures whose neighbours are sought
+_REFERENCE_SCALE_AT_ONCE = 64
+_SAME = 1e-9  # distance of features up to which two structures are the same
+# Files of single crystals in their folder.
+_NUMBERED = tuple(
+    f"{place}{name}" for place in ("", "invalid/") for name in ("cif/[0-9]*_*.cif", "poscar/[0-9]*_*.vasp")
+)
+
+
+def steps(run: RunFolder) -> Iterator[Step]:
+    """Yield a step for each training size; none where the recipe ends with features."""
+    recipe = run.recipe
+    settings, given = recipe.reconstruct, recipe.data.features
+    if settings is None:
+        return
+    for label in run.labels:
+        structures = run.structures(label)
+        yield Step(
+            name=f"reconstruct/{label}",
+            settings={"seed": recipe.seed, **settings.model_dump(mode="json")},
+            run=partial(
+                reconstruct,
+                run.generated(label),
+                settings=settings,
+                output=structures,
+                seed=recipe.seed,
+                features=run.features,
+                rows=run.rows(label),
+                dataset=run.structures_of_features,
+                composition=given.composition if given else None,
+            ),
+            needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
+            scratch=(f"{structures.stem}-search",),
+        )
+
+
+@one_at_a_time
+def reconstruct(
+    generated: Path,
+    *,
+    settings: ReconstructorSettings,
+    output: Path,
+    monitor: Monitor,
+    seed: int | None = None,
+    features: Path | None = None,
+    rows: Path | None = None,
+    dataset: Path | None = None,
+    composition: str | None = None,
+) -> None:
+    """Find structures for generated features, and write them with loss and status.
+
+    Where a search is needed, composition, cell and periodicity are those of the most similar training
+    structure (``dataset``), as far as they are not given or were requested of the generator
+    (:mod:`whorl.workflow.templates`). Generated features are mostly those of no structure exactly, so some
+    loss is left. Where it is larger than the distance of real structures from their nearest neighbours
+    (:func:`neighbour_distance`), the sample is called invalid: the structure is then no more its own than
+    another one would be. Held-out real features (the validation ``rows`` of ``features``) are reconstructed
+    too, since they show what the search can reach.
+
+    Args:
+        generated: Generated features, or with a closed form any.
+        settings: Of the reconstructor.
+        output: Structures, ``.safetensors``. Beside it, ``.extxyz``; of a search the features of the
+            structures (``…-features.safetensors``) and the held-out ones found again
+            (``…-reference.safetensors``); of crystals in closed form the folder ``<stem>`` with CIF, POSCAR
+            and extended XYZ, invalid ones apart, and ``<stem>.csv``; and ``…-reconstruction.json``: which
+            sample each structure is from, why others have none, how far samples contradict themselves, and
+            the threshold of invalid ones.
+        monitor: Told of progress, warnings, and samples without a structure.
+        seed: Of all randomness.
+        features: Features of real structures.
+        rows: Which of them trained and which were held out.
+        dataset: The structures they belong to.
+        composition: The atoms to place, such as Pt10; by default those of the settings.
+
+    Raises:
+        InputError: Features that cannot be reconstructed so; it is not known which atoms to place, or in
+            which cell; requests that contradict each other; files of different representations; no structure
+            at all.
+    """
+    reconstructor: Reconstructor = settings.method(settings)
+    searches = reconstructor.searches
+    check_output(output, generated, features, rows, dataset, beside=".extxyz" if searches else None)
+    folder = output.with_suffix("")
+    if not searches and folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"{folder}: is a file, but crystals go into a folder of this name. Choose another output name."
+        )
+    samples = load_features(generated)
+    if not len(samples):
+        raise InputError(f"{generated}: holds no features. Generate or encode some.")
+    representation = make_representation(samples.representation)
+    if reason := reconstructor.why_not(type(representation)):
+        raise InputError(f"{generated}: features of {reason}.")
+    samples = _first_of_each_target(samples, settings.wanted)
+    source = contents_hash(generated)
+    made_with = provenance(seed=seed, settings=settings.model_dump(mode="json"))
+    context = ReconstructionContext(
+        representation=representation,
+        names=tuple(samples.ids),
+        elements=tuple(samples.elements),
+        requested=dict(samples.requested),
+        seed=derive_seed(seed or 0, "invert"),
+        directory=output.with_name(f"{output.stem}-search")
+        if searches
+        else parts_folder(output, [source, settings.model_dump(mode="json")]),
+    )
+    reference: dict[str, Any] = {"invalid_above": None, "reference_losses": [], "reference_solved": 0}
+    if isinstance(settings, SearchSettings):
+        context, reference = _for_a_search(
+            samples,
+            reconstructor,
+            settings,
+            context,
+            output=output,
+            monitor=monitor,
+            features=features,
+            rows=rows,
+            dataset=dataset,
+            composition=settings.composition or composition,
+            made_with=made_with,
+        )
+    what = "inverting" if searches else "decoding"
+    made = reconstructor.reconstruct(
+        samples.features, dataclasses.replace(context, progress=monitor.progress(what))
+    )
+    for row, reason in made.skipped.items():
+        monitor.skip(samples.ids[row], reason)
+    if not len(made):
+        remove_parts(output)
+        raise InputError(
+            f"{generated}: none of the {len(samples)} samples is a structure (see the reasons above). Train "
+            "the generator longer."
+        )
+    for note in made.notes:
+        monitor.warn(note)
+    result = _as_dataset(made, samples, made_with)
+    assert result.structures is not None
+    save_dataset(result, output)
+    met = satisfied(made.structures, **context.requested) if searches else {}
+    for name, flags in met.items():
+        tell = monitor.note if bool(flags.all()) else monitor.warn
+        tell(
+            f"{int(flags.sum())} of the {len(flags)} structures have the {name.replace('_', ' ')} requested "
+            f"({_in_words(context.requested[name])})."
+        )
+    if searches:
+        write_extxyz(
+            result.structures,
+            output.with_suffix(".extxyz"),
+            properties=result.properties,
+            provenance=result.provenance,
+            ids=result.ids,
+        )
+        save_features(
+            dataclasses.replace(samples, features=_features_of(representation, made.structures)),
+            output.with_name(f"{output.stem}-features.safetensors"),
+        )
+    else:
+        _write_files(result, folder, made_with)
+    write_json(
+        output.with_name(f"{output.stem}-reconstruction.json"),
+        {
+            "kind": settings.kind,
+            "samples": source,
+            "rows": _rows_among(samples, generated, made),
+            "skipped": {
+                str(row): reason
+                for row, reason in zip(
+                    _places(samples, generated, list(made.skipped)), made.skipped.values(), strict=True
+                )
+            },
+            "consistency": {name: values.tolist() for name, values in made.consistency.items()},
+            **reference,
+            **made.summary,
+            "counts": made.counts,
+            "met": {name: float(flags.double().mean()) for name, flags in met.items()},
+        },
+    )
+    remove_parts(output)
+
+
+def _for_a_search(
+    samples: FeatureSet,
+    reconstructor: Reconstructor,
+    settings: SearchSettings,
+    context: ReconstructionContext,
+    *,
+    output: Path,
+    monitor: Monitor,
+    features: Path | None,
+    rows: Path | None,
+    dataset: Path | None,
+    composition: str | None,
+    made_with: dict[str, Any],
+) -> tuple[ReconstructionContext, dict[str, Any]]:
+    """Return what a search needs to know, and what it reaches on real features."""
+    real = load_features(features, representation=context.representation) if features else None
+    requested = _requested(samples, composition, monitor)
+    free_cell = bool(getattr(settings, "free_cell", False))
+    templates = make_templates(
+        samples,
+        real=real,
+        dataset=dataset,
+        composition=composition,
+        requested=requested,
+        free_cell=free_cell,
+    )
+    if templates.free_cell and not hasattr(settings, "free_cell"):
+        raise InputError(
+            f"{settings.kind} holds cells fixed; a cell that is not known needs the reconstructor population."
+        )
+    if templates.free_cell and not free_cell:
+        monitor.warn(
+            "the features are of crystals and no cell is given, so the cells are sought too. Give the data "
+            "set that the features were made of (--dataset, --features) to take those of similar structures."
+        )
+    weights, threshold = None, None
+    if settings.weights == "whitening":
+        if real is None:
+            raise InputError("weights 'whitening' need the features of real structures (--features).")
+        weights = whitening_weights(real.features.flatten(1).double())
+    if real is not None:
+        threshold = neighbour_distance(
+            real.features.flatten(1).double(), weights=weights, quantile=settings.quantile
+        )
+    if threshold is not None:
+        threshold *= settings.margin
+    context = dataclasses.replace(
+        context,
+        templates=templates.structures,
+        free_cell=templates.free_cell,
+        requested=requested,
+        weights=weights,
+        invalid_above=threshold,
+    )
+    reference: dict[str, Any] = {"invalid_above": threshold, "reference_losses": [], "reference_solved": 0}
+    if real is None or rows is None or not settings.reference:
+        return context, reference
+    chosen = read_rows(rows)["validation"][: settings.reference]
+    held_out, of_held_out = real.select(chosen), templates.of_real(chosen)
+    if of_held_out is None:
+        monitor.warn(
+            "without the data set (--dataset) it is not known which atoms the held-out real crystals have, "
+            "so they are not reconstructed for comparison."
+        )
+        return context, reference
+    known = reconstructor.reconstruct(
+        held_out.features,
+        dataclasses.replace(
+            context,
+            templates=of_held_out,
+            names=tuple(held_out.ids),
+            real=True,
+            invalid_above=None,
+            progress=monitor.progress("inverting real ones"),
+        ),
+    )
+    solved = known.counts.get("converged", 0)
+    if 2 * solved < len(known):
+        monitor.warn(
+            f"the search found only {solved} of {len(known)} held-out real structures again, so for "
+            "generated ones too a lower loss may exist. Give it more evaluations (or starts)."
+        )
+    save_dataset(
+        _as_dataset(known, held_out, made_with), output.with_name(f"{output.stem}-reference.safetensors")
+    )
+    return context, {**reference, "reference_losses": known.loss.tolist(), "reference_solved": solved}
+
+
+def _in_words(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list | tuple) else str(value)
+
+
+def _requested(generated: FeatureSet, composition: str | None, monitor: Monitor) -> dict[str, Any]:
+    """Return what the structures are to have: a composition comes before the formula requested earlier.
+
+    Raises:
+        InputError: Unknown elements, or requests that contradict each other.
+    """
+    requested = dict(generated.requested)
+    if composition is not None:
+        formula = requested.get("formula")
+        if formula is not None and Wish.of(formula=formula).shares != Wish.of(formula=composition).shares:
+            monitor.warn(
+                f"the features were generated for {formula}, and {composition} is to be placed in its stead."
+            )
+        requested["formula"] = composition
+    Wish.of(**requested)
+    return requested
+
+
+def neighbour_distance(
+    features: Float[Tensor, "n F"], *, weights: Float[Tensor, "F"] | None = None, quantile: float = 0.95
+) -> float | None:
+    r"""Return how far real structures are from their nearest neighbours, in the terms of the loss.
+
+    .. math:: d_i = \min_{j:\, d_{ij} > 0} d_{ij}, \qquad
+              d_{ij} = \frac1F \sum_f w_f\,\lvert R_f(x_i) - R_f(x_j)\rvert
+
+    Args:
+        features: Of the real structures.
+        weights: Of the features, w; by default 1.
+        quantile: Of the distances :math:`d_i`, over an even draw of at most 2000 structures.
+
+    Returns:
+        The quantile, or ``None`` where no two structures differ.
+    """
+    weighted = features if weights is None else features * weights
+    weighted = weighted[torch.isfinite(weighted).all(1)]
+    if len(weighted) < 2:
+        return None
+    drawn = weighted[:: math.ceil(len(weighted) / _REFERENCE_SCALE)]
+    nearest = []
+    for some in drawn.split(_REFERENCE_SCALE_AT_ONCE):
+        distance = torch.cdist(some, weighted, p=1.0) / features.shape[1]
+        # What is stored twice is no neighbour.
+        nearest.append(torch.where(distance > _SAME, distance, torch.inf).amin(1))
+    found = torch.cat(nearest)
+    found = found[torch.isfinite(found)]
+    return float(torch.quantile(found, quantile)) if len(found) else None
+
+
+def _first_of_each_target(generated: FeatureSet, count: int | None) -> FeatureSet:
+    """Keep the first ``count`` samples of each target: samples are independent, so this is a fair draw."""
+    targets = generated.properties.get("target")
+    if count is None or targets is None:
+        return generated
+    return generated.select(
+        torch.cat([torch.nonzero(targets == t).flatten()[:count] for t in targets.unique()])
+    )
+
+
+def _places(samples: FeatureSet, generated: Path, rows: Sequence[int]) -> list[int]:
+    """Return which rows of the generated features some of the samples are."""
+    place = {name: row for row, name in enumerate(load_features(generated).ids)}
+    return [place[samples.ids[row]] for row in rows]
+
+
+def _rows_among(samples: FeatureSet, generated: Path, made: Reconstruction) -> list[int]:
+    return _places(samples, generated, made.rows.tolist())
+
+
+def _features_of(representation: Representation, structures: StructureBatch) -> Tensor:
+    """Return the features of structures, in batches that need little memory."""
+    with torch.no_grad():
+        return torch.cat([representation(chunk) for chunk in structures.chunks(256)])
+
+
+def _as_dataset(made: Reconstruction, of: FeatureSet, made_with: dict[str, Any]) -> Dataset:
+    """Store structures that say themselves how their reconstruction went."""
+    info = made.structures.info or ({},) * len(made)
+    own = tuple(
+        {**old, "reconstruction_status": status} for old, status in zip(info, made.status, strict=True)
+    )
+    rows = made.rows
+    return Dataset(
+        structures=made.structures.replace(info=own),
+        properties={
+            **{name: values[rows] for name, values in of.properties.items()},
+            "reconstruction_loss": made.loss,
+        },
+        ids=tuple(of.ids[row] for row in rows.tolist()),
+        provenance={**made_with, "representation": of.fingerprint},
+    )
+
+
+def _write_files(made: Dataset, folder: Path, made_with: dict[str, Any]) -> None:
+    """Write crystals in the formats of the field, invalid ones apart, and a table of flags."""
+    assert made.structures is not None
+    validity = check_validity(made.structures, chemistry=importlib.util.find_spec("smact") is not None)
+    valid = validity.structurally_valid.tolist()
+    written = set(write_crystals(made.structures, folder, ids=made.ids, provenance=made_with, valid=valid))
+    for path in {path for pattern in _NUMBERED for path in folder.glob(pattern)} - written:
+        path.unlink()  # of an earlier reconstruction
+    _write_table(made.structures, made.ids, validity, folder.with_suffix(".csv"))
+
+
+def _write_table(crystals: StructureBatch, ids: Sequence[str], validity: Validity, path: Path) -> None:
+    """Write what is known of each crystal: flags, not filters."""
+    from whorl.structures.composition import formula
+
+    rows = []
+    for i, (name, info, reason) in enumerate(zip(ids, crystals.info, validity.reasons(), strict=True)):
+        rows.append(
+            {
+                "id": name,
+                "formula": formula(crystals[i]),
+                "atoms": int(crystals.n_atoms[i]),
+                "space_group": info.get("space_group_number", ""),
+                "shortest_distance": f"{float(validity.shortest_distance[i]):.3f}",
+                "over_covalent_radii": f"{float(validity.closest[i]):.3f}",
+                "volume": f"{float(validity.volume[i]):.3f}",
+                "valid": bool(validity.structurally_valid[i]),
+                "strictly_valid": bool(validity.strictly_valid[i]),
+                "charge_neutral": bool(validity.charge_neutral[i])
+                if validity.charge_neutral is not None
+                else "",
+                "remarks": reason,
+                **{
+                    key: f"{info[key]:.3g}"
+                    for key in sorted(info)
+                    if key.startswith(("crystens_", "symmetry_"))
+                },
+            }
+        )
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
