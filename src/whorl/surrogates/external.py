@@ -64,7 +64,8 @@ class ExternalSurrogate(Surrogate):
                 raise InputError(
                     f"{source}: layer '{name}' takes {weight.shape[1]} numbers, but gets {width}."
                 )
-            layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
+            # No weights are drawn, and so the global random state is left alone.
+            layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=torch.float64)
             layer.load_state_dict({"weight": weight.double(), "bias": bias.double()})
             layers += [layer, nn.ReLU()]
             width = weight.shape[0]

@@ -108,7 +108,8 @@ class NetworkSurrogate(TensorModel, Surrogate):
         Without ``validation``, every fifth row validates.
         """
         settings = settings_from(cls.Settings, options, source=cls.kind)
-        surrogate = build_model(cls, {**settings.options(), "shape": tuple(features.shape[1:])})
+        with torch.random.fork_rng([]):  # weights are drawn twice: here, and then from the seed
+            surrogate = build_model(cls, {**settings.options(), "shape": tuple(features.shape[1:])})
         held_out = torch.arange(0, len(features), 5) if validation is None else validation
         record = fit(
             surrogate,
