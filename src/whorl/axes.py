@@ -11,6 +11,7 @@ from whorl.registry import Registry
 
 if TYPE_CHECKING:
     from whorl.evaluation.evaluators.base import Evaluator
+    from whorl.executors.base import Executor
     from whorl.generators.base import ConditionalGenerator
     from whorl.inversion.solvers.base import Solver
     from whorl.reconstruction.base import Reconstructor
@@ -86,5 +87,17 @@ SOLVERS: Registry[Solver] = Registry(
         "levenberg_marquardt": "whorl.inversion.solvers.levenberg_marquardt:LevenbergMarquardt",
         "lbfgs": "whorl.inversion.solvers.lbfgs:LBFGS",
         "adam": "whorl.inversion.solvers.adam:Adam",
+    },
+)
+
+EXECUTORS: Registry[Executor] = Registry(
+    "executor",
+    group="whorl.executors",
+    base="whorl.executors.base:Executor",
+    builtin={
+        "serial": "whorl.executors.serial:Serial",
+        "threads": "whorl.executors.threads:Threads",
+        "processes": "whorl.executors.processes:Processes",
+        "dask": "whorl.executors.dask:Dask",
     },
 )

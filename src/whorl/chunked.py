@@ -8,8 +8,10 @@ changes a result.
 from __future__ import annotations
 
 import glob
+import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +19,19 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from whorl.errors import InputError
+from whorl.executors.base import Executor, Session, current_executor
+from whorl.executors.serial import Serial
 from whorl.files import stable_hash
 from whorl.structures.batch import StructureBatch
 from whorl.tensor_files import read_tensors, tensors_hash, write_tensors
 from whorl.version import __version__
 
 Chunk = TypeVar("Chunk", Tensor, StructureBatch)
+
+_AHEAD = 4  # chunks for each worker
+
+CHUNK_NAME = "chunk-{:06d}.safetensors"
+"""File of a part that is kept for good."""
 
 
 @dataclass(frozen=True)
@@ -44,36 +53,97 @@ def map_chunks(
     *,
     folder: Path,
     key: Any,
+    executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Part]:
     """Return ``[function(chunk) for chunk in chunks]``; parts that are finished are read from ``folder``.
 
     Args:
-        function: Does one part of the work.
+        function: Does one part of the work. Executors other than ``serial`` need one that can be pickled:
+            defined at the top level of a module, or a ``functools.partial`` of such a one.
         chunks: The work: structures or rows of a tensor.
         folder: Where parts are kept.
         key: JSON-able: everything but the chunk itself that the result depends on. A structure's ``info``
             is no part of the chunk: where it matters, its hash belongs here.
+        executor: Does the work; by default that of :func:`whorl.executors.executing`, or else ``serial``. The
+            result does not depend on it.
         progress: Called with how many structures or rows are done, and how many there are.
 
     Raises:
-        InputError: The disk is full, or the folder cannot be written.
+        InputError: The disk is full, the folder cannot be written, or the function cannot be sent to workers.
+        WorkerError: A chunk cost several workers, or there are none.
     """
-    total = sum(len(chunk) for chunk in chunks)
-    done = 0
-    parts = []
-    for number, chunk in enumerate(chunks):
-        made_from = stable_hash([__version__, key, _contents(chunk)])
-        path = folder / f"{number:05d}.safetensors"
-        part = load_part(path, key=made_from)
-        if part is None:
-            part = function(chunk)
-            save_part(path, part, key=made_from)
-        parts.append(part)
-        done += len(chunk)
+    done, total = 0, sum(len(chunk) for chunk in chunks)
+
+    def finished(number: int) -> None:
+        nonlocal done
+        done += len(chunks[number])
         if progress is not None:
             progress(done, total)
-    return parts
+
+    parts = iterate_chunks(
+        function, chunks, folder=folder, key=[__version__, key], executor=executor, finished=finished
+    )
+    return list(parts)
+
+
+def iterate_chunks(
+    function: Callable[[Any], Part],
+    chunks: Iterable[Any],
+    *,
+    folder: Path,
+    key: Any,
+    name: str = "{:05d}.safetensors",
+    executor: Executor | None = None,
+    finished: Callable[[int], None] | None = None,
+) -> Generator[Part]:
+    """Yield ``function(chunk)`` for each chunk, in their order; parts that are finished are read.
+
+    Each part is written as soon as it is done, in whichever order. There may be chunks without end: close the
+    generator when enough parts are there. See :func:`map_chunks`.
+
+    Args:
+        function: Does one part of the work.
+        chunks: Structures, rows of a tensor, or numbers.
+        folder: Where parts are kept.
+        key: JSON-able: everything but the chunk itself that the result depends on.
+        name: Of the file of a part, from its number.
+        executor: Does the work.
+        finished: Called with the number of a part when it is there.
+    """
+    executor = executor or current_executor() or Serial()
+    waiting = enumerate(chunks)
+    taken = 0
+    ready: dict[int, Part] = {}
+    keys: dict[int, str] = {}  # of parts that are being made
+    with ExitStack() as stack:
+        session: Session | None = None  # workers begin when there is something to do
+        for number in itertools.count():
+            while number not in ready:
+                # A few chunks ahead at most: of chunks without end, those may never be needed.
+                room = session is None or (
+                    len(keys) < session.limit and taken < number + _AHEAD * session.limit
+                )
+                if (following := next(waiting, None) if room else None) is not None:
+                    later, chunk = following
+                    taken = later + 1
+                    made_from = stable_hash([key, _contents(chunk)])
+                    part = load_part(folder / name.format(later), key=made_from)
+                    if part is None:
+                        if session is None:
+                            session = stack.enter_context(executor.session(function))
+                        keys[later] = made_from
+                        session.submit(later, chunk)
+                        continue
+                elif session is not None and keys:
+                    later, part = session.next()
+                    save_part(folder / name.format(later), part, key=keys.pop(later))
+                else:
+                    return
+                ready[later] = part
+                if finished is not None:
+                    finished(later)
+            yield ready.pop(number)
 
 
 def save_part(path: Path, part: Part, *, key: str) -> None:
@@ -103,5 +173,7 @@ def remove_parts(output: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _contents(chunk: Tensor | StructureBatch) -> str:
+def _contents(chunk: Tensor | StructureBatch | int) -> str:
+    if isinstance(chunk, int):
+        return str(chunk)
     return tensors_hash(chunk.tensors if isinstance(chunk, StructureBatch) else {"rows": chunk})

@@ -6,6 +6,7 @@ operations of a representation. Here each thread takes a piece of the work as a 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,28 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+_local = threading.local()
+
+
+def shared_threads() -> int:
+    """Return on how many threads :func:`map_threads` works: ``torch.get_num_threads()``, or what this was."""
+    return max(torch.get_num_threads(), getattr(_local, "threads", 1))
+
+
+@contextmanager
+def one_thread_an_operation() -> Iterator[None]:
+    """Let PyTorch share out no operation, since sums depend on that; :func:`map_threads` works as before."""
+    before, shared = torch.get_num_threads(), shared_threads()
+    outer = getattr(_local, "threads", 1)
+    torch.set_num_threads(1)
+    _local.threads = shared
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _local.threads = outer
 
 
 def map_rows(function: Callable[..., Tensor], *tensors: Tensor, size: int) -> Tensor:
@@ -57,12 +80,13 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def map_threads(function: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
-    """Return ``[function(item) for item in items]``, on as many threads as ``torch.get_num_threads()``.
+    """Return ``[function(item) for item in items]``, on as many threads as :func:`shared_threads` says.
 
     Gradients are recorded in the threads if they are in the caller. Inside such a thread PyTorch's own
     operations, and further calls of this function, run on one core.
     """
-    threads = min(torch.get_num_threads(), len(items))
+    shared = shared_threads()
+    threads = min(shared, len(items))
     if threads <= 1:
         return [function(item) for item in items]
     record = torch.is_grad_enabled()
@@ -74,6 +98,6 @@ def map_threads(function: Callable[[Item], Answer], items: Sequence[Item]) -> li
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # threads of the pool take this over when they first call PyTorch
     try:
-        return list(_pool(before).map(run, items))
+        return list(_pool(shared).map(run, items))
     finally:
         torch.set_num_threads(before)

@@ -3,7 +3,6 @@ from collections import Counter
 import pytest
 import torch
 
-from whorl.datasets import load_dataset
 from whorl.datasets.prototypes import _can_be_neutral, _library, build_crystals
 from whorl.errors import InputError, MissingExtraError
 from whorl.evaluation.validity import check_validity
@@ -11,6 +10,7 @@ from whorl.potentials import PotentialOutput
 from whorl.structures import StructureBatch
 from whorl.structures.convert import to_pymatgen
 from whorl.symmetry.detection import space_group_numbers
+from whorl.tensor_files import read_tensors
 
 pytest.importorskip("smact")
 
@@ -102,7 +102,7 @@ def test_finished_chunks_are_kept_and_damaged_ones_made_again(built):
         False,
         *[True] * (len(chunks) - 2),
     ]
-    assert len(load_dataset(chunks[1])) > 0
+    read_tensors(chunks[1], sealed=True)
 
 
 def test_only_the_elements_and_sizes_asked_for(tmp_path):

@@ -9,8 +9,8 @@ one begins with those of a smaller one.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,10 +22,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whorl.datasets.chunks import chunks_in_order
+from whorl.chunked import CHUNK_NAME, Part, iterate_chunks
 from whorl.datasets.geometries import random_clusters
-from whorl.datasets.store import Dataset, Skipped, save_dataset
+from whorl.datasets.store import Dataset, Skipped, pack_dataset, unpack_dataset
 from whorl.errors import InputError, did_you_mean
+from whorl.executors.processes import executor_for
 from whorl.files import provenance, read_json, stable_hash, write_json
 from whorl.potentials import Potential, bulk_energy, formation_energy, relax
 from whorl.structures.batch import StructureBatch
@@ -130,13 +131,18 @@ def build_clusters(
     folder = Path(directory) / f"{element}{atoms}-{stable_hash(asdict(plan))}"
     bulk = _reference(folder, plan, potential) if reference_energy is None else reference_energy
     found = _Collection(window=window, tolerance=tolerance, bulk=bulk, wanted=count)
-    workers = processes if processes is not None else os.cpu_count() or 1
-    with contextlib.closing(
-        chunks_in_order(partial(_compute, plan, potential), folder, processes=workers)
-    ) as chunks:
+    parts = iterate_chunks(
+        partial(_compute, plan, potential),
+        itertools.count(),
+        folder=folder,
+        key=asdict(plan),
+        name=CHUNK_NAME,
+        executor=executor_for(processes),
+    )
+    with contextlib.closing(parts):
         barren = 0
-        for number, chunk in enumerate(chunks):
-            before = len(found)
+        for number, part in enumerate(parts):
+            chunk, before = unpack_dataset(part.tensors, part.notes), len(found)
             found.add(chunk)
             if progress is not None:
                 progress(len(found), count)
@@ -275,8 +281,8 @@ class _Collection:
 # One chunk
 
 
-def _compute(plan: _Plan, potential: Potential, number: int, path: Path) -> None:
-    """Relax the starts of one chunk and write what is kept of them."""
+def _compute(plan: _Plan, potential: Potential, number: int) -> Part:
+    """Relax the starts of one chunk and return what is kept of them."""
     from ase.data import atomic_numbers
 
     positions, shapes = random_clusters(
@@ -321,7 +327,7 @@ def _compute(plan: _Plan, potential: Potential, number: int, path: Path) -> None
         ids=tuple(f"start{number * plan.starts + k:06d}-step{step:03d}" for k, step, *_ in records),
         skipped=tuple(skipped),
     )
-    save_dataset(chunk, path)
+    return Part(*pack_dataset(chunk))
 
 
 class _Keeper:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,10 +22,11 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols, covalent_radii
 
-from whorl.datasets.chunks import chunks_in_order
-from whorl.datasets.store import Dataset, Skipped, save_dataset
+from whorl.chunked import CHUNK_NAME, Part, iterate_chunks
+from whorl.datasets.store import Dataset, Skipped, pack_dataset, unpack_dataset
 from whorl.errors import InputError, did_you_mean, import_extra
 from whorl.evaluation.validity import is_charge_neutral
+from whorl.executors.processes import executor_for
 from whorl.files import provenance, stable_hash
 from whorl.potentials import Potential, relax
 from whorl.structures.batch import StructureBatch
@@ -147,13 +147,18 @@ def build_crystals(
     )
     folder = Path(directory) / f"prototypes-{stable_hash(asdict(plan))}"
     found = _Collection(wanted=count)
-    workers = processes if processes is not None else os.cpu_count() or 1
-    with contextlib.closing(
-        chunks_in_order(partial(_compute, plan, potential), folder, processes=workers)
-    ) as chunks:
+    parts = iterate_chunks(
+        partial(_compute, plan, potential),
+        itertools.count(),
+        folder=folder,
+        key=asdict(plan),
+        name=CHUNK_NAME,
+        executor=executor_for(processes),
+    )
+    with contextlib.closing(parts):
         barren = 0
-        for number, chunk in enumerate(chunks):
-            before = len(found)
+        for number, part in enumerate(parts):
+            chunk, before = unpack_dataset(part.tensors, part.notes), len(found)
             found.add(chunk)
             if progress is not None:
                 progress(len(found), count)
@@ -246,8 +251,8 @@ class _Collection:
 # One chunk
 
 
-def _compute(plan: _Plan, potential: Potential | None, number: int, path: Path) -> None:
-    """Decorate prototypes, label what is sound, and write it."""
+def _compute(plan: _Plan, potential: Potential | None, number: int) -> Part:
+    """Decorate prototypes, label what is sound, and return it."""
     random = np.random.default_rng(int(stable_hash([plan.seed, number])[:12], 16))
     library = [p for p in _library() if len(p.crystal) <= plan.max_atoms]
     weights = np.array([_ELEMENTAL if len(p.species) == 1 else 1.0 for p in library])
@@ -259,7 +264,7 @@ def _compute(plan: _Plan, potential: Potential | None, number: int, path: Path) 
         if crystal is not None and _is_sound(crystal, plan):
             crystals.append(crystal)
             names.append(f"draw{number * plan.draws + draw:06d}-{crystal.composition.reduced_formula}")
-    save_dataset(_labelled(crystals, names, plan, potential), path)
+    return Part(*pack_dataset(_labelled(crystals, names, plan, potential)))
 
 
 @dataclass(frozen=True, kw_only=True)
