@@ -100,6 +100,12 @@ class Representation(nn.Module, Method, ABC):
     species: tuple[str, ...] | None = None
     """Chemical symbols that structures may have; None: any."""
     layout: FeatureLayout
+    invariances: frozenset[str] = frozenset({"permutation", "rotation", "translation", "lattice_shift"})
+    """Changes of a structure that leave its features as they are: some of ``permutation`` (of the atoms),
+    ``rotation``, ``translation``, ``lattice_shift`` (of single atoms), ``lattice_basis`` (the choice of the
+    lattice vectors) and ``supercell``."""
+    differentiable: bool = True
+    """Whether features have derivatives in positions and cell."""
 
     def describe(self) -> str:
         """Return in a few words what the representation is."""

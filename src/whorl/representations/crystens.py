@@ -205,6 +205,10 @@ class CrysTens(InvertibleRepresentation):
         if len(set(self.descriptors)) < len(self.descriptors):
             raise InputError(f"descriptors: got {', '.join(self.descriptors)}, expected each once at most.")
         self.symprec = float(symprec)
+        of_order = {"permutation"} if order == "canonical" else set()
+        of_origin = {"translation"} if origin == "canonical" else set()
+        self.invariances = frozenset({"rotation", "lattice_shift"} | of_order | of_origin)
+        self.differentiable = cell == "as_is"
         self.ranges = _checked(ranges or {}, pairwise)
         self.layout = _layout(self.max_atoms, pairwise, elements, self.descriptors)
         header, table = self._header_scale(), element_table(elements)

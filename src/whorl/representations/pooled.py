@@ -80,6 +80,11 @@ class AtomicRepresentation(Representation):
             raise unknown_option("images convention", images, IMAGES)
         self.radius, self.images, self.per_centre_species = cutoff, images, per_centre_species
         self.pooling = Pooling(pooling, centre_species=len(self.species) if per_centre_species else None)
+        # The nearest images depend on the cell, and a sum on the number of atoms.
+        if images == "all":
+            self.invariances = self.invariances | {"lattice_basis"}
+            if "sum" not in self.pooling.names:
+                self.invariances = self.invariances | {"supercell"}
         # glibc maps blocks beyond a threshold afresh, page by page, unless a larger one was ever freed: one
         # untouched block of its largest threshold makes all later arrays come from memory already at hand.
         torch.empty(31 * 2**20, dtype=torch.uint8)

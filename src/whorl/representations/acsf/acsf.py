@@ -246,13 +246,17 @@ class ACSF(AtomicRepresentation):
 
     def kernels(self, pairs: Pairs) -> list[Kernel]:
         """Return one kernel for the radial functions, and one for each group of angular ones."""
-        return [RadialKernel(self._functions, pairs), *self._angular_kernels(pairs)]
+        radial = [RadialKernel(self._functions, pairs)] if self.g2 or self.g3 else []
+        return [*radial, *self._angular_kernels(pairs)]
 
     def pooled_kernels(
         self, pairs: Pairs, undirected: Callable[[], Pairs]
     ) -> tuple[list[PairKernel], list[Kernel]]:
         """Return the same with each undirected pair serving both of its atoms in the radial functions."""
-        return [PairRadialKernel(self._functions, undirected())], self._angular_kernels(pairs)
+        radial: list[PairKernel] = []
+        if self.g2 or self.g3:
+            radial = [PairRadialKernel(self._functions, undirected())]
+        return radial, self._angular_kernels(pairs)
 
     def _angular_kernels(self, pairs: Pairs) -> list[Kernel]:
         return [
