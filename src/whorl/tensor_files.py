@@ -89,7 +89,9 @@ def read_tensors(
     entries = (entry,) if isinstance(entry, str) else entry
     text = next((metadata[name] for name in entries if name in metadata), None)
     if text is None:
-        raise InputError(f"{path}: holds what whorl did not write, expected {expected}. {remedy}")
+        ours = any(name.startswith("whorl") for name in metadata)
+        holds = "other results of whorl" if ours else "what whorl did not write"
+        raise InputError(f"{path}: holds {holds}, expected {expected}. {remedy}")
     try:
         header = dict(json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:

@@ -152,9 +152,7 @@ def test_full_disk(whorl, recipe, tmp_path, monkeypatch, how):
 
     with monkeypatch.context() as full:
         if how == "safetensors":
-            from whorl.generators import io
-
-            full.setattr(io, "save_file", no_space)
+            full.setattr(safetensors.torch, "save_file", no_space)
         else:
             full.setattr(pathlib.Path, "write_text", no_space)
         said = whorl("run", recipe, "-o", folder, "--until", "train")

@@ -281,7 +281,10 @@ EVALUATE = ("--features", "features.safetensors", "--dataset", "salts.safetensor
         ((*GENERATE, "--dataset", "salts.safetensors", "--space-group", 231), "expected 230 or less"),
         ((*GENERATE, "--dataset", "salts.safetensors", "--formula", "NaCl"), "'composition' among its"),
         (("generate", "plain.safetensors", *GENERATE[1:]), "was told of energy, elements, crystal_system"),
-        (("generate", "features.safetensors", *GENERATE[2:]), "not a model that whorl saved"),
+        (
+            ("generate", "features.safetensors", *GENERATE[2:]),
+            "holds other results of whorl, expected a model",
+        ),
         (("evaluate", "features.safetensors", "--crystals", "crystals.safetensors", *EVALUATE), "'target'"),
         (
             ("evaluate", "made.safetensors", "--crystals", "salts.safetensors", *EVALUATE),
