@@ -28,7 +28,7 @@ sampling: {sizes: [24]}
 generator: {kind: KIND, epochs: 20}
 surrogate: {epochs: 20, layers: 1, hidden: 8}
 generate: {targets: [2.0], samples: 3}
-invert: {samples: 1, budget_evaluations: 60, reference: 2, reference_evaluations: 100}
+reconstruct: {kind: population, samples: 1, budget_evaluations: 60, reference: 2, reference_evaluations: 100}
 report: {gallery: 1}
 """
 
