@@ -1,5 +1,6 @@
 """Names of methods lead to their classes, and what is wrong with a plug-in is said in its own words."""
 
+import inspect
 import sys
 import textwrap
 from pathlib import Path
@@ -193,7 +194,7 @@ def test_every_method_states_what_it_is_and_its_settings(axis, name):
     assert method.kind == name
     assert REGISTRIES[axis].name_of(method) == name
     assert method.Settings.method is method
-    assert (method.Settings.__doc__ or "").strip(), f"{name}: its Settings have no docstring"
+    assert inspect.getdoc(method.Settings), f"{name}: its Settings have no docstring"
     for field, about in method.Settings.model_fields.items():
         assert about.description, f"{name}: the setting {field} is not described"
     assert method.requires is None or len(method.requires) == 2
