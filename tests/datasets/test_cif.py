@@ -546,3 +546,19 @@ def test_many_operations_and_many_sites():
     more = "\n".join(["loop_\n_symmetry_equiv_pos_as_xyz", *tenths])
     assert atoms(only(block(sites[:50], cell=cell, more=more))) == {"Cu": 50_000}
     assert atoms(only(block(sites, cell=cell))) == {"Cu": 20_000}
+
+
+@pytest.mark.parametrize("text", ["", " \n", "# only a comment\n", "\ufeff"])
+def test_a_text_without_any_block_says_so(tmp_path, text):
+    (tmp_path / "a.cif").write_text(text, encoding="utf-8")
+    (entry,) = read_dataset(tmp_path / "a.cif", property=None).skipped
+    assert "it holds no structure" in entry.reason
+
+
+def test_a_loop_of_endless_names_is_not_quoted_whole(tmp_path):
+    names = "".join(f"_{letter * 2000}\n" for letter in "abcdefghij")
+    (tmp_path / "a.cif").write_text(f"data_x\nloop_\n{names}1 2 3\n", encoding="utf-8")
+    (entry,) = read_dataset(tmp_path / "a.cif", property=None).skipped
+    assert "a loop_ of 10 columns" in entry.reason
+    assert "too many or too few values" in entry.reason
+    assert len(entry.reason) < 500

@@ -890,6 +890,17 @@ def test_odd_results_cost_no_row(tmp_path):
     assert "'stress' cannot be rebuilt and was left out" in dataset.doubts[0][1]
 
 
+def test_forces_on_another_number_of_atoms_are_left_out(tmp_path):
+    with connect(tmp_path / "set.json") as database:
+        database.write(bulk("Cu"), y=1.0)
+    text = (tmp_path / "set.json").read_text()
+    forces = '"forces": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], "energy": -2.5,\n "mtime"'
+    (tmp_path / "set.json").write_text(text.replace('"mtime"', forces))
+    dataset = read_dataset(tmp_path / "set.json", property="energy")
+    assert dataset.properties["energy"].tolist() == [-2.5]
+    assert "'forces' cannot be rebuilt and was left out" in dataset.doubts[0][1]
+
+
 # Formats
 
 

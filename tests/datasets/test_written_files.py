@@ -9,6 +9,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, graphene, make_supercell, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.spacegroup import crystal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -250,3 +251,12 @@ def test_clusters_and_slabs_in_extxyz(tmp_path, atoms):
     found = ase.io.read(tmp_path / "a.extxyz")
     assert np.array_equal(found.pbc, atoms.pbc) and np.array_equal(found.numbers, atoms.numbers)
     np.testing.assert_allclose(found.cell.array, atoms.cell.array)
+
+
+def test_results_for_another_number_of_atoms_are_left_out(tmp_path):
+    atoms = bulk("NaCl", "rocksalt", 5.64)
+    atoms.calc = SinglePointCalculator(atoms, energy=-3.0, forces=np.zeros((8, 3)))
+    write_extxyz(from_ase(atoms), tmp_path / "a.extxyz")
+    written = ase.io.read(tmp_path / "a.extxyz")
+    assert written.get_potential_energy() == -3.0
+    assert "forces" not in written.calc.results

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import gemmi
 
 from whorl.datasets.entries import in_words
-from whorl.errors import InputError
+from whorl.errors import InputError, shortened
 
 # A text field between lines that begin with ';', which may hold anything, or the head of a block.
 _HEADS = re.compile(r"^;.*?^;|^[ \t]*(data_)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
@@ -71,7 +72,7 @@ def _parts(text: str) -> Iterator[tuple[int, str]]:
         starts = [0, *starts]
     lines = 0
     place = 0
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+    for start, end in pairwise([*starts, len(text)]):
         lines += text.count("\n", place, start)
         place = start
         yield lines, text[start:end]
@@ -104,8 +105,9 @@ def _reason(error: Exception, part: str, lines_before: int) -> str:
     if said.startswith("Wrong number of values in loop"):
         begins = [found.start() for found in re.finditer("^", part, re.MULTILINE)][line - 1]
         names = loop[1].split() if (loop := _LOOP.search(part, begins)) else []
-        said = f"a loop_ of {len(names)} columns ({', '.join(names[:8])}) has too many or too few values"
-    return f"line {lines_before + line}: {said}"
+        first = shortened(", ".join(names[:8]), 200)
+        said = f"a loop_ of {len(names)} columns ({first}) has too many or too few values"
+    return f"line {lines_before + line}: {shortened(said, 400)}"
 
 
 @dataclass(frozen=True)

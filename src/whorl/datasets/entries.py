@@ -20,6 +20,9 @@ from whorl.structures.convert import EXTRAS
 
 WARNINGS = "cif_warnings"  # key of ``info`` that holds what a reader doubts of an entry
 
+# Results of a calculation that have a row for each atom.
+OF_EACH_ATOM = frozenset(("forces", "stresses", "charges", "magmoms", "energies"))
+
 # What a reader may raise on a damaged compressed file.
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, OSError)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from whorl.datasets.entries import (
     DAMAGED,
     LONGEST_LINE,
+    OF_EACH_ATOM,
     Entry,
     Source,
     in_words,
@@ -281,8 +282,8 @@ def write_extxyz(
     Each frame's ``info`` gets the structure's own info, its properties, its id and the provenance (whorl's
     version, seed, hash of the recipe; nested entries are left to the store). Where structures have an entry
     of their own under such a name, whorl's is called ``whorl_id``, ``whorl_source`` … What the format cannot
-    hold (positions beyond 8 decimals, constraints other than fixed atoms, objects and many-line texts in
-    ``info``) is left out; :func:`save_dataset` keeps it.
+    hold (positions beyond 8 decimals, results for another number of atoms, constraints other than fixed
+    atoms, objects and many-line texts in ``info``) is left out; :func:`save_dataset` keeps it.
 
     Args:
         structures: What to write.
@@ -326,6 +327,9 @@ def write_extxyz(
         if atoms.calc is not None:  # ASE refuses a result that also stands in info; ours is the later one
             for name in {*atoms.info, *atoms.arrays} & {*atoms.calc.results}:
                 del atoms.calc.results[name]
+            for name in OF_EACH_ATOM & {*atoms.calc.results}:
+                if np.shape(atoms.calc.results[name])[:1] != (len(atoms),):
+                    del atoms.calc.results[name]
     with atomic_path(path) as temporary:
         ase.io.write(temporary, frames, format="extxyz")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from whorl.datasets.cif import CifEntry, read_cif
 from whorl.datasets.entries import (
     DAMAGED,
+    OF_EACH_ATOM,
     SUFFIXES,
     WARNINGS,
     Entry,
@@ -360,6 +361,7 @@ def _row(row: Any) -> tuple[StructureBatch, dict[str, Any]]:
 
     What ASE cannot rebuild, and the structure does not need, is left out and doubted.
     """
+    import numpy as np
     from ase import Atoms
     from ase.calculators.calculator import all_properties
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -384,10 +386,17 @@ def _row(row: Any) -> tuple[StructureBatch, dict[str, Any]]:
         if row.get(key) is not None:
             unless_broken(f"'{key}'", partial(put, row.get(key)))
     unless_broken("constraints", lambda: atoms.set_constraint(row.constraints))
+
+    def result(key: str) -> SinglePointCalculator:
+        value = row[key]
+        if key in OF_EACH_ATOM and np.shape(value)[:1] != (len(atoms),):
+            raise ValueError(f"shape {np.shape(value)} for {len(atoms)} atoms")
+        return SinglePointCalculator(atoms, **{key: value})
+
     results: dict[str, Any] = {}
     for key in all_properties:
         if key in row:
-            one = unless_broken(f"'{key}'", partial(SinglePointCalculator, atoms, **{key: row[key]}))
+            one = unless_broken(f"'{key}'", partial(result, key))
             results |= one.results if one else {}
     if results:
         atoms.calc = SinglePointCalculator(atoms, **results)
