@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable
+from itertools import accumulate
 from types import ModuleType
 
 
@@ -25,7 +26,7 @@ class MissingExtraError(WhorlError, ImportError):
 
 
 _QUOTED = 80  # characters of a value that a message quotes
-_LISTED = 100  # options that a message lists, most lists are shorter
+_LISTED = 400  # characters of the options that a message lists; most lists are shorter
 
 
 def shortened(value: object, limit: int = _QUOTED) -> str:
@@ -51,9 +52,11 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     known = sorted(options)
     near = difflib.get_close_matches(shortened(word), known, n=1, cutoff=0.6)
     hint = f" Did you mean '{shortened(near[0])}'?" if near else ""
-    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED + 20 else ""
-    listed = known[:_LISTED] if more else known
-    return f"{hint} Choose from: {', '.join(map(shortened, listed))}{more}."
+    listed = [shortened(option) for option in known]
+    ends = accumulate(len(option) + 2 for option in listed)
+    count = max(1, sum(end <= _LISTED for end in ends))
+    more = f" and {len(known) - count} more" if count < len(known) else ""
+    return f"{hint} Choose from: {', '.join(listed[:count])}{more}."
 
 
 def unknown_option(kind: str, word: str, options: Iterable[str]) -> InputError:

@@ -455,6 +455,7 @@ def test_sites_at_one_place_are_named_as_in_other_formats(tmp_path):
         ("_cell_length_b 5.0", "_cell_length_b ?", "has no _cell_length_b"),
         ("_cell_length_b 5.0", "_cell_length_b five", "expected a number"),
         ("_cell_length_b 5.0", "_cell_length_b -5.0", "has no volume"),
+        ("_cell_length_b 5.0", "_cell_length_b 5e-320", "has no volume"),
         ("_cell_angle_beta 90", "_cell_angle_beta 180", "has no volume"),
     ],
 )

@@ -20,11 +20,12 @@ from jaxtyping import Float
 from whorl.datasets.cif_sites import Sites, has_sites, read_formula, read_sites
 from whorl.datasets.cif_symmetry import Symmetry, find_symmetries
 from whorl.datasets.cif_text import Block, read_blocks, require_number
-from whorl.datasets.entries import WARNINGS
+from whorl.datasets.entries import WARNINGS, in_words
 from whorl.datasets.orbits import Expanded, expand
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
+from whorl.structures.checks import SAME_PLACE
 from whorl.structures.convert import EXTRAS
 
 _LENGTHS = ("a", "b", "c")
@@ -69,6 +70,8 @@ def read_cif(text: str) -> list[CifEntry]:
                 entries.append(CifEntry(block=name, structure=_structure(block)))
             except InputError as error:
                 entries.append(CifEntry(block=name, reason=str(error).removesuffix(".")))
+            except Exception as error:  # whatever becomes of a broken block, the next one shall be read
+                entries.append(CifEntry(block=name, reason=f"no valid CIF: {in_words(error)}"))
     if not entries:
         raise InputError("no valid CIF: it holds no structure, for no block of it states atom sites")
     return entries
@@ -130,7 +133,7 @@ def _cell(block: Block) -> tuple[Float[np.ndarray, "3 3"], list[str]]:
     except InputError:
         cell = np.zeros((3, 3))
     lengths = np.linalg.norm(cell, axis=1)
-    if abs(np.linalg.det(cell)) <= 1e-6 * lengths.prod():
+    if lengths.min() < SAME_PLACE or abs(np.linalg.det(cell)) <= 1e-6 * lengths.prod():
         raise InputError(f"its cell {written} has no volume")
     return cell, doubts
 
