@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from whorl.conditions import Conditions
 from whorl.datasets import load_dataset, load_features
 from whorl.datasets.store import labels_of
 from whorl.evaluation import MadeCrystals, judge_crystals
@@ -23,7 +24,6 @@ from whorl.generators import ConditionalGenerator, Diffusion, load_model
 from whorl.report.crystals import TABLE_1, TABLE_2
 from whorl.representations import CrysTens, make_representation
 from whorl.surrogates import NetworkSurrogate
-from whorl.workflow.conditions import Conditions
 
 MEASURES = {
     "variance_lengths": "parameters",
@@ -41,7 +41,7 @@ def draw(
 ) -> tuple[Tensor, float]:
     """Return one tensor for each target, and CPU seconds for each."""
     rng = torch.Generator().manual_seed(seed)
-    parts = [conditions.asked(1, known=known, rng=rng, target=float(t)) for t in targets]
+    parts = [conditions.draw(1, known=known, rng=rng, target=float(t)) for t in targets]
     began = time.process_time()
     made = model.sample(torch.cat(parts), rng=rng)
     return made, (time.process_time() - began) / len(targets)

@@ -7,6 +7,7 @@ from whorl.version import __version__
 _rooms, __dir__, _names = lazy_loader.attach(
     __name__,
     submodules=[
+        "conditions",
         "datasets",
         "evaluation",
         "generators",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from whorl.registry import Registry
 
 if TYPE_CHECKING:
+    from whorl.conditions.base import Condition
     from whorl.evaluation.evaluators.base import Evaluator
     from whorl.executors.base import Executor
     from whorl.generators.base import ConditionalGenerator
@@ -99,5 +100,17 @@ EXECUTORS: Registry[Executor] = Registry(
         "threads": "whorl.executors.threads:Threads",
         "processes": "whorl.executors.processes:Processes",
         "dask": "whorl.executors.dask:Dask",
+    },
+)
+
+CONDITIONS: Registry[Condition] = Registry(
+    "condition",
+    group="whorl.conditions",
+    base="whorl.conditions.base:Condition",
+    builtin={
+        "elements": "whorl.conditions.elements:Elements",
+        "composition": "whorl.conditions.composition:Composition",
+        "crystal_system": "whorl.conditions.crystal_system:CrystalSystem",
+        "space_group": "whorl.conditions.space_group:SpaceGroup",
     },
 )

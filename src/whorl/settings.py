@@ -48,6 +48,25 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class SectionByData(Section):
+    """A section whose keys depend on its data, or on the packages that are installed."""
+
+    @classmethod
+    def section_for(cls, value: Any) -> type[SectionByData]:
+        """Return the class with all keys of ``value``; the class itself where nothing is to be added."""
+        return cls
+
+    def __new__(cls, *args: Any, **data: Any) -> SectionByData:
+        """Make the class with all keys, where the section is made from keyword arguments."""
+        return super().__new__(cls.section_for(data))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_section(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
+        chosen = cls.section_for(value)
+        return handler(value) if chosen is cls else chosen.model_validate(value)
+
+
 class SectionOfKind(Section):
     """Settings of one method of an axis: the base of a family whose other keys depend on its ``kind``.
 
@@ -287,4 +306,6 @@ def _keys_of(model: type[BaseModel], path: Sequence[str | int], data: Any) -> li
         data = data.get(part) if isinstance(data, dict) else None
     if issubclass(model, SectionOfKind):
         model = model.of_kind(data)
+    elif issubclass(model, SectionByData):
+        model = model.section_for(data)
     return list(model.model_fields)

@@ -280,7 +280,7 @@ EVALUATE = ("--features", "features.safetensors", "--dataset", "salts.safetensor
         ),
         ((*GENERATE, "--dataset", "salts.safetensors", "--space-group", 231), "expected 230 or less"),
         ((*GENERATE, "--dataset", "salts.safetensors", "--formula", "NaCl"), "'composition' among its"),
-        (("generate", "plain.safetensors", *GENERATE[1:]), "was told of energy, elements, crystal_system"),
+        (("generate", "plain.safetensors", *GENERATE[1:]), "conditioned on energy, elements, crystal_system"),
         (
             ("generate", "features.safetensors", *GENERATE[2:]),
             "holds other results of whorl, expected a model",

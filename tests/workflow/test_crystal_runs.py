@@ -84,9 +84,9 @@ def test_a_run_ends_in_a_report_on_crystals(run):
 def test_the_conditions_are_saved_with_the_model(run):
     _, folder = run
     model = load_model(folder / "train" / "all" / "generator.safetensors")
-    conditions = model.training_record["conditions"]
-    assert conditions["kinds"] == ["elements", "crystal_system"]
-    assert model.properties == 1 + len(conditions["elements"]) + 7
+    elements, system = model.training_record["conditions"]["conditions"]
+    assert (elements["kind"], system) == ("elements", {"kind": "crystal_system"})
+    assert model.properties == 1 + len(elements["elements"]) + 7
 
 
 def test_a_finished_run_is_not_repeated(run):

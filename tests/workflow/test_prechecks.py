@@ -27,7 +27,7 @@ def refused(recipe, folder, until=None):
     ("change", "words"),
     [
         ("generate.elements=[O, Zz, o]", "unknown elements 'Zz', 'o'. Did you mean 'O'?"),
-        ("generate.formula=BaTiO3", "formula: this generator does not know it; it was told of"),
+        ("generate.formula=BaTiO3", "formula: this generator does not know it; it is conditioned on"),
         ("generate.space_group=221", "'space_group' among its conditions"),
         ("generate.samples=100000000", "of memory"),
         ("generate.targets=[2, 1e300]", "generate.targets: 1e+300"),
@@ -114,16 +114,19 @@ def test_elements_that_no_training_row_has_are_named_before_training(tmp_path):
         "generator.conditions=[elements, crystal_system]",
         "reconstruct=null",
     ]
-    for wish, words in (
+    for request, words in (
         ("generate.elements=[O, Na, Ti]", "O, Ti: no structure that the generator was trained on has it"),
-        ("generate.crystal_system=hexagonal", "no crystal that the generator was trained on is hexagonal"),
+        (
+            "generate.crystal_system=hexagonal",
+            "no structure that the generator was trained on is as requested: hexagonal",
+        ),
     ):
         folder = tmp_path / words[:1]
         with pytest.raises(InputError, match=words):
-            run_recipe(tiny(*changes, wish), folder)
+            run_recipe(tiny(*changes, request), folder)
         assert (folder / "sampling" / "all" / "stage.json").exists()
         assert not list(folder.glob("train/*/*.safetensors"))
-    # A wish that is mended goes on from there.
+    # A request that is mended goes on from there.
     run_recipe(tiny(*changes, "generate.elements=[Na]"), tmp_path / "O", until="generate")
     assert json.loads((tmp_path / "O" / "generate" / "all" / "stage.json").read_text())
 

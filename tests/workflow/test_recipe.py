@@ -154,8 +154,10 @@ def test_a_wrong_value_is_not_quoted_whole(value):
 
 
 def test_formulas_and_elements_that_older_yaml_took_for_no():
-    wishes = parse_recipe(CLUSTERS.replace("[1.9]", "[1.9], formula: NO, elements: [No, Y, N]")).generate
-    assert (wishes.formula, wishes.elements) == ("NO", ["No", "Y", "N"])
+    requested = parse_recipe(
+        CLUSTERS.replace("[1.9]", "[1.9], formula: NO, elements: [No, Y, N]")
+    ).generate.requested
+    assert (requested["formula"], requested["elements"]) == ("NO", ["No", "Y", "N"])
 
 
 @pytest.mark.parametrize(

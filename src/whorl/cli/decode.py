@@ -14,7 +14,7 @@ from whorl.cli.settings_options import given_settings, settings_command
 
 @app.command(
     cls=settings_command(
-        "whorl.reconstruction.closed_form:ClosedForm.Settings", heading="Settings, also options"
+        "whorl.reconstruction.closed_form:ClosedForm.Settings", headings=("Settings, also options",)
     )
 )
 def decode(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whorl.axes import GENERATORS, SURROGATES
+from whorl.axes import CONDITIONS, GENERATORS, SURROGATES
 from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out
 from whorl.cli.options import Seed, given, options_from
@@ -123,8 +123,7 @@ def generator(
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            help="Besides the property: elements, composition, crystal_system or space_group; repeat "
-            "for several.",
+            help=f"Besides the property: {', '.join(CONDITIONS)}; repeat for several.",
             show_default=False,
         ),
     ] = None,
@@ -194,7 +193,13 @@ def surrogate(
 
 @app.command(
     cls=settings_command(
-        "whorl.workflow.settings:SelectionSettings", heading="Selection from a pool, with --ensemble"
+        "whorl.workflow.settings:GenerateSettings",
+        "whorl.workflow.settings:SelectionSettings",
+        leaves_out=("targets", "samples", "selection"),
+        headings=(
+            "Requested conditions, if the generator is conditioned on them",
+            "Selection from a pool, with --ensemble",
+        ),
     )
 )
 def generate(
@@ -209,19 +214,6 @@ def generate(
         Path, typer.Option("--output", "-o", help="Generated features to write (.safetensors).")
     ],
     samples: Annotated[int, typer.Option(help="Samples for each target.")] = 10_000,
-    element: Annotated[
-        list[str] | None,
-        typer.Option(help="Each shall have it; repeat for several.", show_default=False),
-    ] = None,
-    formula: Annotated[
-        str | None, typer.Option(help="That each shall have, such as BaTiO3.", show_default=False)
-    ] = None,
-    crystal_system: Annotated[
-        str | None, typer.Option(help="That each shall have, such as cubic.", show_default=False)
-    ] = None,
-    space_group: Annotated[
-        int | None, typer.Option(help="Number of the space group that each shall have.", show_default=False)
-    ] = None,
     dataset: Dataset = None,
     ensemble: Annotated[
         Path | None,
@@ -241,17 +233,20 @@ def generate(
     """Draw new fingerprints for chosen property values.
 
     With `--ensemble`, they are chosen from a pool: surely on target, and as different as real ones are. Of a
-    generator that was told of elements or symmetry (`whorl train generator --condition`), these can be asked
-    for; what is not asked for is as in training rows.
+    generator that is conditioned on elements or symmetry (`whorl train generator --condition`), these can be
+    requested; what is not requested is as in training rows.
     """
     from whorl.settings import settings_from
-    from whorl.workflow.settings import GenerateSettings
+    from whorl.workflow.settings import GenerateSettings, SelectionSettings
     from whorl.workflow.stages import generate as stage
 
-    wishes = given(locals(), ("formula", "crystal_system", "space_group"))
-    options: dict[str, Any] = {"targets": target, "samples": samples, "elements": element or None, **wishes}
+    of_selection = SelectionSettings.model_fields
+    options: dict[str, Any] = {"targets": target, "samples": samples}
+    options |= {name: value for name, value in given_settings().items() if name not in of_selection}
     if ensemble is not None:
-        options["selection"] = given_settings()
+        options["selection"] = {
+            name: value for name, value in given_settings().items() if name in of_selection
+        }
     settings = settings_from(GenerateSettings, options, source="whorl generate")
     with monitored() as monitor:
         stage.generate(

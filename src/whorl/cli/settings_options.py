@@ -7,7 +7,7 @@ import importlib
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from rich.table import Table
@@ -16,60 +16,66 @@ from rich.text import Text
 from whorl.cli.app import OnceCommand
 from whorl.cli.console import out
 from whorl.errors import WhorlError, did_you_mean
-from whorl.settings import Section, SectionOfKind
+from whorl.settings import Section, SectionByData, SectionOfKind
 from whorl.yaml_text import parse_value
 
 _given: ContextVar[Mapping[str, Any]] = ContextVar("_given")  # of the command that is running
 
 
 def settings_command(
-    path: str,
-    *,
+    *paths: str,
     leaves_out: Sequence[str] = (),
-    heading: str = "",
+    headings: Sequence[str] = (),
     flag: str = "--kind",
     kinds: Mapping[str | None, str] | None = None,
 ) -> type[OnceCommand]:
-    """Return the class of a command that has an option for every setting of a section.
+    """Return the class of a command that has an option for every setting of some sections.
 
     Of a family of settings, these are the settings of the method that ``--kind`` names, or of the default
     one. The function behind the command finds what was given by :func:`given_settings`.
 
     Args:
-        path: Import path of the section, or of a family's base, ``"package.module:Settings"``.
+        paths: Import path of each section, or of a family's base, ``"package.module:Settings"``.
         leaves_out: Settings that are no options of the command.
-        heading: Of the options in the help.
+        headings: Of the options of each section in the help.
         flag: Option that names the method.
         kinds: Names of methods by what is written there, where these differ; of None where nothing is.
     """
 
     class SettingsCommand(OnceCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            section = _section(path, args, flag, kinds or {})
+            sections = [_section(path, args, flag, kinds or {}) for path in paths]
             own = {
                 option
                 for parameter in self.get_params(ctx)
                 for option in (*parameter.opts, *parameter.secondary_opts)
             }
-            fields = {
-                name: field
-                for name, field in section.model_fields.items()
-                if name not in leaves_out and _flag(name) not in own
-            }
-            self.shown = section, fields
-            rest, given = _taken(ctx, args, fields, own)
+            self.shown = [
+                (
+                    section,
+                    {
+                        name: field
+                        for name, field in section.model_fields.items()
+                        if name not in leaves_out and _flag(name, field) not in own
+                    },
+                )
+                for section in sections
+            ]
+            every = {name: field for _, fields in self.shown for name, field in fields.items()}
+            rest, given = _taken(ctx, args, every, own)
             _given.set(given)
             return super().parse_args(ctx, rest)
 
         def format_help(self, ctx: Any, formatter: Any) -> None:
             super().format_help(ctx, formatter)
-            section, fields = self.shown
-            kind = section.method.kind if issubclass(section, SectionOfKind) else ""
-            out.print(heading or f"Settings of {kind}, also options", highlight=False, markup=False)
-            table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-            for name, field in fields.items():
-                table.add_row(*(Text(cell) for cell in (_shown_flag(name, field), *_described(field))))
-            out.print(table)
+            for place, (section, fields) in enumerate(self.shown):
+                kind = section.method.kind if issubclass(section, SectionOfKind) else ""
+                heading = headings[place] if headings else f"Settings of {kind}, also options"
+                out.print(heading, highlight=False, markup=False)
+                table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+                for name, field in fields.items():
+                    table.add_row(*(Text(cell) for cell in (_shown_flag(name, field), *_described(field))))
+                out.print(table)
 
     return SettingsCommand
 
@@ -87,6 +93,8 @@ def _section(path: str, args: Sequence[str], flag: str, kinds: Mapping[str | Non
         kind = kinds.get(named, named)
         with contextlib.suppress(WhorlError):  # the command says what is wrong with the name
             return section.of_kind({} if kind is None else {"kind": kind})
+    if issubclass(section, SectionByData):
+        return section.section_for({})
     return section
 
 
@@ -100,7 +108,7 @@ def _taken(
     ctx: Any, args: Sequence[str], fields: Mapping[str, FieldInfo], own: Collection[str]
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the arguments that are no settings, and the settings that the others give."""
-    flags = {_flag(name): name for name in fields}
+    flags = {_flag(name, field): name for name, field in fields.items()}
     switches = {"--no-" + flag[2:]: name for flag, name in flags.items() if fields[name].annotation is bool}
     rest: list[str] = []
     given: dict[str, Any] = {}
@@ -120,7 +128,7 @@ def _taken(
                 value = next(waiting, "")
                 if not value:
                     ctx.fail(f"{flag} needs a value.")
-            if get_origin(fields[name].annotation) is list and not value.startswith("["):
+            if _is_list(fields[name].annotation) and not value.startswith("["):
                 given.setdefault(name, []).append(parse_value(value, source=flag))
             elif name in given:
                 ctx.fail(f"{flag} is given twice, and takes one value. Leave one of them out.")
@@ -133,12 +141,24 @@ def _taken(
     return rest, given
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _is_list(annotation: Any) -> bool:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return get_origin(annotation) is list or any(
+        get_origin(part) in (list, Annotated) and _is_list(part) for part in get_args(annotation)
+    )
+
+
+def _flag(name: str, field: FieldInfo) -> str:
+    """Return the option of a setting: its name, or one that the setting states."""
+    extra = field.json_schema_extra
+    option = extra.get("option", name) if isinstance(extra, dict) else name
+    return "--" + str(option).replace("_", "-")
 
 
 def _shown_flag(name: str, field: FieldInfo) -> str:
-    return f"{_flag(name)}/--no-{_flag(name)[2:]}" if field.annotation is bool else _flag(name)
+    flag = _flag(name, field)
+    return f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
 
 
 def _described(field: FieldInfo) -> tuple[str, str]:

@@ -117,8 +117,7 @@ class FeatureSet:
         ids: A name for each row, the same as in the data set it was made of.
         pbc: Periodicity of each structure along its lattice vectors, shape (B, 3); ``None`` where it is not
             known. Of generated rows: that of the most similar structure of the training set.
-        requested: Of generated rows: what the structures were requested to have besides the property, any of
-            ``elements``, ``formula``, ``crystal_system`` and ``space_group``.
+        requested: Of generated rows: the conditions requested besides the property, by name.
         elements: Chemical symbols in the structures, or of generated rows in the training set; none where
             they are not known.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from whorl.axes import GENERATORS
+from pydantic import field_validator
+
+from whorl.axes import CONDITIONS, GENERATORS
 from whorl.settings import Count, Depth, Positive, Section, SectionOfKind
 
 
@@ -50,9 +52,15 @@ class GeneratorSettings(TrainingSettings, SectionOfKind):
     """Generators trained alike from different seeds; samples come from all in equal parts."""
     keep: Literal["best", "last"] = "best"
     """Weights that are kept: the best by validation, or the last."""
-    conditions: list[Literal["elements", "composition", "crystal_system", "space_group"]] = []
-    """What the generator is conditioned on besides the property: the elements of a structure, its
-    composition, its crystal system, its space group."""
+    conditions: list[str] = []
+    """Conditions besides the property, such as the elements of a structure or its space group."""
+
+    @field_validator("conditions")
+    @classmethod
+    def _known_conditions(cls, value: list[str]) -> list[str]:
+        for kind in value:
+            CONDITIONS.get(kind)
+        return value
 
     def fitting(self) -> dict[str, Any]:
         """Return the arguments of :func:`whorl.generators.fit` that these settings decide."""

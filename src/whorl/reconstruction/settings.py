@@ -49,11 +49,12 @@ class SearchSettings(ReconstructorSettings):
     @field_validator("composition")
     @classmethod
     def _known_formula(cls, value: str | None) -> str | None:
+        from whorl.conditions import Composition
         from whorl.errors import InputError
-        from whorl.workflow.wishes import Wish
 
         try:
-            Wish.of(formula=value)
+            if value is not None:
+                Composition.check(value)
         except InputError as error:
             raise ValueError(str(error)) from None
         return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from whorl.conditions import describe_requests
 from whorl.evaluation import Verdict
 from whorl.reconstruction.settings import ReconstructorSettings
 
@@ -27,7 +28,7 @@ def describe(recipe: Mapping[str, Any], verdict: Verdict) -> list[tuple[str, str
     targets = sorted({target.target for size in verdict.sizes.values() for target in size.targets})
     lines = [
         ("Asked for", f"{verdict.property} of {_listed([f'{t:g}' for t in targets])} {verdict.unit}".strip()),
-        ("Beside that", _wishes(recipe)),
+        ("Conditions", _requested(recipe)),
         ("Data", _data(recipe, verdict)),
         ("Representation", _representation(recipe.get("representation") or {})),
         ("Training rows", _sampling(recipe.get("sampling") or {}, verdict)),
@@ -112,7 +113,7 @@ def _network(settings: Mapping[str, Any]) -> str:
     kind = _KINDS.get(settings.get("kind", ""), settings.get("kind", "network"))
     if settings.get("cascade"):
         kind += " of two U-Nets in cascade"
-    told = [str(name).replace("_", " ") for name in settings.get("conditions") or ()]
+    conditions = [str(name).replace("_", " ") for name in settings.get("conditions") or ()]
     diffuses = settings.get("kind") == "diffusion"
     parts = [
         f"{kind}, {settings['layers']} layers of {settings['hidden']}"
@@ -127,7 +128,7 @@ def _network(settings: Mapping[str, Any]) -> str:
         if diffuses and "steps" in settings
         else "",
         f"guidance {settings['guidance']:g}" if diffuses and "guidance" in settings else "",
-        f"told of {_listed(told)}" if told else "",
+        f"conditioned on {_listed(conditions)}" if conditions else "",
         f"{settings['members']} trained alike" if settings.get("members", 1) > 1 else "",
         _training(settings),
     ]
@@ -161,17 +162,9 @@ def _samples(recipe: Mapping[str, Any]) -> str:
     )
 
 
-def _wishes(recipe: Mapping[str, Any]) -> str:
-    asked = recipe.get("generate") or {}
-    group = asked.get("space_group")
-    parts = [
-        f"with {_listed([str(symbol) for symbol in asked['elements']])}" if asked.get("elements") else "",
-        str(asked.get("formula") or ""),
-        str(asked.get("crystal_system") or ""),
-        f"space group {group}" if group else "",
-    ]
-    text = ", ".join(part for part in parts if part)
-    return f"each crystal {text}" if text else ""
+def _requested(recipe: Mapping[str, Any]) -> str:
+    text = describe_requests(recipe.get("generate") or {})
+    return f"each structure {text}" if text else ""
 
 
 def _reconstruction(section: Any) -> str:

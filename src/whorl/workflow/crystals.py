@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
+from whorl.conditions import satisfied
 from whorl.datasets import load_dataset, load_features
 from whorl.errors import InputError, MissingExtraError, import_extra
 from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, judge_crystals
 from whorl.files import contents_hash, damage_named, read_json, write_json
 from whorl.locks import one_at_a_time
 from whorl.structures import StructureBatch
-from whorl.workflow.conditions import satisfied
 from whorl.workflow.monitor import Monitor
 
 _PREDICTED_AT_ONCE = 500  # crystals between two saves
@@ -156,7 +156,7 @@ def judge(
     output: Path,
     made_with: Mapping[str, Any],
     monitor: Monitor,
-    wishes: Mapping[str, Any] | None = None,
+    requested: Mapping[str, Any] | None = None,
 ) -> dict[str, CrystalVerdict]:
     """Judge the crystals of each training size, and write the verdicts as JSON.
 
@@ -168,8 +168,7 @@ def judge(
         output: ``.json``.
         made_with: Provenance.
         monitor: Told of progress.
-        wishes: What each crystal was to be, beside its property: ``elements``, ``formula``,
-            ``crystal_system``, ``space_group``. The share that is, is written too.
+        requested: Conditions requested besides the property. The fraction that meets them is written too.
     """
     known, _ = evenly(dataset, None)
     some, _ = evenly(dataset, most)
@@ -190,7 +189,7 @@ def judge(
             "met": {
                 label: {
                     name: 100.0 * float(flags.double().mean())
-                    for name, flags in satisfied(crystals.structures, **(wishes or {})).items()
+                    for name, flags in satisfied(crystals.structures, **(requested or {})).items()
                 }
                 for label, crystals in made.items()
             },

@@ -86,17 +86,17 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
         yield from _failing(lambda: _require_memory(recipe))
 
     @check("train", "generate")
-    def _wishes() -> Iterable[WhorlError]:
-        from whorl.workflow.conditions import require_told
-        from whorl.workflow.wishes import Wish
+    def _requests() -> Iterable[WhorlError]:
+        from whorl.conditions import checked_requests, require_answerable
 
-        wishes = recipe.generate.wishes
-        yield from _failing(lambda: Wish.of(**wishes))
-        yield from _failing(lambda: require_told(recipe.generator.conditions, recipe.property_name, wishes))
+        requested, kinds = recipe.generate.requested, recipe.generator.conditions
+        yield from _failing(lambda: checked_requests(requested))
+        yield from _failing(lambda: require_answerable(kinds, recipe.property_name, requested))
         if recipe.generate.selection is not None and recipe.generator.conditions:
             yield InputError(
-                "generate.selection chooses by the property alone, and generator.conditions tell of "
-                f"{', '.join(recipe.generator.conditions)} too. Leave out one of the two."
+                "generate.selection chooses by the property alone, and the generator is conditioned on "
+                f"{', '.join(recipe.generator.conditions)} too (generator.conditions). Leave out one of the "
+                "two."
             )
 
     @check("agreement", "energies")
@@ -136,7 +136,7 @@ def require_possible(recipe: Recipe, folder: Path, sizes: Iterable[str]) -> None
     problems = [*_failing(lambda: require_memory_for_samples(generate, shape))]
     labels = labels_of(real, recipe.property_name).double()
     problems += _failing(lambda: _require_near(generate.targets, labels, recipe.property_name))
-    if any(generate.wishes.values()) and recipe.generator.conditions:
+    if any(generate.requested.values()) and recipe.generator.conditions:
         for label in sizes:
             rows = read_rows(folder / "sampling" / label / "rows.json")["rows"]
             problems += _failing(lambda rows=rows: _require_seen(recipe, folder, real.select(rows)))  # type: ignore[misc]
@@ -160,17 +160,18 @@ def _require_near(targets: Iterable[float], labels: Tensor, property: str) -> No
 
 def _require_seen(recipe: Recipe, folder: Path, known: FeatureSet) -> None:
     """Refuse elements and symmetry that no training row has."""
+    from whorl.conditions import Conditions, kinds_answering
     from whorl.datasets.store import labels_of, structures_of
-    from whorl.workflow.conditions import Conditions, kinds_for
 
-    wishes = recipe.generate.wishes
+    requested = recipe.generate.requested
     conditions, columns = Conditions.of_data(
-        kinds_for(recipe.generator.conditions, wishes),  # symmetry is sought only where it is asked for
+        # Symmetry is sought only where it is requested.
+        kinds_answering(recipe.generator.conditions, requested),
         property=recipe.property_name,
         labels=labels_of(known, recipe.property_name),
         structures=structures_of(known.ids, folder / "data" / "dataset.safetensors"),
     )
-    conditions.matching(columns, **wishes)
+    conditions.matching(columns, **requested)
 
 
 def raise_together(problems: Iterable[WhorlError]) -> None:
@@ -197,7 +198,7 @@ def _missing(key: str, path: str) -> Iterable[WhorlError]:
 
 
 def _elements(key: str, symbols: Iterable[str]) -> Iterable[WhorlError]:
-    from whorl.workflow.wishes import require_elements
+    from whorl.conditions import require_elements
 
     for error in _failing(lambda: require_elements(symbols)):
         yield InputError(f"{key}: {error}")

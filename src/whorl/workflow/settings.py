@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, create_model, field_validator, model_serializer, model_validator
 
 from whorl.generators.settings import GeneratorSettings
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.settings import RepresentationSettings
-from whorl.settings import Count, NonNegative, Positive, Section, SeedNumber, Share
+from whorl.settings import Count, NonNegative, Positive, Section, SectionByData, SeedNumber, Share
 from whorl.surrogates.settings import SurrogateSettings
+
+if TYPE_CHECKING:
+    from whorl.conditions import Condition
 
 __all__ = [
     "CalculatorSettings",
@@ -192,51 +197,54 @@ class SamplingSettings(Section):
 
 
 class SelectionSettings(Section):
-    """Samples chosen from a pool: surely on target by an ensemble, and as different as real structures are.
-
-    Attributes:
-        pool: Samples drawn for each target.
-        spread: Mean pairwise distance wanted, as a share of that of real structures near the target.
-        temperature: Of the latent noise of the pool.
-        tolerance: Within this of the target is a hit, in units of the property.
-    """
+    """Samples chosen from a pool: surely on target by an ensemble, and as different as real ones are."""
 
     pool: Count = 20_000
+    """Samples drawn for each target."""
     spread: NonNegative = 0.85
+    """Mean pairwise distance wanted, as a fraction of that of real structures near the target."""
     temperature: Positive = 1.4
+    """Scale of the latent noise of the pool."""
     tolerance: Positive = 0.1
+    """Within this of the target is a hit, in units of the property."""
 
 
-class GenerateSettings(Section):
-    """What is asked of the generator.
+class GenerateSettings(SectionByData):
+    """What is requested of the generator.
+
+    Conditions that are requested besides the property have a key each, of the name and type that the
+    condition states (:class:`whorl.conditions.Condition`). The generator has to be conditioned on them
+    (``generator.conditions``).
 
     Attributes:
-        targets: Property values asked for.
+        targets: Property values requested.
         samples: Representations for each target.
         selection: Choose them from a larger pool; by default all that is drawn is taken, as in the paper.
-        elements: That each crystal shall have, if the generator is told of them (``generator.conditions``).
-        formula: That each shall have, if it is told of compositions.
-        crystal_system: That each shall have, such as cubic, if it is told of crystal systems.
-        space_group: Number of the space group that each shall have, if it is told of space groups.
     """
 
     targets: Annotated[list[float], Field(min_length=1)]
     samples: Count = 10_000
     selection: SelectionSettings | None = None
-    elements: Annotated[list[str], Field(min_length=1)] | None = None
-    formula: str | None = None
-    crystal_system: str | None = None
-    space_group: Annotated[int, Field(ge=1, le=230)] | None = None
+
+    @classmethod
+    def section_for(cls, value: Any) -> type[GenerateSettings]:
+        """Return the settings with a key for each condition that can be requested."""
+        from whorl.conditions import conditions_by_request
+
+        return _with_requests(tuple(conditions_by_request().values())) if cls is GenerateSettings else cls
 
     @property
-    def wishes(self) -> dict[str, Any]:
-        """What each structure shall be, beside its property."""
-        return {
-            "elements": self.elements,
-            "formula": self.formula,
-            "crystal_system": self.crystal_system,
-            "space_group": self.space_group,
-        }
+    def requested(self) -> dict[str, Any]:
+        """Requested conditions by name; None for those that are not requested."""
+        own = GenerateSettings.model_fields
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in own}
+
+    @model_serializer(mode="wrap")
+    def _without_empty_requests(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
+        # What is written stays readable where a package with more conditions is not installed.
+        requested = self.requested
+        written = handler(self)
+        return {key: value for key, value in written.items() if value is not None or key not in requested}
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -249,6 +257,16 @@ class GenerateSettings(Section):
         if len(set(value)) != len(value):
             raise ValueError(f"got {value}, expected different values")
         return value
+
+
+@cache
+def _with_requests(conditions: tuple[type[Condition], ...]) -> type[GenerateSettings]:
+    fields = {
+        name: (field.annotation, field)
+        for condition in conditions
+        for name, field in condition.Request.model_fields.items()
+    }
+    return create_model("GenerateSettings", __base__=GenerateSettings, __module__=__name__, **fields)  # type: ignore[call-overload]
 
 
 class EvaluateSettings(Section):
@@ -348,7 +366,7 @@ class Recipe(Section):
     surrogate: SerializeAsAny[SurrogateSettings] = Field(
         default_factory=lambda: SurrogateSettings.model_validate({})
     )
-    generate: GenerateSettings
+    generate: SerializeAsAny[GenerateSettings]
     reconstruct: SerializeAsAny[ReconstructorSettings] | None = Field(
         default_factory=lambda: ReconstructorSettings.model_validate({})
     )
@@ -405,7 +423,7 @@ class Recipe(Section):
     def _structures_where_they_are_needed(self) -> Recipe:
         if self.data.features is not None and self.generator.conditions:
             raise ValueError(
-                "generator.conditions: features alone have no structures that tell of elements or symmetry. "
+                "generator.conditions: features alone have no structures to take elements or symmetry from. "
                 "Give data.files, or leave the conditions out"
             )
         if (

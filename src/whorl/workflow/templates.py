@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from whorl.conditions import satisfied
 from whorl.datasets import FeatureSet
 from whorl.datasets.store import structures_of
 from whorl.errors import InputError
@@ -24,7 +25,6 @@ from whorl.evaluation import nearest_rows, standardized
 from whorl.inversion.moves import covalent_radii
 from whorl.structures import StructureBatch
 from whorl.structures.composition import composition as counts_of
-from whorl.workflow.wishes import satisfied
 
 VOLUME_PER_ATOM = 20.0
 """In Å³, of the cube in which the search for an unknown cell begins."""
@@ -140,8 +140,8 @@ def _of_similar(
     else:
         right = torch.ones(len(known), dtype=torch.bool)
     of_symmetry = right.clone()
-    system, group = requested.get("crystal_system"), requested.get("space_group")
-    for flags in satisfied(known, crystal_system=system, space_group=group).values():
+    others = {name: value for name, value in requested.items() if name not in ("elements", "formula")}
+    for flags in satisfied(known, **others).values():
         of_symmetry &= flags
     choices = [of_symmetry, right]
     counts: dict[str, int] = {}

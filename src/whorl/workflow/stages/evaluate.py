@@ -107,7 +107,7 @@ def _evaluate(run: RunFolder, monitor: Monitor) -> None:
             output=run.crystal_results,
             made_with=made_with,
             monitor=monitor,
-            wishes=recipe.generate.wishes,
+            requested=recipe.generate.requested,
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from whorl.conditions import Conditions
 from whorl.datasets import FeatureSet, load_features, save_features
 from whorl.datasets.store import labels_of, property_name, structures_of_features
 from whorl.errors import InputError
@@ -23,14 +24,13 @@ from whorl.generators import (
 from whorl.memory import require_memory
 from whorl.seeds import derive_seed
 from whorl.surrogates import EnsembleSurrogate, select
-from whorl.workflow.conditions import Conditions
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import GenerateSettings, SelectionSettings
 from whorl.workflow.stages.sample import read_rows
-from whorl.workflow.stages.stated import CONDITIONS, stated
+from whorl.workflow.stages.stated import stated
 from whorl.workflow.stages.train import member_paths
 
 _REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
@@ -58,13 +58,14 @@ def generate(
         models: Generators; each draws an equal part.
         features: Those they were trained on: they say which representation.
         property: Which of its properties, where there are several.
-        settings: Targets, number of samples, selection, and what else each structure shall be.
+        settings: Targets, number of samples, selection, and conditions requested besides the property.
         output: The generated features.
         seed: Of all randomness.
         monitor: Told of progress, and of targets outside the training range.
         rows: Rows they were trained on, with ``selection`` or several conditions; all for None.
         ensemble: Says what is sure; needed with ``selection``.
-        dataset: Structures of the features; needed where the generators were told of more than the property.
+        dataset: Structures of the features; needed where the generators are conditioned on more than the
+            property.
 
     Raises:
         InputError: Files that do not belong together, or ``selection`` without ``ensemble``.
@@ -92,7 +93,7 @@ def generate(
             raise InputError("selection needs an ensemble, which says how sure a prediction is: --ensemble.")
         if conditions.kinds:
             raise InputError(
-                "selection chooses by the property alone, and this generator was told of "
+                "selection chooses by the property alone, and this generator is conditioned on "
                 f"{', '.join(conditions.kinds)} too. Leave out one of the two."
             )
         draw = _selecting(generators, settings, settings.selection, ensemble, known, property, monitor)
@@ -117,7 +118,7 @@ def generate(
             properties={"target": targets.repeat_interleave(counts)},
             ids=tuple(named),
             pbc=_pbc_of_similar(torch.cat(drawn), known),
-            requested={name: value for name, value in settings.wishes.items() if value is not None},
+            requested={name: value for name, value in settings.requested.items() if value is not None},
             elements=real.elements,
         ),
         output,
@@ -171,13 +172,13 @@ def _generator(path: Path, real: FeatureSet, features: Path) -> ConditionalGener
 def _common_conditions(
     paths: Sequence[Path], generators: Sequence[ConditionalGenerator], name: str
 ) -> Conditions:
-    """Return what the generators were told, which must be the same for all."""
+    """Return the conditions of the generators, which must be the same for all."""
     every = [Conditions.of_model(generator, property=name) for generator in generators]
     for path, one in zip(paths, every, strict=True):
         if one != every[0]:
-            told = [", ".join([c.property, *c.kinds]) for c in (every[0], one)]
+            theirs = [", ".join([c.property, *c.kinds]) for c in (every[0], one)]
             raise InputError(
-                f"{path}: was told of {told[1]}, and {paths[0]} of {told[0]}, with "
+                f"{path}: is conditioned on {theirs[1]}, and {paths[0]} on {theirs[0]}, with "
                 f"{len(one.names)} and {len(every[0].names)} columns. Give generators that were trained "
                 "with the same conditions on the same data, or one at a time."
             )
@@ -194,13 +195,13 @@ def _plainly(
     sizes = [len(part) for part in torch.arange(settings.samples).tensor_split(len(generators))]
 
     def draw(target: float, rng: torch.Generator) -> Tensor:
-        asked = [
-            conditions.asked(size, known=known, rng=rng, target=target, **settings.wishes)
+        rows = [
+            conditions.draw(size, known=known, rng=rng, target=target, **settings.requested)
             for size in sizes
             if size
         ]
         # Of fewer samples than generators, the last ones draw none.
-        return torch.cat([g.sample(c, rng=rng) for g, c in zip(generators, asked, strict=False)])
+        return torch.cat([g.sample(c, rng=rng) for g, c in zip(generators, rows, strict=False)])
 
     return draw
 
@@ -243,7 +244,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
     for label in run.labels:
         yield Step(
             name=f"generate/{label}",
-            settings={"seed": recipe.seed, **stated(recipe.generate, CONDITIONS)},
+            settings={"seed": recipe.seed, **stated(recipe.generate, recipe.generate.requested)},
             run=partial(
                 generate,
                 member_paths(run.generator(label), recipe.generator.members),

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whorl.chunked import parts_folder, remove_parts
+from whorl.conditions import Composition, checked_requests, satisfied
 from whorl.datasets import (
     Dataset,
     FeatureSet,
@@ -42,7 +43,6 @@ from whorl.workflow.outputs import check_output
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages.sample import read_rows
 from whorl.workflow.templates import make_templates
-from whorl.workflow.wishes import Wish, satisfied
 
 _REFERENCE_SCALE = 2000  # real structures whose neighbours are sought
 _REFERENCE_SCALE_AT_ONCE = 64
@@ -327,12 +327,12 @@ def _requested(generated: FeatureSet, composition: str | None, monitor: Monitor)
     requested = dict(generated.requested)
     if composition is not None:
         formula = requested.get("formula")
-        if formula is not None and Wish.of(formula=formula).shares != Wish.of(formula=composition).shares:
+        if formula is not None and Composition.fractions(formula) != Composition.fractions(composition):
             monitor.warn(
                 f"the features were generated for {formula}, and {composition} is to be placed in its stead."
             )
         requested["formula"] = composition
-    Wish.of(**requested)
+    checked_requests(requested)
     return requested
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from whorl.settings import Section
 
-CONDITIONS = ("conditions", "elements", "formula", "crystal_system", "space_group")
 
-
-def stated(section: Section, younger: Sequence[str]) -> dict[str, Any]:
+def stated(section: Section, younger: Collection[str]) -> dict[str, Any]:
     """Return the settings of a section; runs begun before there were ``younger`` keys go on without them."""
     settings = section.model_dump(mode="json")
     return {key: value for key, value in settings.items() if value or key not in younger}

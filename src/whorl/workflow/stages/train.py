@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whorl.conditions import Conditions
 from whorl.datasets import FeatureSet, load_features, split
 from whorl.datasets.store import labels_of, property_name, structures_of_features
 from whorl.errors import InputError
@@ -27,14 +28,13 @@ from whorl.generators.training import MINIMUM_ROWS
 from whorl.locks import one_at_a_time
 from whorl.seeds import derive_seed
 from whorl.surrogates.settings import SurrogateSettings
-from whorl.workflow.conditions import Conditions
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.prechecks import require_possible
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages.sample import read_rows
-from whorl.workflow.stages.stated import CONDITIONS, stated
+from whorl.workflow.stages.stated import stated
 
 SPLIT = 0.8  # share of rows that trains where nothing else was asked for
 _REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
@@ -54,7 +54,7 @@ def train_generator(
 ) -> None:
     """Train a generator on the given rows of a feature file (all for None) and write it to ``output``.
 
-    With ``conditions`` among the settings, the structures in ``dataset`` say what else the generator is told.
+    With ``conditions`` among the settings, their columns come from the structures in ``dataset``.
     Checkpoints lie beside ``output``. With several ``members``, the others are written beside it too; see
     :func:`member_paths`. Rows that are not finite are told and left out.
     """
@@ -227,7 +227,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
         rows = run.rows(label)
         yield Step(
             name=f"train/{label}",
-            settings={"seed": recipe.seed, **stated(recipe.generator, CONDITIONS)},
+            settings={"seed": recipe.seed, **stated(recipe.generator, ("conditions",))},
             run=partial(_train_generator, run, label),
             needs=("encode", f"sampling/{label}", *(("data",) if conditioned else ())),
             scratch=("checkpoints",),

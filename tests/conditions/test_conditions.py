@@ -1,4 +1,4 @@
-"""Conditions of several kinds: columns of crystals, what is asked for, what is met, and a generator told."""
+"""Conditions of several kinds: columns, requests, which structures meet them, and a generator with them."""
 
 import json
 from functools import cache
@@ -10,12 +10,13 @@ from ase.spacegroup import crystal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whorl.axes import CONDITIONS
+from whorl.conditions import Conditions, Elements, satisfied
 from whorl.errors import InputError
 from whorl.generators import GAN, fit, load_model, save_model
 from whorl.structures import StructureBatch, from_ase
 from whorl.symmetry.detection import CRYSTAL_SYSTEMS
 from whorl.symmetry.detection import crystal_system as system_of
-from whorl.workflow.conditions import KINDS, Conditions, satisfied
 
 
 def perovskite(a: str, b: str, x: str):
@@ -41,18 +42,21 @@ def frames():
 LABELS = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
 
 
+KINDS = tuple(CONDITIONS)
+
+
 @cache
 def crystals() -> StructureBatch:
     return from_ase(frames())
 
 
 @cache
-def told(*kinds: str) -> tuple[Conditions, torch.Tensor]:
+def conditioned(*kinds: str) -> tuple[Conditions, torch.Tensor]:
     return Conditions.of_data(kinds, property="heat", labels=LABELS, structures=crystals())
 
 
-def drawn(conditions, known, count=50, seed=0, **wish):
-    return conditions.asked(count, known=known, rng=torch.Generator().manual_seed(seed), **wish)
+def drawn(conditions, known, count=50, seed=0, **requested):
+    return conditions.draw(count, known=known, rng=torch.Generator().manual_seed(seed), **requested)
 
 
 def column(conditions, rows, name):
@@ -60,36 +64,36 @@ def column(conditions, rows, name):
 
 
 def test_columns_say_what_the_crystals_are():
-    conditions, known = told("space_group", "composition", "elements", "crystal_system")
+    conditions, known = conditioned("space_group", "composition", "elements", "crystal_system")
     assert conditions.kinds == KINDS  # in one order, whatever was written
     assert known.shape == (6, len(conditions.names)) and known.dtype == torch.float64
-    assert conditions.elements == ("N", "O", "Na", "Cl", "Ca", "Ti", "Sr", "Zr", "Ba")
-    assert conditions.space_groups == (136, 194, 221, 225)
+    assert conditions["elements"].elements == ("N", "O", "Na", "Cl", "Ca", "Ti", "Sr", "Zr", "Ba")
+    assert conditions["space_group"].space_groups == (136, 194, 221, 225)
     assert known[:, 0].tolist() == LABELS.tolist() and conditions.names[0] == "heat"
     assert column(conditions, known, "element O").tolist() == [1, 1, 0, 1, 0, 0]
-    assert column(conditions, known, "share of O").tolist() == pytest.approx([0.6, 0.6, 0, 2 / 3, 0, 0])
+    assert column(conditions, known, "fraction of O").tolist() == pytest.approx([0.6, 0.6, 0, 2 / 3, 0, 0])
     assert column(conditions, known, "cubic").tolist() == [1, 1, 1, 0, 1, 0]
     assert column(conditions, known, "triclinic").tolist() == [0] * 6
     assert column(conditions, known, "space group 136").tolist() == [0, 0, 0, 1, 0, 0]
 
 
 def test_the_property_alone_is_the_first_column():
-    conditions, known = told()
+    conditions, known = conditioned()
     assert conditions.names == ("heat",) and known.tolist() == LABELS[:, None].tolist()
     rng = torch.Generator().manual_seed(3)
     state = rng.get_state()
-    assert conditions.asked(4, target=0.5, known=known, rng=rng).tolist() == [[0.5]] * 4
+    assert conditions.draw(4, target=0.5, known=known, rng=rng).tolist() == [[0.5]] * 4
     assert torch.equal(rng.get_state(), state)
 
 
 def test_stated_space_groups_count():
     named = crystals().replace(info=({"spacegroup_number": 1}, {"space_group_number": 2}, {}, {}, {}, {}))
     conditions, _ = Conditions.of_data(["space_group"], property="heat", labels=LABELS, structures=named)
-    assert conditions.space_groups == (1, 2, 136, 194, 221, 225)
+    assert conditions["space_group"].space_groups == (1, 2, 136, 194, 221, 225)
 
 
 def test_other_data_must_have_the_same_columns():
-    conditions, known = told("elements", "space_group")
+    conditions, known = conditioned("elements", "space_group")
     again = conditions.columns(labels=LABELS[:2], structures=crystals()[:2])
     assert torch.equal(again, known[:2])
     with pytest.raises(InputError, match="structure 1 has Fe; there are columns for N, O, Na"):
@@ -104,19 +108,42 @@ def test_other_data_must_have_the_same_columns():
 def test_molecules_have_elements_and_no_crystal_system():
     water = from_ase([molecule("H2O"), molecule("CH4")])
     conditions, known = Conditions.of_data(["composition"], property="e", labels=LABELS[:2], structures=water)
-    torch.testing.assert_close(column(conditions, known, "share of H"), torch.tensor([2 / 3, 0.8]).double())
+    torch.testing.assert_close(
+        column(conditions, known, "fraction of H"), torch.tensor([2 / 3, 0.8]).double()
+    )
     with pytest.raises(InputError, match="structure 0 is not periodic"):
         Conditions.of_data(["crystal_system"], property="e", labels=LABELS[:2], structures=water)
 
 
 def test_round_trip_through_json():
-    conditions, _ = told(*KINDS)
+    conditions, _ = conditioned(*KINDS)
     assert Conditions.from_dict(json.loads(json.dumps(conditions.to_dict()))) == conditions
-    for damaged in ({}, {**conditions.to_dict(), "space_groups": ["x"]}, {"property": "a", "kinds": None}):
+    for damaged in (
+        {},
+        {"property": "a", "conditions": [{"kind": "space_group", "space_groups": ["x"]}]},
+        {"property": "a", "conditions": [{"kind": "elements"}]},
+        {"property": "a", "conditions": [{"kind": "crystal_system", "more": 1}]},
+        {"property": "a", "conditions": ["elements"]},
+        {"property": "a", "kinds": None},
+        {"property": "a", "kinds": ["elements"], "elements": None},
+    ):
         with pytest.raises(InputError, match="damaged"):
             Conditions.from_dict(damaged)
     with pytest.raises(InputError, match="Did you mean 'elements'"):
-        Conditions(property="heat", kinds=("element",))
+        Conditions.of_data(["element"], property="heat", labels=LABELS, structures=crystals())
+
+
+def test_models_of_earlier_versions_keep_their_columns():
+    conditions, _ = conditioned(*KINDS)
+    old = {
+        "property": "heat",
+        "kinds": ["elements", "composition", "crystal_system", "space_group"],
+        "elements": ["N", "O", "Na", "Cl", "Ca", "Ti", "Sr", "Zr", "Ba"],
+        "space_groups": [136, 194, 221, 225],
+    }
+    assert Conditions.from_dict(old) == conditions
+    with pytest.raises(InputError, match="damaged"):
+        Conditions.from_dict({**old, "space_groups": ["x"]})
 
 
 def test_the_systems_hold_every_space_group_once():
@@ -127,7 +154,7 @@ def test_the_systems_hold_every_space_group_once():
 
 
 def test_what_was_not_asked_comes_from_rows_that_agree():
-    conditions, known = told(*KINDS)
+    conditions, known = conditioned(*KINDS)
     rows = drawn(conditions, known, elements=["Ba", "Ti", "O"], target=0.3)
     assert torch.equal(rows[:, 1:], known[:1, 1:].expand(50, -1))  # there is one such crystal
     assert (rows[:, 0] == 0.3).all()
@@ -139,22 +166,22 @@ def test_what_was_not_asked_comes_from_rows_that_agree():
     # Of the cubic ones, BaTiO3 and its like differ by one element.
     assert torch.equal(rows, torch.cat([rows[:1, :1], rows[:1, 1:]], 1).expand(50, -1))
     assert rows[0, 0] == 0.0 and column(conditions, rows, "element Ba").sum() == 0
-    torch.testing.assert_close(column(conditions, rows, "share of Ti"), torch.full((50,), 1 / 3).double())
+    torch.testing.assert_close(column(conditions, rows, "fraction of Ti"), torch.full((50,), 1 / 3).double())
 
 
 def test_missing_elements_take_the_place_of_others():
-    conditions, known = told("elements", "composition")
+    conditions, known = conditioned("elements", "composition")
     rows = drawn(conditions, known, elements=["Zr", "N"])
-    shares = rows[:, conditions._slices["composition"]]
+    shares = rows[:, conditions.slices["composition"]]
     torch.testing.assert_close(shares.sum(1), torch.ones(50).double())
     assert ((shares > 0).sum(1) == 3).all()  # perovskites, in which one element was replaced
     assert {tuple(sorted(row)) for row in (shares * 5).round().tolist()} == {(0, 0, 0, 0, 0, 0, 1, 1, 3)}
     rows = drawn(conditions, known, elements=["Na", "Cl", "Ba"], seed=1)
-    counts = rows[:, conditions._slices["elements"]].sum(1)
+    counts = rows[:, conditions.slices["elements"]].sum(1)
     # NaCl has no element to give up: Ba is added.
     assert (counts == 3).all()
     third = torch.full((50,), 1 / 3, dtype=torch.float64)
-    torch.testing.assert_close(column(conditions, rows, "share of Ba"), third)
+    torch.testing.assert_close(column(conditions, rows, "fraction of Ba"), third)
 
 
 def test_the_nearest_in_property_are_drawn():
@@ -164,31 +191,31 @@ def test_the_nearest_in_property_are_drawn():
     conditions, known = Conditions.of_data(
         ["elements", "space_group"], property="y", labels=labels, structures=structures
     )
-    groups = drawn(conditions, known, target=2.0, elements=["Fe"])[:, conditions._slices["space_group"]]
+    groups = drawn(conditions, known, target=2.0, elements=["Fe"])[:, conditions.slices["space_group"]]
     assert (groups.argmax(1) - 100).abs().max() < 40 and len(set(groups.argmax(1).tolist())) > 10
-    far = drawn(conditions, known, target=100.0)[:, conditions._slices["space_group"]].argmax(1)
+    far = drawn(conditions, known, target=100.0)[:, conditions.slices["space_group"]].argmax(1)
     assert far.min() > 150
 
 
-def test_what_can_be_told_from_other_kinds_may_be_asked():
-    conditions, known = told("composition")
+def test_what_follows_from_other_kinds_can_be_requested():
+    conditions, known = conditioned("composition")
     rows = drawn(conditions, known, elements=["Sr"])
     assert torch.equal(rows, known[1:2].expand(50, -1))
-    conditions, known = told("space_group")
+    conditions, known = conditioned("space_group")
     rows = drawn(conditions, known, crystal_system="cubic")
-    groups = rows[:, conditions._slices["space_group"]].argmax(1)
-    assert {conditions.space_groups[i] for i in groups.tolist()} == {221, 225}
+    groups = rows[:, conditions.slices["space_group"]].argmax(1)
+    assert {conditions["space_group"].space_groups[i] for i in groups.tolist()} == {221, 225}
 
 
 @pytest.mark.parametrize(
-    ("kinds", "wish", "words"),
+    ("kinds", "requested", "words"),
     [
         (
             (),
             {"elements": ["O"]},
-            "it was told of heat alone. Train one with 'elements' among its conditions",
+            "it is conditioned on heat alone. Train one with 'elements' among its conditions",
         ),
-        (("elements",), {"formula": "TiO2"}, "told of elements. Train one with 'composition'"),
+        (("elements",), {"formula": "TiO2"}, "conditioned on elements. Train one with 'composition'"),
         (("elements",), {"crystal_system": "cubic"}, "Train one with 'crystal_system'"),
         (("crystal_system",), {"space_group": 221}, "Train one with 'space_group'"),
         (("elements",), {"elements": ["ti"]}, "unknown element 'ti'. Did you mean 'Ti'"),
@@ -203,24 +230,28 @@ def test_what_can_be_told_from_other_kinds_may_be_asked():
         (
             ("crystal_system",),
             {"crystal_system": "triclinic"},
-            "on is triclinic. Choose from: tetragonal, hex",
+            "on is as requested: triclinic. Choose from: tetragonal, hex",
         ),
-        (("space_group",), {"space_group": 2}, "on is of space group 2. Choose from: 136, 194, 221, 225"),
+        (
+            ("space_group",),
+            {"space_group": 2},
+            "requested: space group 2. Choose from: 136, 194, 221, 225",
+        ),
         (("space_group",), {"space_group": 231}, "from 1 to 230"),
         (KINDS, {"space_group": 221, "crystal_system": "trigonal"}, "221 is cubic, not trigonal"),
     ],
 )
-def test_what_cannot_be_asked(kinds, wish, words):
-    conditions, known = told(*kinds)
+def test_what_cannot_be_asked(kinds, requested, words):
+    conditions, known = conditioned(*kinds)
     if words is None:
-        assert drawn(conditions, known, **wish).shape == (50, known.shape[1])
+        assert drawn(conditions, known, **requested).shape == (50, known.shape[1])
     else:
         with pytest.raises(InputError, match=words.replace("(", r"\(")):
-            drawn(conditions, known, **wish)
+            drawn(conditions, known, **requested)
 
 
 def test_wrong_rows_and_counts():
-    conditions, known = told("elements")
+    conditions, known = conditioned("elements")
     with pytest.raises(InputError, match=r"shape \(6, 2\), expected at least one row of 10"):
         drawn(conditions, known[:, :2])
     with pytest.raises(InputError, match="at least one row"):
@@ -243,23 +274,23 @@ ELEMENTS = st.lists(st.sampled_from(["N", "O", "Na", "Cl", "Ca", "Ti", "Sr"]), m
 )
 @settings(max_examples=80)
 def test_what_is_asked_is_exact_and_the_rest_is_sound(kinds, target, elements, formula, system, group, seed):
-    conditions, known = told(*kinds)
-    wish = {}
+    conditions, known = conditioned(*kinds)
+    requested = {}
     if elements and kinds & {"elements", "composition"}:
-        wish["elements"] = elements
+        requested["elements"] = elements
     if formula is not None and "composition" in kinds:
-        wish["formula"], _ = formula, wish.pop("elements", None)
+        requested["formula"], _ = formula, requested.pop("elements", None)
     if system is not None and kinds & {"crystal_system", "space_group"}:
-        wish["crystal_system"] = system
+        requested["crystal_system"] = system
     if group is not None and "space_group" in kinds:
-        wish["space_group"] = group
-        wish.pop("crystal_system", None)
-    rows = drawn(conditions, known, count=5, seed=seed, target=target, **wish)
+        requested["space_group"] = group
+        requested.pop("crystal_system", None)
+    rows = drawn(conditions, known, count=5, seed=seed, target=target, **requested)
     assert rows.shape == (5, len(conditions.names)) and rows.isfinite().all()
     if target is not None:
         assert (rows[:, 0] == target).all()
     for kind in kinds:
-        part = rows[:, conditions._slices[kind]]
+        part = rows[:, conditions.slices[kind]]
         if kind == "composition":
             assert part.min() >= 0
             torch.testing.assert_close(part.sum(1), torch.ones(5).double())
@@ -268,18 +299,20 @@ def test_what_is_asked_is_exact_and_the_rest_is_sound(kinds, target, elements, f
         if kind in ("crystal_system", "space_group"):
             assert (part.sum(1) == 1).all()
     if {"elements", "composition"} <= kinds:
-        both = [rows[:, conditions._slices[kind]] > 0 for kind in ("elements", "composition")]
+        both = [rows[:, conditions.slices[kind]] > 0 for kind in ("elements", "composition")]
         assert torch.equal(*both)
     if {"crystal_system", "space_group"} <= kinds:
         for row in rows:
-            number = conditions.space_groups[int(row[conditions._slices["space_group"]].argmax())]
+            number = conditions["space_group"].space_groups[
+                int(row[conditions.slices["space_group"]].argmax())
+            ]
             assert row[conditions.names.index(system_of(number))] == 1
     # Each row is itself a match for what was asked.
-    assert conditions.matching(torch.cat([rows, known]), **wish)[:5].all()
+    assert conditions.matching(torch.cat([rows, known]), **requested)[:5].all()
 
 
 def test_matching_rows_are_counted():
-    conditions, known = told(*KINDS)
+    conditions, known = conditioned(*KINDS)
     assert conditions.matching(known, elements=["Ti", "O"]).tolist() == [1, 0, 0, 1, 0, 0]
     assert conditions.matching(known, formula="Ti2O4").tolist() == [0, 0, 0, 1, 0, 0]
     assert conditions.matching(known, elements=["Ti"], crystal_system="cubic").tolist() == [1, 0, 1, 0, 0, 0]
@@ -322,7 +355,7 @@ def toy():
     return features, y, structures
 
 
-def test_a_generator_does_as_it_is_told(tmp_path):
+def test_a_generator_makes_what_is_requested(tmp_path):
     features, y, structures = toy()
     conditions, known = Conditions.of_data(["elements"], property="y", labels=y, structures=structures)
     model = GAN(shape=(2,), properties=3, channels=32, latent=8, learning_rate=2e-3)
@@ -347,4 +380,4 @@ def test_models_without_a_note_know_their_property_alone():
     fit(model, features, y, validation=torch.arange(80), seed=0, epochs=1)
     assert Conditions.of_model(model, property="y") == Conditions(property="y")
     with pytest.raises(InputError, match=r"has 1 columns, and there are names for 3 \(y, element Fe"):
-        Conditions(property="y", kinds=("elements",), elements=("Fe", "Cu")).note(model)
+        Conditions(property="y", conditions=(Elements(("Fe", "Cu")),)).note(model)
