@@ -146,7 +146,7 @@ representation: {{cutoff: 6.0, g2: [[0.5, 1.0]]}}
 generator: {{epochs: 1, layers: 1, hidden: 4, latent: 2, conditions: [atom_count, elements]}}
 surrogate: {{epochs: 1, layers: 1, hidden: 4}}
 generate: {{targets: [2.0], samples: 4, {request}}}
-invert: null
+reconstruct: null
 """
 
 
