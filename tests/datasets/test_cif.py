@@ -119,10 +119,11 @@ def test_an_origin_that_nothing_tells_is_refused():
 
 
 def test_a_number_alone_is_doubted():
-    structure = only(block(["Mg1 Mg 0.3333 0.6667 0.25"], cell=HEXAGONAL, more="_space_group_IT_number 194"))
-    assert atoms(structure) == {"Mg": 2}
+    sites, cell = ["Mg1 Mg 0.11 0.25 0.37"], (5, 6, 7, 90, 90, 90)
+    structure = only(block(sites, cell=cell, more="_space_group_IT_number 62"))
+    assert atoms(structure) == {"Mg": 4}
     assert doubts(structure) == [
-        "its symmetry is stated by the number 194 alone; the standard setting was taken"
+        "its symmetry is stated by the number 62 alone; the standard setting was taken"
     ]
 
 
@@ -137,6 +138,76 @@ def test_a_name_and_a_number_that_differ_are_refused():
     assert refusal(block(["Mg1 Mg 0 0 0"], more=more)) == (
         "its space group 'P n m a' has number 62, but it states 63"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "as_known"),
+    [
+        ("P 2(1)", "P 21"),
+        ("P2(1)/c", "P 21/c"),
+        ("P2(1)2(1)2(1)", "P 21 21 21"),
+        ("P 6(3)", "P 63"),
+        ("P2(3)", "P 2"),  # the group's number in brackets
+        ("P 2 (3)", "P 2"),
+        ("P 2 3 (195)", "P 2 3"),
+    ],
+)
+def test_screw_axes_in_brackets_are_no_numbers_of_groups(name, as_known):
+    group = gemmi.find_spacegroup_by_name(as_known)
+    cell = (15, 16, 17, 90, 100, 90) if group.number < 15 else (15, 15, 15, 90, 90, 90)
+    cell = (*cell[:5], 120) if group.number > 142 and group.number < 195 else cell
+    more = f"_symmetry_space_group_name_H-M '{name}'\n"
+    found = only(block(["Cu1 Cu 0.11 0.23 0.37"], cell=cell, more=more))
+    expected = only(block(["Cu1 Cu 0.11 0.23 0.37"], cell=cell, more=more.replace(name, as_known)))
+    assert len(found.positions) == len(group.operations())
+    np.testing.assert_allclose(found.positions, expected.positions)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "_symmetry_space_group_name 'F m -3 m'",
+        "_symmetry_space_group_name_H-M_alt 'F m -3 m'",
+        "_space_group_name_Schoenflies 'O_h^5'",
+        "_symmetry_cell_setting cubic",
+        "_symmetry_IT_number 225",
+        "_aflow_Space_group 225",
+        "loop_\n_space_group_symop_xyz\n'x,y,z'\n'-x,-y,-z'",
+    ],
+)
+def test_a_symmetry_that_is_stated_otherwise_is_refused_and_not_p1(statement):
+    assert statement.removeprefix("loop_\n").split()[0].lower() in refusal(
+        block(["Cu1 Cu 0 0 0"], more=statement)
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["_symmetry_cell_setting triclinic", "_space_group_name_Schoenflies C1^1", "_symmetry_IT_number ?"]
+    + [
+        f"{tag} '{text}'"
+        for tag in ("_symmetry_space_group_name_H-M", "_space_group_IT_number")
+        for text in ("?", ".")
+    ],
+)
+def test_what_states_no_symmetry_is_p1(statement):
+    assert atoms(only(block(["Cu1 Cu 0 0 0"], more=statement))) == {"Cu": 1}
+
+
+def test_names_or_numbers_that_differ_from_each_other_are_refused():
+    names = "_space_group_name_H-M_alt 'P 1'\n_symmetry_space_group_name_H-M 'F m -3 m'"
+    assert "'P 1' by one name and 'F m -3 m' by another" in refusal(block(["Cu1 Cu 0 0 0"], more=names))
+    numbers = "_space_group_IT_number 1\n_symmetry_Int_Tables_number 225"
+    assert "1 and 225" in refusal(block(["Cu1 Cu 0 0 0"], more=numbers))
+
+
+def test_of_two_names_the_one_that_is_known_counts():
+    names = "_space_group_name_H-M_alt 'strange'\n_space_group_name_H-M_full 'F 4/m -3 2/m'"
+    assert atoms(only(block(["Cu1 Cu 0 0 0"], more=names))) == {"Cu": 4}
+
+
+def test_the_number_of_a_group_with_one_setting_leaves_nothing_open():
+    assert doubts(only(block(["Cu1 Cu 0 0 0"], more="_space_group_IT_number 225"))) == []
 
 
 def test_operations_that_are_not_those_of_the_name_are_a_doubt():
@@ -307,6 +378,25 @@ def test_contents_that_agree_are_none(stated):
     assert doubts(only(block(sites, more=P1 + stated))) == []
 
 
+@pytest.mark.parametrize(
+    ("formula", "doubted"),
+    [
+        ("Cu (O H)2", "is Cu (O H)2, but"),
+        ("(Cu O)", None),
+        ("(Cu (O)1)2", None),
+        ("CU O", None),
+        ("CU1 O2", "is CU1 O2, but"),
+        ("Cu O x", "not understood"),
+        ("(Cu O", "not understood"),
+        ("()", "not understood"),
+    ],
+)
+def test_formulas_as_they_are_written(formula, doubted):
+    sites = ["Cu1 Cu 0 0 0", "O1 O 0.5 0.5 0.5"]
+    said = doubts(only(block(sites, more=f"{P1}_chemical_formula_sum '{formula}'")))
+    assert said == [] if doubted is None else doubted in said[0]
+
+
 def test_a_formula_of_the_whole_cell_beside_z_is_no_doubt():
     stated = "_symmetry_space_group_name_H-M 'F m -3 m'\n_chemical_formula_sum Ag4\n_cell_formula_units_Z 4"
     assert doubts(only(block(["Ag1 Ag 0 0 0"], more=stated))) == []
@@ -342,7 +432,7 @@ def test_a_vacancy_is_no_vanadium(label, columns):
             ("Cl-", "Cl"),
             ("Fe1", "Fe"),
         ),
-        *(("FE", "Fe"), ("cl", "Cl"), ("D", "H"), ("Co", "Co"), ("CO", "Co"), ("Fe2.5+", "Fe")),
+        *(("FE", "Fe"), ("cl", "Cl"), ("D", "H"), ("Co", "Co"), ("Fe2.5+", "Fe")),
     ],
 )
 def test_type_symbols(symbol, element):
@@ -384,6 +474,22 @@ def test_a_group_by_its_label_is_doubted_where_no_hydrogen_is_known():
 def test_a_modulated_structure_is_refused():
     reason = refusal(block(["Cu Cu 0 0 0"], more="_cell_modulation_dimension 1"))
     assert reason == "it is a modulated structure, which three coordinates do not describe"
+
+
+@pytest.mark.parametrize("symbol", ["HO", "CO", "NO", "CN"])
+def test_large_letters_that_may_be_a_group_of_atoms_are_refused_or_doubted(symbol):
+    (entry,) = read_cif(block([f"X1 {symbol} 0 0 0"]))
+    assert entry.structure is None or f"'{symbol}'" in doubts(entry.structure)[0]
+    assert doubts(only(block(["X1 FE 0 0 0"]))) == []
+
+
+def test_alternatives_are_disorder_though_they_are_fully_occupied():
+    sites = ["Cu1 Cu 0 0 0 A 1", "Au1 Au 0.1 0 0 A 2"]
+    columns = (*COLUMNS, "disorder_assembly", "disorder_group")
+    assert "'Cu1' and site 'Au1' are alternatives" in refusal(block(sites, columns=columns))
+    for one_alternative in (" A 1", " . ."):
+        rows = [row[:-4] + one_alternative for row in sites]
+        assert len(only(block(rows, columns=columns)).positions) == 2
 
 
 def test_tritium_is_doubted():
@@ -522,6 +628,12 @@ def test_words_of_the_syntax_in_a_text_field():
 def test_other_spellings_of_the_same_file(change):
     text = change(block(["Cu1 Cu 0.1 0.2 0.3"], more="_symmetry_space_group_name_H-M 'P -1'"))
     assert atoms(only(text)) == {"Cu": 2}
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# a comment\n"])
+def test_a_file_without_anything_holds_no_structure(text):
+    with pytest.raises(InputError, match="holds no structure"):
+        read_cif(text)
 
 
 def test_text_that_is_no_cif():

@@ -242,7 +242,8 @@ class _Contents:
 
     def _of_formula(self, counts: Counter[str]) -> list[str]:
         if not self.formula:
-            return []
+            text = " ".join(self.formula_text.split())[:60]
+            return [f"its formula '{text}' is not understood, and was not compared"] if text else []
         units = counts.total() / sum(self.formula.values())
         same = counts.keys() == self.formula.keys() and all(
             abs(counts[symbol] - units * amount) <= _RATIO * counts[symbol]

@@ -26,6 +26,8 @@ _HEAVIEST_IN_CAPITALS = 103  # CN is a group of atoms and no copernicium
 _WORD = re.compile(r"([A-Za-z]+)(.*)")
 _CHARGE = re.compile(r"(\d{0,2}(?:\.\d{1,4})?)([+-])|([+-])(\d{1,2}(?:\.\d{1,4})?)")
 _FORMULA = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)")
+_CAPITALS = re.compile(r"[A-Z]{1,2}\d*\.?\d*")  # FE2, of older files
+_GROUP = re.compile(r"\(([^()]{1,1000})\)(\d{0,9}(?:\.\d{1,9})?)")
 _GROUPS = re.compile(r"(?:OH|NH|CH|OW|H[2-4][ON])(?![a-z])")
 _HYDROGEN = ("D", "T")  # its isotopes
 
@@ -95,6 +97,7 @@ def read_sites(block: Block, cell: Float[np.ndarray, "3 3"]) -> Sites:
     labels = _labels(columns, count)
     _require_atoms(columns, labels)
     _require_full(columns, labels)
+    _require_one_alternative(columns, labels)
     formula = read_formula(block)
     reader = _Elements(columns, formula)
     kinds = [reader.read(labels[i], i) for i in range(count)]
@@ -127,8 +130,24 @@ def _hydrogens(
 def read_formula(block: Block) -> dict[str, float]:
     """Return the atoms of each element in the formula that a block states; empty where it states none."""
     text = block.text("_chemical_formula_sum")
+    return {} if text is None else parse_formula(text)
+
+
+def parse_formula(text: str) -> dict[str, float]:
+    """Return the atoms of each element; empty where a formula is not understood.
+
+    >>> parse_formula("Cu (O H)2"), parse_formula("FE2 O3")
+    ({'Cu': 1.0, 'O': 2.0, 'H': 2.0}, {'Fe': 2.0, 'O': 3.0})
+    """
+    words = text.split()
+    if len(words) > 1 and all(_CAPITALS.fullmatch(word) for word in words):
+        text = " ".join(map(str.capitalize, words))
+    while group := _GROUP.search(text):
+        inner = parse_formula(group[1])
+        times = float(group[2] or 1)
+        text = text.replace(group[0], " ".join(f"{s}{n * times:g}" for s, n in inner.items()) or "?")
     counts: dict[str, float] = {}
-    if text is None or _FORMULA.sub("", text).strip(" ,'"):
+    if _FORMULA.sub("", text).strip(" ,'"):
         return counts
     for symbol, amount in _FORMULA.findall(text):
         element = "H" if symbol in _HYDROGEN else symbol
@@ -141,7 +160,12 @@ def read_formula(block: Block) -> dict[str, float]:
 _MULTIPLICITIES = ("symmetry_multiplicity", "site_symmetry_multiplicity")
 _USED = {
     *("label", "label_atom_id", "id", "type_symbol", "occupancy", "calc_flag", *_MULTIPLICITIES),
-    *("attached_hydrogens", *(f"{kind}_{axis}" for kind in ("fract", "cartn") for axis in _AXES)),
+    *(
+        "disorder_assembly",
+        "disorder_group",
+        "attached_hydrogens",
+        *(f"{kind}_{axis}" for kind in ("fract", "cartn") for axis in _AXES),
+    ),
 }
 
 
@@ -194,6 +218,22 @@ def _require_full(columns: Mapping[str, list[str]], labels: tuple[str, ...]) -> 
             )
 
 
+def _require_one_alternative(columns: Mapping[str, list[str]], labels: tuple[str, ...]) -> None:
+    """Refuse sites that the file calls alternatives of one another, be they fully occupied."""
+    first: dict[str, int] = {}
+    groups = columns.get("disorder_group", ())
+    assemblies = columns.get("disorder_assembly", ["."] * len(groups))
+    for number, (assembly, group) in enumerate(zip(assemblies, groups, strict=True)):
+        if gemmi.cif.is_null(group) or group == "0":
+            continue
+        other = first.setdefault("." if gemmi.cif.is_null(assembly) else assembly, number)
+        if groups[other] != group:
+            raise InputError(
+                f"{_named(labels, other)} and {_named(labels, number)} are alternatives "
+                f"(_atom_site_disorder_group {groups[other]} and {group}): the structure is disordered"
+            )
+
+
 def _whole(text: str) -> int:
     number = read_number(text)
     return 0 if number is None or not math.isfinite(number.value) else round(min(abs(number.value), 1e6))
@@ -231,6 +271,9 @@ class _Elements:
             what = "label" if by_label else "type"
             remedy = "; give _atom_site_type_symbol" if by_label else ""
             raise InputError(f"{name}: its {what} '{text[:30]}' is no chemical element{remedy}")
+        letters_are_elements = text.isupper() and all(letter in atomic_numbers for letter in text)
+        if len(text) == 2 and letters_are_elements and not (by_label or self.formula):
+            self.doubts[f"{name} is '{text}', read as {kind[0]} and not as a group of atoms"] = None
         if kind[0] == "T":
             self.doubts[f"{name} is 'T', which was read as tritium, an isotope of hydrogen"] = None
         return kind

@@ -45,6 +45,9 @@ _CODE = "_space_group_it_coordinate_system_code"
 _TERM = re.compile(r"([+-]?)(?:(\d+(?:\.\d*)?|\.\d+)(?:/(\d+))?|([xyz]))")
 # At the end of a name: ':2', ':H', 'R', 'O1', and 'S' or 'Z' as ICSD writes the two origins.
 _SETTING = re.compile(r"\s*(?::\s*([12hrsz]|o[12])|\s(o[12]|[hrsz])|(o[12]|[hrsz]))\s*$", re.IGNORECASE)
+# An axis as SHELX writes it, P2(1)/c; not a letter or an axis before the number of the group, P2(3).
+_SCREW = re.compile(r"(?<=[\s_A-Za-z)])(2(?=\(1)|3(?=\([12])|4(?=\([1-3])|6(?=\([1-5]))\((\d)\)")
+_TRIVIAL = frozenset(("", "?", ".", "1", "p1", "triclinic", "x,y,z", "c1", "c1^1"))  # what states no symmetry
 _SETTING_CODES = {"o1": "1", "s": "1", "o2": "2", "z": "2"}
 
 
@@ -108,28 +111,32 @@ def find_symmetries(block: Block, cell: Float[np.ndarray, "3 3"]) -> list[Symmet
         InputError: Operations that are no group or do not fit the cell, a group that is not known, or
             statements that contradict each other.
     """
-    name = next((text for tag in _NAMES if (text := block.text(tag)) is not None), None)
-    number = _number(block)
+    names = _texts(block, _NAMES)
+    numbers = tuple(dict.fromkeys(map(_number, _texts(block, _NUMBERS))))
     listed = _listed(block)
     if listed is not None:
-        return [_fitting(_checked(listed, name, number), cell)]
-    hall = next((text for tag in _HALL if (text := block.text(tag)) is not None), None)
+        return [_fitting(_checked(listed, names, numbers), cell)]
+    hall = next(iter(_texts(block, _HALL)), None)
     doubts: tuple[str, ...] = ()
     if hall is not None:
         try:
             found = Symmetry(_of_hall(" ".join(hall.split())), f"the operations of the Hall symbol '{hall}'")
-            return [_fitting(_checked(found, name, number), cell)]
+            return [_fitting(_checked(found, names, numbers), cell)]
         except RuntimeError:  # gemmi cannot read it
-            if name is None and number is None:
+            if not names and not numbers:
                 raise InputError(
                     f"its Hall symbol '{hall}' is not understood; list the symmetry operations"
                 ) from None
             doubts = (f"its Hall symbol '{hall}' is not understood, and was left aside",)
-    if name is not None:
-        candidates = _of_name(name, number, block.text(_CODE))
+    if len(numbers) > 1:
+        raise InputError(f"it states two space group numbers, {' and '.join(map(str, numbers))}")
+    number = numbers[0] if numbers else None
+    if names:
+        candidates = _of_name(_agreed(names), number, block.text(_CODE))
     elif number is not None:
         candidates = _of_number(number, block.text(_CODE))
     else:
+        _require_nothing_else(block)
         return [Symmetry(_of_hall("P 1"), "no operations but the identity")]
     fitting = [one for one in candidates if one.operations.misfit(cell) <= MISFIT]
     if not fitting:
@@ -162,15 +169,32 @@ def _fitting(symmetry: Symmetry, cell: Float[np.ndarray, "3 3"]) -> Symmetry:
     return Symmetry(symmetry.operations, symmetry.source, (*symmetry.doubts, doubt))
 
 
-def _number(block: Block) -> int | None:
-    for tag in _NUMBERS:
-        text = block.text(tag)
-        if text is None:
+def _texts(block: Block, tags: Sequence[str]) -> tuple[str, ...]:
+    """Return what stands under any of some tags, each text once."""
+    return tuple(dict.fromkeys(text for tag in tags if (text := block.text(tag)) is not None))
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 230:
+        raise InputError(f"its space group number is '{text[:20]}', expected 1 to 230")
+    return int(text)
+
+
+def _require_nothing_else(block: Block) -> None:
+    """Refuse a block that says by other tags (misspelled, or a Schoenflies symbol) that it is not in P1.
+
+    Raises:
+        InputError: It does.
+    """
+    for tag in block.columns:
+        if not re.match(r"_symmetry|_(?:\w+_)?space_?group", tag) or tag.endswith("_id"):
             continue
-        if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 230:
-            raise InputError(f"its space group number is '{text[:20]}', expected 1 to 230")
-        return int(text)
-    return None
+        text = next((text for text in block.texts(tag) if _compact(text) not in _TRIVIAL), None)
+        if text is not None:
+            raise InputError(
+                f"it states a symmetry by {tag} alone ('{' '.join(text.split())[:40]}'), which is not "
+                "understood; give _space_group_name_H-M_alt, or list the symmetry operations"
+            )
 
 
 # Listed operations
@@ -318,18 +342,13 @@ def _written(rotation: Int[np.ndarray, "3 3"], translation: Float[np.ndarray, "3
     return ",".join(parts)
 
 
-def _checked(symmetry: Symmetry, name: str | None, number: int | None) -> Symmetry:
-    """Return a symmetry, doubted where the block's number or name belongs to another space group."""
-    stated = {}
-    if number is not None:
-        stated[number] = f"number {number}"
-    if name is not None:
-        try:
-            numbers = {one for one, _, _ in _settings_named(name)}
-        except InputError:
-            numbers = set()
-        if numbers and number not in numbers:
-            stated[min(numbers)] = f"'{name}'"
+def _checked(symmetry: Symmetry, names: Sequence[str], numbers: Sequence[int]) -> Symmetry:
+    """Return a symmetry, doubted where a number or name of the block belongs to another space group."""
+    stated = {number: f"number {number}" for number in numbers}
+    for name in names:
+        known = _numbers_named(name)
+        if known and known.isdisjoint(numbers):
+            stated.setdefault(min(known), f"'{name}'")
     if not stated:
         return symmetry
     own = _number_of(symmetry.operations.rotations.tobytes(), symmetry.operations.translations.tobytes())
@@ -407,7 +426,8 @@ def _settings_named(name: str) -> list[tuple[int, str, int]]:
         InputError: A name that is not known.
     """
     table = _settings_by_name()
-    text = re.sub(r"\(\s*(?:no\.?|#)?\s*\d+\s*\)\s*$", "", name, flags=re.IGNORECASE).strip()
+    text = _SCREW.sub(r"\1\2", name)
+    text = re.sub(r"\(\s*(?:no\.?|#)?\s*\d+\s*\)\s*$", "", text, flags=re.IGNORECASE).strip()
     base, code = text, None
     if match := _SETTING.search(text):
         code = next(part for part in match.groups() if part).lower()
@@ -418,6 +438,28 @@ def _settings_named(name: str) -> list[tuple[int, str, int]]:
     if settings is not None and (code is None or code in settings):
         return [setting for key, chosen in settings.items() for setting in chosen if code in (None, key)]
     raise InputError(f"its space group '{name[:40]}' is not known; list the symmetry operations")
+
+
+def _numbers_named(name: str) -> set[int]:
+    """Return the numbers of the groups that a name can mean; empty where it is not known."""
+    try:
+        return {number for number, _, _ in _settings_named(name)}
+    except InputError:
+        return set()
+
+
+def _agreed(names: Sequence[str]) -> str:
+    """Return the first name that is known, or the first.
+
+    Raises:
+        InputError: Another one names another group.
+    """
+    known = {name: numbers for name in names if (numbers := _numbers_named(name))}
+    chosen = next(iter(known), names[0])
+    for other, numbers in known.items():
+        if numbers.isdisjoint(known[chosen]):
+            raise InputError(f"its space group is '{chosen}' by one name and '{other}' by another")
+    return chosen
 
 
 def _of_name(name: str, number: int | None, code: str | None) -> list[Symmetry]:
@@ -444,7 +486,8 @@ def _of_number(number: int, code: str | None) -> list[Symmetry]:
             settings.append((number, group.hall, 0 if reference else 1 if same_name else 2))
     chosen = _of_code(settings, code, f"its space group number {number}")
     doubt = f"its symmetry is stated by the number {number} alone; the standard setting was taken"
-    doubts = () if code is not None and len(chosen) == 1 else (doubt,)
+    # Where the group has one setting only, nothing is left open.
+    doubts = () if len(settings) == 1 or (code is not None and len(chosen) == 1) else (doubt,)
     return [
         Symmetry(_of_hall(hall), f"the operations of space group {number}", doubts, rank)
         for _, hall, rank in chosen

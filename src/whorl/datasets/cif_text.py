@@ -42,9 +42,9 @@ class Block:
         return [gemmi.cif.as_string(value).strip() for value in values]
 
     def text(self, name: str) -> str | None:
-        """Return the first value of a name; None where it is absent, empty, ``.`` or ``?``."""
+        """Return the first value of a name; None where it is absent, empty, or ``.`` or ``?``, quoted or not."""
         values = self.texts(name)[:1]
-        return values[0] if values and values[0] else None
+        return values[0] if values and values[0] not in ("", "?", ".") else None
 
 
 def read_blocks(text: str) -> Iterator[tuple[str, Block | str]]:
