@@ -249,6 +249,42 @@ def test_a_result_that_was_asked_for_must_be_a_number(tmp_path):
     assert dataset.skipped[0].reason == "its 'energy' is 'none', expected a number"
 
 
+def test_a_bare_word_is_no_energy(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text("1\nenergy is -1.5\nCu 0 0 0\n1\nenergy=-2\nCu 0 0 0\n")
+    data = read_dataset(path, property="energy")
+    assert data.properties["energy"].tolist() == [-2.0]
+    assert [skipped.reason for skipped in data.skipped] == ["its 'energy' is 'T', expected a number"]
+
+
+@pytest.mark.parametrize("properties", ["species:S:1:pos:R:3", "pos:R:3:species:S:1", None])
+def test_large_letters_that_may_be_a_group_are_doubted(tmp_path, properties):
+    path = tmp_path / "a.extxyz"
+    rows = [("CO", "0 0 0"), ("FE", "2 2 2")]
+    lines = [
+        f"{where} {symbol}" if (properties or "")[:3] == "pos" else f"{symbol} {where}"
+        for symbol, where in rows
+    ]
+    path.write_text("\n".join(["2", f"Properties={properties}" if properties else "", *lines, ""]))
+    data = read_dataset(path, property=None)
+    assert data.structures.atomic_numbers.tolist() == [27, 26]
+    assert list(data.provenance["warnings"]) == ["its 'CO' was read as Co and not as a group of atoms"]
+
+
+@pytest.mark.parametrize("name", ["numbers", "Z"])
+def test_species_go_before_a_column_of_numbers(tmp_path, name):
+    path = tmp_path / "a.extxyz"
+    path.write_text(f"2\nProperties=species:S:1:pos:R:3:{name}:I:1\nCu 0 0 0 8\nO 2 2 2 8\n")
+    assert read_dataset(path, property=None).structures.atomic_numbers.tolist() == [29, 8]
+
+
+def test_species_that_are_numbers_are_refused_in_words(tmp_path):
+    path = tmp_path / "a.extxyz"
+    path.write_text("1\nProperties=species:I:1:pos:R:3\n29 0 0 0\n")
+    (skipped,) = read_dataset(path, property=None).skipped
+    assert "call them Z" in skipped.reason
+
+
 def test_a_cell_under_another_name_is_doubted(tmp_path):
     dataset = read_frames(tmp_path, one_frame("energy=1", lattice='lattice="5 0 0 0 5 0 0 0 5"'))
     assert "no Lattice" in dataset.doubts[0][1]

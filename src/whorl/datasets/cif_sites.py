@@ -13,6 +13,7 @@ from ase.data import atomic_numbers
 from jaxtyping import Float, Int
 
 from whorl.datasets.cif_text import Block, Number, read_number
+from whorl.datasets.entries import may_be_group
 from whorl.errors import InputError
 
 _AXES = ("x", "y", "z")
@@ -271,8 +272,7 @@ class _Elements:
             what = "label" if by_label else "type"
             remedy = "; give _atom_site_type_symbol" if by_label else ""
             raise InputError(f"{name}: its {what} '{text[:30]}' is no chemical element{remedy}")
-        letters_are_elements = text.isupper() and all(letter in atomic_numbers for letter in text)
-        if len(text) == 2 and letters_are_elements and not (by_label or self.formula):
+        if may_be_group(text) and not (by_label or self.formula):
             self.doubts[f"{name} is '{text}', read as {kind[0]} and not as a group of atoms"] = None
         if kind[0] == "T":
             self.doubts[f"{name} is 'T', which was read as tritium, an isotope of hydrogen"] = None

@@ -42,7 +42,7 @@ class Block:
         return [gemmi.cif.as_string(value).strip() for value in values]
 
     def text(self, name: str) -> str | None:
-        """Return the first value of a name; None where it is absent, empty, or ``.`` or ``?``, quoted or not."""
+        """Return the first value of a name; None where it is absent, empty, ``.`` or ``?`` (or ``'?'``)."""
         values = self.texts(name)[:1]
         return values[0] if values and values[0] not in ("", "?", ".") else None
 

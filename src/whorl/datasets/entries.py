@@ -14,6 +14,8 @@ from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from ase.data import atomic_numbers
+
 from whorl.errors import InputError, shortened
 from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import EXTRAS
@@ -179,6 +181,11 @@ def with_doubts(structure: StructureBatch, doubts: Sequence[str]) -> StructureBa
 def own_info(values: Mapping[Any, Any]) -> dict[str, Any]:
     """Return what a file says of a structure; keys that whorl needs itself get an underscore at the end."""
     return {f"{key}_" if key in (EXTRAS, WARNINGS) else str(key): value for key, value in values.items()}
+
+
+def may_be_group(symbol: str) -> bool:
+    """Whether a symbol in large letters may be a group of atoms too: CO is cobalt, or carbon and oxygen."""
+    return len(symbol) == 2 and symbol.isupper() and all(atomic_numbers.get(letter) for letter in symbol)
 
 
 def bare_name(path: Path) -> str:

@@ -22,6 +22,7 @@ from whorl.datasets.entries import (
     Entry,
     Source,
     in_words,
+    may_be_group,
     open_text,
     own_info,
     read_lines,
@@ -161,6 +162,11 @@ def _frame(lines: list[str]) -> tuple[StructureBatch, dict[str, Any]]:
     def parse(line: str) -> dict[str, Any]:
         info = _comment(line, doubts)
         _check_columns(info, lines[2:])
+        doubts.extend(
+            f"its '{symbol}' was read as {symbol.capitalize()} and not as a group of atoms"
+            for symbol in sorted(_symbols(info, lines[2:]))
+            if may_be_group(symbol)
+        )
         if "Lattice" not in info:
             doubts.extend(
                 f"it has no Lattice, but '{key}', which is no key of the format: read without a cell"
@@ -168,7 +174,9 @@ def _frame(lines: list[str]) -> tuple[StructureBatch, dict[str, Any]]:
                 if key.lower() in ("lattice", "cell", "unit_cell")
             )
         # ASE takes such keys for results of a calculator; those that are none stay what they are.
-        apart.update({key: info.pop(key) for key in [*info] if _is_odd_result(key, info)})
+        for key in [key for key in info if _is_odd_result(key, info)]:
+            value = info.pop(key)
+            apart[key] = "T" if value is True else value  # a bare word such as energy is no number
         return info
 
     atoms = next(read_xyz(StringIO("".join(lines)), 0, properties_parser=parse))
@@ -183,6 +191,7 @@ _WORD = (
 )
 # After '=' and a space comes the value, unless it is the next name.
 _PART = re.compile(rf"({_WORD}+)\s*(?:=(?:((?:{_WORD}|=)+)|\s+({_WORD}+)(?!{_WORD}|\s*=))?)?")
+_NUMBERS = ("Z", "numbers")
 _SPECIAL = ("stress", "virial")  # ASE refuses these unless they have nine numbers
 _LONGEST_MENDED = 100_000  # characters; beyond it a comment line is read as a whole or not at all
 
@@ -258,12 +267,26 @@ def _check_columns(info: dict[str, Any], atoms: Sequence[str]) -> None:
         raise InputError("its Properties name no positions (pos:R:3)")
     if not {"species", "Z"} & {*names}:
         raise InputError("its Properties name no elements (species:S:1)")
-    # A result of each atom that is no number would be refused by ASE; under another name it is kept.
+    if "species" in names and kinds[names.index("species")] == "I":
+        raise InputError("its Properties say that species are numbers; call them Z (Z:I:1)")
+    # A result of each atom that is no number would be refused by ASE, and numbers would go before species.
+    # Under another name they are kept.
     fields[::3] = [
-        f"{name}_" if name in per_atom_properties and kind in "SL" else name
+        f"{name}_"
+        if (name in per_atom_properties and kind in "SL") or (name in _NUMBERS and "species" in names)
+        else name
         for name, kind in zip(names, kinds, strict=True)
     ]
     info["Properties"] = ":".join(fields)
+
+
+def _symbols(info: Mapping[str, Any], atoms: Sequence[str]) -> set[str]:
+    """Return the different words in the column of species, as written."""
+    fields = str(info.get("Properties", "species:S:1")).split(":")
+    if "species" not in fields[::3]:
+        return set()
+    place = sum(map(int, fields[2 : 3 * fields[::3].index("species") : 3]))
+    return {words[place] for line in atoms if len(words := line.split(maxsplit=place + 1)) > place}
 
 
 # Writing
