@@ -1042,3 +1042,16 @@ def test_real_features(shared_data):
     features, energy = read_features(shared_data / "pt10_dft" / "fps300.npz", property="formation_energy")
     assert features.shape == (300, 380)
     assert energy.shape == (300,)
+
+
+def test_a_row_beside_a_file_of_two_structures_labels_neither(tmp_path):
+    cif = "data_{}\n" + "".join(f"_cell_length_{axis} 4\n" for axis in "abc")
+    cif += "".join(f"_cell_angle_{angle} 90\n" for angle in ("alpha", "beta", "gamma"))
+    cif += "loop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\nCu1 0 0 0\n"
+    (tmp_path / "two.cif").write_text(cif.format("a") + cif.format("b"))
+    (tmp_path / "one.cif").write_text(cif.format("a"))
+    assert len(read_dataset(tmp_path, property=None).ids) == 3
+    (tmp_path / "properties.csv").write_text("file,y\ntwo,1\none,2\n")
+    data = read_dataset(tmp_path, property="y")
+    assert data.ids == ("one.cif",)
+    assert [skipped.reason for skipped in data.skipped] == ["its file holds 2 structures, and one row"] * 2

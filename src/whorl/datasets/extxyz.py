@@ -158,15 +158,12 @@ def _frame(lines: list[str]) -> tuple[StructureBatch, dict[str, Any]]:
 
     doubts: list[str] = []
     apart: dict[str, Any] = {}
+    properties = [_PLAIN]
 
     def parse(line: str) -> dict[str, Any]:
         info = _comment(line, doubts)
         _check_columns(info, lines[2:])
-        doubts.extend(
-            f"its '{symbol}' was read as {symbol.capitalize()} and not as a group of atoms"
-            for symbol in sorted(_symbols(info, lines[2:]))
-            if may_be_group(symbol)
-        )
+        properties.append(str(info.get("Properties", _PLAIN)))
         if "Lattice" not in info:
             doubts.extend(
                 f"it has no Lattice, but '{key}', which is no key of the format: read without a cell"
@@ -180,6 +177,11 @@ def _frame(lines: list[str]) -> tuple[StructureBatch, dict[str, Any]]:
         return info
 
     atoms = next(read_xyz(StringIO("".join(lines)), 0, properties_parser=parse))
+    doubts.extend(
+        f"its '{symbol}' was read as {symbol.capitalize()} and not as a group of atoms"
+        for symbol in sorted(_symbols(properties[-1], lines[2:]))
+        if may_be_group(symbol)
+    )
     results = atoms.calc.results if atoms.calc else {}
     atoms.info = own_info({**atoms.info, **apart})
     return with_doubts(from_ase(atoms), doubts), {**results, **atoms.info}
@@ -191,6 +193,7 @@ _WORD = (
 )
 # After '=' and a space comes the value, unless it is the next name.
 _PART = re.compile(rf"({_WORD}+)\s*(?:=(?:((?:{_WORD}|=)+)|\s+({_WORD}+)(?!{_WORD}|\s*=))?)?")
+_PLAIN = "species:S:1:pos:R:3"  # columns of a frame that announces none
 _NUMBERS = ("Z", "numbers")
 _SPECIAL = ("stress", "virial")  # ASE refuses these unless they have nine numbers
 _LONGEST_MENDED = 100_000  # characters; beyond it a comment line is read as a whole or not at all
@@ -280,9 +283,9 @@ def _check_columns(info: dict[str, Any], atoms: Sequence[str]) -> None:
     info["Properties"] = ":".join(fields)
 
 
-def _symbols(info: Mapping[str, Any], atoms: Sequence[str]) -> set[str]:
+def _symbols(properties: str, atoms: Sequence[str]) -> set[str]:
     """Return the different words in the column of species, as written."""
-    fields = str(info.get("Properties", "species:S:1")).split(":")
+    fields = properties.split(":")
     if "species" not in fields[::3]:
         return set()
     place = sum(map(int, fields[2 : 3 * fields[::3].index("species") : 3]))

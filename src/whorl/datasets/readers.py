@@ -292,11 +292,14 @@ def _file_entries(path: Path, name: str, kind: str, columns: Mapping[str, Any]) 
     except Exception as error:  # whatever a parser makes of a broken file, the next one shall be read
         yield Entry(id=name, source=str(path), columns=columns, reason=in_words(error))
         return
+    # A row beside a file says nothing of which of several structures it means.
+    shared = f"its file holds {len(blocks)} structures, and one row" if columns and len(blocks) > 1 else None
     for number, block in enumerate(blocks):
         suffix = f"@{number}" if len(blocks) > 1 else ""
         source = f"{path}{suffix} (data_{block.block})" if suffix else str(path)
-        if block.structure is None:
-            yield Entry(id=f"{name}{suffix}", source=source, columns=columns, reason=block.reason)
+        if block.structure is None or shared:
+            reason = block.reason or shared
+            yield Entry(id=f"{name}{suffix}", source=source, columns=columns, reason=reason)
             continue
         info = {**block.structure.info[0], **info_of_row(columns)}
         yield Entry(
