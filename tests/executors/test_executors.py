@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 import work
 from work import CHUNKS
 
@@ -223,3 +221,42 @@ def group_lives(group):
     except ProcessLookupError:
         return False
     return True
+
+
+def test_every_loop_on_chunks_gives_the_same_files_whatever_the_executor(tmp_path):
+    from ase.build import molecule
+
+    from whorl.datasets import Dataset, save_dataset
+    from whorl.representations import RepresentationSettings
+    from whorl.structures import from_ase
+    from whorl.workflow.energies import energies
+    from whorl.workflow.monitor import Monitor
+    from whorl.workflow.settings import CalculatorSettings
+    from whorl.workflow.stages.encode import encode
+
+    atoms = [molecule(name) for name in ("CH4", "C2H2", "C2H6", "H2O")] * 10
+    structures = from_ase(atoms)
+    save_dataset(
+        Dataset(structures=structures, ids=tuple(map(str, range(len(atoms))))), tmp_path / "data.safetensors"
+    )
+
+    def outputs(kind):
+        folder = tmp_path / kind
+        with executing(ExecutorSettings.model_validate(kind)):
+            encode(
+                tmp_path / "data.safetensors",
+                settings=RepresentationSettings.model_validate({}),
+                output=folder / "features.safetensors",
+                monitor=Monitor(),
+            )
+            energies(
+                tmp_path / "data.safetensors",
+                calculator=CalculatorSettings(name="emt"),
+                output=folder / "energies.json",
+                monitor=Monitor(),
+            )
+        return [(folder / name).read_bytes() for name in ("features.safetensors", "energies.json")]
+
+    expected = outputs("serial")
+    assert outputs("threads") == expected
+    assert outputs("processes") == expected

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from whorl.cli.options import executor_settings
+from whorl.executors.base import executing
 from whorl.workflow.monitor import Monitor, ProgressCallback
 
 if TYPE_CHECKING:
@@ -251,13 +253,16 @@ def show_warning(
 
 
 @contextmanager
-def monitored() -> Iterator[ConsoleMonitor]:
+def monitored(executor: str | None = None) -> Iterator[ConsoleMonitor]:
     """Show the progress of a command; end with code 3 if entries were skipped or doubted.
+
+    Args:
+        executor: Does its long work: what ``--executor`` says.
 
     Raises:
         SystemExit: Code 3, after everything else went well.
     """
-    with ConsoleMonitor() as monitor:
+    with executing(executor_settings(executor)), ConsoleMonitor() as monitor:
         yield monitor
     monitor.summary()
     if monitor.skipped or monitor.doubts:

@@ -9,7 +9,7 @@ import typer
 
 from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out, show_facts
-from whorl.cli.options import COUNT, SHARE, Seed, options_from
+from whorl.cli.options import COUNT, SHARE, ExecutorName, Seed, options_from
 from whorl.workflow.outputs import check_output
 
 data_app = CommandTable(
@@ -49,6 +49,7 @@ def clusters(
     processes: Annotated[
         int | None, typer.Option(help="Worker processes.", show_default="one per core", parser=COUNT)
     ] = None,
+    executor: ExecutorName = None,
     seed: Seed = 0,
 ) -> None:
     """Build a data set of clusters: random geometries, relaxed, minima and intermediates kept.
@@ -72,7 +73,7 @@ def clusters(
     settings = settings_from(ClusterSettings, given, source="whorl data clusters")
     check_output(output)
     chunks = directory or output.with_name(f"{output.stem}-chunks")
-    with importable("."), monitored() as monitor:
+    with importable("."), monitored(executor) as monitor:
         data.clusters(settings, directory=chunks, output=output, seed=seed, monitor=monitor)
         out.print(str(output))
 
@@ -114,6 +115,7 @@ def crystals(
     processes: Annotated[
         int | None, typer.Option(help="Worker processes.", show_default="one per core", parser=COUNT)
     ] = None,
+    executor: ExecutorName = None,
     seed: Seed = 0,
 ) -> None:
     """Build a data set of crystals without a download: known prototypes with other, charge-balanced elements.
@@ -128,7 +130,7 @@ def crystals(
 
     check_output(output)
     chunks = directory or output.with_name(f"{output.stem}-chunks")
-    with importable("."), monitored() as monitor:
+    with importable("."), monitored(executor) as monitor:
         potential = None if calculator is None else make_potential(calculator, **options_from(option))
         dataset = build_crystals(
             count=count,

@@ -9,6 +9,7 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out
+from whorl.cli.options import ExecutorName
 from whorl.cli.settings_options import given_settings, settings_command
 
 
@@ -29,6 +30,7 @@ def decode(
             help="Crystals to write (.safetensors; beside it a folder with CIF, POSCAR, extxyz).",
         ),
     ],
+    executor: ExecutorName = None,
 ) -> None:
     """Turn CrysTens tensors into crystals, with their real space groups.
 
@@ -40,6 +42,6 @@ def decode(
     from whorl.workflow.stages.reconstruct import reconstruct
 
     settings = settings_from(ClosedForm.Settings, given_settings(), source="whorl decode")
-    with monitored() as monitor:
+    with monitored(executor) as monitor:
         reconstruct(features, settings=settings, output=output, monitor=monitor)
         out.print(str(output))

@@ -9,7 +9,7 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out, show_table
-from whorl.cli.options import options_from
+from whorl.cli.options import ExecutorName, options_from
 from whorl.errors import InputError
 from whorl.files import check_folder, provenance
 
@@ -65,6 +65,7 @@ def evaluate(
         str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Within this of the target is a hit.")] = 0.1,
+    executor: ExecutorName = None,
 ) -> None:
     """Judge generated features by a surrogate, and atoms by an energy method, as they are.
 
@@ -87,7 +88,7 @@ def evaluate(
         raise InputError("--crystals are compared with real ones: give both --crystals and --dataset.")
     if dataset is not None and crystals is None and calculator is None:
         raise InputError("--dataset is compared with --crystals or --calculator: give one of them.")
-    with importable("."), monitored() as monitor:
+    with importable("."), monitored(executor) as monitor:
         of_crystals.targets_of(generated)
         check_folder(output)
         if crystals is not None and dataset is not None:

@@ -10,7 +10,7 @@ import typer
 from whorl.axes import CONDITIONS, GENERATORS, SURROGATES
 from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out
-from whorl.cli.options import Seed, given, options_from
+from whorl.cli.options import ExecutorName, Seed, given, options_from
 from whorl.cli.settings_options import given_settings, settings_command
 
 FeaturesFile = Annotated[Path, typer.Argument(help="Features, from 'whorl encode'.", show_default=False)]
@@ -71,6 +71,7 @@ def encode(
             show_default=False,
         ),
     ] = None,
+    executor: ExecutorName = None,
 ) -> None:
     """Compute the fingerprint of every structure of a data set.
 
@@ -89,7 +90,7 @@ def encode(
         named = given(locals(), ("kind", "preset", "species", "images"))
         options = {key: value for key, value in named.items() if value is not None} | options_from(option)
         representation = settings_from(RepresentationSettings, options, source="whorl encode")
-    with monitored() as monitor:
+    with monitored(executor) as monitor:
         stage.encode(dataset, settings=representation, output=output, monitor=monitor)
         out.print(str(output))
 

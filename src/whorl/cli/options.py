@@ -8,8 +8,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import Field, TypeAdapter, ValidationError
 
+from whorl.axes import EXECUTORS
 from whorl.errors import UsageError, shortened
-from whorl.settings import Count, Positive, SeedNumber, Share
+from whorl.executors.settings import ExecutorSettings
+from whorl.settings import Count, Positive, SeedNumber, Share, settings_from
+from whorl.yaml_text import parse_value
 
 
 def number(annotation: Any, expected: str) -> Callable[[Any], Any]:
@@ -36,6 +39,16 @@ INDEX = number(Annotated[int, Field(ge=0)], "a whole number, 0 or more")
 POSITIVE = number(Positive, "more than 0, and finite")
 SHARE = number(Share, "a number above 0 and below 1")
 
+ExecutorName = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help=f"What does the long work: {', '.join(EXECUTORS)}, the address of a Dask scheduler, or a "
+        "section as in a recipe. No result depends on it.",
+        show_default=False,
+    ),
+]
+
 Seed = Annotated[int, typer.Option(help="The number all randomness follows from.", parser=SEED)]
 
 
@@ -45,8 +58,6 @@ def options_from(pairs: Iterable[str] | None, *, option: str = "--option") -> di
     >>> options_from(["batch_size=8", "device=cpu"])
     {'batch_size': 8, 'device': 'cpu'}
     """
-    from whorl.yaml_text import parse_value
-
     options = {}
     for pair in pairs or ():
         key, equals, text = pair.partition("=")
@@ -56,6 +67,13 @@ def options_from(pairs: Iterable[str] | None, *, option: str = "--option") -> di
             )
         options[key] = parse_value(text, source=f"{option} {shortened(pair)}")
     return options
+
+
+def executor_settings(text: str | None) -> ExecutorSettings | None:
+    """Read what ``--executor`` says: a name, an address, or a section in YAML's notation."""
+    if text is None:
+        return None
+    return settings_from(ExecutorSettings, parse_value(text, source="--executor"), source="--executor")
 
 
 def given(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

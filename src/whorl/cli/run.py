@@ -9,6 +9,7 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out, show_table
+from whorl.cli.options import ExecutorName
 
 
 @app.command()
@@ -36,6 +37,7 @@ def run(
             show_default=False,
         ),
     ] = None,
+    executor: ExecutorName = None,
 ) -> None:
     """Run a recipe: data, encode, train, generate, invert or decode, evaluate, report.
 
@@ -49,7 +51,8 @@ def run(
     from whorl.workflow.verdict import summary
 
     with importable(recipe.parent), monitored() as monitor:
-        settings = read_recipe(recipe, changes=change or ())
+        changes = [*(change or ()), *(() if executor is None else (f"executor={executor}",))]
+        settings = read_recipe(recipe, changes=changes)
         folder = output or Path("runs") / settings.name
         written = run_recipe(settings, folder, monitor=monitor, until=until)
         results = folder / "evaluate" / "results.json"

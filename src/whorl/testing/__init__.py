@@ -4,9 +4,17 @@ For authors of new methods: call these from your own tests.
 """
 
 from whorl.testing.conditions import check_condition
+from whorl.testing.executors import check_executor
 from whorl.testing.generators import check_generator
 from whorl.testing.representations import check_representation
 from whorl.testing.solvers import check_solver
 from whorl.testing.surrogates import check_surrogate
 
-__all__ = ["check_condition", "check_generator", "check_representation", "check_solver", "check_surrogate"]
+__all__ = [
+    "check_condition",
+    "check_executor",
+    "check_generator",
+    "check_representation",
+    "check_solver",
+    "check_surrogate",
+]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from whorl.files import contents_hash, damage_named, read_json, write_json
 from whorl.locks import one_at_a_time
 from whorl.structures import StructureBatch
 from whorl.workflow.monitor import Monitor
+
+if TYPE_CHECKING:
+    from whorl.evaluation.cgcnn import CGCNN
 
 _PREDICTED_AT_ONCE = 500  # crystals between two saves
 
@@ -38,7 +42,7 @@ def predict(crystals: Path, *, output: Path, monitor: Monitor, most: int | None 
     structures, rows = evenly(crystals, most)
     network = CGCNN()
     parts = map_chunks(
-        lambda some: Part(network.predict(some)),
+        partial(_predicted, network),
         list(structures.chunks(_PREDICTED_AT_ONCE)),
         folder=parts_folder(output, contents_hash(crystals)),
         key="CGCNN",
@@ -48,6 +52,10 @@ def predict(crystals: Path, *, output: Path, monitor: Monitor, most: int | None 
     values = {name: torch.cat([part.tensors[name] for part in parts]).tolist() for name in names}
     write_json(output, {"rows": rows, "properties": values})
     remove_parts(output)
+
+
+def _predicted(network: CGCNN, crystals: StructureBatch) -> Part:
+    return Part(network.predict(crystals))
 
 
 def evenly(dataset: Path, most: int | None) -> tuple[StructureBatch, list[int]]:

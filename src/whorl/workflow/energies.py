@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -319,16 +320,9 @@ def _computed(
     progress: Callable[[int, int], None],
 ) -> PotentialOutput:
     """Compute structures in chunks; finished ones are kept beside ``output``."""
-
-    def compute(chunk: StructureBatch) -> Part:
-        # Only potentials with scalars of their own take the argument.
-        answer = potential(chunk, **({"properties": properties} if properties else {}))
-        tensors = {"energy": answer.energy, **answer.properties}
-        return Part(tensors, {str(k): reason for k, reason in answer.failures.items()})
-
     key = [potential.name, *made_from, *properties]
     parts = map_chunks(
-        compute,
+        partial(_energies_of, potential, tuple(properties)),
         list(structures.chunks(_AT_ONCE)),
         folder=parts_folder(output, key),
         key=key,
@@ -344,6 +338,13 @@ def _computed(
         },
         properties={name: torch.cat([part.tensors[name] for part in parts]).double() for name in properties},
     )
+
+
+def _energies_of(potential: Potential, properties: Sequence[str], chunk: StructureBatch) -> Part:
+    # Only potentials with scalars of their own take the argument.
+    answer = potential(chunk, **({"properties": properties} if properties else {}))
+    tensors = {"energy": answer.energy, **answer.properties}
+    return Part(tensors, {str(k): reason for k, reason in answer.failures.items()})
 
 
 def _values(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, create_model, field_validator, model_serializer, model_validator
 
+from whorl.executors.settings import ExecutorSettings
 from whorl.generators.settings import GeneratorSettings
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.settings import RepresentationSettings
@@ -351,6 +352,9 @@ class Recipe(Section):
         name: Name of the run and of its folder.
         seed: The one number all randomness follows from.
         reconstruct: Structures for generated features; ``null`` stops at these.
+        executor: Does the long work: serial, threads, processes, dask, or the address of a Dask scheduler.
+            By default data sets are built by processes, and the rest is done in this one. No result depends
+            on it.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
@@ -372,6 +376,7 @@ class Recipe(Section):
     )
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+    executor: SerializeAsAny[ExecutorSettings] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -455,6 +460,7 @@ class Recipe(Section):
         """Return all settings that results depend on."""
         idle: dict[str, Any] = {
             "report": True,
+            "executor": True,
             "data": {"clusters": {"processes", "directory"}, "crystals": {"processes", "directory"}},
             "generator": {"device"},
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from whorl.errors import UsageError, unknown_option
+from whorl.executors.base import executing
 from whorl.locks import locked
 from whorl.workflow.engine import Step, execute, unfinished
 from whorl.workflow.monitor import Monitor
@@ -56,7 +57,8 @@ def run_recipe(
     require_feasible(recipe, {step.name.split("/")[0] for step in unfinished(steps, folder)})
     with locked(folder):
         save_recipe(recipe, folder / "recipe.yaml")
-        execute(steps, folder, monitor)
+        with executing(recipe.executor):
+            execute(steps, folder, monitor)
     report = folder / "report" / "report.html"
     return report if last == len(STAGES) else folder
 
