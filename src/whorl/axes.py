@@ -27,6 +27,7 @@ REPRESENTATIONS: Registry[Representation] = Registry(
     builtin={
         "acsf": "whorl.representations.acsf:ACSF",
         "crystens": "whorl.representations.crystens:CrysTens",
+        "soap": "whorl.representations.soap:SOAP",
     },
 )
 

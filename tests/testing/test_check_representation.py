@@ -24,6 +24,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"max_atoms": 2, "order": "as_is", "pairwise": "cartesian"},
         {"max_atoms": 4, "cell": "niggli", "origin": "canonical"},
     ],
+    "soap": [
+        {"cutoff": 4.5, "n_max": 3, "l_max": 2, "pooling": ["max", "min"]},
+        {"cutoff": 4.5, "n_max": 2, "l_max": 3, "per_centre_species": True},
+    ],
 }
 """Settings that are quick; without an entry, the defaults are checked."""
 
