@@ -90,7 +90,11 @@ class SectionOfKind(Section):
 
     def summary(self) -> str:
         """Return the method and its settings in a line of a report."""
-        options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.options().items())
+        options = ", ".join(
+            f"{name.replace('_', ' ')} {' and '.join(map(str, value)) if isinstance(value, list) else value}"
+            for name, value in self.options().items()
+            if value is not None and value is not False and value != []
+        )
         return f"{self.kind}: {options}" if options else self.kind
 
     @property

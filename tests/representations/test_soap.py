@@ -116,6 +116,8 @@ def test_config_and_recipe_rebuild_it():
     built = SOAP.Settings(n_max=3, l_max=2).build(["Cu", "O"])
     assert built.species == ("O", "Cu") and len(built.layout) == 2 * 21 * 3
     assert SOAP.Settings().build(["Cu"]).config() == SOAP(species=["Cu"]).config()
+    summary = SOAP.Settings().summary()
+    assert summary == "soap: cutoff 5.0, n max 6, l max 4, sigma 0.5, pooling mean and std, images all"
     assert repr(built) == "SOAP(O, Cu; cutoff 5 Å; mean, std; 126 features)"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from whorl.conditions import describe_requests
 from whorl.evaluation import Verdict
 from whorl.reconstruction.settings import ReconstructorSettings
+from whorl.representations.settings import RepresentationSettings
 
 _KINDS = {
     "cvae": "cVAE",
@@ -74,30 +75,7 @@ def _data(recipe: Mapping[str, Any], verdict: Verdict) -> str:
 
 
 def _representation(settings: Mapping[str, Any]) -> str:
-    if not settings:
-        return ""
-    if settings.get("kind") == "crystens":
-        return _crystens(settings)
-    own = any(settings.get(name) for name in ("g2", "g3", "g4", "g5"))
-    which = "symmetry functions of the recipe" if own else f"preset {settings.get('preset') or 'fung2022'}"
-    species = f", species {', '.join(settings['species'])}" if settings.get("species") else ""
-    return f"{str(settings.get('kind', '')).upper()}, {which}{species}"
-
-
-def _crystens(settings: Mapping[str, Any]) -> str:
-    room = settings.get("max_atoms", 52)
-    parts = [f"CrysTens with room for {'the largest crystal' if room == 'auto' else f'{room} atoms'}"]
-    words = {
-        "elements": {"periodic": "elements by the periodic table", "number": "elements by atomic number"},
-        "pairwise": {"cartesian": "distances in Å", "fractional": "fractional distances"},
-        "cell": {name: f"{name} cell" for name in ("primitive", "conventional", "niggli")},
-        "order": {"canonical": "atoms sorted"},
-        "origin": {"canonical": "canonical origin"},
-    }
-    parts += [of[settings[key]] for key, of in words.items() if settings.get(key) in of]
-    if descriptors := settings.get("descriptors"):
-        parts.append(f"layers for {_listed([name.replace('_', ' ') for name in descriptors])}")
-    return ", ".join(parts).replace("niggli", "Niggli")
+    return RepresentationSettings.model_validate(settings).summary() if settings else ""
 
 
 def _sampling(settings: Mapping[str, Any], verdict: Verdict) -> str:

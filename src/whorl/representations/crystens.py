@@ -137,6 +137,31 @@ class CrysTens(InvertibleRepresentation):
         symprec: Positive = 0.01
         """Tolerance in Å with which space groups are found."""
 
+        def summary(self) -> str:
+            """Return the form of the tensor in a line of a report."""
+            room = "the largest crystal" if self.max_atoms == "auto" else f"{self.max_atoms} atoms"
+            words: dict[str, dict[str, str]] = {
+                "elements": {
+                    "periodic": "elements by the periodic table",
+                    "number": "elements by atomic number",
+                },
+                "pairwise": {"cartesian": "distances in Å", "fractional": "fractional distances"},
+                "cell": {
+                    "primitive": "primitive cell",
+                    "conventional": "conventional cell",
+                    "niggli": "Niggli cell",
+                },
+                "order": {"canonical": "atoms sorted"},
+                "origin": {"canonical": "canonical origin"},
+            }
+            parts = [f"CrysTens with room for {room}"]
+            parts += [of[getattr(self, key)] for key, of in words.items() if getattr(self, key) in of]
+            if self.descriptors:
+                names = [name.replace("_", " ") for name in self.descriptors]
+                listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+                parts.append(f"layers for {listed}")
+            return ", ".join(parts)
+
         @property
         def fits_data(self) -> bool:
             """Whether the data say how many atoms a structure may have."""

@@ -52,6 +52,13 @@ class ACSFSettings(RepresentationSettings):
             raise ValueError("functions of one's own need a cutoff in Å")
         return self
 
+    def summary(self) -> str:
+        """Return the preset or what takes its place, and the species, in a line of a report."""
+        own = self.g2 or self.g3 or self.g4 or self.g5
+        which = "symmetry functions of the recipe" if own else f"preset {self.preset or 'fung2022'}"
+        species = f", species {', '.join(self.species)}" if self.species else ""
+        return f"ACSF, {which}{species}"
+
     @property
     def declared(self) -> list[str] | None:
         """Chemical symbols that structures may have; None for those of the data."""
