@@ -32,6 +32,9 @@ class Condition(Method, ABC):
             columns answer requests of both.
     """
 
+    class Settings(Section):
+        """None: a condition has no hyperparameters."""
+
     Request: ClassVar[type[Section]]
     request: ClassVar[str]
     coarser: ClassVar[type[Condition] | None] = None
