@@ -51,7 +51,7 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     """
     known = sorted(options)
     near = difflib.get_close_matches(shortened(word), known, n=1, cutoff=0.6)
-    hint = f" Did you mean '{shortened(near[0])}'?" if near else ""
+    hint = f" Did you mean '{shortened(near[0], 4 * _QUOTED)}'?" if near else ""
     listed = [shortened(option) for option in known]
     ends = accumulate(len(option) + 2 for option in listed)
     count = max(1, sum(end <= _LISTED for end in ends))

@@ -18,7 +18,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from whorl.errors import InputError, MissingExtraError, unknown_option
@@ -96,7 +96,7 @@ class Registry(Generic[T]):
         return f"{method.__module__}:{method.__qualname__}"
 
     @cached_property
-    def _others(self) -> dict[str, EntryPoint]:
+    def _others(self) -> dict[str, Any]:  # a backport may put its own class in EntryPoint's place
         """Entry points of other packages, by name."""
         return {entry.name: entry for entry in entry_points(group=self.group)}
 
@@ -129,7 +129,7 @@ def _imported(path: str) -> Any:
     return found
 
 
-def _owner(entry: EntryPoint) -> str:
+def _owner(entry: Any) -> str:
     return entry.dist.name if entry.dist is not None else entry.value
 
 

@@ -119,7 +119,7 @@ def test_every_target_has_a_status_when_it_is_not_found(whorl, molecules, tmp_pa
     command = ("invert", molecules, "--round-trip", "-o", tmp_path / "o", "--solver", "algorithm1", *few)
     said = whorl(*command)
     assert said.code == 0, said.err
-    assert "Give it more --starts or --hops, or use --solver whorl." in said.err
+    assert "Give it more --starts or --hops, or use --solver population." in said.err
     table = rows(tmp_path / "o")
     assert {row["status"] for row in table} <= {"local_minimum", "budget_spent"}
     assert all(row["advice"] for row in table)
@@ -153,9 +153,9 @@ def test_a_representation_may_declare_its_elements(whorl, structures, tmp_path):
     [
         (("--representation", "fung2202"), "Did you mean 'fung2022'?"),
         (("--pooling", "max,mni"), "unknown pooling 'mni'"),
-        (("--solver", "whirl"), "Did you mean 'whorl'?"),
+        (("--solver", "popultion"), "Did you mean 'population'?"),
         (("--budget-seconds", "0"), "expected more than 0"),
-        (("--solver", "algorithm1", "--free-cell"), "holds cells fixed"),
+        (("--solver", "algorithm1", "--free-cell"), "belongs to --solver population"),
         (("--solver", "algorithm1", "--budget-seconds", "3"), "ends after its steps"),
         (("--hops", "3"), "belongs to --solver algorithm1"),
         (("--composition", "Pt4"), "belongs to generated features"),

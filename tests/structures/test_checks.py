@@ -133,7 +133,7 @@ def test_first_problem_counts_and_order_is_kept():
 def test_same_place_agrees_with_ases_neighbour_list(seed, pbc, distance):
     rng = np.random.default_rng(seed)
     atoms = Atoms("H6", rng.uniform(-9, 9, (6, 3)), cell=rng.uniform(-6, 6, (3, 3)) + 2 * np.eye(3), pbc=pbc)
-    if abs(atoms.cell.volume) < 1:
+    if abs(atoms.cell.volume) < 4:  # that alone is a problem
         return
     direction = rng.normal(size=3)
     shift = rng.integers(-2, 3, 3) * np.array(pbc)

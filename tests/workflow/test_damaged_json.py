@@ -18,12 +18,12 @@ def test_forms_that_no_command_writes(tiny_run, tmp_path, form):
     for read in (crystals.properties, crystals.read_verdicts, verdict.summary):
         with pytest.raises(InputError, match=r"x\.json: damaged"):
             read(path)
-    (tmp_path / "invert").mkdir()
-    for file in (tiny_run / "invert" / "n15").glob("structures*.*"):
+    (tmp_path / "reconstruct").mkdir()
+    for file in (tiny_run / "reconstruct" / "n15").glob("structures*.*"):
         if file.is_file():
-            shutil.copy(file, tmp_path / "invert")
+            shutil.copy(file, tmp_path / "reconstruct")
     generated = tiny_run / "generate" / "n15" / "generated.safetensors"
-    structures = tmp_path / "invert" / "structures.safetensors"
+    structures = tmp_path / "reconstruct" / "structures.safetensors"
 
     def gather(**more):
         files = verdict.Files(generated=generated, structures=structures, **more)
@@ -33,6 +33,6 @@ def test_forms_that_no_command_writes(tiny_run, tmp_path, form):
     gather()
     with pytest.raises(InputError, match=r"x\.json: damaged"):
         gather(energies=path)
-    (tmp_path / "invert" / "structures-inversion.json").write_text(json.dumps(form))
-    with pytest.raises(InputError, match=r"structures-inversion\.json: damaged"):
+    (tmp_path / "reconstruct" / "structures-reconstruction.json").write_text(json.dumps(form))
+    with pytest.raises(InputError, match=r"structures-reconstruction\.json: (damaged|does not say)"):
         gather()

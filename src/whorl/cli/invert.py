@@ -87,7 +87,7 @@ def invert(
     ] = None,
     solver: Annotated[
         str | None,
-        typer.Option(help="whorl, or algorithm1 (Fung et al. 2022).", show_default="whorl"),
+        typer.Option(help="population, or algorithm1 (Fung et al. 2022).", show_default="population"),
     ] = None,
     dataset: Annotated[
         Path | None,

@@ -62,7 +62,7 @@ def settings_command(
                 for section in sections
             ]
             every = {name: field for _, fields in self.shown for name, field in fields.items()}
-            rest, given = _taken(ctx, args, every, own)
+            rest, given = _taken(ctx, args, every, own, _owners(paths, flag))
             _given.set(given)
             return super().parse_args(ctx, rest)
 
@@ -98,6 +98,19 @@ def _section(path: str, args: Sequence[str], flag: str, kinds: Mapping[str | Non
     return section
 
 
+def _owners(paths: Sequence[str], flag: str) -> dict[str, str]:
+    """Return, for the option of every method of the families, which choice it belongs to."""
+    owners: dict[str, list[str]] = {}
+    for path in paths:
+        family = _section(path, (), "", {})
+        registry: Any = getattr(family, "registry", None)
+        for kind in registry or ():
+            with contextlib.suppress(WhorlError):  # a plug-in that fails has no options
+                for name, field in registry.get(kind).Settings.model_fields.items():
+                    owners.setdefault(_flag(name, field), []).append(f"{flag} {kind}")
+    return {option: " or ".join(kinds) for option, kinds in owners.items()}
+
+
 def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     for place, arg in enumerate(args):
         flag, equals, value = arg.partition("=")
@@ -105,7 +118,11 @@ def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _taken(
-    ctx: Any, args: Sequence[str], fields: Mapping[str, FieldInfo], own: Collection[str]
+    ctx: Any,
+    args: Sequence[str],
+    fields: Mapping[str, FieldInfo],
+    own: Collection[str],
+    owners: Mapping[str, str],
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the arguments that are no settings, and the settings that the others give."""
     flags = {_flag(name, field): name for name, field in fields.items()}
@@ -134,6 +151,8 @@ def _taken(
                 ctx.fail(f"{flag} is given twice, and takes one value. Leave one of them out.")
             else:
                 given[name] = parse_value(value, source=flag)
+        elif flag in owners and flag not in own:
+            ctx.fail(f"{flag} belongs to {owners[flag]}.")
         elif flag.startswith("--") and flag not in own:
             ctx.fail(f"no option '{flag}'.{did_you_mean(flag, [*own, *flags])}")
         else:

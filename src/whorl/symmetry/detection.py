@@ -196,12 +196,11 @@ def standardized(structures: Structures, *, cell: str, symprec: float = 0.01) ->
     structures = as_batch(structures)
     if cell == "as_is" or len(structures) == 0:
         return structures
-    spglib = _spglib()
 
     def change(crystal: _Crystal) -> _Crystal:
-        found = spglib.standardize_cell(crystal, to_primitive=cell != "conventional", symprec=symprec)
+        found = _ask("standardize_cell", crystal, to_primitive=cell != "conventional", symprec=symprec)
         lattice, fractional, numbers = crystal if found is None else found
-        reduced = spglib.niggli_reduce(lattice) if cell == "niggli" else None
+        reduced = _ask("niggli_reduce", lattice) if cell == "niggli" else None
         if reduced is not None:
             fractional, lattice = fractional @ lattice @ np.linalg.inv(reduced), reduced
         return lattice, fractional - np.floor(fractional + 1e-9), numbers.astype(np.int64)
@@ -409,7 +408,7 @@ def space_group_settings() -> list[tuple[int, Int[np.ndarray, "g 3 3"], Float[np
 
 def full_symbols() -> list[tuple[int, str, str, str]]:
     """Return number, full Hermann-Mauguin symbol, choice (1, H, b1 …) and Hall symbol of 530 settings."""
-    kinds = _map(lambda hall: _spglib().get_spacegroup_type(hall), range(1, 531))
+    kinds = _map(lambda hall: _ask("get_spacegroup_type", hall), range(1, 531))
     return [(int(k.number), k.international_full, k.choice, k.hall_symbol) for k in kinds]
 
 
@@ -417,9 +416,9 @@ def space_group_type(
     rotations: Int[np.ndarray, "g 3 3"], translations: Float[np.ndarray, "g 3"]
 ) -> int | None:
     """Return the number of the space group that operations x → W x + w form in any setting; None if none."""
-    found = _map(
-        lambda pair: _spglib().get_spacegroup_type_from_symmetry(*pair), [(rotations, translations)]
-    )[0]
+    found = _map(lambda pair: _ask("get_spacegroup_type_from_symmetry", *pair), [(rotations, translations)])[
+        0
+    ]
     return None if found is None else int(found.number)
 
 
@@ -433,11 +432,11 @@ def conventional_basis(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3
 
 
 def _setting(hall: int) -> tuple[Any, Any]:
-    return _spglib().get_symmetry_from_database(hall), _spglib().get_spacegroup_type(hall)
+    return _ask("get_symmetry_from_database", hall), _ask("get_spacegroup_type", hall)
 
 
 def _dataset(crystal: _Crystal, symprec: float) -> Any:
-    return _spglib().get_symmetry_dataset(crystal, symprec=symprec)
+    return _ask("get_symmetry_dataset", crystal, symprec=symprec)
 
 
 def _map(function: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
@@ -447,12 +446,16 @@ def _map(function: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answ
         return map_threads(function, items)
 
 
-def _spglib() -> Any:
+def _ask(function: str, *args: Any, **options: Any) -> Any:
+    """Return what a function of spglib answers, None where it finds nothing."""
     # Where a tolerance finds nothing, spglib would say so on standard error, line after line.
     os.environ.setdefault("SPGLIB_WARNING", "OFF")
     import spglib
 
-    return spglib
+    try:
+        return getattr(spglib, function)(*args, **options)
+    except spglib.SpglibError:  # instead of None, once something in the process (as ASE does) asks for it
+        return None
 
 
 def _crystals(structures: StructureBatch) -> list[_Crystal]:

@@ -436,7 +436,7 @@ def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: 
 
 def _more(settings: RoundTripSettings) -> str:
     if settings.solver == "algorithm1":
-        return "Give it more --starts or --hops, or use --solver whorl."
+        return "Give it more --starts or --hops, or use --solver population."
     if settings.budget_seconds is not None:
         return f"Give it more time (--budget-seconds {3 * settings.budget_seconds:g}), or try another --seed."
     return "Give it a budget by the clock (--budget-seconds) longer than it took, or try another --seed."

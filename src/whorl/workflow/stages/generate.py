@@ -131,10 +131,10 @@ def require_memory_for_samples(settings: GenerateSettings, shape: Sequence[int])
     Raises:
         InputError: They do not fit.
     """
-    # As they are drawn, and once more in float64 where they are joined and written.
+    # As they are drawn, and once more in float64 where they are joined and written; and each has a name.
     rows = settings.samples * len(settings.targets) + (settings.selection.pool if settings.selection else 0)
     require_memory(
-        rows * math.prod(shape) * 12,
+        rows * (math.prod(shape) * 12 + 200),
         f"generate: {rows:,} samples of {math.prod(shape):,} features",
         "Ask for fewer samples, or of fewer targets at once.",
     )
