@@ -43,6 +43,11 @@ def test_help_tells_the_exit_codes(whorl):
         assert code in said
 
 
+def test_the_package_runs_as_a_module():
+    said = subprocess.run([sys.executable, "-m", "whorl", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout == f"whorl {__version__}\n"
+
+
 def test_version(whorl):
     assert whorl("--version").out == f"whorl {__version__}\n"
 
