@@ -152,7 +152,8 @@ def _taken(
             else:
                 given[name] = parse_value(value, source=flag)
         elif flag in owners and flag not in own:
-            ctx.fail(f"{flag} belongs to {owners[flag]}.")
+            here = f" Settings here: {', '.join(sorted(flags))}." if flags else ""
+            ctx.fail(f"no option '{flag}': it belongs to {owners[flag]}.{here}")
         elif flag.startswith("--") and flag not in own:
             ctx.fail(f"no option '{flag}'.{did_you_mean(flag, [*own, *flags])}")
         else:
