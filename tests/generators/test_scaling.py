@@ -68,7 +68,8 @@ def test_any_magnitude_goes_there_and_back(mode, magnitude, spread, seed):
     scaled = scaler.transform(rows)
     assert torch.isfinite(scaled).all()
     assert scaled.abs().max() < 10
-    torch.testing.assert_close(scaler.inverse(scaled), rows, rtol=1e-12, atol=0)
+    # Of the column's values, not of each: one near zero is a small difference of larger ones.
+    torch.testing.assert_close(scaler.inverse(scaled), rows, rtol=0, atol=1e-12 * float(rows.abs().max()))
 
 
 def test_the_largest_numbers_do_not_overflow():
