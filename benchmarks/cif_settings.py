@@ -178,7 +178,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="CIF files to time")
     parser.add_argument("--every", type=int, default=1, help="only every so manieth setting")
+    parser.add_argument("--quick", action="store_true", help="every 60th setting, to see that it runs")
     chosen = parser.parse_args(arguments)
+    if chosen.quick:
+        chosen.every = 60
     groups = list(gemmi.spacegroup_table())[:: chosen.every]
     outcomes: list[tuple[str, Counter[str]]] = list(sweep_settings(groups).items())
     for digits, cut, contents in product(DIGITS, (False, True), (False, True)):
