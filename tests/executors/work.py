@@ -34,6 +34,9 @@ class AwkwardError(Exception):
     def __init__(self, first, second):
         super().__init__(f"{first} and {second}")
 
+    def __reduce__(self):  # the signature alone is not enough: packages teach pickle other ways
+        raise TypeError("cannot be sent")
+
 
 def fail_awkwardly(chunk):
     raise AwkwardError("one", "two")
