@@ -187,11 +187,18 @@ def work(function: bytes, chunk: Any, version: str = __version__) -> Any:
         return _loaded(function, threading.get_ident())(chunk)
     except Exception as error:
         error.add_note(f"In a worker:\n{traceback.format_exc()}")
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # of any class, with any constructor
-            raise WhorlError(f"{type(error).__name__}: {error}") from None
-        raise
+        if _can_be_sent(error):
+            raise
+        said = f"{type(error).__name__}: {error}"
+    raise WhorlError(said)  # out here it holds nothing of the other, by which sending it would fail too
+
+
+def _can_be_sent(error: Exception) -> bool:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # of any class, with any constructor
+        return False
+    return True
 
 
 @lru_cache(maxsize=32)
