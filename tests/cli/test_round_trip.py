@@ -114,6 +114,17 @@ def test_unusable_entries_are_told_and_the_rest_goes_on(whorl, tmp_path):
     assert "none of its entries can be used" in said.err
 
 
+@pytest.mark.parametrize("solver", ["population", "whorl"])
+def test_both_names_of_the_search_are_the_default(whorl, tmp_path, solver):
+    ase.io.write(tmp_path / "cu.cif", bulk("Cu"))
+    command = ("invert", tmp_path / "cu.cif", "--round-trip", "-o", tmp_path / "o")
+    assert whorl(*command).code == 0
+    before = (tmp_path / "o" / "settings.yaml").read_text(encoding="utf-8")
+    said = whorl(*command, "--solver", solver)
+    assert said.code == 0, said.err
+    assert (tmp_path / "o" / "settings.yaml").read_text(encoding="utf-8") == before
+
+
 def test_every_target_has_a_status_when_it_is_not_found(whorl, molecules, tmp_path):
     few = ("--starts", 1, "--hops", 1, "--iterations", 2, "--polish", 0)
     command = ("invert", molecules, "--round-trip", "-o", tmp_path / "o", "--solver", "algorithm1", *few)

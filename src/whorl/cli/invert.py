@@ -136,7 +136,7 @@ def invert(
             "pooling": None if pooling is None else tuple(name.strip() for name in pooling.split(",")),
             "free_cell": bool(chosen.pop("free_cell", False)),
             "budget_seconds": budget_seconds,
-            "solver": solver or "whorl",
+            "solver": "whorl" if kind == "population" else solver,
             "steps": chosen,
             "seed": seed,
         }

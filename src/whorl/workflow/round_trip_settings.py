@@ -11,6 +11,7 @@ from whorl.representations import ACSF
 
 REPRESENTATIONS = ("crystal", "fung2022", "fung2022-minimum")
 SOLVERS = ("whorl", "algorithm1")
+"""``whorl`` is the reconstructor ``population`` under the name that files of round trips have for it."""
 _SUITS_ALL = "fung2022 for clusters and molecules, crystal for what is periodic"
 
 
@@ -73,7 +74,7 @@ class RoundTripSettings:
         if self.budget_seconds is not None and not self.budget_seconds > 0:
             raise InputError(f"budget: got {self.budget_seconds} seconds, expected more than 0.")
         if self.solver == "algorithm1" and self.free_cell:
-            raise InputError("solver algorithm1 holds cells fixed; a free cell needs the solver whorl.")
+            raise InputError("solver algorithm1 holds cells fixed; a free cell needs the solver population.")
         if self.solver == "algorithm1" and self.budget_seconds is not None:
             raise InputError(
                 "solver algorithm1 ends after its steps, not by the clock: give it starts, hops, iterations "
