@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import operator
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -62,7 +63,7 @@ def settings_command(
                 for section in sections
             ]
             every = {name: field for _, fields in self.shown for name, field in fields.items()}
-            rest, given = _taken(ctx, args, every, own, _owners(paths, flag))
+            rest, given = _taken(ctx, args, every, own, partial(_owners, paths, flag))
             _given.set(given)
             return super().parse_args(ctx, rest)
 
@@ -122,7 +123,7 @@ def _taken(
     args: Sequence[str],
     fields: Mapping[str, FieldInfo],
     own: Collection[str],
-    owners: Mapping[str, str],
+    owners: Callable[[], Mapping[str, str]],
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the arguments that are no settings, and the settings that the others give."""
     flags = {_flag(name, field): name for name, field in fields.items()}
@@ -151,10 +152,10 @@ def _taken(
                 ctx.fail(f"{flag} is given twice, and takes one value. Leave one of them out.")
             else:
                 given[name] = parse_value(value, source=flag)
-        elif flag in owners and flag not in own:
-            here = f" Settings here: {', '.join(sorted(flags))}." if flags else ""
-            ctx.fail(f"no option '{flag}': it belongs to {owners[flag]}.{here}")
         elif flag.startswith("--") and flag not in own:
+            if (owner := owners().get(flag)) is not None:  # imports all methods: only where it is needed
+                here = f" Settings here: {', '.join(sorted(flags))}." if flags else ""
+                ctx.fail(f"no option '{flag}': it belongs to {owner}.{here}")
             ctx.fail(f"no option '{flag}'.{did_you_mean(flag, [*own, *flags])}")
         else:
             rest.append(arg)
