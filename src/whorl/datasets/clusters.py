@@ -9,7 +9,6 @@ one begins with those of a smaller one.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -22,16 +21,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whorl.chunked import CHUNK_NAME, Part, iterate_chunks
+from whorl.chunked import Part
+from whorl.datasets.collecting import BARREN, collect
 from whorl.datasets.geometries import random_clusters
-from whorl.datasets.store import Dataset, Skipped, pack_dataset, unpack_dataset
+from whorl.datasets.store import Dataset, Skipped, pack_dataset
 from whorl.errors import InputError, did_you_mean
-from whorl.executors.processes import executor_for
 from whorl.files import provenance, read_json, stable_hash, write_json
 from whorl.potentials import Potential, bulk_energy, formation_energy, relax
 from whorl.structures.batch import StructureBatch
 
-_BARREN = 20  # chunks in a row without a new structure, after which there is no point in going on
 _ENERGY_BIN = 1e-3  # eV/atom; structures whose energies differ by more are different
 
 
@@ -131,26 +129,15 @@ def build_clusters(
     folder = Path(directory) / f"{element}{atoms}-{stable_hash(asdict(plan))}"
     bulk = _reference(folder, plan, potential) if reference_energy is None else reference_energy
     found = _Collection(window=window, tolerance=tolerance, bulk=bulk, wanted=count)
-    parts = iterate_chunks(
+    used = collect(
+        found,
         partial(_compute, plan, potential),
-        itertools.count(),
         folder=folder,
         key=asdict(plan),
-        name=CHUNK_NAME,
-        executor=executor_for(processes),
+        processes=processes,
+        progress=progress,
+        why_barren=lambda chunks: found.why_barren(chunks * plan.starts, potential.name),
     )
-    with contextlib.closing(parts):
-        barren = 0
-        for number, part in enumerate(parts):
-            chunk, before = unpack_dataset(part.tensors, part.notes), len(found)
-            found.add(chunk)
-            if progress is not None:
-                progress(len(found), count)
-            if len(found) >= count:
-                break
-            barren = barren + 1 if len(found) == before else 0
-            if barren == _BARREN:
-                raise InputError(found.why_barren((number + 1) * plan.starts, potential.name))
     return found.dataset(
         {
             **provenance(
@@ -159,7 +146,7 @@ def build_clusters(
             "potential": potential.name,
             "bulk_energy": bulk,
             "window": list(window),
-            "starts": (number + 1) * plan.starts,
+            "starts": used * plan.starts,
         }
     )
 
@@ -248,7 +235,7 @@ class _Collection:
         """Say why nothing is found any more."""
         text = (
             f"{starts} starts gave {self._count} different structures with formation energies in "
-            f"{list(self.window)} eV/atom; {self.wanted} were asked for, and the last {_BARREN} chunks had "
+            f"{list(self.window)} eV/atom; {self.wanted} were asked for, and the last {BARREN} chunks had "
             "nothing new. "
         )
         if self._seen:

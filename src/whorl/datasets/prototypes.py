@@ -8,7 +8,6 @@ interrupted build goes on, and a larger one begins with the crystals of a smalle
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import warnings
 from collections import Counter
@@ -22,11 +21,11 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols, covalent_radii
 
-from whorl.chunked import CHUNK_NAME, Part, iterate_chunks
-from whorl.datasets.store import Dataset, Skipped, pack_dataset, unpack_dataset
+from whorl.chunked import Part
+from whorl.datasets.collecting import BARREN, collect
+from whorl.datasets.store import Dataset, Skipped, pack_dataset
 from whorl.errors import InputError, did_you_mean, import_extra
 from whorl.evaluation.validity import is_charge_neutral
-from whorl.executors.processes import executor_for
 from whorl.files import provenance, stable_hash
 from whorl.potentials import Potential, relax
 from whorl.structures.batch import StructureBatch
@@ -41,7 +40,6 @@ else:  # pymatgen is slow to import
 # Noble gases make no crystals here, and the others are too radioactive for tables of their radii.
 _LEFT_OUT = {"He", "Ne", "Ar", "Kr", "Xe", "Rn", "Tc", "Pm", "Po", "At", "Fr", "Ra", "Ac", "Pa"}
 ELEMENTS = tuple(symbol for symbol in chemical_symbols[1:93] if symbol not in _LEFT_OUT)
-_BARREN = 20  # chunks in a row without a new crystal, after which there is no point in going on
 _TRIES = 300  # sets of elements tried on one prototype before the draw is given up
 _ELEMENTAL = 0.1  # how often a prototype of one element is drawn, against one of several
 
@@ -147,38 +145,27 @@ def build_crystals(
     )
     folder = Path(directory) / f"prototypes-{stable_hash(asdict(plan))}"
     found = _Collection(wanted=count)
-    parts = iterate_chunks(
+    used = collect(
+        found,
         partial(_compute, plan, potential),
-        itertools.count(),
         folder=folder,
         key=asdict(plan),
-        name=CHUNK_NAME,
-        executor=executor_for(processes),
+        processes=processes,
+        progress=progress,
+        why_barren=lambda chunks: (
+            f"got {len(found)} different crystals from {chunks * plan.draws} draws, expected "
+            f"{count}; the last {BARREN} chunks had nothing new. Remedy: more elements (now "
+            f"{len(chosen)}, which must include some that make anions), a larger max_atoms (now "
+            f"{max_atoms}), or a smaller count."
+        ),
     )
-    with contextlib.closing(parts):
-        barren = 0
-        for number, part in enumerate(parts):
-            chunk, before = unpack_dataset(part.tensors, part.notes), len(found)
-            found.add(chunk)
-            if progress is not None:
-                progress(len(found), count)
-            if len(found) == count:
-                break
-            barren = barren + 1 if len(found) == before else 0
-            if barren == _BARREN:
-                raise InputError(
-                    f"got {len(found)} different crystals from {(number + 1) * plan.draws} draws, expected "
-                    f"{count}; the last {_BARREN} chunks had nothing new. Remedy: more elements (now "
-                    f"{len(chosen)}, which must include some that make anions), a larger max_atoms (now "
-                    f"{max_atoms}), or a smaller count."
-                )
     return found.dataset(
         {
             **provenance(seed=seed, settings={**asdict(plan), "count": count}),
             "source": "AFLOW prototypes of pymatgen",
             "potential": plan.potential,
             "relaxed": relaxed,
-            "draws": (number + 1) * plan.draws,
+            "draws": used * plan.draws,
         }
     )
 
