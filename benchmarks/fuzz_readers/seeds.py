@@ -247,7 +247,7 @@ def database_seeds(folder: Path, real: Path | None) -> Named:
 def recipe_seeds(folder: Path, real: Path | None) -> Named:
     for number, text in enumerate(RECIPES):
         yield f"recipe{number}.yaml", text.encode()
-    for number, path in enumerate(sorted(Path(__file__).parents[1].glob("recipes/*.yaml"))):
+    for number, path in enumerate(sorted(Path(__file__).parents[2].glob("recipes/*.yaml"))):
         yield f"shipped{number}.yaml", path.read_bytes()
         save_recipe(read_recipe(path), folder / "resolved.yaml")
         yield f"resolved{number}.yaml", (folder / "resolved.yaml").read_bytes()

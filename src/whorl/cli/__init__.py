@@ -19,7 +19,16 @@ __all__ = ["commands", "main"]
 
 def commands() -> typer.Typer:
     """Return all commands."""
-    from whorl.cli import data, decode, invert, judge, learn, run, show  # noqa: F401  (each adds its own)
+    from whorl.cli import (  # noqa: F401  (each adds its own)
+        data,
+        decode,
+        init,
+        invert,
+        judge,
+        learn,
+        run,
+        show,
+    )
     from whorl.cli.app import app
 
     return app

@@ -19,7 +19,7 @@ _EPILOG = (
 )
 
 
-_ORDER = ("run", "data", "encode", "train", "generate", "invert", "decode", "evaluate", "report", "show")
+_ORDER = ("init", "run", "data", "encode", "train", "generate", "invert", "decode", "evaluate", "report", "show")
 
 
 class OnceCommand(TyperCommand):
@@ -98,6 +98,6 @@ def whorl(
     """Turn structural fingerprints back into atoms.
 
     Train on labelled structures, ask for a property value, get new structures that have it.
-    `whorl run recipes/pt10_emt.yaml` does everything; the other commands are its single steps, from
-    files to files.
+    `whorl init pt10_emt` writes a recipe, `whorl run pt10_emt.yaml` does all it says; the other commands are
+    its single steps, from files to files.
     """

@@ -1,12 +1,13 @@
-"""Recipes: reading one, changing a key, saying in plain words what is wrong with it."""
+"""Recipes: reading one, changing a key, saying in plain words what is wrong with it; those that come along."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from whorl.errors import InputError, UsageError, did_you_mean, shortened
+from whorl.errors import InputError, UsageError, did_you_mean, shortened, unknown_option
 from whorl.files import write_text
 from whorl.settings import Model, settings_from, shown
 from whorl.version import __version__
@@ -70,6 +71,40 @@ def read_section(model: type[Model], path: Path, name: str) -> Model:
     return settings_from(model, data, source=str(path), lines=lines)
 
 
+def shipped_recipes() -> dict[str, str]:
+    """Return the name of each recipe that comes with whorl, and what it does."""
+    return {name: _shipped(name).partition("\n")[0].removeprefix("# ") for name in _shipped_names()}
+
+
+def write_shipped(name: str, path: Path | None = None) -> Path:
+    """Write a recipe that comes with whorl, and return where it is.
+
+    Args:
+        name: Its name, such as ``pt10_emt``.
+        path: The file to write; ``<name>.yaml`` in the working directory by default.
+
+    Raises:
+        InputError: An unknown name, or a file that exists.
+    """
+    name = name.removesuffix(".yaml")
+    if name not in _shipped_names():
+        raise unknown_option("recipe", name, _shipped_names())
+    path = path or Path(f"{name}.yaml")
+    if path.exists():
+        raise InputError(f"{path}: exists, and is not overwritten. Choose another file: --output.")
+    write_text(path, _shipped(name).replace("recipes/", ""))
+    return path
+
+
+def _shipped_names() -> list[str]:
+    there = (files("whorl") / "recipes").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in there if file.name.endswith(".yaml"))
+
+
+def _shipped(name: str) -> str:
+    return (files("whorl") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def save_recipe(recipe: Recipe, path: Path | str) -> None:
     """Write a recipe with every default spelt out; reading it again gives the same recipe."""
     body = dump_yaml(recipe.model_dump(mode="json"))
@@ -90,6 +125,8 @@ def _text_of(path: Path) -> str:
 
 def _nearby(path: Path) -> str:
     """Name recipes that may have been meant."""
+    if path.stem in _shipped_names():
+        return f" Write the one that comes with whorl: whorl init {path.stem}"
     folder = path.parent
     there = [str(p) for p in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
     return did_you_mean(str(path), there) if there else " Give the path of a YAML file."
