@@ -19,7 +19,19 @@ _EPILOG = (
 )
 
 
-_ORDER = ("init", "run", "data", "encode", "train", "generate", "invert", "decode", "evaluate", "report", "show")
+_ORDER = (
+    "init",
+    "run",
+    "data",
+    "encode",
+    "train",
+    "generate",
+    "invert",
+    "decode",
+    "evaluate",
+    "report",
+    "show",
+)
 
 
 class OnceCommand(TyperCommand):
