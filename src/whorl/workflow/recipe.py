@@ -1,4 +1,4 @@
-"""Recipes: reading one, changing a key, saying in plain words what is wrong with it; those that come along."""
+"""Recipes: read one, change a key, say in plain words what is wrong with it; recipes shipped with whorl."""
 
 from __future__ import annotations
 
