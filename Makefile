@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Run as modules: ``python -m benchmarks.inversion.pt10``.
+# Run as modules: ``python -m benchmarks.reconstruction.pt10``.
 CRYSTENS := codec canonical
-INVERSION := speed shapes pt10 crystals molecules large atomwise information ablation infeasible
+RECONSTRUCTION := speed shapes pt10 crystals molecules large atomwise information ablation infeasible
 
 .PHONY: help demo test lint docs bench bench-quick clean
 
@@ -35,16 +35,16 @@ bench: $(VENV)/.dev  ## every benchmark, each a ratio to a baseline in the same 
 	@echo "== fuzz_readers"; $(BIN)/python -m benchmarks.fuzz_readers
 	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
 	  $(BIN)/python -m benchmarks.crystens.$$script || exit 1; done
-	@for suite in $(INVERSION); do echo "== inversion, $$suite"; \
-	  $(BIN)/python -m benchmarks.inversion.$$suite || exit 1; done
+	@for suite in $(RECONSTRUCTION); do echo "== reconstruction, $$suite"; \
+	  $(BIN)/python -m benchmarks.reconstruction.$$suite || exit 1; done
 
 bench-quick: $(VENV)/.dev  ## the same on tiny inputs: do they still run?
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
 	@echo "== fuzz_readers"; $(BIN)/python -m benchmarks.fuzz_readers --quick
 	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
 	  $(BIN)/python -m benchmarks.crystens.$$script --quick || exit 1; done
-	@for suite in $(INVERSION); do echo "== inversion, $$suite"; \
-	  $(BIN)/python -m benchmarks.inversion.$$suite --quick || exit 1; done
+	@for suite in $(RECONSTRUCTION); do echo "== reconstruction, $$suite"; \
+	  $(BIN)/python -m benchmarks.reconstruction.$$suite --quick || exit 1; done
 
 clean:  ## remove the environment, caches and built pages (results in runs/ stay)
 	rm -rf $(VENV) site build .mypy_cache .ruff_cache .pytest_cache

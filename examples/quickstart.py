@@ -5,8 +5,8 @@ import torch
 from whorl.datasets import build_clusters, split
 from whorl.evaluation import mean_absolute_error, percent_within
 from whorl.generators import CVAE, fit
-from whorl.inversion import InversionProblem, solve
 from whorl.potentials import bulk_energy, formation_energy, make_potential
+from whorl.reconstruction import InversionProblem, solve
 from whorl.representations import ACSF
 
 

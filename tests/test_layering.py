@@ -17,7 +17,6 @@ STRANGERS = [  # the first knows nothing of the second, not even inside a functi
     ("generators", "representations"),
     ("representations", "generators"),
     ("representations", "datasets"),
-    ("inversion", "generators"),
     ("reconstruction", "generators"),
     ("potentials", "representations"),
     ("conditions", "generators"),
@@ -26,7 +25,7 @@ STRANGERS = [  # the first knows nothing of the second, not even inside a functi
     ("report", "generators"),
     ("executors", "workflow"),
     *((room, "cli") for room in ("workflow", "report", "datasets", "testing")),
-    *((room, "workflow") for room in ("datasets", "generators", "inversion", "reconstruction", "evaluation")),
+    *((room, "workflow") for room in ("datasets", "generators", "reconstruction", "evaluation")),
 ]
 
 

@@ -5,8 +5,8 @@ import torch
 from ase.build import bulk, molecule
 
 from whorl.generators import fit, make_generator
-from whorl.inversion import InversionProblem, Population, algorithm1, solve
 from whorl.parallel import map_rows
+from whorl.reconstruction import InversionProblem, PopulationSettings, algorithm1, solve
 from whorl.representations import ACSF
 from whorl.structures import from_ase
 
@@ -71,7 +71,7 @@ def problem_of(name: str, **options) -> InversionProblem:
 
 
 def short_search(problem: InversionProblem):
-    return solve(problem, budget_evaluations=300, population=Population(candidates=20, first=6))
+    return solve(problem, budget_evaluations=300, population=PopulationSettings(candidates=20, first=6))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines.reconstruction_loop import features_loop, reconstruct
-from whorl.inversion import random_starts
+from whorl.reconstruction import random_starts
 from whorl.structures import StructureBatch
 
 NOISE = 0.3  # Å between hops

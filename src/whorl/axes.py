@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from whorl.evaluation.evaluators.base import Evaluator
     from whorl.executors.base import Executor
     from whorl.generators.base import ConditionalGenerator
-    from whorl.inversion.solvers.base import Solver
     from whorl.reconstruction.base import Reconstructor
+    from whorl.reconstruction.solvers.base import Solver
     from whorl.refinement.base import Refiner
     from whorl.representations.base import Representation
     from whorl.surrogates.base import Surrogate
@@ -62,7 +62,7 @@ RECONSTRUCTORS: Registry[Reconstructor] = Registry(
     builtin={
         "auto": "whorl.reconstruction.auto:Auto",
         "population": "whorl.reconstruction.population:PopulationSearch",
-        "algorithm1": "whorl.reconstruction.algorithm1:Algorithm1",
+        "algorithm1": "whorl.reconstruction.fung2022:Algorithm1",
         "closed_form": "whorl.reconstruction.closed_form:ClosedForm",
     },
 )
@@ -84,11 +84,11 @@ EVALUATORS: Registry[Evaluator] = Registry(
 SOLVERS: Registry[Solver] = Registry(
     "solver",
     group="whorl.solvers",
-    base="whorl.inversion.solvers.base:Solver",
+    base="whorl.reconstruction.solvers.base:Solver",
     builtin={
-        "levenberg_marquardt": "whorl.inversion.solvers.levenberg_marquardt:LevenbergMarquardt",
-        "lbfgs": "whorl.inversion.solvers.lbfgs:LBFGS",
-        "adam": "whorl.inversion.solvers.adam:Adam",
+        "levenberg_marquardt": "whorl.reconstruction.solvers.levenberg_marquardt:LevenbergMarquardt",
+        "lbfgs": "whorl.reconstruction.solvers.lbfgs:LBFGS",
+        "adam": "whorl.reconstruction.solvers.adam:Adam",
     },
 )
 

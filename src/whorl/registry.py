@@ -38,8 +38,8 @@ class Registry(Generic[T]):
         builtin: Import path of each built-in class, by its name.
 
     >>> from whorl.registry import Registry
-    >>> solvers = Registry("solver", group="whorl.solvers", base="whorl.inversion.solvers.base:Solver",
-    ...     builtin={"adam": "whorl.inversion.solvers.adam:Adam"})
+    >>> solvers = Registry("solver", group="whorl.solvers", base="whorl.reconstruction.solvers.base:Solver",
+    ...     builtin={"adam": "whorl.reconstruction.solvers.adam:Adam"})
     >>> solvers.get("adam").__name__
     'Adam'
     """

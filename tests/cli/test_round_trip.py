@@ -63,7 +63,7 @@ def test_the_same_command_again_does_not_search_again(whorl, molecules, tmp_path
     def searched(*args, **kwargs):
         raise AssertionError("searched again")
 
-    monkeypatch.setattr("whorl.inversion.search._Search.round", searched)
+    monkeypatch.setattr("whorl.reconstruction.population.search._Search.round", searched)
     assert whorl(*command).code == 0
     after = {p.name: p.read_bytes() for p in (tmp_path / "o").glob("[a-z]*.*")}
     assert after == before

@@ -5,7 +5,7 @@ import torch
 from ase.build import bulk
 
 from whorl.errors import InputError
-from whorl.inversion.atomwise import AtomList
+from whorl.reconstruction.atomwise import AtomList
 from whorl.representations import ACSF, CrysTens
 from whorl.representations.base import FeatureLayout, Representation
 from whorl.structures import StructureBatch, from_ase

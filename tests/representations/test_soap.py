@@ -9,8 +9,8 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from whorl.errors import InputError
-from whorl.inversion import AtomwiseProblem, InversionProblem
-from whorl.inversion.solvers import LevenbergMarquardt
+from whorl.reconstruction import AtomwiseProblem, InversionProblem
+from whorl.reconstruction.solvers import LevenbergMarquardt
 from whorl.representations import make_representation
 from whorl.representations.soap import SOAP, _Harmonics
 from whorl.structures import from_ase

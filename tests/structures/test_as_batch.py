@@ -10,8 +10,8 @@ from whorl.datasets import Dataset
 from whorl.errors import InputError
 from whorl.evaluation.matching import rmsd
 from whorl.evaluation.validity import check_validity
-from whorl.inversion import InversionProblem
 from whorl.potentials.ase_calculators import ASECalculator
+from whorl.reconstruction import InversionProblem
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, as_batch, find_problems, from_ase
 from whorl.structures.composition import formula, species_of

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from whorl.inversion.moves import Atoms, push_apart
+from whorl.reconstruction.population.moves import Atoms, push_apart
 from whorl.symmetry.groups import (
     SYMMETRIC_MOVES,
     symmetric_arrangement,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from whorl.inversion import InversionProblem, solve
+from whorl.reconstruction import InversionProblem, solve
 from whorl.representations import ACSF
 from whorl.structures.batch import StructureBatch
 from whorl.symmetry.groups import SYMMETRIC_MOVES, random_subgroup, symmetric_arrangement, symmetric_move

@@ -8,9 +8,9 @@ from ase.spacegroup import crystal
 
 from whorl.datasets import Dataset, FeatureSet, save_dataset
 from whorl.errors import InputError
-from whorl.inversion.moves import covalent_radii
 from whorl.structures import from_ase, to_ase
 from whorl.structures.cells import volumes
+from whorl.structures.composition import covalent_radii
 from whorl.workflow.templates import make_templates
 
 

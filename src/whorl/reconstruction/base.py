@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from whorl.reconstruction.objective import InversionProblem
+from whorl.reconstruction.result import InversionResult
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.base import Representation
 from whorl.settings import Method
@@ -52,6 +55,26 @@ class ReconstructionContext:
     directory: Path | None = None
     progress: Progress | None = None
 
+    def problem(self, features: Float[Tensor, "B *shape"], **options: Any) -> InversionProblem:
+        """Return the problem whose solutions are structures with these features.
+
+        Args:
+            features: Of the templates.
+            options: Further fields of the problem.
+        """
+        assert self.templates is not None
+        flat = features.flatten(1).double()
+        return InversionProblem(
+            representation=self.representation,
+            target=flat,
+            names=self.names or None,
+            template=self.templates,
+            free_cell=self.free_cell,
+            # With weights of its own the search would look for what is nearest by another measure.
+            weights=torch.ones(flat.shape[1], dtype=torch.float64) if self.weights is None else self.weights,
+            **options,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
@@ -76,6 +99,16 @@ class Reconstruction:
     skipped: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, result: InversionResult) -> Reconstruction:
+        """Return the result of a search in the common form."""
+        return cls(
+            structures=result.structures,
+            rows=torch.arange(len(result)),
+            loss=result.loss,
+            status=tuple(status.value for status in result.status),
+        )
 
     def __len__(self) -> int:
         """Return the number of structures k."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from ase.symbols import Symbols
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.structures.convert import Structures, as_batch
@@ -45,3 +49,11 @@ def composition(formula: str) -> dict[str, int]:
     if not counts:
         raise InputError(f"composition: got '{formula}', expected a chemical formula such as Pt10 or Pt8Ni2.")
     return dict(counts)
+
+
+def covalent_radii(numbers: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Return covalent radii in Å (ASE's table, Cordero et al. 2008)."""
+    from ase.data import covalent_radii as table
+
+    radii = torch.from_numpy(np.asarray(table, dtype=np.float64)).to(numbers.device)
+    return radii[numbers.clamp(0, len(radii) - 1)]

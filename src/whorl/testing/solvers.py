@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from whorl.inversion import InversionProblem, Solver, SolverState
+    from whorl.reconstruction import InversionProblem, Solver, SolverState
     from whorl.representations.base import Representation
     from whorl.structures.batch import StructureBatch
 
 
 def check_solver(solver: Solver, *, representation: Representation | None = None, steps: int = 30) -> None:
-    """Check the contract of a :class:`whorl.inversion.Solver`, on clusters and in a periodic cell.
+    """Check the contract of a :class:`whorl.reconstruction.Solver`, on clusters and in a periodic cell.
 
     Args:
         solver: To be checked.
@@ -43,7 +43,7 @@ def _near_problem(
     representation: Representation, cell: float | None
 ) -> tuple[InversionProblem, StructureBatch]:
     """Return targets that have a solution, and starts near it."""
-    from whorl.inversion import InversionProblem, random_starts
+    from whorl.reconstruction import InversionProblem, random_starts
     from whorl.structures.batch import StructureBatch
 
     sizes = torch.tensor([3, 5, 1, 4])

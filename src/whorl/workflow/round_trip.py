@@ -31,9 +31,9 @@ from whorl.files import (
     write_json,
     write_text,
 )
-from whorl.inversion import InversionProblem, InversionResult, algorithm1, solve
-from whorl.inversion.problem import MIN_DISTANCE
 from whorl.locks import one_at_a_time
+from whorl.reconstruction import InversionProblem, InversionResult, algorithm1, solve
+from whorl.reconstruction.objective import MIN_DISTANCE
 from whorl.report.comparison import Comparison, write_comparison
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, find_problems

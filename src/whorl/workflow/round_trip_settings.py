@@ -50,7 +50,7 @@ class RoundTripSettings:
         pooling: From atoms to the structure; ``None``: as the representation has it.
         free_cell: Whether cells are forgotten and sought too.
         budget_seconds: For all targets together, however many evaluations that is; ``None``: as many
-            evaluations as :func:`whorl.inversion.solve` gives each.
+            evaluations as :func:`whorl.reconstruction.solve` gives each.
         solver: One of ``SOLVERS``.
         steps: Settings of the solver, such as ``batch_size``, or ``starts`` and ``hops`` of algorithm1.
         seed: Of all randomness.

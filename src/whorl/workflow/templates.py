@@ -1,4 +1,4 @@
-"""Templates of an inversion: composition, periodicity and cell in which a fingerprint's atoms are sought.
+"""Templates of a search: composition, periodicity and cell in which a fingerprint's atoms are sought.
 
 A composition that was requested comes before that of the most similar structure. The cell is that of the most
 similar structure of the same composition; else of the same number of atoms, its volume scaled by that of the
@@ -22,9 +22,9 @@ from whorl.datasets import FeatureSet
 from whorl.datasets.store import structures_of
 from whorl.errors import InputError
 from whorl.evaluation import nearest_rows, standardized
-from whorl.inversion.moves import covalent_radii
 from whorl.structures import StructureBatch
 from whorl.structures.composition import composition as counts_of
+from whorl.structures.composition import covalent_radii
 
 VOLUME_PER_ATOM = 20.0
 """In Å³, of the cube in which the search for an unknown cell begins."""

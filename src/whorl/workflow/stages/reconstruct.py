@@ -30,9 +30,9 @@ from whorl.datasets import (
 from whorl.errors import InputError
 from whorl.evaluation.validity import Validity, check_validity
 from whorl.files import contents_hash, provenance, write_json, write_text
-from whorl.inversion import whitening_weights
 from whorl.locks import one_at_a_time
 from whorl.reconstruction.base import Reconstruction, ReconstructionContext, Reconstructor
+from whorl.reconstruction.objective import whitening_weights
 from whorl.reconstruction.settings import ReconstructorSettings, SearchSettings
 from whorl.representations import Representation, make_representation
 from whorl.seeds import derive_seed

@@ -1,0 +1,15 @@
+from .adam import Adam, AdamState
+from .base import Solver, SolverState
+from .lbfgs import LBFGS, LBFGSState
+from .levenberg_marquardt import LevenbergMarquardt, LevenbergMarquardtState
+
+__all__ = [
+    "LBFGS",
+    "Adam",
+    "AdamState",
+    "LBFGSState",
+    "LevenbergMarquardt",
+    "LevenbergMarquardtState",
+    "Solver",
+    "SolverState",
+]
