@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from whorl.axes import REFINERS
-from whorl.evaluation.samples import Samples
+from whorl.evaluation.samples import Reference, Samples
 from whorl.settings import Method, SectionOfKind
+from whorl.surrogates.base import Surrogate
 
 Progress = Callable[..., object]
 
@@ -27,11 +28,17 @@ class RefinementContext:
     """What a refiner may use besides samples.
 
     Attributes:
+        reference: The labelled data, for refiners that fit a surrogate to its training rows.
+        surrogate: Of structures, fitted already; otherwise such a refiner fits its own.
+        tolerance: Difference from the value asked for that counts as a hit, in units of the property.
         seed: Of all randomness.
         directory: Where finished chunks are kept.
         progress: Called as it goes on.
     """
 
+    reference: Reference | None = None
+    surrogate: Surrogate | None = None
+    tolerance: float | None = None
     seed: int = 0
     directory: Path | None = None
     progress: Progress | None = None
