@@ -1,0 +1,269 @@
+"""Candidates: the structures of a run in the order in which to look at them, best first.
+
+Ranked are those that are valid, one of each group of equal ones, by the distance of the computed property
+from the requested one. Targets take turns: the best structure of each target, then the second best of each,
+and so on. Duplicates and invalid structures follow without a rank; nothing is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+from whorl.evaluation.metrics import Metrics
+from whorl.evaluation.samples import Samples
+from whorl.structures.batch import StructureBatch
+from whorl.structures.composition import formula
+
+COLUMNS = (
+    *("rank", "file", "formula", "space_group", "property", "requested", "computed", "computed_by", "valid"),
+    *("unique", "new", "moved", "energy_calls", "status", "remarks", "generator", "sample"),
+)
+"""Columns of the table of candidates; ``moved`` is in Å."""
+
+_FORMULA = 40  # characters of a formula in the name of a file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One structure, and all that a person wants to know of it; None is unknown.
+
+    Attributes:
+        rank: From 1; None of duplicates and of invalid structures.
+        file: Path of its file within the folder of candidates.
+        formula: Reduced for crystals, of all atoms otherwise.
+        space_group: Its symbol; empty where there is none.
+        property: Name of the property.
+        requested: Value of the property asked for.
+        computed: Value by ``computed_by``.
+        computed_by: Name of the energy method where there is one, or else of the best model there is.
+        valid: Whether its reconstruction succeeded and it is a possible structure.
+        unique: Whether no better candidate is the same structure.
+        new: Whether it is none of the labelled structures.
+        moved: Root mean square distance in Å that refinement moved its atoms.
+        energy_calls: Energy evaluations that refinement spent on it.
+        status: How its reconstruction, and its refinement, ended.
+        remarks: Why it is invalid, or has no computed value.
+        generator: Label of the training size.
+        sample: Name of the generated sample.
+        index: Its place among the structures of this generator's samples.
+    """
+
+    rank: int | None
+    file: str
+    formula: str
+    space_group: str
+    property: str
+    requested: float
+    computed: float | None
+    computed_by: str
+    valid: bool
+    unique: bool | None
+    new: bool | None
+    moved: float | None
+    energy_calls: int | None
+    status: str
+    remarks: str
+    generator: str
+    sample: str
+    index: int
+
+    @property
+    def deviation(self) -> float:
+        """Distance of the computed value from the requested one; infinite where it is unknown."""
+        return math.inf if self.computed is None else abs(self.computed - self.requested)
+
+    def row(self) -> dict[str, Any]:
+        """Return its line of the table, empty where a value is unknown."""
+        values = {name: getattr(self, name) for name in COLUMNS}
+        return {name: "" if value is None else value for name, value in values.items()}
+
+
+def rank_candidates(
+    samples: Mapping[str, Samples],
+    metrics: Mapping[str, Mapping[str, Metrics]],
+    *,
+    property: str,
+    energy_method: str = "energy",
+) -> list[Candidate]:
+    """Return all structures of a run as candidates, best first.
+
+    The computed property is that of the evaluator ``energy`` where it has one, else CGCNN's prediction of
+    this property, else the surrogate's for the generated features. A structure that the energy method failed
+    on has none.
+
+    Args:
+        samples: Of each generator, by its label.
+        metrics: Of the same, by the label and the kind of the evaluator; those not run are absent.
+        property: Name of the property asked for.
+        energy_method: Name of the energy method, for ``computed_by``.
+    """
+    everything = [
+        candidate
+        for label, of in samples.items()
+        for candidate in _candidates(of, _Columns(metrics.get(label, {})), label, property, energy_method)
+    ]
+    ranked = list(
+        _in_turns(candidate for candidate in everything if candidate.valid and candidate.unique is not False)
+    )
+    duplicates = [candidate for candidate in everything if candidate.valid and candidate.unique is False]
+    invalid = [candidate for candidate in everything if not candidate.valid]
+    return [
+        *_named(ranked, "", ranks=True, samples=samples),
+        *_named(sorted(duplicates, key=_order), "duplicates/", samples=samples),
+        *_named(sorted(invalid, key=_order), "invalid/", samples=samples),
+    ]
+
+
+class _Columns:
+    """Columns of one generator's metrics; None for those that no evaluator wrote."""
+
+    def __init__(self, metrics: Mapping[str, Metrics]) -> None:
+        self._metrics = metrics
+
+    def of_structures(self, evaluator: str, name: str) -> Sequence[Any] | None:
+        of = self._metrics.get(evaluator)
+        return None if of is None else of.per_structure.get(name)
+
+    def of_samples(self, evaluator: str, name: str) -> Sequence[Any] | None:
+        of = self._metrics.get(evaluator)
+        return None if of is None else of.per_sample.get(name)
+
+
+def _candidates(
+    samples: Samples, columns: _Columns, label: str, property: str, energy_method: str
+) -> Iterator[Candidate]:
+    if samples.structures is None or not len(samples.structures):
+        return
+    count = len(samples.structures)
+    computed, computed_by = _computed(samples, columns, property, energy_method)
+    invalid, why = _invalid(samples, columns)
+    failures = columns.of_structures("energy", "failure") or [None] * count
+    space_groups = columns.of_structures("symmetry", "space_group") or [None] * count
+    new = columns.of_structures("novelty", "novel") or [None] * count
+    values = [
+        abs(c - t) if c is not None else math.inf for c, t in zip(computed, _targets(samples), strict=True)
+    ]
+    unique = _unique(columns, values, invalid)
+    for k, row in enumerate(samples.rows.tolist()):
+        refined = samples.refinement[k] if samples.refinement else ""
+        yield Candidate(
+            rank=None,
+            file="",
+            formula=_formula(samples.structures[k]),
+            space_group=str(space_groups[k] or ""),
+            property=property,
+            requested=_targets(samples)[k],
+            computed=computed[k],
+            computed_by=computed_by,
+            valid=not invalid[k],
+            unique=None if unique is None else unique[k],
+            new=new[k],
+            moved=_number(None if samples.displacement is None else float(samples.displacement[k])),
+            energy_calls=None if samples.energy_calls is None else int(samples.energy_calls[k]),
+            status="; ".join(filter(None, [samples.status[k] if samples.status else "", refined])).replace(
+                "_", " "
+            ),
+            remarks="; ".join(filter(None, [why[k], str(failures[k] or "")])),
+            generator=label,
+            sample=samples.ids[row],
+            index=k,
+        )
+
+
+def _targets(samples: Samples) -> list[float]:
+    return [float(value) for value in samples.structure_targets.tolist()]
+
+
+def _computed(
+    samples: Samples, columns: _Columns, property: str, energy_method: str
+) -> tuple[list[float | None], str]:
+    """Return the property of each structure by the best method that has values, and its name."""
+    predicted = columns.of_samples("surrogate", "value")
+    choices: list[tuple[str, Sequence[Any] | None]] = [
+        (energy_method, columns.of_structures("energy", "value")),
+        (
+            "CGCNN",
+            columns.of_structures("cgcnn", property)
+            or columns.of_structures("cgcnn", property.replace("_", " ")),
+        ),
+        ("surrogate", None if predicted is None else [predicted[row] for row in samples.rows.tolist()]),
+    ]
+    for name, column in choices:
+        values = [_number(value) for value in column or ()]
+        if any(value is not None for value in values):
+            return values, name
+    return [None] * len(samples.rows), ""
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _invalid(samples: Samples, columns: _Columns) -> tuple[list[bool], list[str]]:
+    """Return which structures are invalid, and why.
+
+    A structure that was refined need no longer have the features that it was reconstructed from, so that the
+    loss of its reconstruction says nothing about it.
+    """
+    count = len(samples.rows)
+    if samples.refinement:
+        unreached = [status == "failed" for status in samples.status] or [False] * count
+    else:
+        unreached = samples.invalid.tolist() or [False] * count
+    possible = columns.of_structures("validity", "valid") or [True] * count
+    remarks = columns.of_structures("validity", "remarks") or [""] * count
+    why = [
+        "; ".join(filter(None, ["its features are not those generated" if bad else "", str(remark or "")]))
+        for bad, remark in zip(unreached, remarks, strict=True)
+    ]
+    return [bad or ok is False for bad, ok in zip(unreached, possible, strict=True)], why
+
+
+def _unique(columns: _Columns, deviations: Sequence[float], invalid: Sequence[bool]) -> list[bool] | None:
+    """Return for each structure whether it is the best valid one of its group of equal structures."""
+    groups = columns.of_structures("uniqueness", "group")
+    if groups is None:
+        flags = columns.of_structures("uniqueness", "unique")
+        return None if flags is None else [bool(flag) for flag in flags]
+    best: dict[Any, int] = {}
+    for k, group in enumerate(groups):
+        if group not in best or (invalid[k], deviations[k]) < (invalid[best[group]], deviations[best[group]]):
+            best[group] = k
+    return [best[group] == k for k, group in enumerate(groups)]
+
+
+def _order(candidate: Candidate) -> tuple[float, str, int]:
+    return candidate.deviation, candidate.generator, candidate.index
+
+
+def _in_turns(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Yield the best of each target, the second best of each …, each round from the best on."""
+    by_target: dict[float, list[Candidate]] = {}
+    for candidate in sorted(candidates, key=_order):
+        by_target.setdefault(candidate.requested, []).append(candidate)
+    for round_ in zip_longest(*by_target.values()):
+        yield from sorted((candidate for candidate in round_ if candidate is not None), key=_order)
+
+
+def _named(
+    candidates: Sequence[Candidate], folder: str, *, samples: Mapping[str, Samples], ranks: bool = False
+) -> Iterator[Candidate]:
+    for number, candidate in enumerate(candidates, start=1):
+        structures = samples[candidate.generator].structures
+        assert structures is not None
+        suffix = "cif" if bool(structures.pbc[candidate.index].all()) else "xyz"
+        file = f"{folder}{number:04d}-{candidate.formula[:_FORMULA]}.{suffix}"
+        yield dataclasses.replace(candidate, rank=number if ranks else None, file=file)
+
+
+def _formula(structure: StructureBatch) -> str:
+    from ase.symbols import Symbols
+
+    if bool(structure.pbc.all()):
+        return formula(structure)
+    return str(Symbols(structure.atomic_numbers.cpu().numpy()).get_chemical_formula(mode="metal"))
