@@ -159,7 +159,7 @@ def test_ranking_keeps_every_structure_and_treats_targets_fairly(rows):
     assert {rows[one.index][3] for one in ranked} == {row[3] for row in rows if row[2]}
     assert len({rows[one.index][3] for one in ranked}) == len(ranked)
     for target in set(targets):
-        deviations = [one.deviation for one in ranked if one.requested == target]
+        deviations = [one.deviation() for one in ranked if one.requested == target]
         assert deviations == sorted(deviations)
     # No target is more than one ahead of another that still has candidates to come.
     for length in range(len(ranked)):
@@ -172,5 +172,5 @@ def test_ranking_keeps_every_structure_and_treats_targets_fairly(rows):
 
 def test_a_candidate_says_what_the_table_says():
     (one,) = rank(samples([1.0]), metrics(energy__value=[1.25]))
-    assert one.deviation == pytest.approx(0.25)
-    assert dataclasses.replace(one, computed=None).deviation == math.inf
+    assert one.deviation() == pytest.approx(0.25)
+    assert dataclasses.replace(one, computed=None).deviation() == math.inf

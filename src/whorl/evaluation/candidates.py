@@ -72,7 +72,6 @@ class Candidate:
     sample: str
     index: int
 
-    @property
     def deviation(self) -> float:
         """Distance of the computed value from the requested one; infinite where it is unknown."""
         return math.inf if self.computed is None else abs(self.computed - self.requested)
@@ -238,7 +237,7 @@ def _unique(columns: _Columns, deviations: Sequence[float], invalid: Sequence[bo
 
 
 def _order(candidate: Candidate) -> tuple[float, str, int]:
-    return candidate.deviation, candidate.generator, candidate.index
+    return candidate.deviation(), candidate.generator, candidate.index
 
 
 def _in_turns(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
