@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from whorl.evaluation.evaluators.base import Evaluator
     from whorl.executors.base import Executor
     from whorl.generators.base import ConditionalGenerator
+    from whorl.potentials.base import EnergyMethod
     from whorl.reconstruction.base import Reconstructor
     from whorl.reconstruction.solvers.base import Solver
     from whorl.refinement.base import Refiner
@@ -52,6 +53,18 @@ SURROGATES: Registry[Surrogate] = Registry(
         "network": "whorl.surrogates.network:NetworkSurrogate",
         "ensemble": "whorl.surrogates.ensemble:EnsembleSurrogate",
         "external": "whorl.surrogates.external:ExternalSurrogate",
+    },
+)
+
+POTENTIALS: Registry[EnergyMethod] = Registry(
+    "potential",
+    group="whorl.potentials",
+    base="whorl.potentials.base:EnergyMethod",
+    builtin={
+        "emt": "whorl.potentials.emt:EMT",
+        "chgnet": "whorl.potentials.chgnet:CHGNet",
+        "gfn1-xtb": "whorl.potentials.xtb:GFN1",
+        "gfn2-xtb": "whorl.potentials.xtb:GFN2",
     },
 )
 

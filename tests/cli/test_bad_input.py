@@ -266,7 +266,7 @@ def test_targets_outside_the_training_range(whorl, recipe, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("evaluate.calculator=chgnt", "unknown calculator 'chgnt'. Did you mean 'chgnet'?"),
+        ("evaluate.calculator=chgnt", "unknown potential 'chgnt'. Did you mean 'chgnet'?"),
         ("evaluate.calculator=no.such:Thing", "no.such"),
         ("surrogate={kind: external, path: nowhere.safetensors}", "nowhere.safetensors: no such file"),
         ("data={files: {path: nowhere.extxyz, property: y}}", "nowhere.extxyz: no such file or folder"),

@@ -1,18 +1,5 @@
 """Energies, forces and stresses behind one protocol, the bulk they are measured against, and relaxation."""
 
-from whorl.potentials.ase_calculators import importable
-from whorl.potentials.base import Potential, PotentialOutput
-from whorl.potentials.factory import make_potential
-from whorl.potentials.reference import bulk_energy, formation_energy
-from whorl.potentials.relaxation import Frame, relax
+import lazy_loader
 
-__all__ = [
-    "Frame",
-    "Potential",
-    "PotentialOutput",
-    "bulk_energy",
-    "formation_energy",
-    "importable",
-    "make_potential",
-    "relax",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

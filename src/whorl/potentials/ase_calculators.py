@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from whorl.errors import InputError, MissingExtraError, did_you_mean, import_extra
-from whorl.potentials.base import PotentialOutput
+from whorl.errors import InputError, MissingExtraError, did_you_mean
+from whorl.potentials.base import EnergyMethod, PotentialOutput, with_options
 from whorl.structures.convert import Structures, as_batch, to_ase
 
 if TYPE_CHECKING:
@@ -55,9 +55,8 @@ class ASECalculator:
         self.bulk_repeat = bulk_repeat
         self._path = path
         self._options = dict(options or {})
-        settings = ", ".join(f"{key}={value!r}" for key, value in sorted(self._options.items()))
-        self.name = name or (f"{path}({settings})" if settings else path)
-        self._factory = _find(path)
+        self.name = name or with_options(path, self._options)
+        self._factory = find_calculator(path)
         self._calculator: Any = None
         self._make()
 
@@ -145,31 +144,13 @@ class ASECalculator:
 
     def _make(self) -> None:
         if self._factory is None:
-            self._factory = _find(self._path)
+            self._factory = find_calculator(self._path)
         try:
             self._calculator = self._factory(**self._options)
         except TypeError as error:
             raise InputError(f"calculator {self._path} does not accept its options: {error}.") from error
         except Exception as error:  # whatever its constructor raises
             raise InputError(f"calculator {self._path} cannot be made: {_one_line(error)}") from error
-
-
-def tblite(method: str, **options: Any) -> ASECalculator:
-    """Return GFN1-xTB or GFN2-xTB (Grimme, Bannwarth et al.) by tblite; ``options`` are its own.
-
-    Periodic structures are computed at the Γ point only, so small cells mean nothing; the bulk reference is
-    taken from 4 × 4 × 4 primitive cells, which for Pt leaves an error of a few tenths of an eV per atom, the
-    same for all clusters.
-    """
-    import_extra("tblite", extra="xtb")
-    settings = ", ".join(f"{key}={value!r}" for key, value in sorted(options.items()))
-    return ASECalculator(
-        "tblite.ase:TBLite",
-        # Without its cache the answer does not depend on what was computed before.
-        {"method": method, "verbosity": 0, "cache_api": False, **options},
-        name=method.lower() + (f"({settings})" if settings else ""),
-        bulk_repeat=4,
-    )
 
 
 @contextlib.contextmanager
@@ -188,8 +169,16 @@ def importable(folder: Path | str) -> Iterator[None]:
                 sys.path.remove(place)
 
 
-def _find(path: str) -> Any:
-    """Import the calculator at ``package.module:Class``, and make sure that it is one before it is called."""
+def find_calculator(path: str) -> Any:
+    """Import the calculator at ``package.module:Class``, and make sure that it is one before it is called.
+
+    Returns:
+        A class derived from ASE's Calculator or from :class:`whorl.potentials.EnergyMethod`, or a function
+        that is annotated to return a calculator.
+
+    Raises:
+        InputError: There is none at this path.
+    """
     module_name, _, attribute = path.partition(":")
     if not module_name or module_name.startswith("."):
         raise InputError(f"calculator '{path}': got no module, expected a path package.module:Class.")
@@ -225,7 +214,7 @@ def _find(path: str) -> Any:
 
 
 def _makes_calculators(value: Any) -> bool:
-    """Whether a call gives an ASE calculator: the class of one, or a function that is annotated to."""
+    """Whether a call gives a calculator: the class of one, or a function that is annotated to."""
     from ase.calculators.calculator import BaseCalculator, Calculator
 
     if inspect.isfunction(value):
@@ -233,8 +222,8 @@ def _makes_calculators(value: Any) -> bool:
             value = inspect.signature(value, eval_str=True).return_annotation
         except Exception:  # an annotation that names nothing
             return False
-    bases = (BaseCalculator, Calculator)
-    return inspect.isclass(value) and issubclass(value, BaseCalculator) and value not in bases
+    bases = (BaseCalculator, Calculator, EnergyMethod)
+    return inspect.isclass(value) and issubclass(value, (BaseCalculator, EnergyMethod)) and value not in bases
 
 
 def _own_folders() -> list[str]:

@@ -1,14 +1,17 @@
-"""What every energy method is: structures in, energies, forces and stresses out."""
+"""Contract of potentials: structures in, energies, forces and stresses out."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.potentials.settings import PotentialSettings
+from whorl.settings import Method, settings_from
 from whorl.structures.convert import Structures
 
 
@@ -45,3 +48,41 @@ class Potential(Protocol):
     def __call__(self, structures: Structures) -> PotentialOutput:
         """Return energies (eV), forces (eV/Å) and, where it has them, stresses (eV/Å³)."""
         ...
+
+
+class EnergyMethod(Method, ABC):
+    """A :class:`Potential` that is chosen by its name.
+
+    Args:
+        options: Settings other than the defaults of ``Settings``.
+
+    Raises:
+        InputError: Options that do not exist or make no sense.
+        MissingExtraError: The package behind it is not installed.
+    """
+
+    Settings: ClassVar[type[PotentialSettings]] = PotentialSettings
+
+    def __init__(self, **options: Any) -> None:
+        self.settings = settings_from(self.Settings, options, source=f"calculator {self.kind}", lines={})
+        self.name = with_options(self.kind, self.changed)
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options that are not at their defaults."""
+        defaults = {name: field.default for name, field in type(self.settings).model_fields.items()}
+        return {name: value for name, value in self.settings.options().items() if value != defaults.get(name)}
+
+    @abstractmethod
+    def __call__(self, structures: Structures) -> PotentialOutput:
+        """Return energies (eV), forces (eV/Å) and, where it has them, stresses (eV/Å³)."""
+
+
+def with_options(name: str, options: Mapping[str, Any]) -> str:
+    """Return the name of a method with its options.
+
+    >>> with_options("gfn2-xtb", {"charge": 1})
+    'gfn2-xtb(charge=1)'
+    """
+    settings = ", ".join(f"{key}={value!r}" for key, value in sorted(options.items()))
+    return f"{name}({settings})" if settings else name

@@ -15,13 +15,15 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from whorl.errors import InputError, import_extra, unknown_option
-from whorl.potentials.base import PotentialOutput
+from whorl.errors import InputError, import_extra
+from whorl.potentials.base import EnergyMethod, PotentialOutput
+from whorl.potentials.settings import PotentialSettings
+from whorl.settings import Count
 from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import Structures, as_batch
 from whorl.structures.neighbors import NeighborList, neighbor_list
@@ -29,32 +31,32 @@ from whorl.structures.neighbors import NeighborList, neighbor_list
 if TYPE_CHECKING:
     from chgnet.graph.crystalgraph import CrystalGraph
 
-MODELS = ("0.3.0", "0.2.0", "r2scan")
 _HEAVIEST = 94  # CHGNet embeds the elements up to plutonium
 
 
-class CHGNet:
-    """Energies, forces and stresses of a pre-trained CHGNet, many structures at once.
+class CHGNet(EnergyMethod):
+    """Energies, forces and stresses of a pre-trained CHGNet, many structures at once."""
 
-    Args:
-        model: ``"0.3.0"`` (PBE, the default), ``"0.2.0"`` or ``"r2scan"``.
-        atoms_at_once: Atoms that one pass of the network holds, which bounds its memory.
-        device: Where the network runs.
+    kind = "chgnet"
+    requires = ("chgnet", "chgnet")
 
-    Raises:
-        InputError: Unknown ``model``.
-        MissingExtraError: The package ``chgnet`` is not installed.
-    """
+    class Settings(PotentialSettings):
+        """Options of the network."""
 
-    def __init__(
-        self, *, model: str = "0.3.0", atoms_at_once: int = 400, device: torch.device | str = "cpu"
-    ) -> None:
-        if model not in MODELS:
-            raise unknown_option("CHGNet model", str(model), MODELS)
-        self.name = "chgnet" if model == "0.3.0" else f"chgnet-{model}"
-        self._model = model
-        self._atoms_at_once = atoms_at_once
-        self._device = torch.device(device)
+        model: Literal["0.3.0", "0.2.0", "r2scan"] = "0.3.0"
+        """0.3.0 and 0.2.0 were trained on PBE energies, r2scan on those of that functional."""
+        atoms_at_once: Count = 400
+        """Atoms that one pass of the network holds, which bounds its memory."""
+        device: str = "cpu"
+        """Where the network runs."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        own: Any = self.settings
+        # Memory and device change no number.
+        self.name = "chgnet" if own.model == "0.3.0" else f"chgnet-{own.model}"
+        self._model, self._atoms_at_once = own.model, own.atoms_at_once
+        self._device = torch.device(own.device)
         self._network: Any = None
         import_extra("chgnet", extra="chgnet")
 
@@ -170,8 +172,12 @@ class CHGNet:
 
     def _load(self) -> Any:
         if self._network is None:
-            # It prints its size and warns of its own dependencies at every load.
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            # It prints its size, warns of its own dependencies, and draws weights that are then replaced.
+            with (
+                warnings.catch_warnings(),
+                contextlib.redirect_stdout(io.StringIO()),
+                torch.random.fork_rng(devices=[]),
+            ):
                 warnings.simplefilter("ignore")
                 from chgnet.model.model import CHGNet as Network
 

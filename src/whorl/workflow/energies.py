@@ -19,7 +19,7 @@ from whorl.errors import InputError, did_you_mean, shortened, unknown_option
 from whorl.evaluation import Agreement, agreement
 from whorl.files import contents_hash, read_json, write_json
 from whorl.locks import one_at_a_time
-from whorl.potentials import Potential, PotentialOutput, make_potential
+from whorl.potentials import Potential, PotentialOutput
 from whorl.potentials.reference import bulk_energy, formation_energy, why_no_reference
 from whorl.structures import StructureBatch
 from whorl.structures.composition import species_of
@@ -105,7 +105,7 @@ def choose(
     Raises:
         InputError: The calculator cannot be made or has no such quantity, or the data set has no such label.
     """
-    potential = make_potential(calculator.name, **calculator.options)
+    potential = calculator.potential()
     require_quantity(quantity, potential)
     named = _by_name(property, quantities(potential))
     references = _References(potential, calculator.bulk_energy)
@@ -207,7 +207,7 @@ def energies(
     data = load_dataset(structures)
     if data.structures is None:
         raise InputError(f"{structures}: holds no structures to compute energies of.")
-    potential = make_potential(calculator.name, **calculator.options)
+    potential = calculator.potential()
     chosen = (
         Choice(quantity="formation_energy", subtracted=0.0, bulk_energy={}, missing={}, text="")
         if choice is None

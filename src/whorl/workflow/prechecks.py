@@ -206,11 +206,10 @@ def _elements(key: str, symbols: Iterable[str]) -> Iterable[WhorlError]:
 
 def _calculator(key: str, method: CalculatorSettings, *, quantity: str = "auto") -> Iterable[WhorlError]:
     """Make the calculator once: that it cannot be imported or made is known before hours of work."""
-    from whorl.potentials import make_potential
     from whorl.workflow.energies import require_quantity
 
     def make() -> None:
-        require_quantity(quantity, make_potential(method.name, **method.options))
+        require_quantity(quantity, method.potential())
 
     yield from _failing(make)
     yield from _elements(f"{key}.bulk_energy", method.bulk_energy)

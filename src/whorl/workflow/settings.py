@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, create_model, field_validator, model
 
 from whorl.executors.settings import ExecutorSettings
 from whorl.generators.settings import GeneratorSettings
+from whorl.potentials.settings import CalculatorSettings
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.settings import RepresentationSettings
 from whorl.settings import Count, NonNegative, Positive, Section, SectionByData, SeedNumber, Share
@@ -37,25 +38,6 @@ __all__ = [
     "SelectionSettings",
     "SurrogateSettings",
 ]
-
-
-class CalculatorSettings(Section):
-    """An energy method by name: ``chgnet``, or ``{name: chgnet, options: {…}}``.
-
-    Attributes:
-        name: emt, chgnet, gfn1-xtb, gfn2-xtb, or ``package.module:Class`` of an ASE calculator.
-        options: Its own options.
-        bulk_energy: Energy of each element's bulk in eV/atom; by default computed with the method itself.
-    """
-
-    name: str
-    options: dict[str, Any] = {}
-    bulk_energy: dict[str, float] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
 
 class ClusterSettings(Section):

@@ -20,7 +20,6 @@ from whorl.datasets import (
 )
 from whorl.datasets.describe import summary
 from whorl.errors import InputError
-from whorl.potentials import make_potential
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
@@ -40,7 +39,7 @@ def clusters(
         element=settings.element,
         atoms=settings.atoms,
         count=settings.count,
-        potential=make_potential(settings.calculator.name, **settings.calculator.options),
+        potential=settings.calculator.potential(),
         directory=directory,
         seed=seed,
         window=settings.window,
@@ -72,7 +71,7 @@ def crystals(
         seed=seed,
         elements=settings.elements,
         max_atoms=settings.max_atoms,
-        potential=make_potential(method.name, **method.options) if method else None,
+        potential=method.potential() if method else None,
         relaxed=settings.relax,
         processes=settings.processes,
         progress=monitor.progress("crystals"),
