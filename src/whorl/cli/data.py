@@ -123,10 +123,9 @@ def crystals(
     With a calculator the properties are `energy` (eV) and `energy_per_atom` (eV/atom). Stopped or killed, it
     continues from its chunks when started again.
     """
-    from whorl.datasets.extxyz import write_extxyz
     from whorl.datasets.prototypes import build_crystals
-    from whorl.datasets.store import save_dataset
     from whorl.potentials import importable, make_potential
+    from whorl.workflow.stages import data
 
     check_output(output)
     chunks = directory or output.with_name(f"{output.stem}-chunks")
@@ -149,15 +148,7 @@ def crystals(
                 f"{calculator} failed on {len(dataset.skipped)} crystals, which were left out "
                 f"(first: {first.source}: {first.reason})."
             )
-        save_dataset(dataset, output)
-        assert dataset.structures is not None
-        write_extxyz(
-            dataset.structures,
-            output.with_suffix(".extxyz"),
-            properties=dataset.properties,
-            provenance=dataset.provenance,
-            ids=dataset.ids,
-        )
+        data.store(dataset, output, monitor)
         out.print(str(output))
 
 

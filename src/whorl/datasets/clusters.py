@@ -12,13 +12,13 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from whorl.chunked import Part
@@ -28,6 +28,7 @@ from whorl.datasets.store import Dataset, Skipped, pack_dataset
 from whorl.errors import InputError, did_you_mean
 from whorl.files import provenance, read_json, stable_hash, write_json
 from whorl.potentials import Potential, bulk_energy, formation_energy, relax
+from whorl.potentials.relaxation import Frame
 from whorl.structures.batch import StructureBatch
 
 _ENERGY_BIN = 1e-3  # eV/atom; structures whose energies differ by more are different
@@ -48,7 +49,7 @@ class _Plan:
     energy_thinning: float
     box: float
     bond: float
-    version: int = 1
+    version: int = 2  # with forces
 
 
 def build_clusters(
@@ -102,9 +103,9 @@ def build_clusters(
         tolerance: Structures whose sorted distances differ by less, in Å (root mean square), are the same.
 
     Returns:
-        A data set with the properties ``formation_energy`` (eV/atom) and ``energy`` (eV). Each structure's
-        ``info`` says its ``start``, ``step``, ``shape`` (of the start) and whether it ``is_minimum``.
-        Structures that the potential could not compute are in ``skipped``.
+        A data set with the properties ``formation_energy`` (eV/atom) and ``energy`` (eV), and forces. Each
+        structure's ``info`` says its ``start``, ``step``, ``shape`` (of the start) and whether it
+        ``is_minimum``. Structures that the potential could not compute are in ``skipped``.
 
     Raises:
         InputError: Unknown element, settings without meaning, a potential that cannot compute the bulk, or a
@@ -251,16 +252,12 @@ class _Collection:
     def dataset(self, origin: dict[str, Any]) -> Dataset:
         """Return what was collected."""
         chosen = [part for part in self._chosen if len(part)]
-        structures = StructureBatch.concatenate([part.structures for part in chosen if part.structures])
-        energy = torch.cat([part.properties["energy"] for part in chosen])
-        return Dataset(
-            structures=structures,
-            properties={
-                "formation_energy": formation_energy(energy, structures.n_atoms.double(), self.bulk),
-                "energy": energy,
-            },
-            ids=tuple(name for part in chosen for name in part.ids),
-            provenance=origin,
+        dataset = Dataset.concatenate(chosen, provenance=origin)
+        assert dataset.structures is not None
+        energy, n_atoms = dataset.properties["energy"], dataset.structures.n_atoms.double()
+        return replace(
+            dataset,
+            properties={"formation_energy": formation_energy(energy, n_atoms, self.bulk), "energy": energy},
             skipped=tuple(self._skipped),
         )
 
@@ -292,29 +289,40 @@ def _compute(plan: _Plan, potential: Potential, number: int) -> Part:
     for frame in relax(starts, potential, steps=plan.steps, force_tolerance=plan.force_tolerance):
         for k, reason in sorted(frame.failures.items()):
             skipped.append(Skipped(f"start {number * plan.starts + k} step {frame.step}", reason))
-        keeper.add(
-            frame.index, frame.step, frame.structures.positions, frame.energy, frame.converged.tolist()
-        )
-    records = [(k, *record) for k, kept in enumerate(keeper.kept) for record in kept]
-    template = starts[torch.tensor([k for k, *_ in records], dtype=torch.int64)]
+        keeper.add(frame)
+    records = [(k, record) for k, kept in enumerate(keeper.kept) for record in kept]
+    template = starts[torch.tensor([k for k, _ in records], dtype=torch.int64)]
+    nothing = torch.zeros(0, 3, dtype=torch.float64)
     chunk = Dataset(
         structures=template.replace(
-            positions=torch.cat([record[2] for record in records]) if records else template.positions,
+            positions=torch.cat([nothing, *(record.positions for _, record in records)]),
             info=tuple(
                 {
                     "start": number * plan.starts + k,
-                    "step": step,
+                    "step": record.step,
                     "shape": shapes[k],
-                    "is_minimum": minimum,
+                    "is_minimum": record.is_minimum,
                 }
-                for k, step, _, _, minimum in records
+                for k, record in records
             ),
         ),
-        properties={"energy": torch.tensor([record[3] for record in records], dtype=torch.float64)},
-        ids=tuple(f"start{number * plan.starts + k:06d}-step{step:03d}" for k, step, *_ in records),
+        properties={"energy": torch.tensor([record.energy for _, record in records], dtype=torch.float64)},
+        forces=torch.cat([nothing, *(record.forces for _, record in records)]),
+        ids=tuple(f"start{number * plan.starts + k:06d}-step{record.step:03d}" for k, record in records),
         skipped=tuple(skipped),
     )
     return Part(*pack_dataset(chunk))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """A structure of a relaxation that is kept."""
+
+    step: int
+    positions: Float[Tensor, "n 3"]
+    energy: float
+    forces: Float[Tensor, "n 3"]
+    is_minimum: bool
 
 
 class _Keeper:
@@ -322,29 +330,31 @@ class _Keeper:
 
     def __init__(self, plan: _Plan) -> None:
         self.plan = plan
-        self.kept: list[list[tuple[int, Tensor, float, bool]]] = [[] for _ in range(plan.starts)]
+        self.kept: list[list[_Record]] = [[] for _ in range(plan.starts)]
         self._last: dict[int, Tensor] = {}
 
-    def add(
-        self,
-        index: Int[Tensor, "b"],
-        step: int,
-        positions: Float[Tensor, "a 3"],
-        energy: Float[Tensor, "b"],
-        minimum: list[bool],
-    ) -> None:
-        clusters = positions.reshape(-1, self.plan.atoms, 3)
+    def add(self, frame: Frame) -> None:
+        clusters = frame.structures.positions.reshape(-1, self.plan.atoms, 3)
+        forces = frame.forces.reshape(-1, self.plan.atoms, 3)
         distances = sorted_distances(clusters)
-        for row, start in enumerate(index.tolist()):
-            kept, e = self.kept[start], float(energy[row])
+        for row, start in enumerate(frame.index.tolist()):
+            kept, energy, is_minimum = self.kept[start], float(frame.energy[row]), bool(frame.converged[row])
             near = (
                 bool(kept)
                 and _rms(distances[row], self._last[start]) < self.plan.thinning
-                and abs(e - kept[-1][2]) < self.plan.energy_thinning * self.plan.atoms
+                and abs(energy - kept[-1].energy) < self.plan.energy_thinning * self.plan.atoms
             )
-            if near and not minimum[row]:
+            if near and not is_minimum:
                 continue
             if near:
                 kept.pop()  # a minimum stands for what is close to it
-            kept.append((step, clusters[row].clone(), e, minimum[row]))
+            kept.append(
+                _Record(
+                    step=frame.step,
+                    positions=clusters[row].clone(),
+                    energy=energy,
+                    forces=forces[row].double(),
+                    is_minimum=is_minimum,
+                )
+            )
             self._last[start] = distances[row]

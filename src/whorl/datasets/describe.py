@@ -33,11 +33,21 @@ def summary(table: Dataset | FeatureSet) -> str:
         low, high = (int(bound) for bound in table.structures.n_atoms.aminmax())
         words += [counted(len(species_of(table.structures)), "element")]
         words += [counted(high, "atom") + " each" if low == high else f"{low} to {high} atoms each"]
+    if isinstance(table, Dataset) and (share := _with_forces(table)):
+        words.append("forces" if share == 1 else f"forces of {share:.0%}")
     for name, values in table.properties.items():
         known = values[values.isfinite()].double()
         if len(known):
             words.append(f"{name} {float(known.min()):.4g} … {float(known.max()):.4g}")
     return ", ".join(words)
+
+
+def _with_forces(dataset: Dataset) -> float:
+    """Return the share of the structures that have forces."""
+    if dataset.forces is None or dataset.structures is None:
+        return 0.0
+    first = dataset.structures.first_atom[dataset.structures.n_atoms > 0]
+    return float(dataset.forces[first, 0].isfinite().sum()) / len(dataset)
 
 
 def describe(path: Path) -> dict[str, str]:
@@ -61,6 +71,8 @@ def describe(path: Path) -> dict[str, str]:
             what["elements"] = ", ".join(species_of(table.structures))
             what["atoms"] = f"{int(counts.min())} to {int(counts.max())} each"
             what["periodic"] = f"{int(table.structures.pbc.any(1).sum())} of them"
+        if share := _with_forces(table):
+            what["forces"] = f"of {share:.0%} of them"
         if table.skipped:
             what["skipped"] = f"{len(table.skipped)} entries when it was made"
         if table.doubts:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from whorl.datasets.entries import (
@@ -302,6 +303,8 @@ def write_extxyz(
     properties: Mapping[str, Tensor] | None = None,
     provenance: Mapping[str, Any] | None = None,
     ids: Sequence[str] | None = None,
+    forces: Float[Tensor, "A 3"] | None = None,
+    stresses: Float[Tensor, "B 3 3"] | None = None,
 ) -> None:
     """Write structures as extended XYZ, atomically, for ASE, OVITO and others.
 
@@ -317,6 +320,8 @@ def write_extxyz(
         properties: One tensor of shape (B,) per name.
         provenance: The same for all frames.
         ids: A name for each structure.
+        forces: In eV/Å, the column ``forces`` of frames that have them.
+        stresses: In eV/Å³, likewise ``stress``.
 
     Raises:
         InputError: Lengths that differ.
@@ -339,6 +344,7 @@ def write_extxyz(
                 f"write_extxyz: got {len(values)} values of '{name}' for {len(structures)} structures."
             )
     frames = to_ase(structures)
+    _add_results(frames, structures, forces, stresses)
     for index, atoms in enumerate(frames):
         row = {name: values[index] for name, values in columns.items()}
         entries = {key: _as_written(value) for key, value in {**atoms.info, **row, **common}.items()}
@@ -358,6 +364,26 @@ def write_extxyz(
                     del atoms.calc.results[name]
     with atomic_path(path) as temporary:
         ase.io.write(temporary, frames, format="extxyz")
+
+
+def _add_results(
+    frames: Sequence[Any], structures: StructureBatch, forces: Tensor | None, stresses: Tensor | None
+) -> None:
+    """Give frames their labels as results of a calculator, as which ASE writes and reads them."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    counts = structures.n_atoms.tolist()
+    of_frames = {
+        "forces": None if forces is None else [f.cpu().numpy() for f in forces.split(counts)],
+        "stress": None if stresses is None else list(stresses.cpu().numpy()),
+    }
+    for name, values in of_frames.items():
+        if values is not None and len(values) != len(frames):
+            raise InputError(f"write_extxyz: got {len(values)} of {name} for {len(frames)} structures.")
+        for atoms, value in zip(frames, values or (), strict=False):
+            if value.size and np.isfinite(value).all():
+                atoms.calc = atoms.calc or SinglePointCalculator(atoms)
+                atoms.calc.results[name] = value
 
 
 def _free_name(name: str, infos: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,7 +28,6 @@ from whorl.errors import InputError, did_you_mean, import_extra
 from whorl.evaluation.validity import is_charge_neutral
 from whorl.files import provenance, stable_hash
 from whorl.potentials import Potential, relax
-from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import from_pymatgen, to_pymatgen
 from whorl.symmetry.detection import space_group_numbers
 
@@ -58,7 +57,7 @@ class _Plan:
     relaxed: bool
     steps: int
     force_tolerance: float
-    version: int = 2
+    version: int = 3  # with forces and stresses
 
 
 def build_crystals(
@@ -108,8 +107,9 @@ def build_crystals(
     Returns:
         A data set whose ``info`` says ``prototype`` (AFLOW label), ``mineral`` where it has a name,
         ``elements`` (in alphabetical order) and ``space_group_number``; with a potential, it has the
-        properties ``energy`` (eV) and ``energy_per_atom`` (eV/atom), and after a relaxation ``info`` says
-        whether it ``converged``. What the potential could not compute is in ``skipped``.
+        properties ``energy`` (eV) and ``energy_per_atom`` (eV/atom), forces and stresses, and after a
+        relaxation ``info`` says whether it ``converged``. What the potential could not compute is in
+        ``skipped``.
 
     Raises:
         InputError: Unknown elements, settings without meaning, or too few crystals to be had with them.
@@ -223,16 +223,7 @@ class _Collection:
 
     def dataset(self, origin: dict[str, Any]) -> Dataset:
         """Return all that was taken."""
-        parts = self._chosen
-        return Dataset(
-            structures=StructureBatch.concatenate([part.structures for part in parts if part.structures]),
-            properties={
-                name: torch.cat([part.properties[name] for part in parts]) for name in parts[0].properties
-            },
-            ids=tuple(name for part in parts for name in part.ids),
-            provenance=origin,
-            skipped=tuple(self._skipped),
-        )
+        return replace(Dataset.concatenate(self._chosen, provenance=origin), skipped=tuple(self._skipped))
 
 
 # One chunk
@@ -401,17 +392,25 @@ def _labelled(
     skipped = []
     rows = list(range(len(crystals)))
     properties = {}
+    labels: dict[str, Any] = {}
     if potential is not None:
         energy = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
-        positions = list(structures.positions.split(structures.n_atoms.tolist()))
+        counts = structures.n_atoms.tolist()
+        positions = list(structures.positions.split(counts))
+        forces = [torch.full_like(part, torch.nan) for part in positions]
+        stresses = torch.full((len(crystals), 3, 3), torch.nan, dtype=torch.float64)
         steps = plan.steps if plan.relaxed else 0
         for frame in relax(structures, potential, steps=steps, force_tolerance=plan.force_tolerance):
             for k, reason in sorted(frame.failures.items()):
                 skipped.append(Skipped(names[k], reason))
                 energy[k] = torch.nan
-            moved = frame.structures.positions.split(frame.structures.n_atoms.tolist())
+            sizes = frame.structures.n_atoms.tolist()
+            moved, pulling = frame.structures.positions.split(sizes), frame.forces.split(sizes)
             for row, k in enumerate(frame.index.tolist()):
                 energy[k], positions[k] = frame.energy[row].double(), moved[row].double()
+                forces[k] = pulling[row].double()
+                if frame.stress is not None:
+                    stresses[k] = frame.stress[row].double()
                 if plan.relaxed:
                     info[k]["converged"] = bool(frame.converged[row])
         structures = structures.replace(positions=torch.cat(positions))
@@ -419,6 +418,10 @@ def _labelled(
         properties = {
             "energy": energy[rows],
             "energy_per_atom": energy[rows] / structures.n_atoms[rows].double(),
+        }
+        labels = {
+            "forces": torch.cat([torch.zeros(0, 3), *(forces[k] for k in rows)]),
+            "stresses": stresses[rows],
         }
         if not rows:
             return Dataset(structures=None, ids=(), skipped=tuple(skipped))
@@ -429,6 +432,7 @@ def _labelled(
             info=tuple({**info[k], "space_group_number": g} for k, g in zip(rows, groups, strict=True))
         ),
         properties=properties,
+        **labels,
         ids=tuple(names[k] for k in rows),
         skipped=tuple(skipped),
     )

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from whorl.datasets.entries import (
     with_doubts,
 )
 from whorl.datasets.extxyz import read_extxyz
+from whorl.datasets.labels import labels_as_read
 from whorl.datasets.poscar import read_poscar
 from whorl.datasets.store import Dataset, Skipped
 from whorl.datasets.tables import ANY_PROPERTY, folder_table, info_of_row, read_cif_table
@@ -63,8 +65,9 @@ def read_dataset(
 
     Text may be compressed (.gz, .bz2, .xz). Entries that cannot be read, have no finite property, or are
     impossible (see :func:`whorl.structures.find_problems`) become :class:`Skipped` rows. Frames and rows are
-    counted from 0. What else an entry brings (other columns, results, a parser's warnings) is in its
-    ``info``.
+    counted from 0. Forces and stresses of extxyz and databases become those of the data set; those that are
+    no finite numbers are left out, with a doubt. What else an entry brings (other columns, results, a
+    parser's warnings) is in its ``info``.
 
     Args:
         path: The file or folder.
@@ -88,6 +91,7 @@ def read_dataset(
         _require(path, property, source.columns, source.columns_from)
     kept: list[Entry] = []
     values: list[float] = []
+    forces, stresses = [torch.zeros(0, 3)], list[Tensor]()
     skipped: list[Skipped] = []
     columns: dict[str, None] = {}  # a set that keeps the order
     readable = False
@@ -97,11 +101,14 @@ def read_dataset(
         reason, value = entry.reason, math.nan
         if reason is None and property is not None:
             value, reason = _number(entry.columns, property)
-        if reason is None:
-            kept.append(entry)
+        if reason is None and entry.structure is not None:
+            force, stress, wrong = labels_as_read(entry.structure, property)
+            kept.append(replace(entry, structure=with_doubts(entry.structure, wrong)))
             values.append(value)
+            forces.append(force)
+            stresses.append(stress)
         else:
-            skipped.append(Skipped(entry.source, reason))
+            skipped.append(Skipped(entry.source, reason or "holds no structure"))
         if progress:
             progress(done, max(done, source.total))
     if property is not None and readable:
@@ -116,6 +123,8 @@ def read_dataset(
     return Dataset(
         structures=structures,
         properties={} if property is None else {property: torch.tensor(values, dtype=torch.float64)},
+        forces=torch.cat(forces),
+        stresses=torch.stack(stresses) if stresses else None,
         ids=tuple(entry.id for entry in kept),
         provenance={
             **provenance(),

@@ -11,13 +11,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from whorl.datasets.entries import WARNINGS
+from whorl.datasets.labels import labels_of_calculators
 from whorl.datasets.packing import Packer, unpack
 from whorl.errors import InputError, unknown_option
 from whorl.files import damage_named
@@ -34,7 +35,6 @@ _REMEDIES = {
 }
 
 Index = int | slice | Sequence[int] | Tensor
-_Table = TypeVar("_Table", "Dataset", "FeatureSet")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Dataset:
         structures: The structures, as anything that :func:`whorl.structures.as_batch` takes; None where only
             features are known.
         properties: One float64 tensor of shape (B,) per name, in the units of the source (eV, eV/atom …).
+        forces: Minus the gradient of the total energy in eV/Å, shape (A, 3) for A atoms in all, float64; NaN
+            in all rows of a structure of which not all are known; None where no structure has any. By
+            default those that came with ASE's calculators.
+        stresses: In eV/Å³, shape (B, 3, 3), with ASE's sign (positive for a cell that wants to shrink); NaN
+            and None as for forces.
         ids: A name for each structure; readers make it of source file and frame.
         provenance: Where the set comes from: files, settings, seed, whorl's version. JSON-able.
         skipped: What was left out when the set was read or built.
@@ -68,6 +73,8 @@ class Dataset:
 
     structures: BatchField | None
     properties: Mapping[str, Tensor] = field(default_factory=dict)
+    forces: Float[Tensor, "A 3"] | None = None
+    stresses: Float[Tensor, "B 3 3"] | None = None
     ids: tuple[str, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
@@ -77,6 +84,11 @@ class Dataset:
             object.__setattr__(self, "structures", as_batch(self.structures))
         if self.structures is not None and len(self.structures) != len(self.ids):
             raise InputError(f"Dataset: got {len(self.structures)} structures and {len(self.ids)} ids.")
+        forces, stresses = self.forces, self.stresses
+        if self.structures is not None and forces is None and stresses is None:
+            forces, stresses = labels_of_calculators(self.structures)
+        object.__setattr__(self, "forces", _whole(self.structures, "forces", forces))
+        object.__setattr__(self, "stresses", _whole(self.structures, "stresses", stresses))
         object.__setattr__(self, "properties", _as_columns(self, self.properties))
 
     def __len__(self) -> int:
@@ -87,6 +99,7 @@ class Dataset:
         """Return in one line what it holds."""
         parts = [f"{len(self)} rows" if self.structures is None else repr(self.structures)]
         parts += [f"properties {', '.join(self.properties)}"] if self.properties else []
+        parts += [name for name in ("forces", "stresses") if getattr(self, name) is not None]
         parts += [f"{len(self.skipped)} skipped"] if self.skipped else []
         return f"Dataset({'; '.join(parts)})"
 
@@ -102,7 +115,87 @@ class Dataset:
 
     def select(self, index: Index) -> Dataset:
         """Return the chosen rows, in the order asked for; ``index`` as for a :class:`StructureBatch`."""
-        return _select(self, index, "structures")
+        rows = _rows_of(self, index)
+        atoms = None
+        if self.structures is not None and self.forces is not None:
+            atoms = self.structures.atoms_of(rows.to(self.structures.device)).to(self.forces.device)
+        return dataclasses.replace(
+            self,
+            structures=None if self.structures is None else self.structures[rows],
+            forces=None if self.forces is None else self.forces[atoms],
+            stresses=None if self.stresses is None else self.stresses[rows.to(self.stresses.device)],
+            **_selected(self, rows),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Dataset], *, provenance: Mapping[str, Any] | None = None) -> Dataset:
+        """Join data sets that have structures and the same properties into one, in order.
+
+        Args:
+            parts: At least one.
+            provenance: Of the whole.
+
+        Raises:
+            InputError: No parts, or parts without structures or with other properties.
+        """
+        batches = [part.structures for part in parts if part.structures is not None]
+        if not parts or len(batches) < len(parts):
+            raise InputError("Dataset.concatenate: expected data sets, all with structures.")
+        names = parts[0].properties.keys()
+        if any(part.properties.keys() != names for part in parts):
+            raise InputError("Dataset.concatenate: expected the same properties in all of them.")
+        labels: dict[str, Tensor | None] = {}
+        for label in ("forces", "stresses"):
+            known = [getattr(part, label) for part in parts]
+            absent = [_unknown(batch, label) for batch in batches]
+            labels[label] = torch.cat([b if a is None else a for a, b in zip(known, absent, strict=True)])
+        return cls(
+            structures=StructureBatch.concatenate(batches),
+            properties={name: torch.cat([part.properties[name] for part in parts]) for name in names},
+            forces=labels["forces"],
+            stresses=labels["stresses"],
+            ids=tuple(name for part in parts for name in part.ids),
+            provenance=provenance or {},
+            skipped=tuple(entry for part in parts for entry in part.skipped),
+        )
+
+
+def _unknown(structures: StructureBatch, label: str) -> Tensor:
+    """Return labels of structures that have none."""
+    shape = (len(structures.positions), 3) if label == "forces" else (len(structures), 3, 3)
+    return torch.full(shape, torch.nan, dtype=torch.float64)
+
+
+def _whole(structures: StructureBatch | None, label: str, values: Tensor | None) -> Tensor | None:
+    """Return labels, NaN throughout a structure of which not all are known; None where none has any.
+
+    Raises:
+        InputError: They do not fit the structures.
+    """
+    if values is None:
+        return None
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if structures is None:
+        raise InputError(f"Dataset: got {label} without structures.")
+    expected = tuple(_unknown(structures, label).shape)
+    if tuple(values.shape) != expected:
+        raise InputError(
+            f"Dataset: got {label} of shape {tuple(values.shape)}, expected {expected}: those of "
+            f"{len(structures.positions)} atoms in {len(structures)} structures, in their order."
+        )
+    bad = ~values.flatten(1).isfinite().all(1)
+    if label == "forces":
+        owner = structures.structure_index.to(values.device)
+        bad = (
+            torch.zeros(len(structures), device=values.device).index_add(0, owner, bad.float()).bool()[owner]
+        )
+    if not bool((~bad).any()):
+        return None
+    return (
+        torch.where(bad.reshape(-1, *[1] * (values.ndim - 1)), torch.nan, values)
+        if bool(bad.any())
+        else values
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +253,13 @@ class FeatureSet:
 
     def select(self, index: Index) -> FeatureSet:
         """Return the chosen rows, in the order asked for; ``index`` as for a :class:`StructureBatch`."""
-        return _select(self, index, "features", "pbc")
+        rows = _rows_of(self, index)
+        return dataclasses.replace(
+            self,
+            features=self.features[rows.to(self.features.device)],
+            pbc=None if self.pbc is None else self.pbc[rows.to(self.pbc.device)],
+            **_selected(self, rows),
+        )
 
 
 def _as_columns(table: Dataset | FeatureSet, properties: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -176,20 +275,19 @@ def _as_columns(table: Dataset | FeatureSet, properties: Mapping[str, Any]) -> d
     return columns
 
 
-def _select(table: _Table, index: Index, *columns: str) -> _Table:
+def _rows_of(table: Dataset | FeatureSet, index: Index) -> Tensor:
     every = torch.arange(len(table))
     if isinstance(index, slice):
-        rows = every[index]
-    else:
-        chosen = torch.as_tensor(index, device="cpu")
-        rows = every[chosen if chosen.numel() else chosen.long()].reshape(-1)
-    contents = {name: getattr(table, name) for name in columns}
-    changes: dict[str, Any] = {
-        **{name: None if c is None else c[rows.to(c.device)] for name, c in contents.items()},
+        return every[index]
+    chosen = torch.as_tensor(index, device="cpu")
+    return every[chosen if chosen.numel() else chosen.long()].reshape(-1)
+
+
+def _selected(table: Dataset | FeatureSet, rows: Tensor) -> dict[str, Any]:
+    return {
         "properties": {name: values[rows.to(values.device)] for name, values in table.properties.items()},
         "ids": tuple(table.ids[row] for row in rows.tolist()),
     }
-    return dataclasses.replace(table, **changes)
 
 
 # Data sets on disk
@@ -232,6 +330,8 @@ def pack_dataset(dataset: Dataset) -> tuple[dict[str, Tensor], dict[str, Any]]:
     structures = dataset.structures
     if structures is not None:
         tensors |= structures.tensors
+        labels = {"label/forces": dataset.forces, "label/stresses": dataset.stresses}
+        tensors |= {name: values for name, values in labels.items() if values is not None}
         if structures.info:
             packer = Packer()
             text = json.dumps([packer.pack(info) for info in structures.info], allow_nan=False)
@@ -273,6 +373,8 @@ def unpack_dataset(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
     return Dataset(
         structures=structures,
         properties=_properties_in(tensors),
+        forces=tensors.get("label/forces"),
+        stresses=tensors.get("label/stresses"),
         ids=_texts(header["ids"], "ids"),
         provenance=dict(header["provenance"]),
         skipped=tuple(Skipped(str(source), str(reason)) for source, reason in header["skipped"]),
@@ -387,8 +489,8 @@ def _read(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, header
 
 
-def structures_of(ids: Sequence[str], dataset: Path) -> StructureBatch:
-    """Return the structures of a data set that have these ids, in this order.
+def entries_of(ids: Sequence[str], dataset: Path) -> Dataset:
+    """Return the entries of a data set that have these ids, in this order, with their labels.
 
     Raises:
         InputError: The data set holds no structures, or lacks one of them.
@@ -402,7 +504,14 @@ def structures_of(ids: Sequence[str], dataset: Path) -> StructureBatch:
             f"{dataset}: has no structure '{missing[0]}', which the features name. Give the data set "
             "that the features were made of."
         )
-    return data.structures[[place[name] for name in ids]]
+    return data.select([place[name] for name in ids])
+
+
+def structures_of(ids: Sequence[str], dataset: Path) -> StructureBatch:
+    """Return the structures of a data set that have these ids, in this order, as :func:`entries_of`."""
+    structures = entries_of(ids, dataset).structures
+    assert structures is not None
+    return structures
 
 
 def labels_of(features: FeatureSet, name: str | None) -> Tensor:

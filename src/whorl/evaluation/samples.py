@@ -119,6 +119,8 @@ class Reference:
         properties: Its values, shape (N,).
         features: Of all labelled structures, shape (N, F).
         structures: They themselves, where there are any.
+        forces: On their A atoms in eV/Å, shape (A, 3), NaN where a structure has none; None without any.
+        stresses: Theirs in eV/Å³, shape (N, 3, 3), likewise.
         training_rows: Rows that the generator was given, shape (m,).
     """
 
@@ -127,6 +129,8 @@ class Reference:
     properties: Float[Tensor, "N"]
     features: Float[Tensor, "N F"]
     structures: StructureBatch | None = None
+    forces: Float[Tensor, "A 3"] | None = None
+    stresses: Float[Tensor, "N 3 3"] | None = None
     training_rows: Int[Tensor, "m"]
 
     @property

@@ -28,6 +28,8 @@ class Frame:
         index: Which of the given structures are still moving or have just ended, shape (b,).
         structures: These b structures.
         energy: In eV, shape (b,).
+        forces: In eV/Å, shape (a, 3).
+        stress: In eV/Å³, shape (b, 3, 3), as that of a :class:`PotentialOutput`.
         largest_force: In eV/Å, the largest on any atom, shape (b,).
         converged: Largest force below the tolerance; the structure ends here, shape (b,).
         failures: Given structures whose computation failed at this step, and why; they end here, and are not
@@ -38,6 +40,8 @@ class Frame:
     index: Int[Tensor, "b"]
     structures: StructureBatch
     energy: Float[Tensor, "b"]
+    forces: Float[Tensor, "a 3"]
+    stress: Float[Tensor, "b 3 3"] | None
     largest_force: Float[Tensor, "b"]
     converged: Bool[Tensor, "b"]
     failures: Mapping[int, str]
@@ -84,10 +88,11 @@ def relax(
         for b in torch.unique(active.structure_index[output.forces.isnan().any(1)]).tolist():
             failures.setdefault(int(index[b]), f"{potential.name} gives no forces")
             ok[b] = False
-        energy, forces = output.energy, output.forces
+        energy, forces, stress = output.energy, output.forces, output.stress
         if failures:
             atoms = ok[active.structure_index]
             energy, forces, velocity = energy[ok], forces[atoms], velocity[atoms]
+            stress = None if stress is None else stress[ok]
             active, index, dt, mixing, downhill = active[ok], index[ok], dt[ok], mixing[ok], downhill[ok]
         owner = active.structure_index
         largest = _per_structure(forces.norm(dim=1), owner, len(active), "amax")
@@ -97,6 +102,8 @@ def relax(
             index=index,
             structures=active,
             energy=energy,
+            forces=forces,
+            stress=stress,
             largest_force=largest,
             converged=converged,
             failures=failures,

@@ -188,13 +188,7 @@ class StructureBatch:
         else:
             wanted = torch.as_tensor(index, device=self.device)
             chosen = every[wanted if wanted.dtype == torch.bool else wanted.long()]  # [] would be float
-        counts = self.n_atoms[chosen]
-        new_index = torch.repeat_interleave(torch.arange(len(chosen), device=self.device), counts)
-        within = (
-            torch.arange(new_index.shape[0], device=self.device)
-            - (torch.cumsum(counts, 0) - counts)[new_index]
-        )
-        atoms = self.first_atom[chosen][new_index] + within
+        atoms, new_index = self._atoms_of(chosen)
         return StructureBatch(
             positions=self.positions[atoms],
             cells=self.cells[chosen],
@@ -203,6 +197,19 @@ class StructureBatch:
             structure_index=new_index,
             info=tuple(self.info[i] for i in chosen.tolist()) if self.info else (),
         )
+
+    def atoms_of(self, rows: Int[Tensor, "b"]) -> Int[Tensor, "a"]:
+        """Return where in the flat tensors the atoms of the chosen structures are, in the order asked for."""
+        return self._atoms_of(rows)[0]
+
+    def _atoms_of(self, rows: Int[Tensor, "b"]) -> tuple[Int[Tensor, "a"], Int[Tensor, "a"]]:
+        counts = self.n_atoms[rows]
+        new_index = torch.repeat_interleave(torch.arange(len(rows), device=self.device), counts)
+        within = (
+            torch.arange(new_index.shape[0], device=self.device)
+            - (torch.cumsum(counts, 0) - counts)[new_index]
+        )
+        return self.first_atom[rows][new_index] + within, new_index
 
     def __iter__(self) -> Iterator[StructureBatch]:
         """Iterate over batches of one structure each."""

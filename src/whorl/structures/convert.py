@@ -138,6 +138,17 @@ def to_ase(structures: StructureBatch) -> list[Atoms]:
     return [_atoms(index, *parts) for index, parts in enumerate(_split(structures))]
 
 
+def calculator_results(structures: StructureBatch) -> Iterator[Mapping[str, Any]]:
+    """Yield the results of a calculator of each structure; none where it has other atoms or cell by now."""
+    if not any("calculator" in info.get(EXTRAS, ()) for info in structures.info):
+        yield from ({} for _ in range(len(structures)))
+        return
+    for numbers, positions, cell, pbc, info in _split(structures):
+        calculator = info.get(EXTRAS, {}).get("calculator")
+        belongs = calculator and calculator["state"] == _state(numbers, positions, cell, pbc)
+        yield calculator["results"] if belongs else {}
+
+
 def from_pymatgen(
     structures: IStructure | IMolecule | Sequence[IStructure | IMolecule],
     *,

@@ -19,6 +19,7 @@ from whorl.datasets import (
     write_extxyz,
 )
 from whorl.datasets.describe import summary
+from whorl.datasets.labels import doubt_of_forces
 from whorl.errors import InputError
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
@@ -48,7 +49,7 @@ def clusters(
         progress=monitor.progress("clusters"),
     )
     _tell_failures(dataset, settings.calculator.name, monitor)
-    _store(dataset, output, monitor)
+    store(dataset, output, monitor)
 
 
 def _tell_failures(dataset: Dataset, method: str, monitor: Monitor) -> None:
@@ -88,7 +89,7 @@ def crystals(
             monitor.skip(dataset.ids[row], "CGCNN has no formation energy for it")
         dataset = dataset.select([row for row in range(len(dataset)) if row not in set(unknown)])
     _tell_failures(dataset, method.name if method else "CGCNN", monitor)
-    _store(dataset, output, monitor)
+    store(dataset, output, monitor)
 
 
 def files(
@@ -115,6 +116,10 @@ def files(
         )
     if property is not None and dataset.structures is not None:
         counts, values = dataset.structures.n_atoms.double(), dataset.properties[property]
+        if dataset.forces is not None and (
+            misfit := doubt_of_forces(dataset.structures, dataset.forces, property, values)
+        ):
+            monitor.warn(f"{path}: {misfit}")
         if per_atom:
             dataset = replace(dataset, properties={f"{property}_per_atom": values / counts})
         elif _grows_with_atoms(values, counts):
@@ -122,7 +127,7 @@ def files(
                 f"'{property}' grows with the number of atoms ({int(counts.min())} to {int(counts.max())}), "
                 "which then is most of what a model learns of it. Read it with --per-atom if it is extensive."
             )
-    _store(dataset, output, monitor)
+    store(dataset, output, monitor)
     monitor.note(summary(dataset))
 
 
@@ -133,7 +138,7 @@ def _grows_with_atoms(values: Tensor, counts: Tensor) -> bool:
     return float(torch.corrcoef(torch.stack([values, counts]))[0, 1]) ** 2 > 0.9
 
 
-def _store(dataset: Dataset, output: Path, monitor: Monitor) -> None:
+def store(dataset: Dataset, output: Path, monitor: Monitor) -> None:
     """Write a data set, and beside it the extxyz that other programs read."""
     for what in save_dataset(dataset, output):
         monitor.doubt(str(output), f"could not be stored and was left out: {what}")
@@ -144,6 +149,8 @@ def _store(dataset: Dataset, output: Path, monitor: Monitor) -> None:
             properties=dataset.properties,
             provenance=dataset.provenance,
             ids=dataset.ids,
+            forces=dataset.forces,
+            stresses=dataset.stresses,
         )
 
 
