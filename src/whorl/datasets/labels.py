@@ -153,7 +153,10 @@ def doubt_of_forces(
         return doubt_of_units(structures, forces, total)
     if "energy" not in property.lower():
         return None
-    doubts = [doubt_of_units(structures, forces, e) for e in (values, values * structures.n_atoms)]
+    scales: list[Any] = [1, structures.n_atoms]
+    if "per_atom" in property:
+        scales.reverse()
+    doubts = [doubt_of_units(structures, forces, values * scale) for scale in scales]
     return None if None in doubts else max((one or "" for one in doubts), key=lambda one: _GUESS in one)
 
 
@@ -188,7 +191,7 @@ def doubt_of_units(
             f"{text}structures, the energy does not follow them. Are they of these atoms, in this order, and "
             "of the same method?"
         )
-    known = next((unit for scale, unit in _UNITS.items() if abs(factor / scale - 1) < 0.2), None)
+    known = next((unit for scale, unit in _UNITS.items() if abs(factor / scale - 1) < 0.12), None)
     guess = f" {_GUESS} {known}." if known else ""
     return f"{text}structures, the energy changes by {factor:.3g} times what they say.{guess} Convert them."
 
