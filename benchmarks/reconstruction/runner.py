@@ -33,7 +33,7 @@ from whorl.files import write_text
 from whorl.reconstruction import InversionProblem
 from whorl.structures import StructureBatch, from_ase
 from whorl.workflow.round_trip import RECOVERED, forget
-from whorl.workflow.round_trip_settings import REPRESENTATIONS, fingerprint
+from whorl.workflow.round_trip_settings import PRESETS, fingerprint
 
 SOLVED = RECOVERED  # Å
 
@@ -234,7 +234,7 @@ def arguments(suite: str, description: str, *, representation: str = "fung2022")
     add("--baseline", default="", help="solvers to run beside it on a few of the targets")
     add("--baseline-targets", type=int, default=4, help="on how many, evenly over the suite")
     add("--limit", type=int, help="take only so many targets, evenly over the suite")
-    add("--representation", default=representation, help=", ".join(REPRESENTATIONS))
+    add("--representation", default=representation, help=", ".join(PRESETS))
     add("--pooling", help="such as max,min or mean,std; by default that of the representation")
     add("--seed", type=int, default=0, help="of the search (the targets stay the same)")
     add("--budget-seconds", type=float, help="for each target, on average")

@@ -112,6 +112,8 @@ class SectionOfKind(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _of_kind(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
+        if isinstance(value, str) and "registry" in cls.__dict__:
+            value = {"kind": value}  # a name alone
         chosen = cls.of_kind(value)
         if chosen is not cls:
             return chosen.model_validate(value)

@@ -116,7 +116,7 @@ def test_what_a_solver_sees_holds_no_positions():
     assert template.n_atoms.tolist() == originals.n_atoms.tolist()
 
 
-@pytest.mark.parametrize("kind", runner.REPRESENTATIONS)
+@pytest.mark.parametrize("kind", runner.PRESETS)
 def test_representations_are_built(kind):
     one = runner.fingerprint(kind, ["Pt"], pooling=["mean", "std"])
     assert one.config()["pooling"] == ["mean", "std"] and not one.config()["per_centre_species"]

@@ -8,7 +8,9 @@ import yaml
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from whorl.reconstruction import PopulationSearch, solve
 from whorl.version import __version__
+from whorl.workflow.round_trip_settings import RoundTripSettings
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_structures_come_back_and_files_say_so(whorl, structures, tmp_path):
     assert [row["formula"] for row in table] == ["H2O", "NaCl", "CH4"]
     settings = yaml.safe_load((tmp_path / "o" / "settings.yaml").read_text(encoding="utf-8"))
     assert settings["whorl_version"] == __version__ and settings["seed"] == 3 and settings["targets"] == 3
-    assert settings["settings"]["solver"] == "whorl" and settings["settings"]["budget_seconds"] is None
+    assert settings["settings"]["solver"] == "population" and settings["settings"]["budget_seconds"] is None
     kinds = {tuple(one["pooling"]): one["used_for"] for one in settings["representations"]}
     assert kinds["mean", "std"] == [{"species": ["Na", "Cl"], "targets": [1]}]
     assert [one["targets"] for one in kinds["max", "min"]] == [[0], [2]]
@@ -70,9 +72,7 @@ def test_the_same_command_again_does_not_search_again(whorl, molecules, tmp_path
 
 
 def test_stopped_it_goes_on_with_the_same_budgets(whorl, molecules, tmp_path, monkeypatch):
-    from whorl.workflow import round_trip
-
-    budgets, solve = [], round_trip.solve
+    budgets = []
 
     def stopped(*args, **settings):
         budgets.append(settings["budget_seconds"])
@@ -80,7 +80,7 @@ def test_stopped_it_goes_on_with_the_same_budgets(whorl, molecules, tmp_path, mo
             raise KeyboardInterrupt
         return solve(*args, **settings)
 
-    monkeypatch.setattr(round_trip, "solve", stopped)
+    monkeypatch.setattr(PopulationSearch, "search", staticmethod(stopped))
     command = ("invert", molecules, "--round-trip", "-o", tmp_path / "o", "--budget-seconds", 30)
     assert whorl(*command).code == 130
     assert not (tmp_path / "o" / "result.csv").exists()
@@ -115,6 +115,7 @@ def test_unusable_entries_are_told_and_the_rest_goes_on(whorl, tmp_path):
 
 
 @pytest.mark.parametrize("solver", ["population", "whorl"])
+@pytest.mark.filterwarnings("default:solver whorl:FutureWarning")
 def test_both_names_of_the_search_are_the_default(whorl, tmp_path, solver):
     ase.io.write(tmp_path / "cu.cif", bulk("Cu"))
     command = ("invert", tmp_path / "cu.cif", "--round-trip", "-o", tmp_path / "o")
@@ -123,6 +124,22 @@ def test_both_names_of_the_search_are_the_default(whorl, tmp_path, solver):
     said = whorl(*command, "--solver", solver)
     assert said.code == 0, said.err
     assert (tmp_path / "o" / "settings.yaml").read_text(encoding="utf-8") == before
+
+
+def test_the_old_name_of_the_search_is_read_with_a_warning():
+    with pytest.warns(FutureWarning, match="Write population"):
+        assert RoundTripSettings(solver="whorl").resolved()["solver"] == "population"
+
+
+def test_any_representation_that_needs_a_search_makes_the_round_trip(whorl, tmp_path):
+    ase.io.write(tmp_path / "a.xyz", Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]))
+    command = ("invert", tmp_path / "a.xyz", "--round-trip", "-o", tmp_path / "o")
+    said = whorl(*command, "--representation", "soap")
+    assert said.code == 0, said.err
+    (row,) = rows(tmp_path / "o")
+    assert row["recovered"] == "true" and "soap (" in row["representation"]
+    said = whorl(*command, "--representation", "crystens")
+    assert said.code == 2 and "closed-form inverse" in said.err
 
 
 def test_every_target_has_a_status_when_it_is_not_found(whorl, molecules, tmp_path):

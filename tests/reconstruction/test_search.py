@@ -197,7 +197,7 @@ def test_bad_populations():
 
 def test_sharp_features_count_less_at_first_and_in_single_precision():
     problem, _ = problem_of([molecule("CH4")], MOLECULES)
-    search = _Search(problem, PopulationSettings(), 0, 64, 1e-3, None)
+    search = _Search(problem, PopulationSettings(), None, 0, 64, 1e-3, None)
     sharpness = MOLECULES.sharpness()
     broad, whole = search._broad(), search._whitened()
     assert broad.target.dtype == torch.float32 and whole.target.dtype == torch.float64

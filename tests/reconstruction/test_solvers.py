@@ -5,7 +5,8 @@ import torch
 from pair_gaussians import make_problem
 
 from whorl.errors import InputError
-from whorl.reconstruction import LBFGS, InversionProblem, LevenbergMarquardt
+from whorl.reconstruction import LBFGS, InversionProblem, LevenbergMarquardt, solve
+from whorl.reconstruction.solvers import SolverSettings
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch
 from whorl.structures.cells import strained
@@ -146,3 +147,27 @@ def test_bad_settings(make):
 def test_bad_problems(changes, said):
     with pytest.raises(InputError, match=said):
         dataclasses.replace(make_problem([3, 3]), **changes)
+
+
+def test_settings_of_a_solver_are_given_by_name_or_as_a_section():
+    assert LBFGS(memory=3).settings == LBFGS.Settings(memory=3)
+    settings = SolverSettings.model_validate({"kind": "levenberg_marquardt", "trust": 0.5})
+    assert isinstance(settings.method(settings), LevenbergMarquardt)
+    assert SolverSettings.model_validate("lbfgs") == LBFGS.Settings()
+    with pytest.raises(InputError, match=r"lbfgs: unknown key 'memroy'\. Did you mean 'memory'"):
+        LBFGS(memroy=3)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
+def test_the_population_search_descends_by_any_solver(solver):
+    problem = make_problem([4])
+    settings = SolverSettings.model_validate(solver)
+    found = solve(problem, budget_evaluations=2000, solver=settings)
+    other = solve(problem, budget_evaluations=2000)
+    assert bool((found.loss < problem.scale()).all()) and found.loss.tolist() != other.loss.tolist()
+
+
+def test_a_solver_that_holds_cells_fixed_is_refused_where_they_are_free():
+    problem = make_problem([3], cell=5.0).replace(free_cell=True)
+    with pytest.raises(InputError, match=r"lbfgs: holds cells fixed.*levenberg_marquardt"):
+        solve(problem, solver=LBFGS.Settings())

@@ -63,7 +63,8 @@ def invert(
     representation: Annotated[
         str | None,
         typer.Option(
-            help="fung2022, fung2022-minimum, crystal, or a YAML or JSON file of symmetry functions.",
+            help="fung2022, fung2022-minimum, crystal, another representation such as soap, or a "
+            "YAML or JSON file of settings.",
             show_default="crystal for what is periodic, else fung2022",
             rich_help_panel=_ROUND_TRIP,
         ),
@@ -136,7 +137,7 @@ def invert(
             "pooling": None if pooling is None else tuple(name.strip() for name in pooling.split(",")),
             "free_cell": bool(chosen.pop("free_cell", False)),
             "budget_seconds": budget_seconds,
-            "solver": "whorl" if kind == "population" else solver,
+            "solver": solver or "population",
             "steps": chosen,
             "seed": seed,
         }

@@ -148,3 +148,19 @@ class Reconstructor(Method, ABC):
             InputError: Features of a representation or shape that it cannot do, or a context that lacks what
                 it needs.
         """
+
+
+class SearchReconstructor(Reconstructor):
+    """A reconstructor by a search for atoms.
+
+    Attributes:
+        search: The search: a problem and options, a result with a status for each target.
+        frees_cells: Whether it seeks cells too.
+        stops_by_the_clock: Whether it takes ``budget_seconds``.
+        more: Options that make it longer, where it does not.
+    """
+
+    search: ClassVar[Callable[..., InversionResult]]
+    frees_cells: ClassVar[bool] = False
+    stops_by_the_clock: ClassVar[bool] = False
+    more: ClassVar[str] = ""

@@ -1,4 +1,4 @@
-"""Encode structures, forget where their atoms are, search, and see whether the atoms came back.
+"""Round trips: encode structures, forget their atoms, search, and see whether the atoms came back.
 
 The search gets the fingerprints, and of the structures their elements, periodicity and (unless it is sought
 too) cell; no positions, and the atoms sorted by element. Only what it found is compared with the originals.
@@ -32,10 +32,10 @@ from whorl.files import (
     write_text,
 )
 from whorl.locks import one_at_a_time
-from whorl.reconstruction import InversionProblem, InversionResult, algorithm1, solve
+from whorl.reconstruction import InversionProblem, InversionResult
 from whorl.reconstruction.objective import MIN_DISTANCE
 from whorl.report.comparison import Comparison, write_comparison
-from whorl.representations import ACSF
+from whorl.representations import Representation
 from whorl.structures import StructureBatch, find_problems
 from whorl.structures.composition import species_of
 from whorl.version import __version__
@@ -79,7 +79,7 @@ class _Group:
     species: list[str]
     kind: str
     free_cell: bool
-    representation: ACSF
+    representation: Representation
     originals: StructureBatch
 
     @property
@@ -88,9 +88,10 @@ class _Group:
 
     @property
     def words(self) -> str:
-        pools = ", ".join(self.representation.pooling.names)
+        pools = ", ".join(self.representation.config().get("pooling") or ())
         cell = ", cell free" if self.free_cell else ""
-        return f"{self.kind} ({pools}; {len(self.representation.layout)} features){cell}"
+        size = f"{len(self.representation.layout)} features"
+        return f"{self.kind} ({f'{pools}; ' if pools else ''}{size}){cell}"
 
 
 @one_at_a_time
@@ -240,7 +241,7 @@ def _configs(groups: Sequence[_Group]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for group in groups:
         config = group.representation.config()
-        species = config.pop("species")
+        species = config.pop("species", group.species)
         entry = found.setdefault(stable_hash(config), {"used_for": [], **config})
         entry["used_for"].append({"species": species, "targets": group.members})
     return list(found.values())
@@ -310,15 +311,11 @@ def _search(
     checkpoint: Path,
     progress: ProgressCallback,
 ) -> InversionResult:
-    if settings.solver == "algorithm1":
-        return algorithm1(
-            problem, seed=settings.seed, checkpoint=checkpoint, progress=progress, **settings.steps
-        )
     # With a clock, the clock alone decides. That no structure has the fingerprint is known to be wrong here.
     clock: dict[str, Any] = (
         {} if seconds is None else {"budget_evaluations": _ENDLESS, "budget_seconds": seconds}
     )
-    return solve(
+    return settings.reconstructor.search(
         problem,
         **clock,
         invalid_above=math.inf,
@@ -435,8 +432,9 @@ def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: 
 
 
 def _more(settings: RoundTripSettings) -> str:
-    if settings.solver == "algorithm1":
-        return "Give it more --starts or --hops, or use --solver population."
+    if not settings.reconstructor.stops_by_the_clock:
+        more = settings.reconstructor.more
+        return f"Give it more {more}, or use --solver population."
     if settings.budget_seconds is not None:
         return f"Give it more time (--budget-seconds {3 * settings.budget_seconds:g}), or try another --seed."
     return "Give it a budget by the clock (--budget-seconds) longer than it took, or try another --seed."

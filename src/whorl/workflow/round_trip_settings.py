@@ -1,17 +1,20 @@
-"""How a round trip is made: which fingerprint, which search, and what both may cost."""
+"""Settings of a round trip: which fingerprint, which search, and what both may cost."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from whorl.axes import RECONSTRUCTORS, REPRESENTATIONS
 from whorl.errors import InputError, unknown_option
-from whorl.representations import ACSF
+from whorl.reconstruction.base import SearchReconstructor
+from whorl.representations import ACSF, InvertibleRepresentation, Representation, make_representation
+from whorl.representations.settings import RepresentationSettings
 
-REPRESENTATIONS = ("crystal", "fung2022", "fung2022-minimum")
-SOLVERS = ("whorl", "algorithm1")
-"""``whorl`` is the reconstructor ``population`` under the name that files of round trips have for it."""
+PRESETS = ("crystal", "fung2022", "fung2022-minimum")
+"""Symmetry functions for structures of any elements."""
 _SUITS_ALL = "fung2022 for clusters and molecules, crystal for what is periodic"
 
 
@@ -30,10 +33,10 @@ def fingerprint(kind: str, species: Sequence[str], *, pooling: Sequence[str] | N
     """
     if kind == "crystal":
         acsf = ACSF.crystal(species)
-    elif kind in REPRESENTATIONS:
+    elif kind in PRESETS:
         acsf = ACSF.fung2022(species, images="minimum" if kind.endswith("minimum") else "all")
     else:
-        raise unknown_option("representation", kind, REPRESENTATIONS)
+        raise unknown_option("representation", kind, PRESETS)
     changes: dict[str, Any] = {"per_centre_species": len(set(species)) > 1}
     if pooling is not None:
         changes["pooling"] = list(pooling)
@@ -45,67 +48,99 @@ class RoundTripSettings:
     """How a round trip is made.
 
     Attributes:
-        representation: One of ``REPRESENTATIONS``, or functions of one's own; ``None``: fung2022 for clusters
-            and molecules, crystal for what is periodic.
+        representation: One of ``PRESETS``, the name of a representation, or its settings; ``None``: fung2022
+            for clusters and molecules, crystal for what is periodic.
         pooling: From atoms to the structure; ``None``: as the representation has it.
         free_cell: Whether cells are forgotten and sought too.
         budget_seconds: For all targets together, however many evaluations that is; ``None``: as many
             evaluations as :func:`whorl.reconstruction.solve` gives each.
-        solver: One of ``SOLVERS``.
-        steps: Settings of the solver, such as ``batch_size``, or ``starts`` and ``hops`` of algorithm1.
+        solver: Name of a reconstructor that searches.
+        steps: Settings of the search, such as ``batch_size``, or ``starts`` and ``hops`` of algorithm1.
         seed: Of all randomness.
     """
 
-    representation: str | ACSF.Settings | None = None
+    representation: str | RepresentationSettings | None = None
     pooling: tuple[str, ...] | None = None
     free_cell: bool = False
     budget_seconds: float | None = None
-    solver: str = "whorl"
+    solver: str = "population"
     steps: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.representation, str) and self.representation not in REPRESENTATIONS:
-            raise unknown_option("representation", self.representation, REPRESENTATIONS)
+        if isinstance(self.representation, str) and self.representation not in PRESETS:
+            if self.representation not in REPRESENTATIONS and ":" not in self.representation:
+                raise unknown_option("representation", self.representation, [*PRESETS, *REPRESENTATIONS])
+            named = REPRESENTATIONS.get(self.representation).Settings()
+            object.__setattr__(self, "representation", named)
+        own = self.representation
+        if isinstance(own, RepresentationSettings) and issubclass(own.method, InvertibleRepresentation):
+            raise InputError(
+                f"{own.kind} has a closed-form inverse, which needs no search. Use 'whorl encode' and 'whorl "
+                "decode', or symmetry functions here."
+            )
         if self.pooling is not None:
             fingerprint("crystal", ["H"], pooling=self.pooling)  # raises where one is not known
-        if self.solver not in SOLVERS:
-            raise unknown_option("solver", self.solver, SOLVERS)
+        if self.solver == "whorl":
+            warnings.warn(
+                "solver whorl: a name of earlier versions. Write population", FutureWarning, stacklevel=3
+            )
+            object.__setattr__(self, "solver", "population")
+        if not issubclass(self.reconstructor, SearchReconstructor):
+            raise InputError(f"solver {self.solver}: does not search for atoms. Choose population.")
         if self.budget_seconds is not None and not self.budget_seconds > 0:
             raise InputError(f"budget: got {self.budget_seconds} seconds, expected more than 0.")
-        if self.solver == "algorithm1" and self.free_cell:
-            raise InputError("solver algorithm1 holds cells fixed; a free cell needs the solver population.")
-        if self.solver == "algorithm1" and self.budget_seconds is not None:
+        if self.free_cell and not self.reconstructor.frees_cells:
             raise InputError(
-                "solver algorithm1 ends after its steps, not by the clock: give it starts, hops, iterations "
-                "and polish instead of seconds."
+                f"solver {self.solver} holds cells fixed; a free cell needs the solver population."
             )
+        if self.budget_seconds is not None and not self.reconstructor.stops_by_the_clock:
+            raise InputError(
+                f"solver {self.solver} ends after its steps, not by the clock: give it "
+                f"{self.reconstructor.more} instead of seconds."
+            )
+
+    @property
+    def reconstructor(self) -> type[SearchReconstructor]:
+        """The class whose search it is."""
+        chosen: Any = RECONSTRUCTORS.get(self.solver)
+        return chosen
 
     @property
     def declared(self) -> list[str] | None:
         """Elements that a representation of one's own is made for, where it says so."""
         own = self.representation
-        return own.species if isinstance(own, ACSF.Settings) else None
+        return own.declared if isinstance(own, RepresentationSettings) else None
 
     def kind(self, *, periodic: bool) -> str:
         """Return the name of the representation of a structure."""
         if self.representation is None:
             return "crystal" if periodic else "fung2022"
-        return self.representation if isinstance(self.representation, str) else "own functions"
+        if isinstance(self.representation, str):
+            return self.representation
+        return "own functions" if self.representation.kind == ACSF.kind else self.representation.kind
 
-    def build(self, kind: str, species: Sequence[str]) -> ACSF:
-        """Return the representation of structures of these elements."""
-        if not isinstance(self.representation, ACSF.Settings):
+    def build(self, kind: str, species: Sequence[str]) -> Representation:
+        """Return the representation of structures of these elements.
+
+        Raises:
+            InputError: Pools for a representation that does not pool.
+        """
+        if not isinstance(self.representation, RepresentationSettings):
             return fingerprint(kind, species, pooling=self.pooling)
-        config = self.representation.build(species).config()
-        return ACSF.from_config({**config, "pooling": list(self.pooling or config["pooling"])})
+        made = self.representation.build(species)
+        if self.pooling is None:
+            return made
+        if "pooling" not in made.config():
+            raise InputError(f"pooling: {made.describe()} does not pool atoms. Leave pooling out.")
+        return make_representation({**made.config(), "pooling": list(self.pooling)})
 
     def resolved(self) -> dict[str, Any]:
         """Return all settings as plain data."""
         own = self.representation
         return {
             "representation": own.model_dump(mode="json", exclude_none=True)
-            if isinstance(own, ACSF.Settings)
+            if isinstance(own, RepresentationSettings)
             else own or _SUITS_ALL,
             "pooling": list(self.pooling) if self.pooling else "as the representation has it",
             "free_cell": self.free_cell,

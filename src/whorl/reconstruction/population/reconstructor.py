@@ -9,16 +9,19 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from whorl.reconstruction.base import Reconstruction, ReconstructionContext, Reconstructor
+from whorl.reconstruction.base import Reconstruction, ReconstructionContext, SearchReconstructor
 from whorl.reconstruction.population.search import solve
 from whorl.reconstruction.settings import SearchSettings
+from whorl.reconstruction.solvers.settings import SolverSettings
 from whorl.settings import Count
 
 
-class PopulationSearch(Reconstructor):
+class PopulationSearch(SearchReconstructor):
     """The search of :func:`solve`."""
 
     kind = "population"
+    search = staticmethod(solve)
+    frees_cells = stops_by_the_clock = True
 
     class Settings(SearchSettings):
         """Settings of the population search."""
@@ -34,12 +37,16 @@ class PopulationSearch(Reconstructor):
         """Minimum distance of two atoms as a fraction of the sum of their covalent radii; 0 for none."""
         batch_size: Count | None = None
         """Structures that are worked on at once, which bounds the memory; 64 by default."""
+        solver: SolverSettings | None = Field(None, json_schema_extra={"option": "descent"})
+        """Solver of the descents, by name or as a section with its settings; levenberg_marquardt by default.
+        The others hold cells fixed and keep no symmetry."""
 
         def summary(self) -> str:
             """Return the search in a line of a report."""
+            steps = "Levenberg–Marquardt" if self.solver is None else self.solver.kind.replace("_", "-")
             cells = ", cells free" if self.free_cell else ""
             return (
-                "population search with Levenberg–Marquardt steps, from coarse to fine (sharp features count "
+                f"population search with {steps} steps, from coarse to fine (sharp features count "
                 f"little at first), {self.budget_evaluations:,} evaluations for each representation{cells}"
             )
 
@@ -54,6 +61,7 @@ class PopulationSearch(Reconstructor):
             budget_evaluations=own.reference_evaluations if context.real else own.budget_evaluations,
             seed=context.seed,
             invalid_above=math.inf if context.invalid_above is None else context.invalid_above,
+            solver=own.solver,
             checkpoint=context.directory,
             progress=context.progress,
             **options,

@@ -40,7 +40,9 @@ from whorl.reconstruction.population.target_search import (
     symmetry_class,
 )
 from whorl.reconstruction.result import InversionResult, InversionStatus, centred
+from whorl.reconstruction.solvers.base import Solver
 from whorl.reconstruction.solvers.levenberg_marquardt import LevenbergMarquardt
+from whorl.reconstruction.solvers.settings import SolverSettings
 from whorl.reconstruction.starts import content_key
 from whorl.seeds import derive_seed
 from whorl.structures.batch import StructureBatch
@@ -60,10 +62,7 @@ _NEARLY = 1e-3  # mean square of the whitened residuals up to which it is
 _IMPROVED = 0.5  # part of its loss below which it is polished again
 _EXACT = 1e-4  # root mean square of the whitened residuals above which a solution may get nearer yet
 _DAMPING = 0.1  # at first; with less, more descents end in wrong structures
-_SOLVERS = {
-    torch.float32: LevenbergMarquardt(damping=_DAMPING, floor=1e-10),
-    torch.float64: LevenbergMarquardt(damping=_DAMPING, floor=1e-20),
-}
+_FLOORS = {torch.float32: 1e-10, torch.float64: 1e-20}  # of the loss, where a solver rests
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
 
 
@@ -76,6 +75,7 @@ def solve(
     batch_size: int = 64,
     tolerance: float = 1e-3,
     population: PopulationSettings | None = None,
+    solver: SolverSettings | None = None,
     invalid_above: float | None = None,
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
@@ -98,6 +98,8 @@ def solve(
         tolerance: A target is solved where the root mean square of its residuals, each as a part of the
             spread of its feature, is below this. What is below is polished as far as it goes.
         population: How the search is laid out.
+        solver: Of the descents; ``None``: Levenberg–Marquardt. One that is not ``general`` holds cells fixed
+            and keeps no symmetry.
         invalid_above: Loss above which an unsolved target is called invalid. ``None`` leaves that to
             :func:`whorl.reconstruction.population.feasibility.infeasibility`.
         checkpoint: Folder in which finished targets are kept. The same call made again goes on from there.
@@ -107,7 +109,7 @@ def solve(
         For each target the best structure, its loss, a status, and all different solutions that were found.
 
     Raises:
-        InputError: A setting out of range.
+        InputError: A setting out of range, or a solver that cannot do what is asked.
     """
     population = population or PopulationSettings()
     if problem.min_distance is None:
@@ -118,7 +120,7 @@ def solve(
         budget_seconds is not None and not budget_seconds > 0
     ):
         raise InputError("budget: expected a positive number of evaluations, and of seconds.")
-    search = _Search(problem, population, seed, batch_size, tolerance, budget_evaluations)
+    search = _Search(problem, population, solver, seed, batch_size, tolerance, budget_evaluations)
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     store = None
     if checkpoint is not None:
@@ -129,6 +131,8 @@ def solve(
             "tolerance": tolerance,
             "invalid_above": invalid_above,
         }
+        if solver is not None:
+            settings["solver"] = solver.model_dump(mode="json")
         store = Checkpoint(Path(checkpoint), problem=problem, settings=settings)
     targets = [search.target(index) for index in range(len(problem))]
     resumed = [target for target in targets if store and target.restore(store)]
@@ -182,12 +186,21 @@ class _Search:
         self,
         problem: InversionProblem,
         population: PopulationSettings,
+        solver: SolverSettings | None,
         seed: int,
         batch_size: int,
         tolerance: float,
         budget: int | None,
     ) -> None:
         self.problem, self.population, self.seed = problem, population, seed
+        solver = LevenbergMarquardt.Settings(damping=_DAMPING) if solver is None else solver
+        self.solvers = {dtype: _resting(solver, floor) for dtype, floor in _FLOORS.items()}
+        self.general = solver.method.general
+        if not self.general and (problem.free_cell or problem.space_group is not None):
+            raise InputError(
+                f"solver {solver.kind}: holds cells fixed and keeps no symmetry. For a free cell or a space "
+                f"group take one that does both: {LevenbergMarquardt.kind}."
+            )
         self.roughly = problem.to(dtype=torch.float32)
         self.batch_size, self.budget = batch_size, budget
         self.tolerance = tolerance**2
@@ -277,7 +290,7 @@ class _Search:
 
     def _candidates(self, target: TargetSearch) -> tuple[Tensor, Tensor, list[Group | None]]:
         many, rarer = (_SCREENED, target.cost_factor) if target.is_large else (1, 1.0)
-        symmetric = self.population.symmetric if target.seeks_symmetry else 0.0
+        symmetric = self.population.symmetric if target.seeks_symmetry and self.general else 0.0
         return varied_starts(
             target.template,
             target.atoms,
@@ -441,7 +454,7 @@ class _Search:
             structures = batch.structures
             evaluations = torch.zeros_like(batch.index)
             for whole, steps in problems:
-                part, solver = batch.of(whole), _SOLVERS[whole.target.dtype]
+                part, solver = batch.of(whole), self.solvers[whole.target.dtype]
                 state = solver.init(part, structures.to(dtype=whole.target.dtype))
                 evaluations += 1
                 for _ in range(steps):
@@ -572,6 +585,13 @@ class _Search:
             agreeing=torch.tensor([target.agreeing for target in targets], dtype=torch.int64),
             infeasibility=torch.tensor([target.infeasibility for target in targets], dtype=torch.float64),
         )
+
+
+def _resting(settings: SolverSettings, floor: float) -> Solver:
+    """Return a solver that rests at a floor of the loss, where it has one and none is given."""
+    rests = "floor" in type(settings).model_fields and getattr(settings, "floor", None) is None
+    solver: Solver = settings.method(settings.model_copy(update={"floor": floor}) if rests else settings)
+    return solver
 
 
 def _share_out(order: list[int], classes: list[int], most: int, rarity: Sequence[float]) -> list[int]:

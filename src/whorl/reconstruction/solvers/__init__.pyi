@@ -2,6 +2,7 @@ from .adam import Adam, AdamState
 from .base import Solver, SolverState
 from .lbfgs import LBFGS, LBFGSState
 from .levenberg_marquardt import LevenbergMarquardt, LevenbergMarquardtState
+from .settings import SolverSettings
 
 __all__ = [
     "LBFGS",
@@ -11,5 +12,6 @@ __all__ = [
     "LevenbergMarquardt",
     "LevenbergMarquardtState",
     "Solver",
+    "SolverSettings",
     "SolverState",
 ]

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from whorl.errors import InputError
 from whorl.reconstruction.objective import InversionProblem
 from whorl.reconstruction.solvers.base import Solver, SolverState, observe, unseen
+from whorl.reconstruction.solvers.settings import SolverSettings
+from whorl.settings import Fraction, Positive
 from whorl.structures.batch import StructureBatch
 
 # Only there to avoid 0 / 0 where an atom feels nothing; gradients of any size are meant to count.
@@ -33,27 +36,19 @@ class AdamState(SolverState):
 
 
 class Adam(Solver):
-    """Adam on the positions: a step moves a coordinate by about the learning rate, however large the loss.
+    """Adam on the positions: a step moves a coordinate by about the learning rate, however large the loss."""
 
-    Args:
-        learning_rate: α in Å.
-        decay: d, the factor on the learning rate at each step; 1 keeps it.
-        betas: β₁ and β₂.
+    kind = "adam"
 
-    Raises:
-        InputError: A learning rate or decay out of range.
-    """
+    class Settings(SolverSettings):
+        """Settings of Adam."""
 
-    def __init__(
-        self, *, learning_rate: float, decay: float = 1.0, betas: tuple[float, float] = (0.9, 0.999)
-    ) -> None:
-        if not learning_rate > 0:
-            raise InputError(f"learning_rate: got {learning_rate}, expected a positive length in Å.")
-        if not 0 < decay <= 1:
-            raise InputError(f"decay: got {decay}, expected a factor above 0 and up to 1.")
-        self.learning_rate = learning_rate
-        self.decay = decay
-        self.betas = betas
+        learning_rate: Positive = 0.1
+        """α in Å."""
+        decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+        """Factor d on the learning rate at each step; 1 keeps it."""
+        betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+        """β₁ and β₂: how slowly the running means of the gradient and of its square forget."""
 
     def init(self, problem: InversionProblem, start: StructureBatch) -> AdamState:
         """Evaluate the start; an atom at NaN makes its search a failed one."""
@@ -64,10 +59,11 @@ class Adam(Solver):
     def step(self, problem: InversionProblem, state: AdamState) -> AdamState:
         """Move along the gradients so far, and evaluate."""
         t = state.steps + 1
-        beta1, beta2 = self.betas
+        own = self.settings
+        beta1, beta2 = own.betas
         first = beta1 * state.first_moment + (1 - beta1) * state.gradient
         second = beta2 * state.second_moment + (1 - beta2) * state.gradient.square()
         direction = (first / (1 - beta1**t)) / (torch.sqrt(second / (1 - beta2**t)) + _EPSILON)
-        positions = state.structures.positions - self.learning_rate * self.decay ** (t - 1) * direction
+        positions = state.structures.positions - own.learning_rate * own.decay ** (t - 1) * direction
         moved = dataclasses.replace(state, first_moment=first, second_moment=second, steps=t)
         return observe(problem, moved, positions)

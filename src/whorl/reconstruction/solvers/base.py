@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from whorl.reconstruction.objective import InversionProblem
+from whorl.reconstruction.solvers.settings import SolverSettings
+from whorl.settings import Method, settings_from
 from whorl.structures.batch import StructureBatch
 
 
@@ -46,12 +48,33 @@ class SolverState:
         return self.structures.replace(positions=self.best_positions, cells=self.best_cells)
 
 
-class Solver(ABC):
-    """One local optimiser. Hyperparameters are its own; all that changes is in the state.
+class Solver(Method, ABC):
+    """One local optimiser. Hyperparameters are its settings; all that changes is in the state.
 
     ``step`` leaves its arguments alone and uses no randomness, so the same state always gives the same next.
     A search depends on its own target and start, not on the others of the batch.
+
+    Args:
+        settings: Its hyperparameters.
+        options: The same by name, in the place of ``settings``.
+
+    Attributes:
+        general: Whether it moves cells too and keeps a symmetry, in the coordinates of
+            :meth:`whorl.reconstruction.InversionProblem.displaced`.
+
+    Raises:
+        InputError: An option that is not known, or out of range.
     """
+
+    Settings: ClassVar[type[SolverSettings]] = SolverSettings
+    general: ClassVar[bool] = False
+
+    def __init__(self, settings: Any = None, **options: Any) -> None:
+        self.settings: Any = (
+            settings_from(self.Settings, options, source=self.kind, lines={})
+            if settings is None
+            else settings
+        )
 
     @abstractmethod
     def init(self, problem: InversionProblem, start: StructureBatch) -> SolverState:
@@ -60,6 +83,10 @@ class Solver(ABC):
     @abstractmethod
     def step(self, problem: InversionProblem, state: Any) -> SolverState:
         """Return the state one step on; ``state`` is one that this solver made."""
+
+    def moving(self, problem: InversionProblem, state: Any) -> Bool[Tensor, "T"]:
+        """Return which searches can still gain something, as far as the state tells."""
+        return ~state.failed
 
 
 _State = TypeVar("_State", bound=SolverState)

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.errors import InputError
 from whorl.reconstruction.objective import InversionProblem
 from whorl.reconstruction.solvers.base import Solver, SolverState, observe, unseen
+from whorl.reconstruction.solvers.settings import SolverSettings
+from whorl.settings import Count, Positive
 from whorl.structures.batch import StructureBatch
 
 _SUFFICIENT = 1e-4
@@ -42,22 +43,17 @@ class LBFGSState(SolverState):
 
 
 class LBFGS(Solver):
-    """Limited-memory BFGS with a backtracking line search spread over the steps.
+    """Limited-memory BFGS with a backtracking line search spread over the steps."""
 
-    Args:
-        memory: Pairs m that are kept.
-        trust: Longest displacement of an atom in one step, in Å.
+    kind = "lbfgs"
 
-    Raises:
-        InputError: A memory or trust radius that is not positive.
-    """
+    class Settings(SolverSettings):
+        """Settings of L-BFGS."""
 
-    def __init__(self, *, memory: int = 10, trust: float = 0.5) -> None:
-        if memory < 1:
-            raise InputError(f"memory: got {memory}, expected 1 or more.")
-        if not trust > 0:
-            raise InputError(f"trust: got {trust}, expected a positive length in Å.")
-        self.memory, self.trust = memory, trust
+        memory: Count = 10
+        """Pairs m of steps and changes of the gradient that are kept."""
+        trust: Positive = 0.5
+        """Longest displacement of an atom in one step, in Å."""
 
     def init(self, problem: InversionProblem, start: StructureBatch) -> LBFGSState:
         """Evaluate the start; an atom at NaN makes its search a failed one."""
@@ -67,6 +63,7 @@ class LBFGS(Solver):
 
     def step(self, problem: InversionProblem, state: LBFGSState) -> LBFGSState:
         """Try one step along each direction."""
+        memory, trust = self.settings.memory, self.settings.trust
         index = state.structures.structure_index
         direction = self._direction(state)
         # Where the history misleads, and at the start, go down the gradient.
@@ -75,7 +72,7 @@ class LBFGS(Solver):
         direction = torch.where(uphill[index, None], -state.gradient, direction)
         first = uphill | (len(state.moves) == 0)
         longest = _longest(direction, state)
-        whole = torch.where(first | (longest > self.trust), self.trust / longest.clamp(min=1e-300), 1.0)
+        whole = torch.where(first | (longest > trust), trust / longest.clamp(min=1e-300), 1.0)
         direction = direction * whole[index, None]
         slope = _sums(direction * state.gradient, state)
         step = state.fraction[index, None] * direction
@@ -94,9 +91,9 @@ class LBFGS(Solver):
             ),
             loss=torch.where(enough, tried.loss, state.loss),
             gradient=torch.where(taken, tried.gradient, state.gradient),
-            moves=(*state.moves, step)[-self.memory :],
-            changes=(*state.changes, change)[-self.memory :],
-            usable=(*state.usable, curved > _CURVATURE * sizes)[-self.memory :],
+            moves=(*state.moves, step)[-memory:],
+            changes=(*state.changes, change)[-memory:],
+            usable=(*state.usable, curved > _CURVATURE * sizes)[-memory:],
             fraction=torch.where(enough, 1.0, 0.5 * state.fraction).to(state.fraction.dtype),
             steps=state.steps + 1,
         )

@@ -42,10 +42,12 @@ from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages.sample import read_rows
+from whorl.workflow.stages.stated import stated
 from whorl.workflow.templates import make_templates
 
 _REFERENCE_SCALE = 2000  # real structures whose neighbours are sought
 _REFERENCE_SCALE_AT_ONCE = 64
+_YOUNGER = ("solver",)  # keys that recipes of older runs do not have
 _SAME = 1e-9  # distance of features up to which two structures are the same
 # Files of single crystals in their folder.
 _NUMBERED = tuple(
@@ -63,7 +65,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
         structures = run.structures(label)
         yield Step(
             name=f"reconstruct/{label}",
-            settings={"seed": recipe.seed, **settings.model_dump(mode="json")},
+            settings={"seed": recipe.seed, **stated(settings, _YOUNGER)},
             run=partial(
                 reconstruct,
                 run.generated(label),
