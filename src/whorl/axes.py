@@ -84,7 +84,9 @@ REFINERS: Registry[Refiner] = Registry(
     "refiner",
     group="whorl.refiners",
     base="whorl.refinement.base:Refiner",
-    builtin={},
+    builtin={
+        "relax": "whorl.refinement.relax:Relax",
+    },
 )
 
 EVALUATORS: Registry[Evaluator] = Registry(

@@ -7,7 +7,7 @@ from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
@@ -302,11 +302,13 @@ def shown(value: Any) -> str:
 def _keys_of(model: type[BaseModel], path: Sequence[str | int], data: Any) -> list[str]:
     """Return the keys that the section at ``path`` knows; they may depend on the kind that ``data`` names."""
     for part in path:
-        field = model.model_fields.get(str(part))
+        if isinstance(part, int):  # of a list of sections
+            data = data[part] if isinstance(data, list) and part < len(data) else None
+            continue
+        field = model.model_fields.get(part)
         if field is None:
             break
-        candidates = [field.annotation, *get_args(field.annotation)]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        models = [kind for kind in _parts(field.annotation) if issubclass(kind, BaseModel)]
         if models:
             model = models[0]
         data = data.get(part) if isinstance(data, dict) else None
@@ -315,3 +317,11 @@ def _keys_of(model: type[BaseModel], path: Sequence[str | int], data: Any) -> li
     elif issubclass(model, SectionByData):
         model = model.section_for(data)
     return list(model.model_fields)
+
+
+def _parts(annotation: Any) -> Iterator[type[Any]]:
+    """Yield the classes that an annotation is made of."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)

@@ -26,6 +26,7 @@ def commands() -> typer.Typer:
         invert,
         judge,
         learn,
+        refine,
         run,
         show,
     )

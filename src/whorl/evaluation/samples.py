@@ -104,6 +104,29 @@ class Samples:
             flagged |= self.loss > self.invalid_above
         return flagged
 
+    def of_structures(self, index: Int[Tensor, "m"]) -> Samples:
+        """Return some of the structures, each with its own sample: ``rows`` counts from 0 to m - 1.
+
+        What belongs to samples without a structure, and to all samples, is left out.
+        """
+        rows = self.rows[index]
+        picked: dict[str, Any] = {
+            name: None if value is None else value[index]
+            for name in ("structures", "loss", "structure_features", "displacement", "energy_calls")
+            for value in (getattr(self, name),)
+        }
+        for name in ("status", "refinement"):
+            picked[name] = tuple(values[i] for i in index.tolist()) if (values := getattr(self, name)) else ()
+        return self.replace(
+            **picked,
+            ids=tuple(self.ids[row] for row in rows.tolist()),
+            targets=self.targets[rows],
+            features=None if self.features is None else self.features[rows],
+            rows=torch.arange(len(rows)),
+            consistency={name: values[rows] for name, values in self.consistency.items()},
+            skipped={},
+        )
+
     def replace(self, **changes: Any) -> Samples:
         """Return samples with some fields changed."""
         return dataclasses.replace(self, **changes)

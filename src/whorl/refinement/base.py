@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from whorl.axes import REFINERS
+from whorl.chunked import Part, map_chunks
 from whorl.evaluation.samples import Reference, Samples
-from whorl.settings import Method, SectionOfKind
+from whorl.potentials.base import Potential
+from whorl.refinement.settings import RefinerSettings
+from whorl.representations.base import Representation
+from whorl.settings import Method
+from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import fractional_coordinates
 from whorl.surrogates.base import Surrogate
+from whorl.tensor_files import tensors_hash
 
-Progress = Callable[..., object]
+__all__ = [
+    "AS_IT_WAS",
+    "REFINERS",
+    "RefinementContext",
+    "Refiner",
+    "RefinerSettings",
+    "displacement",
+    "refine_in_chunks",
+]
 
+Progress = Callable[..., None]
 
-class RefinerSettings(SectionOfKind):
-    """Settings of a refiner. Which other keys there are depends on its kind."""
+AS_IT_WAS = ("failed", "unreached")
+"""First words of the status of a structure that a refiner could do nothing for, and that came back as it was:
+what it needs could not be computed, or what was requested is out of reach. The reason follows."""
 
-    registry = REFINERS
-    default = "relax"
+_AT_ONCE = 32  # structures between two saves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +50,20 @@ class RefinementContext:
     """What a refiner may use besides samples.
 
     Attributes:
+        representation: That the samples' features are of.
         reference: The labelled data, for refiners that fit a surrogate to its training rows.
         surrogate: Of structures, fitted already; otherwise such a refiner fits its own.
+        potential: The energy method; for refiners whose settings name none of their own.
         tolerance: Difference from the value asked for that counts as a hit, in units of the property.
         seed: Of all randomness.
         directory: Where finished chunks are kept.
         progress: Called as it goes on.
     """
 
+    representation: Representation | None = None
     reference: Reference | None = None
     surrogate: Surrogate | None = None
+    potential: Potential | None = None
     tolerance: float | None = None
     seed: int = 0
     directory: Path | None = None
@@ -48,7 +74,9 @@ class Refiner(Method, ABC):
     """A step from structures to structures.
 
     It never hides what it did: ``displacement`` (Å), ``energy_calls`` and a ``refinement`` status of every
-    structure are filled. A structure that it fails on comes back as it was, with the reason as its status.
+    structure are filled. A structure that it fails on comes back as it was, with the reason as its status
+    (:data:`AS_IT_WAS`). What it makes of a structure does not depend on the others; :func:`refine_in_chunks`
+    is the loop.
     """
 
     Settings: ClassVar[type[RefinerSettings]] = RefinerSettings
@@ -59,3 +87,80 @@ class Refiner(Method, ABC):
     @abstractmethod
     def refine(self, samples: Samples, context: RefinementContext) -> Samples:
         """Return samples with refined structures, in the same order."""
+
+
+def refine_in_chunks(
+    work: Callable[[Samples], Samples],
+    samples: Samples,
+    context: RefinementContext,
+    *,
+    key: Any,
+    at_once: int = _AT_ONCE,
+) -> Samples:
+    """Refine a few structures at a time, by any executor; finished chunks are kept and read again.
+
+    Args:
+        work: Returns samples with refined ``structures``, ``energy_calls`` and ``refinement``; it can be
+            pickled, for executors other than ``serial``. The displacement is measured here.
+        samples: To be refined.
+        context: Where chunks are kept.
+        key: JSON-able: everything but samples that the result depends on.
+        at_once: Structures in a chunk.
+
+    Returns:
+        The samples with what ``work`` filled, and ``displacement``.
+    """
+    structures = samples.structures
+    if structures is None or not len(structures):
+        none = torch.zeros(0, dtype=torch.float64)
+        return samples.replace(displacement=none, energy_calls=none.long(), refinement=())
+    own = samples.of_structures(torch.arange(len(structures)))
+    contents = {**structures.tensors, "targets": own.targets}
+    if own.features is not None:
+        contents["features"] = own.features
+    with tempfile.TemporaryDirectory() as temporary:
+        parts = map_chunks(
+            partial(_refined_part, work, own),
+            list(torch.arange(len(structures)).split(at_once)),
+            folder=context.directory or Path(temporary),
+            key=[key, tensors_hash(contents)],
+            progress=context.progress,
+        )
+    refined = structures.replace(
+        positions=torch.cat([part.tensors["positions"] for part in parts]),
+        cells=torch.cat([part.tensors["cells"] for part in parts]),
+    )
+    return samples.replace(
+        structures=refined,
+        displacement=displacement(structures, refined),
+        energy_calls=torch.cat([part.tensors["energy_calls"] for part in parts]),
+        refinement=tuple(str(status) for part in parts for status in part.notes),
+    )
+
+
+def _refined_part(work: Callable[[Samples], Samples], samples: Samples, rows: Tensor) -> Part:
+    refined = work(samples.of_structures(rows))
+    assert refined.structures is not None and refined.energy_calls is not None
+    return Part(
+        {
+            "positions": refined.structures.positions,
+            "cells": refined.structures.cells,
+            "energy_calls": refined.energy_calls,
+        },
+        list(refined.refinement),
+    )
+
+
+def displacement(before: StructureBatch, after: StructureBatch) -> Float[Tensor, "B"]:
+    """Return the root mean square distance in Å that the atoms of each structure moved.
+
+    Where the cell changed too, that of the fractional coordinates, in the new cell.
+    """
+    moved = after.positions - before.positions
+    strained = (after.cells != before.cells).flatten(1).any(1)
+    if bool(strained.any()):
+        fractions = fractional_coordinates(after) - fractional_coordinates(before)
+        in_cell = torch.einsum("ai,aij->aj", fractions, after.cells[after.structure_index])
+        moved = torch.where(strained[after.structure_index, None], in_cell, moved)
+    sums = moved.new_zeros(len(after)).index_add(0, after.structure_index, moved.square().sum(1))
+    return (sums / after.n_atoms.clamp_min(1)).sqrt().double()

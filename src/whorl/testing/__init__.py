@@ -7,6 +7,7 @@ from whorl.testing.conditions import check_condition
 from whorl.testing.executors import check_executor
 from whorl.testing.generators import check_generator
 from whorl.testing.potentials import check_potential
+from whorl.testing.refiners import check_refiner
 from whorl.testing.representations import check_representation
 from whorl.testing.solvers import check_solver
 from whorl.testing.surrogates import check_surrogate
@@ -16,6 +17,7 @@ __all__ = [
     "check_executor",
     "check_generator",
     "check_potential",
+    "check_refiner",
     "check_representation",
     "check_solver",
     "check_surrogate",

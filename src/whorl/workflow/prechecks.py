@@ -99,6 +99,21 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
                 "two."
             )
 
+    @check("refine")
+    def _refiners() -> Iterable[WhorlError]:
+        for number, settings in enumerate(recipe.refine, start=1):
+            if (requires := settings.method.requires) is not None:
+                yield from _failing(lambda requires=requires: import_extra(requires[0], extra=requires[1]))  # type: ignore[misc]
+            if settings.needs_potential:
+                own = getattr(settings, "calculator", None)
+                if (method := own or recipe.calculator) is not None:
+                    yield from _calculator(f"refine ({number}) calculator", method)
+                else:
+                    yield InputError(
+                        f"refine: {settings.kind} needs an energy method. Name one: calculator in its "
+                        "section, or evaluate.calculator."
+                    )
+
     @check("agreement", "energies")
     def _energies() -> Iterable[WhorlError]:
         if recipe.reconstruct is not None and (method := recipe.calculator) is not None:

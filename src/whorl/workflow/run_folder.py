@@ -78,6 +78,19 @@ class RunFolder:
         """Structures reconstructed from generated features."""
         return self.path / "reconstruct" / label / "structures.safetensors"
 
+    def refinements(self, label: str) -> tuple[Path, ...]:
+        """Structures after each of the refiners."""
+        folders = [f"{k}-{method.folder_name}" for k, method in enumerate(self.recipe.refine, start=1)]
+        return tuple(self.path / "refine" / label / name / "structures.safetensors" for name in folders)
+
+    def refined(self, label: str) -> Path:
+        """Structures after the last refiner; without refiners, as they were reconstructed."""
+        return (self.structures(label), *self.refinements(label))[-1]
+
+    def step_of(self, result: Path) -> str:
+        """Name of the step that makes a file."""
+        return result.parent.relative_to(self.path).as_posix()
+
     def energies(self, label: str) -> Path:
         """Energies of the structures found."""
         return self.path / "energies" / label / "energies.json"

@@ -13,6 +13,7 @@ from whorl.executors.settings import ExecutorSettings
 from whorl.generators.settings import GeneratorSettings
 from whorl.potentials.settings import CalculatorSettings
 from whorl.reconstruction.settings import ReconstructorSettings
+from whorl.refinement.settings import RefinerSettings
 from whorl.representations.settings import RepresentationSettings
 from whorl.settings import Count, NonNegative, Positive, Section, SectionByData, SeedNumber, Share
 from whorl.surrogates.settings import SurrogateSettings
@@ -334,6 +335,7 @@ class Recipe(Section):
         name: Name of the run and of its folder.
         seed: The one number all randomness follows from.
         reconstruct: Structures for generated features; ``null`` stops at these.
+        refine: What is done with these structures, one refiner after the other; nothing by default.
         executor: Does the long work: serial, threads, processes, dask, or the address of a Dask scheduler.
             By default data sets are built by processes, and the rest is done in this one. No result depends
             on it.
@@ -356,6 +358,7 @@ class Recipe(Section):
     reconstruct: SerializeAsAny[ReconstructorSettings] | None = Field(
         default_factory=lambda: ReconstructorSettings.model_validate({})
     )
+    refine: list[SerializeAsAny[RefinerSettings]] = []
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
     executor: SerializeAsAny[ExecutorSettings] | None = None
@@ -406,8 +409,15 @@ class Recipe(Section):
             raise ValueError(f"reconstruct: {reason}")
         return {**value, "reconstruct": section}
 
+    @field_validator("refine", mode="before")
+    @classmethod
+    def _one_or_many_refiners(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _structures_where_they_are_needed(self) -> Recipe:
+        if self.refine and self.reconstruct is None:
+            raise ValueError("refine: there are no structures without reconstruct. Leave out one of the two")
         if self.data.features is not None and self.generator.conditions:
             raise ValueError(
                 "generator.conditions: features alone have no structures to take elements or symmetry from. "
@@ -446,7 +456,8 @@ class Recipe(Section):
             "data": {"clusters": {"processes", "directory"}, "crystals": {"processes", "directory"}},
             "generator": {"device"},
         }
-        return self.model_dump(mode="json", exclude=idle)
+        settings = self.model_dump(mode="json", exclude=idle)
+        return settings if self.refine else {key: value for key, value in settings.items() if key != "refine"}
 
     @property
     def property_name(self) -> str:

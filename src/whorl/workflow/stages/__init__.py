@@ -22,6 +22,7 @@ STAGES = (
     "train",
     "generate",
     "reconstruct",
+    "refine",
     "energies",
     "properties",
     "evaluate",
@@ -69,9 +70,19 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     What is not in a step's settings cannot change its result: the number of processes, for one.
     """
     # Imported here, since they bring torch: reading a recipe does without.
-    from whorl.workflow.stages import data, encode, evaluate, generate, reconstruct, report, sample, train
+    from whorl.workflow.stages import (
+        data,
+        encode,
+        evaluate,
+        generate,
+        reconstruct,
+        refine,
+        report,
+        sample,
+        train,
+    )
 
     run = RunFolder(folder, recipe)
-    stages = (data, encode, sample, train, generate, reconstruct, evaluate, report)
+    stages = (data, encode, sample, train, generate, reconstruct, refine, evaluate, report)
     steps = [step for stage in stages for step in stage.steps(run)]
     return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))

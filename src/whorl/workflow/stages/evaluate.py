@@ -47,12 +47,12 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 settings=calculator.model_dump(mode="json"),
                 run=partial(
                     energies.energies,
-                    run.structures(label),
+                    run.refined(label),
                     calculator=calculator,
                     output=run.energies(label),
                     choice=run.agreement,
                 ),
-                needs=("agreement", f"reconstruct/{label}"),
+                needs=("agreement", run.step_of(run.refined(label))),
             )
     if predicts:
         yield Step(
@@ -65,8 +65,8 @@ def steps(run: RunFolder) -> Iterator[Step]:
             yield Step(
                 name=f"properties/{label}",
                 settings=None,
-                run=partial(crystals.predict, run.structures(label), output=run.properties(label)),
-                needs=(f"reconstruct/{label}",),
+                run=partial(crystals.predict, run.refined(label), output=run.properties(label)),
+                needs=(run.step_of(run.refined(label)),),
             )
     yield Step(
         name="evaluate",
@@ -79,7 +79,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
             "train/surrogate",
             *(f"sampling/{label}" for label in labels),
             *(f"generate/{label}" for label in labels),
-            *(f"reconstruct/{label}" for label in labels if reconstructed),
+            *(run.step_of(run.refined(label)) for label in labels if reconstructed),
             *(f"energies/{label}" for label in labels if energetic),
             *(("data",) if reconstructed and run.structures_of_features else ()),
             *(f"properties/{label}" for label in ("real", *labels) if predicts),
@@ -118,7 +118,7 @@ def made_crystals(run: RunFolder) -> dict[str, MadeCrystals]:
     made = {
         label: crystals.gather(
             run.generated(label),
-            run.structures(label),
+            run.refined(label),
             run.properties(label) if run.recipe.predicts_properties else None,
         )
         for label in run.labels
@@ -135,7 +135,7 @@ def evidence(run: RunFolder) -> Evidence:
             label: verdict.Files(
                 generated=run.generated(label),
                 rows=run.rows(label),
-                structures=run.structures(label) if reconstructed else None,
+                structures=run.refined(label) if reconstructed else None,
                 energies=run.energies(label) if judged else None,
             )
             for label in run.labels

@@ -98,7 +98,7 @@ def _notes(run: RunFolder) -> tuple[list[str], list[tuple[str, str]]]:
         names = (
             [stage]
             if (folder / MARKER).is_file()
-            else [f"{stage}/{p.name}" for p in sorted(folder.iterdir())]
+            else [p.parent.relative_to(run.path).as_posix() for p in sorted(folder.rglob(MARKER))]
         )
         for name in names:
             marker = read_marker(run.path, name)

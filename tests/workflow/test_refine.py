@@ -1,0 +1,156 @@
+"""Stage ``refine``: outcomes kept apart, what is finished stays, bad recipes are refused early."""
+
+import shutil
+
+import pytest
+import torch
+from ase import Atoms
+from ase.io import write
+from tiny_recipe import tiny
+
+from whorl.cli import commands
+from whorl.datasets import load_dataset, load_features
+from whorl.errors import InputError
+from whorl.files import read_json
+from whorl.representations import make_representation
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.run_folder import RunFolder
+from whorl.workflow.settings import Recipe
+from whorl.workflow.stages import run_recipe
+
+RELAX = "refine={kind: relax, steps: 10}"
+
+
+class Steps(Monitor):
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def step(self, name, *, state, seconds=0.0):
+        if state == "done":
+            self.done.append(name)
+
+
+@pytest.fixture(scope="module")
+def relaxed(tiny_run, tmp_path_factory):
+    """Return a run whose structures were relaxed, and the steps that this took after a plain run."""
+    folder = tmp_path_factory.mktemp("refined") / "run"
+    shutil.copytree(tiny_run, folder)
+    monitor = Steps()
+    run_recipe(tiny(RELAX), folder, monitor=monitor)
+    return folder, monitor.done
+
+
+def test_without_refiners_there_is_no_step_and_no_folder(tiny_run):
+    assert tiny().refine == [] and "refine" not in tiny().decisive()
+    assert not (tiny_run / "refine").exists()
+
+
+def test_a_refiner_is_added_to_a_finished_run_and_only_what_follows_is_done_again(relaxed):
+    _, done = relaxed
+    assert done[:2] == ["refine/n15/1-relax", "refine/n24/1-relax"]
+    assert not any(step.startswith(("data", "encode", "train", "generate", "reconstruct")) for step in done)
+    assert done[-1] == "report"
+
+
+def test_the_outcome_says_what_moved_what_it_cost_and_how_it_ended(relaxed):
+    folder, _ = relaxed
+    run = RunFolder(folder, tiny(RELAX))
+    before, path = load_dataset(run.structures("n15")), run.refined("n15")
+    after, summary = load_dataset(path), read_json(path.with_name("structures-refinement.json"))
+    assert path.parent == folder / "refine" / "n15" / "1-relax"
+    assert after.ids == before.ids
+    moved = (after.structures.positions - before.structures.positions).square().sum(1).reshape(4, 4).mean(1)
+    assert torch.allclose(after.properties["displacement"], moved.sqrt()) and bool((moved > 0).all())
+    assert after.properties["energy_calls"].tolist() == summary["energy_calls"] == [11.0] * 4
+    assert [info["refinement_status"] for info in after.structures.info] == summary["status"]
+    assert summary["counts"] == {"not converged": 4} and summary["kind"] == "relax"
+    features = load_features(path.with_name("structures-features.safetensors"))
+    assert torch.equal(
+        features.features, make_representation(features.representation)(after.structures).detach()
+    )
+
+
+def test_what_is_evaluated_are_the_refined_structures(relaxed, tiny_run):
+    folder, _ = relaxed
+    energies = [
+        torch.tensor(read_json(run / "energies" / "n15" / "energies.json")["energy"])
+        for run in (tiny_run, folder)
+    ]
+    assert bool((energies[1] < energies[0]).all())
+
+
+def test_a_second_refiner_keeps_the_outcome_of_the_first(relaxed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(relaxed[0], folder)
+    recipe, monitor = tiny("refine=[{kind: relax, steps: 10}, {kind: relax, steps: 5}]"), Steps()
+    run_recipe(recipe, folder, monitor=monitor, until="refine")
+    assert monitor.done == ["refine/n15/2-relax", "refine/n24/2-relax"]
+    run = RunFolder(folder, recipe)
+    first, second = (load_dataset(path) for path in run.refinements("n15"))
+    assert run.refined("n15") == run.refinements("n15")[1]
+    assert second.properties["energy_calls"].tolist() == [17.0] * 4  # of both
+    assert bool((second.properties["displacement"] > 0).all())
+    assert not torch.equal(first.structures.positions, second.structures.positions)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("refine={kind: relax, fmx: 0.1}", r"unknown key 'refine\.fmx'\. Did you mean 'fmax'"),
+        ("refine=[{kind: relax, fmx: 0.1}]", r"unknown key 'refine\[0\]\.fmx'\. Did you mean 'fmax'"),
+        ("refine={kind: relaxx}", "unknown refiner 'relaxx'. Did you mean 'relax'"),
+        ("refine=relax", "refine: got 'relax', expected a list"),
+        ("refine={kind: relax, steps: 0}", "steps: got 0, expected 1 or more"),
+    ],
+)
+def test_what_is_wrong_with_the_section_is_said(change, words):
+    with pytest.raises(InputError, match=words):
+        tiny(change)
+
+
+def test_refiners_without_structures_are_refused():
+    with pytest.raises(InputError, match="there are no structures without reconstruct"):
+        tiny("reconstruct=null", RELAX)
+
+
+def test_a_refiner_that_lacks_an_energy_method_is_refused_before_any_work(tmp_path):
+    structures = tmp_path / "s.extxyz"
+    write(structures, [Atoms("Pt2", [[0, 0, 0], [0, 0, 2.5 + d]], info={"y": d}) for d in (0.0, 0.1, 0.2)])
+    changes = {"data": {"files": {"path": str(structures), "property": "y"}}}
+    recipe = Recipe.model_validate({**tiny(RELAX).model_dump(mode="json"), **changes})
+    with pytest.raises(InputError, match="relax needs an energy method"):
+        run_recipe(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "data").exists()
+
+
+@pytest.fixture
+def whorl():
+    from typer.testing import CliRunner
+
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(commands(), [str(argument) for argument in arguments])
+
+
+def test_the_command_relaxes_any_file_of_structures(whorl, tmp_path):
+    file, output = tmp_path / "dimers.extxyz", tmp_path / "relaxed.safetensors"
+    write(
+        file,
+        [Atoms(name, [[0, 0, 0], [0, 0, 2.7]], info={"energy_of": "x"}) for name in ("Pt2", "Fe2", "Cu2")],
+    )
+    result = whorl("refine", file, "-o", output, "--calculator", "emt", "--fmax", "0.02")
+    assert result.exit_code == 0, result.output
+    assert "1 of 3 structures came back as they were" in result.output and "Fe" in result.output
+    made = load_dataset(output)
+    assert float(made.properties["displacement"][1]) == 0.0
+    assert made.structures.info[1]["refinement_status"].startswith("failed: ")
+    assert made.structures.info[0] == {"refinement_status": "converged"}
+    assert bool((made.properties["displacement"][[0, 2]] > 0.01).all())
+
+
+def test_the_command_needs_an_energy_method(whorl, tmp_path):
+    file = tmp_path / "dimer.xyz"
+    write(file, Atoms("Pt2", [[0, 0, 0], [0, 0, 2.7]]))
+    result = whorl("refine", file, "-o", tmp_path / "r.safetensors")
+    assert result.exit_code == 1 and "relax needs an energy method" in result.output
+    assert not (tmp_path / "r.safetensors").exists()
