@@ -17,7 +17,7 @@ from whorl.datasets import build_clusters, load_dataset, save_dataset
 from whorl.datasets.clusters import sorted_distances
 from whorl.datasets.geometries import random_clusters
 from whorl.errors import InputError
-from whorl.potentials import make_potential
+from whorl.potentials import bulk_energy, make_potential
 from whorl.tensor_files import read_tensors
 
 BULK = -3.5
@@ -291,3 +291,80 @@ def test_random_clusters_have_many_shapes():
     assert {"ball", "flat", "rod", "chain", "tree", "gas", "fragments"} == set(names)
     width = (positions.amax(1) - positions.amin(1)).amax(1)
     assert float(width.min()) < 6.5 and float(width.max()) > 13.0
+
+
+# Alloys
+
+
+def alloy(directory, **changes):
+    arguments = {
+        "formula": "Cu4Au3",
+        "count": 40,
+        "potential": make_potential("emt"),
+        "directory": directory,
+        "seed": 0,
+        "processes": 1,
+        "starts_per_chunk": 4,
+        "steps": 80,
+    }
+    return build_clusters(**{**arguments, **changes})
+
+
+def test_an_alloy_has_its_composition_and_the_mean_bulk_of_its_atoms(tmp_path):
+    emt = make_potential("emt")
+    dataset = alloy(tmp_path)
+    assert len(dataset) == 40
+    assert dataset.structures.atomic_numbers.tolist() == [*[79] * 3, *[29] * 4] * 40
+    bulk = 3 / 7 * bulk_energy(emt, "Au") + 4 / 7 * bulk_energy(emt, "Cu")
+    energy = emt(dataset.structures).energy
+    torch.testing.assert_close(dataset.properties["formation_energy"], energy / 7 - bulk, atol=1e-9, rtol=0)
+    assert dataset.forces.isfinite().all()
+    # Elements are mixed and apart in different starts: no place is that of one element.
+    nearest = torch.cdist(*[dataset.structures.positions.reshape(40, 7, 3)] * 2)
+    nearest.diagonal(dim1=1, dim2=2).fill_(9)
+    other = (nearest.argmin(2)[:, :3] >= 3).double().mean(1)
+    assert float(other.min()) < 0.4 < 0.6 < float(other.max())
+
+
+def test_the_order_of_a_formula_and_two_forms_of_it_do_not_matter(tmp_path):
+    one, other = alloy(tmp_path / "a", count=10), alloy(tmp_path / "b", count=10, formula="Au3Cu4")
+    assert same(one, other)
+    assert same(
+        build(tmp_path / "c", count=5),
+        build(tmp_path / "d", count=5, element=None, atoms=None, formula="Pt6"),
+    )
+
+
+def test_bulk_energies_are_given_by_element_and_computed_where_they_are_not(tmp_path):
+    given = alloy(tmp_path, count=5, reference_energy={"Au": 1.0, "Cu": 3.0}, window=(-9.0, 9.0))
+    assert given.provenance["bulk_energy"] == pytest.approx(15 / 7)
+    part = alloy(tmp_path, count=5, reference_energy={"Au": 1.0}, window=(-9.0, 9.0))
+    assert part.provenance["bulk_energy"] == pytest.approx(
+        3 / 7 + 4 / 7 * bulk_energy(make_potential("emt"), "Cu")
+    )
+    with pytest.raises(InputError, match=r"got 1\.0 for Au3Cu4, expected a number for each of Au, Cu"):
+        alloy(tmp_path, reference_energy=1.0)
+
+
+def test_isomers_of_equal_shape_with_exchanged_elements_differ():
+    numbers = torch.tensor([29, 79, 79])
+    chain = torch.tensor([[[0.0, 0, 0], [2.0, 0, 0], [4.5, 0, 0]]])
+    swapped = chain[:, [1, 0, 2]]
+    assert torch.equal(sorted_distances(chain), sorted_distances(swapped))
+    assert not torch.equal(sorted_distances(chain, numbers), sorted_distances(swapped, numbers))
+    assert torch.equal(sorted_distances(chain, numbers), sorted_distances(chain[:, [0, 2, 1]], numbers))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"formula": "Au6Qu7"}, "unknown element 'Qu'"),
+        ({"formula": "6 gold"}, "expected a chemical formula"),
+        ({"formula": "Pt3", "element": "Pt"}, "either a formula"),
+        ({"formula": None}, "either a formula"),
+        ({"formula": None, "element": "Pt"}, "either a formula"),
+    ],
+)
+def test_compositions_without_meaning(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        alloy(tmp_path, **changes)

@@ -87,6 +87,29 @@ def test_unknown_element():
     assert "data.clusters.element: unknown element 'Pq'" in message(CLUSTERS.replace("Pt", "Pq"))
 
 
+@pytest.mark.parametrize("composition", ["formula: Au6Cu7", "element: Pt, atoms: 10"])
+def test_clusters_of_one_element_and_of_alloys(composition):
+    recipe = parse_recipe(CLUSTERS.replace("element: Pt, atoms: 10", composition))
+    assert recipe.data.clusters.composition in ({"Au": 6, "Cu": 7}, {"Pt": 10})
+
+
+@pytest.mark.parametrize(
+    ("composition", "expected"),
+    [
+        ("formula: Au6Qu7", "data.clusters.formula: unknown element 'Qu'"),
+        ("formula: gold", "data.clusters.formula: "),
+        (
+            "formula: Pt10, element: Pt",
+            "data.clusters: expected either formula, such as Au6Cu7, or element and",
+        ),
+        ("element: Pt", "data.clusters: expected either formula"),
+        ("atoms: 10", "data.clusters: expected either formula"),
+    ],
+)
+def test_clusters_without_one_composition(composition, expected):
+    assert expected in message(CLUSTERS.replace("element: Pt, atoms: 10", composition))
+
+
 def test_window_upside_down():
     said = message(CLUSTERS, "data.clusters.window=[3, 1]")
     assert "data.clusters.window: got [3.0, 1.0], expected [lower, upper]" in said

@@ -22,12 +22,20 @@ app.add_typer(data_app, name="data")
 
 @data_app.command()
 def clusters(
-    element: Annotated[str, typer.Option(help="Chemical symbol.", show_default=False)],
-    atoms: Annotated[int, typer.Option(help="Atoms in each cluster.", show_default=False)],
     count: Annotated[int, typer.Option(help="Structures wanted.", show_default=False)],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Data set to write (.safetensors; .extxyz beside it).")
     ],
+    formula: Annotated[
+        str | None,
+        typer.Option(help="Atoms in each cluster, such as Pt10 or Au6Cu7.", show_default=False),
+    ] = None,
+    element: Annotated[
+        str | None, typer.Option(help="In the place of --formula: chemical symbol.", show_default=False)
+    ] = None,
+    atoms: Annotated[
+        int | None, typer.Option(help="With --element: atoms in each cluster.", show_default=False)
+    ] = None,
     calculator: Annotated[
         str,
         typer.Option(help="emt, chgnet, gfn1-xtb, gfn2-xtb, or package.module:Class of any ASE calculator."),
@@ -55,7 +63,8 @@ def clusters(
     """Build a data set of clusters: random geometries, relaxed, minima and intermediates kept.
 
     The label is the formation energy per atom against the bulk of the same calculator (eq. 4 of Fung et al.
-    2022). Stopped or killed, it continues from its chunks when started again.
+    2022; of an alloy, the mean over its atoms). Stopped or killed, it continues from its chunks when started
+    again.
     """
     from whorl.potentials import importable
     from whorl.workflow.recipe import settings_from
@@ -63,6 +72,7 @@ def clusters(
     from whorl.workflow.stages import data
 
     given: dict[str, Any] = {
+        "formula": formula,
         "element": element,
         "atoms": atoms,
         "count": count,

@@ -11,25 +11,26 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.chunked import Part
 from whorl.datasets.collecting import BARREN, collect
 from whorl.datasets.geometries import random_clusters
 from whorl.datasets.store import Dataset, Skipped, pack_dataset
-from whorl.errors import InputError, did_you_mean
+from whorl.errors import InputError
 from whorl.files import provenance, read_json, stable_hash, write_json
 from whorl.potentials import Potential, bulk_energy, formation_energy, relax
 from whorl.potentials.relaxation import Frame
 from whorl.structures.batch import StructureBatch
+from whorl.structures.composition import composition
 
 _ENERGY_BIN = 1e-3  # eV/atom; structures whose energies differ by more are different
 
@@ -38,8 +39,7 @@ _ENERGY_BIN = 1e-3  # eV/atom; structures whose energies differ by more are diff
 class _Plan:
     """All that the contents of chunks depend on; ``version`` rises when the same plan means other ones."""
 
-    element: str
-    atoms: int
+    formula: str
     potential: str
     seed: int
     starts: int
@@ -51,11 +51,25 @@ class _Plan:
     bond: float
     version: int = 2  # with forces
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Atoms of each element."""
+        return composition(self.formula)
+
+    @property
+    def numbers(self) -> Int[Tensor, "n"]:
+        """Atomic numbers of the atoms of every cluster."""
+        from ase.data import atomic_numbers
+
+        counts = self.counts.items()
+        return torch.tensor([atomic_numbers[element] for element, n in counts for _ in range(n)])
+
 
 def build_clusters(
     *,
-    element: str,
-    atoms: int,
+    formula: str | None = None,
+    element: str | None = None,
+    atoms: int | None = None,
     count: int,
     potential: Potential,
     directory: Path | str,
@@ -63,7 +77,7 @@ def build_clusters(
     window: tuple[float, float] = (0.0, 3.7),
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    reference_energy: float | None = None,
+    reference_energy: float | Mapping[str, float] | None = None,
     box: float = 17.0,
     starts_per_chunk: int = 16,
     steps: int = 300,
@@ -72,18 +86,20 @@ def build_clusters(
     energy_thinning: float = 0.1,
     tolerance: float = 0.05,
 ) -> Dataset:
-    r"""Build a data set of clusters of one element, labelled with formation energies.
+    r"""Build a data set of clusters of one composition, labelled with formation energies.
 
     Random geometries are relaxed; of each relaxation the minimum is kept, and those structures on the way
     that differ enough from the last one kept. Their label is
     :math:`E_\mathrm{form} = (E_\mathrm{total} - N E_\mathrm{bulk}) / N` (eq. 4), with the bulk of the same
-    potential. Structures outside the window are left out, and so is one that was there before: same energy
-    within 1e-3 eV/atom, and same sorted interatomic distances within ``tolerance``, which no rotation,
-    translation, reflection or exchange of atoms changes.
+    potential; of several elements, :math:`E_\mathrm{bulk}` is the mean over the atoms. Structures outside the
+    window are left out, and so is one that was there before: same energy within 1e-3 eV/atom, and same sorted
+    interatomic distances within ``tolerance``, which no rotation, translation, reflection or exchange of
+    atoms of an element changes. The places of the elements are drawn at random in each start.
 
     Args:
-        element: Chemical symbol.
-        atoms: Atoms in each cluster.
+        formula: Atoms in each cluster, such as ``"Pt10"`` or ``"Au6Cu7"``; or else
+        element: chemical symbol and
+        atoms: number of atoms of a cluster of one element.
         count: Structures wanted.
         potential: Relaxes and labels.
         directory: Where finished chunks are kept, in a folder of their own for each set of settings.
@@ -92,7 +108,8 @@ def build_clusters(
         processes: Worker processes, by default one per core; 1 works in this process. More than one need, in
             a script, the usual ``if __name__ == "__main__":``.
         progress: Called with structures found and structures wanted.
-        reference_energy: Energy of the bulk in eV/atom, by default computed with ``potential``.
+        reference_energy: Energy of the bulk in eV/atom, of the one element or by element; computed with
+            ``potential`` where it is not given.
         box: Edge of the cube that holds each start, in Å.
         starts_per_chunk: Random geometries in one unit of work.
         steps: Longest relaxation.
@@ -108,12 +125,11 @@ def build_clusters(
         ``is_minimum``. Structures that the potential could not compute are in ``skipped``.
 
     Raises:
-        InputError: Unknown element, settings without meaning, a potential that cannot compute the bulk, or a
+        InputError: Unknown elements, settings without meaning, a potential that cannot compute the bulk, or a
             window in which nothing new is found.
     """
     plan = _plan(
-        element=element,
-        atoms=atoms,
+        formula=_formula(formula, element, atoms),
         potential=potential.name,
         seed=seed,
         starts=starts_per_chunk,
@@ -127,9 +143,9 @@ def build_clusters(
         raise InputError(
             f"got count {count} and window {tuple(window)}, expected a count of at least 1 and lower < upper."
         )
-    folder = Path(directory) / f"{element}{atoms}-{stable_hash(asdict(plan))}"
-    bulk = _reference(folder, plan, potential) if reference_energy is None else reference_energy
-    found = _Collection(window=window, tolerance=tolerance, bulk=bulk, wanted=count)
+    folder = Path(directory) / f"{plan.formula}-{stable_hash(asdict(plan))}"
+    bulk = _bulk_energy(folder, plan, potential, reference_energy)
+    found = _Collection(numbers=plan.numbers, window=window, tolerance=tolerance, bulk=bulk, wanted=count)
     used = collect(
         found,
         partial(_compute, plan, potential),
@@ -152,38 +168,79 @@ def build_clusters(
     )
 
 
-def _plan(*, element: str, **settings: Any) -> _Plan:
-    from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+def _formula(formula: str | None, element: str | None, atoms: int | None) -> str:
+    """Return the formula with elements in alphabetical order.
 
-    if element not in atomic_numbers or element == "X":
-        raise InputError(f"unknown element '{element}'.{did_you_mean(element, chemical_symbols[1:])}")
-    plan = _Plan(element=element, bond=2 * float(covalent_radii[atomic_numbers[element]]), **settings)
-    positive = ("atoms", "starts", "force_tolerance", "thinning", "energy_thinning", "box")
-    for name in positive:
+    Raises:
+        InputError: Not either a formula, or an element and a number of atoms.
+    """
+    if (formula is None) == (element is None) or (element is None) != (atoms is None):
+        raise InputError("clusters: expected either a formula such as Au6Cu7, or element and atoms.")
+    if atoms is not None and atoms < 1:
+        raise InputError(f"atoms: got {atoms}, expected a positive number.")
+    counts = composition(formula if formula is not None else f"{element}{atoms}")
+    return "".join(f"{symbol}{counts[symbol]}" for symbol in sorted(counts))
+
+
+def _plan(*, formula: str, **settings: Any) -> _Plan:
+    from ase.data import atomic_numbers, covalent_radii
+
+    counts = composition(formula)
+    share = {element: n / sum(counts.values()) for element, n in counts.items()}
+    bond = 2 * sum(part * float(covalent_radii[atomic_numbers[element]]) for element, part in share.items())
+    plan = _Plan(formula=formula, bond=bond, **settings)
+    for name in ("starts", "force_tolerance", "thinning", "energy_thinning", "box"):
         if not getattr(plan, name) > 0:
             raise InputError(f"{name}: got {getattr(plan, name)}, expected a positive number.")
     return plan
 
 
-def _reference(folder: Path, plan: _Plan, potential: Potential) -> float:
-    """Return the bulk energy of the potential, computed once for a folder."""
-    path = folder / "plan.json"
-    if path.exists():
-        with contextlib.suppress(InputError, KeyError, TypeError, ValueError):
-            return float(read_json(path)["bulk_energy"])
-    bulk = bulk_energy(potential, plan.element)
-    write_json(path, {**asdict(plan), "bulk_energy": bulk})
-    return bulk
+def _bulk_energy(
+    folder: Path, plan: _Plan, potential: Potential, given: float | Mapping[str, float] | None
+) -> float:
+    """Return the mean bulk energy of the atoms; what is not given is computed once for a folder."""
+    counts = plan.counts
+    if isinstance(given, float | int):
+        if len(counts) > 1:
+            raise InputError(
+                f"reference_energy: got {given} for {plan.formula}, expected a number for each of "
+                f"{', '.join(counts)}."
+            )
+        return float(given)
+    known = dict(given or {})
+    if any(element not in known for element in counts):
+        path = folder / "plan.json"
+        stored: dict[str, float] = {}
+        if path.exists():
+            with contextlib.suppress(InputError, KeyError, TypeError, ValueError, AttributeError):
+                stored = {str(e): float(value) for e, value in read_json(path)["bulk_energy"].items()}
+        for element in counts:
+            if element not in known:
+                known[element] = stored[element] if element in stored else bulk_energy(potential, element)
+        write_json(path, {**asdict(plan), "bulk_energy": known})
+    total = sum(counts.values())
+    return sum(n / total * known[element] for element, n in counts.items())
 
 
 # What is kept
 
 
-def sorted_distances(positions: Float[Tensor, "B n 3"]) -> Float[Tensor, "B d"]:
-    """Return all interatomic distances of each cluster in ascending order, d = n (n - 1) / 2, in Å."""
+def sorted_distances(
+    positions: Float[Tensor, "B n 3"], numbers: Int[Tensor, "n"] | None = None
+) -> Float[Tensor, "B d"]:
+    """Return all interatomic distances of each cluster in ascending order, d = n (n - 1) / 2, in Å.
+
+    Where the ``numbers`` of the atoms are given, those between the same two elements stand together.
+    """
     n = positions.shape[1]
     i, j = torch.triu_indices(n, n, 1)
-    return (positions[:, i] - positions[:, j]).norm(dim=-1).sort(dim=1).values
+    distances = (positions[:, i] - positions[:, j]).norm(dim=-1)
+    if numbers is None:
+        return distances.sort(dim=1).values
+    pair = torch.stack([numbers[i], numbers[j]]).sort(0).values
+    kinds = (pair[0] * 128 + pair[1]).unique(return_inverse=True)[1]
+    parts = [distances[:, kinds == kind].sort(dim=1).values for kind in kinds.unique().tolist()]
+    return torch.cat([distances[:, :0], *parts], 1)
 
 
 def _rms(a: Tensor, b: Tensor) -> float:
@@ -193,7 +250,16 @@ def _rms(a: Tensor, b: Tensor) -> float:
 class _Collection:
     """Structures within the window, each once, in the order in which they come."""
 
-    def __init__(self, *, window: tuple[float, float], tolerance: float, bulk: float, wanted: int) -> None:
+    def __init__(
+        self,
+        *,
+        numbers: Int[Tensor, "n"],
+        window: tuple[float, float],
+        tolerance: float,
+        bulk: float,
+        wanted: int,
+    ) -> None:
+        self._numbers = numbers
         self.window, self.tolerance, self.bulk, self.wanted = window, tolerance, bulk, wanted
         self._chosen: list[Dataset] = []
         self._count = 0
@@ -210,10 +276,10 @@ class _Collection:
         if not len(chunk):
             return
         assert chunk.structures is not None
-        n = int(chunk.structures.n_atoms[0])
+        n = len(self._numbers)
         energy = formation_energy(chunk.properties["energy"], n, self.bulk)
         self._seen.append(energy)
-        distances = sorted_distances(chunk.structures.positions.reshape(len(chunk), n, 3))
+        distances = sorted_distances(chunk.structures.positions.reshape(len(chunk), n, 3), self._numbers)
         rows = []
         for row, e in enumerate(energy.tolist()):
             if self._count == self.wanted:
@@ -267,22 +333,19 @@ class _Collection:
 
 def _compute(plan: _Plan, potential: Potential, number: int) -> Part:
     """Relax the starts of one chunk and return what is kept of them."""
-    from ase.data import atomic_numbers
-
-    positions, shapes = random_clusters(
-        plan.starts,
-        atoms=plan.atoms,
-        bond=plan.bond,
-        box=plan.box,
-        seed=int(stable_hash([plan.seed, number])[:12], 16),
-    )
-    size = plan.starts * plan.atoms
+    seed = int(stable_hash([plan.seed, number])[:12], 16)
+    numbers = plan.numbers
+    n = len(numbers)
+    positions, shapes = random_clusters(plan.starts, atoms=n, bond=plan.bond, box=plan.box, seed=seed)
+    if len(plan.counts) > 1:
+        rng = torch.Generator().manual_seed(seed)
+        positions = torch.stack([cluster[torch.randperm(n, generator=rng)] for cluster in positions])
     starts = StructureBatch(
-        positions=positions.reshape(size, 3),
+        positions=positions.reshape(-1, 3),
         cells=torch.zeros(plan.starts, 3, 3, dtype=torch.float64),
         pbc=torch.zeros(plan.starts, 3, dtype=torch.bool),
-        atomic_numbers=torch.full((size,), atomic_numbers[plan.element]),
-        structure_index=torch.arange(plan.starts).repeat_interleave(plan.atoms),
+        atomic_numbers=numbers.repeat(plan.starts),
+        structure_index=torch.arange(plan.starts).repeat_interleave(n),
     )
     keeper = _Keeper(plan)
     skipped = []
@@ -329,20 +392,20 @@ class _Keeper:
     """Chooses structures along each relaxation: the minimum, and those that differ from the last one kept."""
 
     def __init__(self, plan: _Plan) -> None:
-        self.plan = plan
+        self.plan, self._numbers = plan, plan.numbers
         self.kept: list[list[_Record]] = [[] for _ in range(plan.starts)]
         self._last: dict[int, Tensor] = {}
 
     def add(self, frame: Frame) -> None:
-        clusters = frame.structures.positions.reshape(-1, self.plan.atoms, 3)
-        forces = frame.forces.reshape(-1, self.plan.atoms, 3)
-        distances = sorted_distances(clusters)
+        n = len(self._numbers)
+        clusters, forces = frame.structures.positions.reshape(-1, n, 3), frame.forces.reshape(-1, n, 3)
+        distances = sorted_distances(clusters, self._numbers)
         for row, start in enumerate(frame.index.tolist()):
             kept, energy, is_minimum = self.kept[start], float(frame.energy[row]), bool(frame.converged[row])
             near = (
                 bool(kept)
                 and _rms(distances[row], self._last[start]) < self.plan.thinning
-                and abs(energy - kept[-1].energy) < self.plan.energy_thinning * self.plan.atoms
+                and abs(energy - kept[-1].energy) < self.plan.energy_thinning * n
             )
             if near and not is_minimum:
                 continue

@@ -74,6 +74,6 @@ def is_pt10(recipe: Mapping[str, Any]) -> bool:
     data = recipe.get("data") or {}
     clusters, features = data.get("clusters") or {}, data.get("features") or {}
     if clusters:
-        return clusters.get("element") == "Pt" and clusters.get("atoms") == 10
+        return (clusters.get("formula") or f"{clusters.get('element')}{clusters.get('atoms')}") == "Pt10"
     named = str(features.get("property", "")).replace("_", " ").lower()
     return str(features.get("composition") or "") == "Pt10" and "formation" in named

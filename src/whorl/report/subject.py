@@ -59,7 +59,7 @@ def _data(recipe: Mapping[str, Any], verdict: Verdict) -> str:
     low, high = verdict.data_range
     rows = f"{verdict.data_rows:,} labelled structures, {low:.2f} to {high:.2f} {verdict.unit}".strip()
     if clusters := data.get("clusters"):
-        name = f"{clusters.get('element', '')}{clusters.get('atoms', '')}"
+        name = clusters.get("formula") or f"{clusters.get('element', '')}{clusters.get('atoms', '')}"
         by = _calculator(clusters.get("calculator"))
         return f"{name} clusters, relaxed from random geometries and labelled by {by}: {rows}"
     if crystals := data.get("crystals"):

@@ -8,7 +8,7 @@ from ase.symbols import Symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whorl.errors import InputError
+from whorl.errors import InputError, did_you_mean
 from whorl.structures.convert import Structures, as_batch
 
 
@@ -37,9 +37,13 @@ def species_of(structures: Structures) -> list[str]:
 def composition(formula: str) -> dict[str, int]:
     """Read a chemical formula.
 
+    Raises:
+        InputError: It is none, or has unknown elements.
+
     >>> composition("Pt10")
     {'Pt': 10}
     """
+    from ase.data import chemical_symbols
     from ase.formula import Formula
 
     try:
@@ -48,6 +52,9 @@ def composition(formula: str) -> dict[str, int]:
         counts = {}
     if not counts:
         raise InputError(f"composition: got '{formula}', expected a chemical formula such as Pt10 or Pt8Ni2.")
+    for symbol in counts:
+        if symbol not in chemical_symbols[1:]:
+            raise InputError(f"unknown element '{symbol}'.{did_you_mean(symbol, chemical_symbols[1:])}")
     return dict(counts)
 
 

@@ -51,7 +51,8 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
         if data.clusters is not None:
             method = data.clusters.calculator
             yield from _calculator("data.clusters.calculator", method)
-            yield from _reference(data.clusters.element, method)
+            for element in data.clusters.composition:
+                yield from _reference(element, method)
 
     @check("encode")
     def _features() -> Iterable[WhorlError]:
@@ -236,7 +237,7 @@ def _reference(element: str, method: CalculatorSettings) -> Iterable[WhorlError]
 
     if element not in method.bulk_energy and (reason := why_no_reference(element)) is not None:
         yield InputError(
-            f"data.clusters.element: {element} has no reference energy, since {reason}. Give its energy per "
+            f"data.clusters: {element} has no reference energy, since {reason}. Give its energy per "
             f"atom in eV as data.clusters.calculator.bulk_energy: {{{element}: …}}."
         )
 
@@ -250,7 +251,7 @@ def _require_memory(recipe: Recipe) -> None:
     from whorl.workflow.stages.generate import require_memory_for_samples
 
     clusters, crystals = recipe.data.clusters, recipe.data.crystals
-    there = [clusters.element] if clusters else crystals and crystals.elements
+    there = list(clusters.composition) if clusters else crystals and crystals.elements
     species = recipe.representation.declared or there or ["H"]
     shape = recipe.representation.build(species).layout.shape
     for settings in (recipe.generator, recipe.surrogate):

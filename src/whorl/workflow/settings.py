@@ -45,8 +45,9 @@ class ClusterSettings(Section):
     """Build the data set: random clusters, relaxed, minima and intermediates kept.
 
     Attributes:
-        element: Chemical symbol.
-        atoms: Atoms in each cluster.
+        formula: Atoms in each cluster, such as Pt10 or Au6Cu7; or else
+        element: chemical symbol and
+        atoms: number of atoms of a cluster of one element.
         count: Structures wanted.
         calculator: Energy method that relaxes and labels.
         window: Formation energies kept, in eV/atom.
@@ -55,8 +56,9 @@ class ClusterSettings(Section):
         processes: Worker processes; by default one per core.
     """
 
-    element: str
-    atoms: Count
+    formula: str | None = None
+    element: str | None = None
+    atoms: Count | None = None
     count: Count
     calculator: CalculatorSettings
     window: tuple[float, float] = (0.0, 3.7)
@@ -68,9 +70,31 @@ class ClusterSettings(Section):
     def _known_element(cls, value: Any) -> Any:
         from ase.data import chemical_symbols
 
-        if value not in chemical_symbols[1:]:
+        if value is not None and value not in chemical_symbols[1:]:
             raise ValueError(f"unknown element '{value}'; write a chemical symbol such as Pt")
         return value
+
+    @field_validator("formula")
+    @classmethod
+    def _known_formula(cls, value: str | None) -> str | None:
+        from whorl.structures.composition import composition
+
+        if value is not None:
+            composition(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_composition(self) -> ClusterSettings:
+        if (self.formula is None) == (self.element is None) or (self.element is None) != (self.atoms is None):
+            raise ValueError("expected either formula, such as Au6Cu7, or element and atoms")
+        return self
+
+    @property
+    def composition(self) -> dict[str, int]:
+        """Atoms of each element in a cluster."""
+        from whorl.structures.composition import composition
+
+        return composition(self.formula or f"{self.element}{self.atoms}")
 
     @field_validator("window")
     @classmethod

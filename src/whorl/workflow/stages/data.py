@@ -37,6 +37,7 @@ def clusters(
 ) -> None:
     """Build a labelled set of clusters into ``output``, in chunks kept in ``directory``."""
     dataset = build_clusters(
+        formula=settings.formula,
         element=settings.element,
         atoms=settings.atoms,
         count=settings.count,
@@ -45,7 +46,7 @@ def clusters(
         seed=seed,
         window=settings.window,
         processes=settings.processes,
-        reference_energy=settings.calculator.bulk_energy.get(settings.element),
+        reference_energy=settings.calculator.bulk_energy,
         progress=monitor.progress("clusters"),
     )
     _tell_failures(dataset, settings.calculator.name, monitor)
