@@ -28,6 +28,7 @@ _ORDER = (
     "generate",
     "invert",
     "decode",
+    "refine",
     "evaluate",
     "report",
     "show",
