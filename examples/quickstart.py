@@ -1,4 +1,4 @@
-"""From labelled clusters to new ones with the energy asked for: what a recipe does, in plain calls."""
+"""Inverse design of Pt clusters with a target formation energy: the stages of a recipe as plain calls."""
 
 import torch
 
@@ -11,7 +11,7 @@ from whorl.representations import ACSF
 
 
 def main(*, atoms=10, count=300, epochs=2000, samples=20, target=2.0, budget=2000):
-    """Train on EMT-labelled Pt clusters, ask for ``target`` eV/atom, find the atoms, judge them by EMT."""
+    """Train on EMT-labelled Pt clusters, sample at ``target`` eV/atom, reconstruct, and evaluate by EMT."""
     emt = make_potential("emt")
     clusters = build_clusters(
         element="Pt",
@@ -31,15 +31,15 @@ def main(*, atoms=10, count=300, epochs=2000, samples=20, target=2.0, budget=200
     _, validation = split(len(features), fraction=0.8, seed=1)
     fit(generator, features, energies, validation=validation, seed=1, epochs=epochs)
     condition = torch.full((samples, 1), target, dtype=torch.float64)
-    wanted = generator.sample(condition, rng=torch.Generator().manual_seed(1))
+    fingerprints = generator.sample(condition, rng=torch.Generator().manual_seed(1))
 
-    template = structures[[0] * samples]  # which atoms to place, and in which cell
-    problem = InversionProblem(representation=representation, target=wanted, template=template)
-    found = solve(problem, budget_evaluations=budget)
+    template = structures[[0] * samples]  # composition and cell
+    problem = InversionProblem(representation=representation, target=fingerprints, template=template)
+    result = solve(problem, budget_evaluations=budget)
 
-    energy = formation_energy(emt(found.structures).energy, atoms, bulk_energy(emt, "Pt"))
+    energy = formation_energy(emt(result.structures).energy, atoms, bulk_energy(emt, "Pt"))
     error, hits = mean_absolute_error(energy, target), percent_within(energy, target)
-    print(f"asked for {target} eV/atom: mean absolute error {error:.2f}, {hits:.0f} % within 0.1")
+    print(f"target {target} eV/atom: mean absolute error {error:.2f}, {hits:.0f} % within 0.1")
 
 
 if __name__ == "__main__":
