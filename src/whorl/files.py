@@ -51,7 +51,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except Exception as error:
         if _disk_is_full(error, path.parent):
             raise InputError(
-                f"{path}: the disk is full. Nothing that was finished is lost: free some space and "
+                f"{path}: the disk is full. Finished work is kept: free some space and "
                 "run the same command again."
             ) from error
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:

@@ -157,7 +157,7 @@ def test_full_disk(whorl, recipe, tmp_path, monkeypatch, how):
             full.setattr(pathlib.Path, "write_text", no_space)
         said = whorl("run", recipe, "-o", folder, "--until", "train")
     assert said.code == 1
-    assert "the disk is full. Nothing that was finished is lost" in said.err
+    assert "the disk is full. Finished work is kept" in said.err
     said = whorl("run", recipe, "-o", folder, "--until", "train")
     assert said.code == 0
     assert "• encode" in said.err

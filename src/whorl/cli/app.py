@@ -13,9 +13,9 @@ from whorl.errors import UsageError, WhorlError
 from whorl.version import __version__
 
 _EPILOG = (
-    "Exit codes: 0 done · 1 something in the input has to be mended (the message says what) · "
-    "2 wrong usage of the command · 3 done, but some input entries were skipped or are doubtful (listed) · "
-    "130 stopped by Ctrl-C. WHORL_DEBUG=1 shows tracebacks."
+    "Exit codes: 0 success · 1 invalid input (the message says what to change) · 2 wrong usage "
+    "· 3 success, but some input entries were skipped or are doubtful (listed) · 130 stopped by Ctrl-C. "
+    "WHORL_DEBUG=1 shows tracebacks."
 )
 
 
@@ -36,21 +36,21 @@ _ORDER = (
 
 
 class OnceCommand(TyperCommand):
-    """Refuses an option given twice that takes one value: of two values, one would be lost without a word."""
+    """A command that rejects a repeated single-value option, one of whose values would be ignored."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments."""
         if not ctx.resilient_parsing:
-            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-            for option in given:
+            _, _, options = self.make_parser(ctx).parse_args(args=list(args))
+            for option in options:
                 once = option.param_type_name == "option" and not option.multiple and not option.is_eager
-                if once and given.count(option) > 1:
+                if once and options.count(option) > 1:
                     ctx.fail(f"{option.opts[0]} is given twice, and takes one value. Leave one of them out.")
         return super().parse_args(ctx, args)
 
 
 class CommandTable(typer.Typer):
-    """Commands that refuse an option given twice."""
+    """A command group whose commands reject repeated single-value options."""
 
     def command(self, *args: Any, **kwargs: Any) -> Any:
         """Add a command."""
@@ -58,11 +58,11 @@ class CommandTable(typer.Typer):
 
 
 class Commands(TyperGroup):
-    """Lists the commands in the order of the work; turns errors into one message and an exit code."""
+    """Lists the commands in the order of the pipeline; turns errors into one message and an exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands."""
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
+        return sorted(super().list_commands(ctx), key=lambda name: [*_ORDER, name].index(name))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -78,7 +78,7 @@ class Commands(TyperGroup):
             if error.errno in (None, errno.EPIPE):
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            remedy = "Nothing that was finished is lost: mend this and run the same command again."
+            remedy = "Finished work is kept: correct this and run the same command again."
             show_error(WhorlError(f"{where}{error.strerror}. {remedy}"))
             raise typer.Exit(1) from None
 
@@ -108,9 +108,9 @@ def whorl(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Turn structural fingerprints back into atoms.
+    """Inverse design of atomic structures through their fingerprints.
 
-    Train on labelled structures, ask for a property value, get new structures that have it.
-    `whorl init pt10_emt` writes a recipe, `whorl run pt10_emt.yaml` does all it says; the other commands are
-    its single steps, from files to files.
+    Train on labelled structures, name a property value, and get new structures for it.
+    `whorl init pt10_emt` writes a recipe and `whorl run pt10_emt.yaml` runs all of its stages; the other
+    commands are single stages, from files to files.
     """
