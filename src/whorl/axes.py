@@ -53,6 +53,7 @@ SURROGATES: Registry[Surrogate] = Registry(
         "network": "whorl.surrogates.network:NetworkSurrogate",
         "ensemble": "whorl.surrogates.ensemble:EnsembleSurrogate",
         "external": "whorl.surrogates.external:ExternalSurrogate",
+        "additive": "whorl.surrogates.additive:AdditiveSurrogate",
     },
 )
 
@@ -86,6 +87,7 @@ REFINERS: Registry[Refiner] = Registry(
     base="whorl.refinement.base:Refiner",
     builtin={
         "relax": "whorl.refinement.relax:Relax",
+        "project": "whorl.refinement.project:Project",
     },
 )
 

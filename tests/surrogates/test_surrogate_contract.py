@@ -5,13 +5,14 @@ import torch
 from safetensors.torch import save_file
 
 from whorl.axes import SURROGATES
-from whorl.surrogates import NetworkSurrogate, Prediction
+from whorl.surrogates import AdditiveSurrogate, NetworkSurrogate, Prediction
 from whorl.testing import check_surrogate
 
 SMALL = {
     "network": {"layers": 1, "hidden": 8, "epochs": 3},
     "ensemble": {"networks": 2, "layers": 1, "hidden": 8, "epochs": (2, 2)},
     "external": {},
+    "additive": {"cosines": 40},
 }
 
 
@@ -31,7 +32,7 @@ def weights(tmp_path):
 def test_every_kind_keeps_the_contract(kind, weights):
     options = SMALL[kind] | ({"path": weights} if kind == "external" else {})
     check_surrogate(SURROGATES.get(kind), options=options)
-    if kind != "external":
+    if kind not in ("external", "additive"):
         check_surrogate(SURROGATES.get(kind), options=options, shape=(2, 3))
 
 
@@ -130,3 +131,20 @@ class _Lost(NetworkSurrogate):
 def test_the_check_finds_a_broken_surrogate(broken, words):
     with pytest.raises(AssertionError, match=words):
         check_surrogate(broken, options=SMALL["network"])
+
+
+class _Flat(AdditiveSurrogate):
+    """States a gradient of half the size."""
+
+    kind = "flat"
+
+    def predict(self, features, *, gradients=False):
+        predicted = super().predict(features, gradients=gradients)
+        if not gradients:
+            return predicted
+        return Prediction(mean=predicted.mean, gradient=0.5 * predicted.gradient)
+
+
+def test_the_check_finds_a_wrong_gradient():
+    with pytest.raises(AssertionError, match="not the derivative"):
+        check_surrogate(_Flat, options=SMALL["additive"])

@@ -1,12 +1,17 @@
 from .base import RefinementContext, Refiner, displacement, refine_in_chunks
+from .project import Project, Projection, Requested, project
 from .relax import Relax
 from .settings import RefinerSettings
 
 __all__ = [
+    "Project",
+    "Projection",
     "RefinementContext",
     "Refiner",
     "RefinerSettings",
     "Relax",
+    "Requested",
     "displacement",
+    "project",
     "refine_in_chunks",
 ]

@@ -23,7 +23,7 @@ from whorl.representations.base import Representation
 from whorl.settings import Method
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import fractional_coordinates
-from whorl.surrogates.base import Surrogate
+from whorl.surrogates.base import StructureSurrogate
 from whorl.tensor_files import tensors_hash
 
 __all__ = [
@@ -62,7 +62,7 @@ class RefinementContext:
 
     representation: Representation | None = None
     reference: Reference | None = None
-    surrogate: Surrogate | None = None
+    surrogate: StructureSurrogate | None = None
     potential: Potential | None = None
     tolerance: float | None = None
     seed: int = 0

@@ -1,3 +1,4 @@
+from .additive import AdditiveSurrogate
 from .base import Prediction, Surrogate, load_surrogate
 from .ensemble import EnsembleSurrogate
 from .errors import PredictionErrors, prediction_errors
@@ -6,6 +7,7 @@ from .network import NetworkSurrogate
 from .selection import Selection, select
 
 __all__ = [
+    "AdditiveSurrogate",
     "EnsembleSurrogate",
     "ExternalSurrogate",
     "NetworkSurrogate",

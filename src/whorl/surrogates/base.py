@@ -1,4 +1,4 @@
-"""Contract of surrogates: a property predicted from features."""
+"""Contract of surrogates: a property predicted from features, or from the atoms themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,8 @@ from torch import Tensor
 from whorl.axes import SURROGATES
 from whorl.errors import InputError
 from whorl.settings import Method
+from whorl.structures.checks import find_problems
+from whorl.structures.convert import Structures
 from whorl.surrogates.errors import PredictionErrors
 from whorl.surrogates.settings import SurrogateSettings
 from whorl.tensor_files import read_safetensors
@@ -25,32 +27,43 @@ Progress = Callable[..., object]
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Property predicted from features, in its own units.
+    """Property predicted from features or structures, in its own units.
 
     Attributes:
         mean: The value.
         uncertainty: Standard deviation, above zero; None of a surrogate that has none.
+        gradient: Derivative of the value in the positions of all A atoms, per Å; None where not asked for.
+        strain_gradient: Derivative in a strain ε that takes positions and lattice vectors, as rows, to
+            x (1 + ε); likewise.
+        uncertainty_gradient: Those of the uncertainty.
+        uncertainty_strain_gradient: Likewise.
     """
 
     mean: Float[Tensor, "n"]
     uncertainty: Float[Tensor, "n"] | None = None
+    gradient: Float[Tensor, "A 3"] | None = None
+    strain_gradient: Float[Tensor, "n 3 3"] | None = None
+    uncertainty_gradient: Float[Tensor, "A 3"] | None = None
+    uncertainty_strain_gradient: Float[Tensor, "n 3 3"] | None = None
 
 
 class Surrogate(Method, ABC):
-    """A map from features R to one property y, fitted to labelled rows.
+    """A map from features R, or from structures, to one property y, fitted to labelled rows.
 
     Attributes:
-        shape: Shape of one structure's features.
+        takes: What ``fit`` and ``predict`` are given: ``"features"`` or ``"structures"``.
+        shape: Shape of one structure's features; () where it takes structures.
     """
 
     Settings: ClassVar[type[Any]] = SurrogateSettings
+    takes: ClassVar[Literal["features", "structures"]] = "features"
     shape: tuple[int, ...]
 
     @classmethod
     @abstractmethod
     def fit(
         cls,
-        features: Float[Tensor, "n *shape"],
+        features: Any,
         properties: Float[Tensor, "n"],
         *,
         seed: int,
@@ -62,7 +75,7 @@ class Surrogate(Method, ABC):
         """Return a surrogate fitted to labelled rows.
 
         Args:
-            features: In data units.
+            features: Of shape (n, *shape), in data units; or structures (see ``takes``).
             properties: One value a row.
             seed: All randomness follows from it.
             validation: Rows by which its error is measured.
@@ -75,11 +88,14 @@ class Surrogate(Method, ABC):
         """
 
     @abstractmethod
-    def predict(self, features: Float[Tensor, "n *shape"]) -> Prediction:
-        """Return the property of each row, without gradients.
+    def predict(self, features: Any) -> Prediction:
+        """Return the property of each row.
+
+        Args:
+            features: Of shape (n, *shape), or structures (see ``takes``).
 
         Raises:
-            InputError: The features have another shape than its own.
+            InputError: The features have another shape than its own, or structures another element.
         """
 
     @property
@@ -118,7 +134,40 @@ class Surrogate(Method, ABC):
             )
 
 
-_OF_ENTRY = {"whorl_model": "network", "whorl_ensemble": "ensemble", "whorl_committee": "ensemble"}
+class StructureSurrogate(Surrogate):
+    """A map from structures to one property, with derivatives in the atoms."""
+
+    takes = "structures"
+    shape = ()
+
+    @abstractmethod
+    def predict(self, features: Structures, *, gradients: bool = False) -> Prediction:
+        """Return the property of each structure.
+
+        Args:
+            features: The structures.
+            gradients: Also return the derivatives of value and uncertainty in positions and strain.
+
+        Raises:
+            InputError: Features instead of structures, or elements that it was not fitted to.
+        """
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Hash of all that predictions depend on."""
+
+    def find_problems(self, structures: Structures) -> dict[int, str]:
+        """Return the index of each structure that it cannot predict, and why."""
+        return find_problems(structures)
+
+
+_OF_ENTRY = {
+    "whorl_model": "network",
+    "whorl_ensemble": "ensemble",
+    "whorl_committee": "ensemble",
+    "whorl_additive": "additive",
+}
 
 
 def load_surrogate(path: Path | str, *, shape: tuple[int, ...] | None = None) -> Surrogate:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from whorl.errors import InputError
+from whorl.structures.batch import StructureBatch
 
 if TYPE_CHECKING:
     from whorl.surrogates.base import Prediction, Surrogate
+
+Features: TypeAlias = torch.Tensor | StructureBatch
 
 
 def check_surrogate(
@@ -23,15 +26,15 @@ def check_surrogate(
     Args:
         method: The class.
         options: Hyperparameters of a small one, which fits in a moment.
-        shape: Of one structure's features.
+        shape: Of one structure's features; of no meaning to a surrogate of structures.
 
     Raises:
         AssertionError: Says which part of the contract is broken.
     """
     options = dict(options or {})
-    features, properties = _rows(shape)
+    features, properties = _structures() if method.takes == "structures" else _rows(shape)
     validation = torch.arange(0, len(features), 5)
-    kept, global_state = (features.clone(), properties.clone()), torch.get_rng_state()
+    kept, global_state = (_copied(features), properties.clone()), torch.get_rng_state()
     steps: list[tuple[float, float]] = []
     surrogate = method.fit(
         features,
@@ -41,7 +44,7 @@ def check_surrogate(
         progress=lambda done, total, *_: steps.append((done, total)),
         **options,
     )
-    assert torch.equal(features, kept[0]) and torch.equal(properties, kept[1]), "fit changed its data"
+    assert _same(features, kept[0]) and torch.equal(properties, kept[1]), "fit changed its data"
     assert torch.equal(torch.get_rng_state(), global_state), "fit used the global random state, not its seed"
     assert all(0 <= done <= total for done, total in steps), "progress must count up to its total"
     assert isinstance(surrogate, method), f"fit must return a {method.__name__}"
@@ -61,10 +64,40 @@ def _rows(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     return features, 1000 * (features.flatten(1) @ weights - 3)
 
 
-def _surrogate_predicts(surrogate: Surrogate, features: torch.Tensor) -> Prediction:
-    kept, global_state = features.clone(), torch.get_rng_state()
+def _structures() -> tuple[StructureBatch, torch.Tensor]:
+    """Return triangles of two elements whose property is a sum over pairs, of a spread far from 1."""
+    rng = torch.Generator().manual_seed(7)
+    corners = torch.tensor([[0.0, 0.0, 0.0], [2.6, 0.0, 0.0], [1.3, 2.2, 0.0]], dtype=torch.float64)
+    positions = corners + 0.3 * torch.randn(60, 3, 3, generator=rng, dtype=torch.float64)
+    distances = torch.stack(
+        [(positions[:, i] - positions[:, j]).norm(dim=1) for i, j in ((0, 1), (0, 2), (1, 2))]
+    )
+    structures = StructureBatch(
+        positions=positions.flatten(0, 1),
+        cells=torch.zeros(60, 3, 3, dtype=torch.float64),
+        pbc=torch.zeros(60, 3, dtype=torch.bool),
+        atomic_numbers=torch.tensor([78, 29, 29]).repeat(60),
+        structure_index=torch.arange(60).repeat_interleave(3),
+    )
+    return structures, 1000 * ((distances - 2.6).square().sum(0) - 3)
+
+
+def _copied(features: Features) -> Features:
+    if isinstance(features, torch.Tensor):
+        return features.clone()
+    return features.replace(**{name: values.clone() for name, values in features.tensors.items()})
+
+
+def _same(one: Features, other: Features) -> bool:
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)
+    return all(torch.equal(values, other.tensors[name]) for name, values in one.tensors.items())
+
+
+def _surrogate_predicts(surrogate: Surrogate, features: Features) -> Prediction:
+    kept, global_state = _copied(features), torch.get_rng_state()
     predicted = surrogate.predict(features)
-    assert torch.equal(features, kept), "predict changed its features"
+    assert _same(features, kept), "predict changed its features"
     assert torch.equal(torch.get_rng_state(), global_state), "predict used the global random state"
     again = surrogate.predict(features)
     assert torch.equal(predicted.mean, again.mean), "the same features must give the same prediction"
@@ -88,7 +121,30 @@ def _surrogate_predicts(surrogate: Surrogate, features: torch.Tensor) -> Predict
             torch.testing.assert_close(part.uncertainty, uncertainty[rows], rtol=1e-4, atol=1e-5, msg=message)
     none = surrogate.predict(features[:0])
     assert none.mean.shape == (0,), "no rows: no predictions"
+    if surrogate.takes == "structures":
+        _gradients_are_derivatives(surrogate, features)
     return predicted
+
+
+def _gradients_are_derivatives(surrogate: Any, structures: Features) -> None:
+    assert not isinstance(structures, torch.Tensor)
+    structures, step = structures[:2], 1e-4
+    predicted = surrogate.predict(structures, gradients=True)
+    assert predicted.gradient is not None, "a surrogate of structures must have gradients in the atoms"
+    for atom, axis in ((0, 0), (1, 1), (4, 2)):
+        values = []
+        for sign in (1, -1):
+            moved = structures.positions.clone()
+            moved[atom, axis] += sign * step
+            values.append(surrogate.predict(structures.replace(positions=moved)).mean.sum())
+        slope = (values[0] - values[1]) / (2 * step)
+        torch.testing.assert_close(
+            predicted.gradient[atom, axis],
+            slope,
+            rtol=1e-4,
+            atol=1e-4 * float(predicted.gradient.abs().max()),
+            msg="the gradient is not the derivative of the value",
+        )
 
 
 def _surrogate_states_its_errors(surrogate: Surrogate, errors: torch.Tensor) -> None:
@@ -101,6 +157,7 @@ def _surrogate_states_its_errors(surrogate: Surrogate, errors: torch.Tensor) -> 
 
 
 def _surrogate_refuses_other_features(surrogate: Surrogate, shape: tuple[int, ...]) -> None:
+    # Of a surrogate of structures any features are of another shape.
     try:
         surrogate.predict(torch.zeros(2, *shape[:-1], shape[-1] + 1, dtype=torch.float64))
     except InputError:
@@ -108,7 +165,7 @@ def _surrogate_refuses_other_features(surrogate: Surrogate, shape: tuple[int, ..
     raise AssertionError("features of another shape must raise InputError")
 
 
-def _surrogate_survives_saving(surrogate: Surrogate, features: torch.Tensor) -> None:
+def _surrogate_survives_saving(surrogate: Surrogate, features: Features) -> None:
     from whorl.surrogates.base import load_surrogate
 
     before = surrogate.predict(features)

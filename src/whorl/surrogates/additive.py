@@ -1,0 +1,683 @@
+r"""A property as a sum over atoms, fitted to energies, forces and stresses; with gradients and uncertainty.
+
+For a structure x of N atoms with the environments' features :math:`\varphi(i)`
+(:mod:`whorl.surrogates.environments`) and the share :math:`c_e` of each element e
+
+.. math:: f(x) = y_0 + y_\mathrm{base}(x) + s \Bigl( \sum_e \beta_e c_e
+          + \frac{1}{N} \sum_i w^\top \varphi(i) \Bigr)
+
+where :math:`y_0` and s are mean and standard deviation of the labels, and :math:`y_\mathrm{base}` is the
+energy of a cheaper method, where one is given (Δ-learning). An extensive property is N times this. β and w
+solve
+:math:`(A^\top A + \lambda) w = A^\top y` with one row of A for each label, one for each component of the
+forces, :math:`-F = \partial E / \partial x`, and one for each of the stress,
+:math:`V \sigma = \partial E / \partial \varepsilon`; λ maximises the evidence. The uncertainty is that of the
+posterior,
+
+.. math:: u(x)^2 = q^2 s^2 \tau^2\; \bar\varphi(x)^\top (A^\top A + \lambda)^{-1} \bar\varphi(x)
+
+(τ: root mean square residual), with the factor q that makes 1.645 u cover 90 % of the errors of training
+structures that were left out with all their rows: with :math:`T_i = L^{-1} A_i^\top` and
+:math:`H_i = T_i^\top T_i` the residuals :math:`r_i` become :math:`(1 - H_i)^{-1} r_i`, without a refit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whorl.errors import InputError, shortened
+from whorl.representations.base import make_representation
+from whorl.representations.pooled import AtomicRepresentation
+from whorl.representations.settings import RepresentationSettings
+from whorl.seeds import derive_seed
+from whorl.settings import Count, Positive, settings_from
+from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import volumes
+from whorl.structures.checks import find_problems
+from whorl.structures.convert import Structures, as_batch
+from whorl.surrogates.base import Prediction, Progress, StructureSurrogate
+from whorl.surrogates.environments import CosineFeatures, default_fingerprint
+from whorl.surrogates.errors import PredictionErrors, prediction_errors
+from whorl.surrogates.settings import SurrogateSettings
+from whorl.tensor_files import read_tensors, tensors_hash, write_tensors
+
+MINIMUM_STRUCTURES = 10
+COVERED, QUANTILE = 0.9, 1.645  # share of errors within so many uncertainties
+_ENTRY, _FORMAT = "whorl_additive", 1
+_PENALTIES = tuple(10.0 ** (power / 2) for power in range(-20, 3))
+_COMPOSITION = 10.0  # amplitude of the elements' columns: hardly penalised
+_ATOMS_AT_ONCE = 1000
+_NUMBERS_AT_ONCE = 8_000_000  # of the fingerprints' Jacobian
+_KEPT_ROWS = 50_000_000  # numbers of A that are kept from the first pass to the second
+_LEFT_OUT = 500  # structures by which the uncertainty is calibrated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Labels of structures less the baseline's, per atom where the property is extensive.
+
+    Attributes:
+        values: The property.
+        forces: −∂E/∂x; NaN rows where there are none.
+        strains: ∂E/∂ε per atom; NaN where there are none.
+    """
+
+    values: Float[Tensor, "B"]
+    forces: Float[Tensor, "A 3"]
+    strains: Float[Tensor, "B 3 3"]
+
+
+class AdditiveSurrogate(StructureSurrogate):
+    """A property of atoms as a sum over their environments; see the module for the formulas.
+
+    Made by :meth:`fit`. It takes structures where other surrogates take features.
+
+    Attributes:
+        representation: Fingerprints of the atoms.
+        environments: Their random features.
+        baseline: Energy method whose difference from the labels is learned; None for none.
+    """
+
+    kind = "additive"
+
+    class Settings(SurrogateSettings):
+        """Settings of the sum over atoms."""
+
+        representation: RepresentationSettings | None = None
+        """Fingerprint of the atoms, before pooling; by default symmetry functions suited to the elements."""
+        cosines: Count = 1200
+        """Random cosine features of an environment."""
+        length: Positive = 2.0
+        """Correlation length of environments, in units of their root mean square distance."""
+        force_error: Positive = 30.0
+        """Error of a component of the forces (eV/Å) that weighs as much as one of 1 eV/atom in the property;
+        of a stress times volume per atom (eV/atom) likewise."""
+        extensive: bool = False
+        """The property is a sum over the atoms, as a total energy is, instead of their mean."""
+
+    settings: Settings
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        representation: AtomicRepresentation,
+        environments: CosineFeatures,
+        offset: float,
+        scale: float,
+        baseline: Any = None,
+        baseline_name: str | None = None,
+    ) -> None:
+        self.settings, self.representation, self.environments = settings, representation, environments
+        self.offset, self.scale = offset, scale
+        self.baseline, self.baseline_name = baseline, baseline_name
+        size = len(representation.species) + len(environments.phases)
+        self._normal = torch.zeros(size, size, dtype=torch.float64)  # AᵀA
+        self._right = torch.zeros(size, dtype=torch.float64)  # Aᵀy
+        self._squares, self._rows, self._structures = 0.0, 0, 0
+        self._penalty = 1.0
+        self._scores = torch.zeros(0, dtype=torch.float64)
+        self._errors: PredictionErrors | None = None
+
+    # Fitting.
+
+    @classmethod
+    def fit(
+        cls,
+        features: Structures,
+        properties: Float[Tensor, "n"],
+        *,
+        seed: int,
+        validation: Int[Tensor, "v"] | None = None,
+        directory: Path | None = None,
+        progress: Progress | None = None,
+        forces: Float[Tensor, "A 3"] | None = None,
+        stresses: Float[Tensor, "n 3 3"] | None = None,
+        baseline: Any = None,
+        **options: Any,
+    ) -> AdditiveSurrogate:
+        """Return a surrogate fitted to labelled structures.
+
+        Its errors are those of leaving out each structure (of ``validation``) with all its labels.
+
+        Args:
+            features: The structures.
+            properties: One value a structure; with forces an energy in eV (per atom unless ``extensive``; a
+                constant or one for each element may be missing, as in formation energies).
+            seed: Of the random features.
+            validation: Rows by which its error is stated; by default all.
+            directory: Not used: a fit takes seconds.
+            progress: Called as it goes on.
+            forces: In eV/Å; NaN for structures without.
+            stresses: In eV/Å³, ASE's sign; NaN for structures without.
+            baseline: An energy method, cheaper than that of the labels.
+            options: Hyperparameters other than the defaults of ``Settings``.
+
+        Raises:
+            InputError: Too few structures, labels that are not finite, or hyperparameters that make no sense.
+        """
+        settings = settings_from(cls.Settings, options, source=cls.kind)
+        structures = _structures(features)
+        values = _checked_values(properties, structures)
+        if len(structures) < MINIMUM_STRUCTURES:
+            raise InputError(
+                f"additive surrogate: got {len(structures)} structures to fit to, expected at least "
+                f"{MINIMUM_STRUCTURES}. Remedy: more labelled structures."
+            )
+        representation = _representation(settings, structures)
+        fingerprints, _ = _fingerprints(representation, structures)
+        environments = CosineFeatures.fit(
+            fingerprints,
+            count=settings.cosines,
+            length=settings.length,
+            n_species=len(representation.species),
+            seed=derive_seed(seed, "environments"),
+        )
+        surrogate = cls(
+            settings=settings,
+            representation=representation,
+            environments=environments,
+            offset=0.0,
+            scale=1.0,
+            baseline=baseline,
+            baseline_name=None if baseline is None else str(getattr(baseline, "name", baseline)),
+        )
+        labels = surrogate._labels(structures, values, forces, stresses)
+        surrogate.offset = float(labels.values.mean())
+        surrogate.scale = float(labels.values.std()) or 1.0
+        labels = surrogate._standardised(labels)
+        blocks = _Blocks(surrogate, structures, labels, progress)
+        surrogate._add(blocks)
+        surrogate._penalty = surrogate._best_penalty()
+        surrogate._solve()
+        rows, errors, scores = surrogate._leave_out(blocks)
+        surrogate._scores = scores
+        stated = torch.isin(rows, torch.as_tensor(validation)) if validation is not None else rows >= 0
+        if bool(stated.any()):
+            actual = values[rows[stated]]
+            factor = structures.n_atoms[rows[stated]] if settings.extensive else 1.0
+            predicted = actual - errors[stated] * surrogate.scale * factor
+            surrogate._errors = prediction_errors(predicted, actual, held_out=True)
+        return surrogate
+
+    def update(
+        self,
+        structures: Structures,
+        properties: Float[Tensor, "n"],
+        *,
+        forces: Float[Tensor, "A 3"] | None = None,
+        stresses: Float[Tensor, "n 3 3"] | None = None,
+    ) -> AdditiveSurrogate:
+        """Return this surrogate with further labels, as if it had been fitted with them from the start.
+
+        Random features and the penalty λ stay as they are. The errors that it made on the new structures
+        before go into the calibration of the uncertainty.
+
+        Raises:
+            InputError: Labels that are not finite, or elements that it was not fitted to.
+        """
+        structures = _structures(structures)
+        values = _checked_values(properties, structures)
+        new = self._copy()
+        labels = self._standardised(self._labels(structures, values, forces, stresses))
+        prediction = self._pooled(structures)
+        spread = self._spread(prediction)
+        scores = (labels.values - prediction @ self._weights).abs() / spread
+        new._add(_Blocks(self, structures, labels, None))
+        new._solve()
+        new._scores = torch.cat([self._scores, scores])
+        return new
+
+    def _copy(self) -> AdditiveSurrogate:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def _labels(self, structures: StructureBatch, values: Tensor, forces: Any, stresses: Any) -> Labels:
+        """Return labels per atom, with what the baseline says taken off; in eV and Å."""
+        counts = structures.n_atoms.double()
+        forces = _checked(forces, structures.positions, structures.structure_index, "forces")
+        stresses = _checked(stresses, structures.cells, torch.arange(len(structures)), "stresses")
+        strains = stresses * (volumes(structures.cells.double()) / counts)[:, None, None]
+        base, base_forces, base_strains = self._base(structures)
+        values = values / counts if self.settings.extensive else values
+        return Labels(values=values - base, forces=forces - base_forces, strains=strains - base_strains)
+
+    def _standardised(self, labels: Labels) -> Labels:
+        weight = 1.0 / (self.scale * self.settings.force_error)
+        return Labels(
+            values=(labels.values - self.offset) / self.scale,
+            forces=labels.forces * weight,
+            strains=labels.strains * weight,
+        )
+
+    def _base(self, structures: StructureBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the baseline's energy per atom, forces, and derivative in a strain per atom."""
+        zero = structures.cells.new_zeros(len(structures), dtype=torch.float64)
+        if self.baseline_name is None:
+            return zero, zero.new_zeros(len(structures.positions), 3), zero.new_zeros(len(structures), 3, 3)
+        if self.baseline is None:
+            raise InputError(
+                f"additive surrogate: was fitted to the difference from {self.baseline_name}, which is "
+                "missing. Give it to load as baseline."
+            )
+        output = self.baseline(structures)
+        if output.failures:
+            row, reason = next(iter(output.failures.items()))
+            raise InputError(f"the baseline {self.baseline_name} fails for structure {row}: {reason}")
+        counts = structures.n_atoms.double()
+        strains = zero.new_zeros(len(structures), 3, 3)
+        if output.stress is not None:
+            strains = output.stress.double() * (volumes(structures.cells.double()) / counts)[:, None, None]
+        return output.energy.double() / counts, output.forces.double(), strains
+
+    def _add(self, blocks: _Blocks) -> None:
+        self._normal, self._right = self._normal.clone(), self._right.clone()
+        for _, rows, targets in blocks:
+            self._normal.addmm_(rows.T, rows)
+            self._right.addmv_(rows.T, targets)
+            self._squares += float(targets @ targets)
+            self._rows += len(targets)
+            self._structures += 1
+
+    def _best_penalty(self) -> float:
+        """Return the λ of the largest evidence, with the noise that is best for each."""
+        best, found = -math.inf, _PENALTIES[0]
+        top = float(self._normal.diagonal().mean())
+        for relative in _PENALTIES:
+            penalty = relative * top
+            factor, info = torch.linalg.cholesky_ex(self._normal + penalty * torch.eye(len(self._right)))
+            if int(info):
+                continue
+            half = torch.linalg.solve_triangular(factor, self._right[:, None], upper=False)
+            left = max(self._squares - float(half.square().sum()), 1e-12 * self._squares + 1e-300)
+            log_determinant = 2.0 * float(factor.diagonal().log().sum())
+            evidence = -0.5 * (
+                self._rows * math.log(left / self._rows)
+                + log_determinant
+                - len(self._right) * math.log(penalty)
+            )
+            if evidence > best:
+                best, found = evidence, penalty
+        return found
+
+    def _solve(self) -> None:
+        eye = torch.eye(len(self._right), dtype=torch.float64)
+        self._factor = torch.linalg.cholesky(self._normal + self._penalty * eye)
+        self._weights = torch.cholesky_solve(self._right[:, None], self._factor)[:, 0]
+        left = self._squares - float(self._right @ self._weights)
+        self._noise = math.sqrt(max(left, 1e-12 * self._squares + 1e-24) / max(self._rows, 1))
+
+    def _leave_out(self, blocks: _Blocks) -> tuple[Tensor, Tensor, Tensor]:
+        """Return some structures, their errors without their own labels (standardised), and scores."""
+        chosen = torch.linspace(0, len(blocks) - 1, min(len(blocks), _LEFT_OUT), dtype=torch.float64)
+        chosen = chosen.round().long()
+        errors, spreads = [], []
+        wanted = set(chosen.tolist())
+        for index, rows, targets in blocks:
+            if index not in wanted:
+                continue
+            half = torch.linalg.solve_triangular(self._factor, rows.T, upper=False)
+            hat = half.T @ half
+            residuals = targets - rows @ self._weights
+            sides = torch.stack([residuals, hat[:, 0]], 1)
+            error, variance = torch.linalg.solve(torch.eye(len(hat), dtype=hat.dtype) - hat, sides)[0]
+            errors.append(error)
+            spreads.append(variance)
+        found = torch.stack(errors)
+        spread = self._noise * torch.stack(spreads).clamp(min=1e-24).sqrt()
+        return chosen, found, found.abs() / spread
+
+    # Prediction.
+
+    def predict(self, features: Structures, *, gradients: bool = False) -> Prediction:
+        """Return the property of each structure and its uncertainty.
+
+        Args:
+            features: The structures.
+            gradients: Also return the derivatives of both in the atoms' positions and in a strain.
+
+        Raises:
+            InputError: Features instead of structures, or elements that it was not fitted to.
+        """
+        structures = _structures(features)
+        largest = max(structures.n_atoms.tolist(), default=1)
+        parts = [
+            self._predict(chunk, gradients)
+            for chunk in structures.chunks(max(1, _ATOMS_AT_ONCE // max(largest, 1)))
+        ] or [self._predict(structures, gradients)]
+        columns = zip(*parts, strict=True)
+        names = ("mean", "uncertainty", *_GRADIENTS) if gradients else ("mean", "uncertainty")
+        return Prediction(**{name: torch.cat(column) for name, column in zip(names, columns, strict=True)})
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that predictions depend on."""
+        tensors = {**self.environments.tensors, "normal": self._normal, "right": self._right}
+        return tensors_hash(
+            {**tensors, "scores": self._scores},
+            f"{self.representation.fingerprint} {self.offset} {self.scale} {self._noise} {self._penalty} "
+            f"{self.settings.extensive} {self.baseline_name}",
+        )
+
+    def find_problems(self, structures: Structures) -> dict[int, str]:
+        """Return the index of each structure that it cannot predict, and why."""
+        structures = as_batch(structures)
+        problems = find_problems(structures, species=self.representation.species)
+        return {**self.representation.find_problems(structures), **problems}
+
+    @property
+    def calibration(self) -> float:
+        """The factor q of the uncertainty."""
+        count = len(self._scores)
+        rank = min(math.ceil((count + 1) * COVERED), count)
+        return float(self._scores.sort().values[rank - 1]) / QUANTILE if count else 1.0
+
+    def _spread(self, pooled: Float[Tensor, "B P"]) -> Float[Tensor, "B"]:
+        half = torch.linalg.solve_triangular(self._factor, pooled.T, upper=False)
+        return self._noise * half.norm(dim=0).clamp(min=1e-12)
+
+    def _pooled(self, structures: StructureBatch) -> Float[Tensor, "B P"]:
+        if not len(structures):
+            return torch.zeros(0, len(self._right), dtype=torch.float64)
+        fingerprints, species = _fingerprints(self.representation, structures)
+        values = self.environments.values(self.environments.angles(fingerprints, species))
+        return self._mean(structures, species, values)
+
+    def _mean(self, structures: StructureBatch, species: Tensor, values: Tensor) -> Float[Tensor, "B P"]:
+        elements = torch.nn.functional.one_hot(species, len(self.representation.species)).double()
+        columns = torch.cat([_COMPOSITION * elements, values], 1)
+        total = columns.new_zeros(len(structures), columns.shape[1])
+        total.index_add_(0, structures.structure_index, columns)
+        return total / structures.n_atoms[:, None]
+
+    @torch.no_grad()
+    def _predict(self, structures: StructureBatch, gradients: bool) -> tuple[Tensor, ...]:
+        counts = structures.n_atoms.double()
+        times = counts if self.settings.extensive else torch.ones_like(counts)
+        base, base_forces, base_strains = self._base(structures)
+        if not gradients:
+            pooled = self._pooled(structures)
+            mean = self.offset + base + self.scale * (pooled @ self._weights)
+            return times * mean, times * self.calibration * self.scale * self._spread(pooled)
+        structures = structures.to(dtype=torch.float64)
+        positions = structures.positions.detach().requires_grad_(True)
+        strains = torch.zeros_like(structures.cells, requires_grad=True)
+        with torch.enable_grad():
+            stretched = torch.einsum("ab,abc->ac", positions, strains[structures.structure_index])
+            moved = structures.replace(
+                positions=positions + stretched, cells=structures.cells + structures.cells @ strains
+            )
+            fingerprints = self.representation.atomic_features(moved)
+        species = self.representation.species_index(structures)
+        angles = self.environments.angles(fingerprints.detach(), species)
+        pooled = self._mean(structures, species, self.environments.values(angles))
+        mean = self.offset + base + self.scale * (pooled @ self._weights)
+        spread = self._spread(pooled)
+        first = len(self.representation.species)
+        along = torch.cholesky_solve(pooled.T, self._factor).T[:, first:]
+        along = along * (self._noise**2 / spread)[:, None]
+        index = structures.structure_index
+        results = [times * mean, times * self.calibration * self.scale * spread]
+        share = (times / counts)[index, None]
+        for weights, factor in ((self._weights[None, first:], 1.0), (along[index], self.calibration)):
+            slopes = self.scale * factor * share * self.environments.slopes(angles, weights)
+            results += torch.autograd.grad(
+                fingerprints, [positions, strains], slopes, retain_graph=True, materialize_grads=True
+            )
+        results[2] = results[2] - base_forces * share
+        results[3] = results[3] + base_strains * times[:, None, None]
+        return tuple(results)
+
+    @property
+    def validation_errors(self) -> PredictionErrors | None:
+        """Errors on structures left out with all their labels."""
+        return self._errors
+
+    # Files.
+
+    def save(self, path: Path | str) -> None:
+        """Write the surrogate to one ``.safetensors`` file, atomically."""
+        header = {
+            "format": _FORMAT,
+            "settings": self.settings.options(),
+            "representation": self.representation.config(),
+            **{name: getattr(self, f"_{name}") for name in _NUMBERS},
+            "offset": self.offset,
+            "scale": self.scale,
+            "baseline": self.baseline_name,
+            "validation_errors": self._errors and asdict(self._errors),
+        }
+        tensors = {
+            **self.environments.tensors,
+            "normal": self._normal,
+            "right": self._right,
+            "scores": self._scores,
+        }
+        write_tensors(path, tensors, header, entry=_ENTRY)
+
+    @classmethod
+    def load(cls, path: Path | str, *, baseline: Any = None) -> AdditiveSurrogate:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: The file.
+            baseline: The energy method from which it learned the difference, where there was one.
+
+        Raises:
+            InputError: No such file, another kind of file, a damaged one, or another baseline.
+        """
+        tensors, header = read_tensors(path, entry=_ENTRY, expected="an additive surrogate")
+        if header.get("format") != _FORMAT:
+            raise InputError(
+                f"{path}: additive surrogate of format {shortened(header.get('format'))}, this whorl reads "
+                f"{_FORMAT}. Update whorl."
+            )
+        named = None if baseline is None else str(getattr(baseline, "name", baseline))
+        if named is not None and named != header.get("baseline"):
+            raise InputError(
+                f"{path}: was fitted with the baseline {header.get('baseline') or 'none'}, got {named}."
+            )
+        try:
+            representation = make_representation(header["representation"])
+            if not isinstance(representation, AtomicRepresentation):
+                raise ValueError("its representation is not one of atoms")
+            normal, right, scores = (tensors.pop(name) for name in ("normal", "right", "scores"))
+            surrogate = cls(
+                settings=cls.Settings(**header["settings"]),
+                representation=representation,
+                environments=CosineFeatures(**tensors),
+                offset=float(header["offset"]),
+                scale=float(header["scale"]),
+                baseline=baseline,
+                baseline_name=header["baseline"],
+            )
+            if normal.shape != surrogate._normal.shape or right.shape != surrogate._right.shape:
+                raise ValueError("its tensors do not fit together")
+            surrogate._normal, surrogate._right, surrogate._scores = normal, right, scores
+            for name in _NUMBERS:
+                setattr(surrogate, f"_{name}", header[name])
+            errors = header["validation_errors"]
+            surrogate._errors = PredictionErrors(**errors) if errors else None
+            surrogate._solve()
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: damaged ({shortened(error, 200)}).") from None
+        return surrogate
+
+
+_GRADIENTS = ("gradient", "strain_gradient", "uncertainty_gradient", "uncertainty_strain_gradient")
+_NUMBERS = ("squares", "rows", "structures", "penalty")
+
+
+class _Blocks:
+    """The rows of A and of y, structure by structure; computed again for each pass where they are many."""
+
+    def __init__(
+        self,
+        surrogate: AdditiveSurrogate,
+        structures: StructureBatch,
+        labels: Labels,
+        progress: Progress | None,
+    ) -> None:
+        self.surrogate, self.structures, self.labels, self.progress = surrogate, structures, labels, progress
+        rows = (
+            len(structures)
+            + int(labels.forces.isfinite().sum())
+            + 6 * int(labels.strains.isfinite().flatten(1).all(1).sum())
+        )
+        self._keeps = rows * len(surrogate._right) <= _KEPT_ROWS
+        self._kept: list[tuple[int, Tensor, Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        if self._kept:
+            yield from self._kept
+            return
+        for block in self._computed():
+            if self._keeps:
+                self._kept.append(block)
+            yield block
+
+    def _computed(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        width = len(self.surrogate.representation.atomic_names)
+        largest = int(self.structures.n_atoms.max())
+        at_once = max(1, _NUMBERS_AT_ONCE // (3 * largest * (largest + 3) * width))
+        for start in range(0, len(self.structures), at_once):
+            chunk = self.structures[start : start + at_once]
+            yield from self._of_chunk(start, chunk)
+            if self.progress is not None:
+                self.progress(min(start + at_once, len(self)), len(self))
+
+    @torch.no_grad()
+    def _of_chunk(self, start: int, chunk: StructureBatch) -> Iterator[tuple[int, Tensor, Tensor]]:
+        surrogate, labels = self.surrogate, self.labels
+        maps, counts = surrogate.environments, chunk.n_atoms.tolist()
+        first_atom = int(self.structures.first_atom[start])
+        forces = labels.forces[first_atom : first_atom + len(chunk.positions)].split(counts)
+        strains = labels.strains[start : start + len(chunk)]
+        with_strain = bool(strains.isfinite().any())
+        if not with_strain and not any(bool(part.isfinite().any()) for part in forces):
+            pooled = surrogate._pooled(chunk)
+            for b, row in enumerate(pooled):
+                yield start + b, row[None], labels.values[start + b : start + b + 1]
+            return
+        species = surrogate.representation.species_index(chunk).split(counts)
+        values, jacobian = surrogate.representation.atomic_value_and_jacobian(
+            chunk.to(dtype=torch.float64), strain=with_strain
+        )
+        padded = values.shape[1]
+        for b, n in enumerate(counts):
+            angles = maps.angles(values[b, :n], species[b])
+            alone = chunk[b]
+            rows = [surrogate._mean(alone, species[b], maps.values(angles))]
+            targets = [labels.values[start + b : start + b + 1]]
+            moving = []  # rows of the Jacobian: atoms, then strains
+            if bool(forces[b].isfinite().all()):
+                moving.append(jacobian[b, :n, :, :n])
+                targets.append(-forces[b].flatten())
+            if with_strain and bool(strains[b].isfinite().all()):
+                of_strain = jacobian[b, :n, :, padded:]
+                symmetric = 0.5 * (of_strain + of_strain.transpose(2, 3)) / n
+                moving.append(symmetric)
+                targets.append(strains[b].flatten())
+            if moving:
+                along = torch.cat(moving, 2).flatten(2)
+                slopes = maps.summed_jacobian(angles, along) / surrogate.settings.force_error
+                nothing = slopes.new_zeros(len(slopes), len(surrogate.representation.species))
+                rows.append(torch.cat([nothing, slopes], 1))
+            yield start + b, torch.cat(rows), torch.cat(targets)
+
+
+def _structures(given: Any) -> StructureBatch:
+    """Return structures as a batch, in float64.
+
+    Raises:
+        InputError: Features instead.
+    """
+    if isinstance(given, Tensor):
+        raise InputError(
+            f"additive surrogate: got features of shape {tuple(given.shape)}, expected structures: it "
+            "predicts from atoms. For features use one of the kinds network or ensemble."
+        )
+    return as_batch(given).to(dtype=torch.float64)
+
+
+def _checked_values(values: Tensor, structures: StructureBatch) -> Tensor:
+    values = torch.as_tensor(values).double().reshape(-1)
+    if len(values) != len(structures):
+        raise InputError(
+            f"additive surrogate: got {len(values)} labels for {len(structures)} structures, expected one "
+            "each."
+        )
+    bad = ~values.isfinite()
+    if bool(bad.any()):
+        raise InputError(
+            f"additive surrogate: the label of structure {int(bad.nonzero()[0])} is "
+            f"{float(values[bad][0])}, expected a finite number. Remedy: leave the structure out."
+        )
+    return values
+
+
+def _checked(given: Any, like: Tensor, structure: Tensor, what: str) -> Tensor:
+    """Return derivatives in float64, NaN where a structure has none of them.
+
+    Raises:
+        InputError: Of another shape, or some of a structure's are missing.
+    """
+    if given is None:
+        return torch.full(like.shape, math.nan, dtype=torch.float64)
+    values = torch.as_tensor(given).double()
+    if values.shape != like.shape:
+        raise InputError(
+            f"additive surrogate: got {what} of shape {tuple(values.shape)}, expected {tuple(like.shape)}."
+        )
+    missing = ~values.isfinite().flatten(1)
+    count = int(structure.max()) + 1 if len(structure) else 0
+    lacking = torch.zeros(count, dtype=torch.int64).index_add_(0, structure, missing.sum(1))
+    size = torch.zeros_like(lacking).index_add_(0, structure, torch.full_like(structure, missing.shape[1]))
+    partly = ((lacking > 0) & (lacking < size)) | _infinite(values, structure, count)
+    if bool(partly.any()):
+        raise InputError(
+            f"additive surrogate: some {what} of structure {int(partly.nonzero()[0])} are not finite. "
+            f"Remedy: compute them again, or give NaN for all {what} of the structure, which is then fitted "
+            "without them."
+        )
+    return values
+
+
+def _infinite(values: Tensor, structure: Tensor, count: int) -> Tensor:
+    infinite = values.isinf().flatten(1).any(1).long()
+    return torch.zeros(count, dtype=torch.int64).index_add_(0, structure, infinite) > 0
+
+
+def _representation(settings: AdditiveSurrogate.Settings, structures: StructureBatch) -> AtomicRepresentation:
+    from ase.data import chemical_symbols
+
+    species = [chemical_symbols[number] for number in structures.atomic_numbers.unique().tolist()]
+    if settings.representation is None:
+        return default_fingerprint(species)
+    representation = settings.representation.build(species, structures=structures)
+    if not isinstance(representation, AtomicRepresentation):
+        raise InputError(
+            f"additive surrogate: {settings.representation.kind} is no representation of atoms. Use one that "
+            "is, such as acsf or soap."
+        )
+    return representation
+
+
+@torch.no_grad()
+def _fingerprints(
+    representation: AtomicRepresentation, structures: StructureBatch
+) -> tuple[Float[Tensor, "A f"], Int[Tensor, "A"]]:
+    species = representation.species_index(structures)
+    return representation.atomic_features(structures).double(), species
