@@ -174,7 +174,7 @@ def test_a_relaxed_structure_has_small_forces_and_less_energy():
 
 def test_the_example_in_the_docs_keeps_the_contract(tmp_path, monkeypatch):
     page = (Path(__file__).resolve().parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r'```python\n("""Uniform scaling of structures\.*?)```', page, flags=re.DOTALL)
+    (example,) = re.findall(r'```python\n("""Uniform scaling of structures.*?)```', page, flags=re.DOTALL)
     (tmp_path / "breathing.py").write_text(example, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     method = REFINERS.get("breathing:Breathe")
