@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from whorl.datasets import split
-from whorl.evaluation import Generated, SizeVerdict, evaluate
+from whorl.evaluation import Reference, Samples, SizeResults, evaluate, results_of
 from whorl.generators import CVAE, fit
 from whorl.report.paper import TABLE_1
 from whorl.surrogates import EnsembleSurrogate, load_surrogate, select
@@ -78,31 +77,31 @@ class Study:
             print(f"  {made.advice}")
         return made.features
 
-    def judged(self, draw: Callable[[float, torch.Generator], torch.Tensor]) -> SizeVerdict:
+    def judged(self, draw: Callable[[float, torch.Generator], torch.Tensor]) -> SizeResults:
         """Return what whorl's own protocol says, with the authors' surrogate as judge."""
         made = [draw(target, torch.Generator().manual_seed(self.seed)) for target in TARGETS]
         features = torch.cat(made)
-        generated = Generated(
-            targets=torch.tensor(TARGETS, dtype=torch.float64).repeat_interleave(len(made[0])),
-            features=features,
-            predicted=self.judge.predict(features).mean,
-            training_features=self.features,
-            training_properties=self.values,
+        targets = torch.tensor(TARGETS, dtype=torch.float64).repeat_interleave(len(made[0]))
+        samples = Samples(
+            ids=tuple(map(str, range(len(targets)))), targets=targets, features=features.double()
         )
-        verdict = evaluate(
-            {"n300": generated},
-            data_features=self.features,
-            data_properties=self.values,
-            tolerance=TOLERANCE,
-            window=TOLERANCE,
+        reference = Reference(
+            name="formation_energy",
+            unit="eV/atom",
+            properties=self.values,
+            features=self.features,
+            training_rows=torch.arange(len(self.values)),
         )
-        return verdict.sizes["n300"]
+        evaluated = evaluate(
+            samples, reference, ["surrogate", "diversity"], tolerance=TOLERANCE, surrogate=self.judge
+        )
+        return results_of({"n300": evaluated}, tolerance=TOLERANCE).sizes["n300"]
 
 
-def columns(verdict: SizeVerdict) -> dict[str, list[float]]:
+def columns(results: SizeResults) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"mae": [], "within": [], "spread": [], "copies": []}
-    for target in verdict.targets:
-        assert target.surrogate is not None
+    for target in results.targets:
+        assert target.surrogate is not None and target.diversity is not None
         found["mae"].append(target.surrogate.mean_absolute_error or float("nan"))
         found["within"].append(target.surrogate.percent_within or 0.0)
         found["spread"].append(target.diversity.ratio or float("nan"))

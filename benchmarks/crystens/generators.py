@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from whorl.axes import EVALUATORS
 from whorl.conditions import Conditions
 from whorl.datasets import load_dataset, load_features
 from whorl.datasets.store import labels_of
-from whorl.evaluation import MadeCrystals, judge_crystals
+from whorl.evaluation import Reference, Samples, evaluate
 from whorl.files import write_json
 from whorl.generators import ConditionalGenerator, Diffusion, load_model
 from whorl.report.crystals import TABLE_1, TABLE_2
@@ -70,7 +71,14 @@ def main() -> int:
     labels = labels_of(real, args.property).double()
     known = load_dataset(args.dataset).structures
     assert known is not None
-    step = -(-len(known) // args.real)
+    reference = Reference(
+        name=args.property or next(iter(real.properties)),
+        unit="",
+        properties=labels,
+        features=real.features.flatten(1).double(),
+        structures=known,
+        training_rows=torch.arange(len(labels)),
+    )
     judge = load_model(args.surrogate) if args.surrogate else None
     assert judge is None or isinstance(judge, NetworkSurrogate)
     # Conditions as they occur: the middle 90 % of the data, evenly over their ranks.
@@ -98,28 +106,25 @@ def main() -> int:
         refined = decoded.refined().structures
         measured = codec.measures(made)
         measures = {name: getattr(measured, name).double() for name in MEASURES}
-        verdict = judge_crystals(
-            MadeCrystals(
-                structures=refined,
-                rows=decoded.index,
-                targets=targets,
-                skipped=decoded.skipped,
-                measures=measures,
-            ),
-            real=known[list(range(0, len(known), step))],
-            known=known,
+        samples = Samples(
+            ids=tuple(map(str, range(len(targets)))),
+            targets=targets,
+            structures=refined,
+            rows=decoded.index,
+            skipped=decoded.skipped,
+            consistency=measures,
         )
-        row = {"CPU seconds per sample": seconds, **verdict.to_dict()}
-        cells = [path.stem, f"{seconds:.2f}", *(f"{verdict.measures[name]:.3g}" for name in MEASURES)]
-        cells.append(f"{100 * verdict.decoded / verdict.count:.1f} %")
-        shares = (
-            verdict.percent_valid,
-            verdict.percent_symmetric,
-            verdict.percent_unique,
-            verdict.percent_novel,
-        )
+        compared = EVALUATORS.get("distributions")
+        kinds = ("consistency", "validity", "symmetry", "uniqueness", "novelty")
+        evaluators = [*kinds, compared(compared.Settings(real=args.real))]
+        metrics = evaluate(samples, reference, evaluators).metrics
+        overall = {name: value for of in metrics.values() for name, value in of.overall.items()}
+        row = {"CPU seconds per sample": seconds, **overall}
+        cells = [path.stem, f"{seconds:.2f}", *(f"{overall[name] or 0:.3g}" for name in MEASURES)]
+        cells.append(f"{100 * overall['structures'] / len(targets):.1f} %")
+        shares = [overall[f"percent_{name}"] for name in ("valid", "symmetric", "unique", "novel")]
         cells += ["" if share is None else f"{share:.1f} %" for share in shares]
-        statistics = torch.tensor([one.statistic for one in verdict.distributions])
+        statistics = torch.tensor([one["statistic"] for one in overall["quantities"]])
         cells.append(f"{float(statistics.median()):.3f}" if len(statistics) else "")
         if judge is not None:
             predicted = judge.predict(made.double()).mean.double()

@@ -95,7 +95,20 @@ EVALUATORS: Registry[Evaluator] = Registry(
     "evaluator",
     group="whorl.evaluators",
     base="whorl.evaluation.evaluators.base:Evaluator",
-    builtin={},
+    builtin={
+        "surrogate": "whorl.evaluation.evaluators.surrogate:SurrogateEvaluator",
+        "reconstruction": "whorl.evaluation.evaluators.reconstruction:ReconstructionEvaluator",
+        "energy": "whorl.evaluation.evaluators.energy:EnergyEvaluator",
+        "diversity": "whorl.evaluation.evaluators.diversity:DiversityEvaluator",
+        "consistency": "whorl.evaluation.evaluators.consistency:ConsistencyEvaluator",
+        "validity": "whorl.evaluation.evaluators.validity:ValidityEvaluator",
+        "uniqueness": "whorl.evaluation.evaluators.uniqueness:UniquenessEvaluator",
+        "novelty": "whorl.evaluation.evaluators.novelty:NoveltyEvaluator",
+        "symmetry": "whorl.evaluation.evaluators.symmetry:SymmetryEvaluator",
+        "distributions": "whorl.evaluation.evaluators.distributions:DistributionsEvaluator",
+        "cgcnn": "whorl.evaluation.evaluators.cgcnn:CGCNNEvaluator",
+        "conditions": "whorl.evaluation.evaluators.conditions:ConditionsEvaluator",
+    },
 )
 
 SOLVERS: Registry[Solver] = Registry(

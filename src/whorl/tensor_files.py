@@ -28,7 +28,8 @@ def tensors_hash(tensors: Mapping[str, Tensor], text: str = "") -> str:
     for name in sorted(tensors):
         values = tensors[name].detach().cpu().contiguous()
         digest.update(f"\n{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+        if values.numel():  # an empty tensor may have strides that cannot be viewed
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

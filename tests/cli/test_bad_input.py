@@ -1,10 +1,10 @@
 """Whatever is wrong with the input: a clear message, a fitting exit code, and nothing lost."""
 
 import errno
-import json
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.io import write
@@ -234,24 +234,30 @@ class Moody(Calculator):
         self.results = {"energy": (length - 2.8) ** 2 * len(atoms), "forces": np.zeros((len(atoms), 3))}
 
 
-def test_a_calculator_that_fails_on_some_structures(tmp_path, clusters):
-    from whorl.workflow.energies import energies
-    from whorl.workflow.monitor import Monitor
-    from whorl.workflow.settings import CalculatorSettings
+def test_a_calculator_that_fails_on_some_structures(clusters):
+    from whorl.evaluation import EvaluationContext, Reference, Samples
+    from whorl.evaluation.evaluators.energy import EnergyEvaluator
 
-    data = load_dataset(clusters)
-    assert data.structures is not None
-    too_long = int((data.structures.positions.reshape(40, -1).amax(1) > 3.3).sum())
+    structures = load_dataset(clusters).structures
+    assert structures is not None
+    too_long = int((structures.positions.reshape(40, -1).amax(1) > 3.3).sum())
     assert 0 < too_long < 40
-    monitor = Monitor()
-    method = CalculatorSettings(name=f"{__name__}:Moody", bulk_energy={"Pt": -5.0})
-    energies(clusters, calculator=method, output=tmp_path / "energies.json", monitor=monitor)
-    table = json.loads((tmp_path / "energies.json").read_text())
+    method = {"name": f"{__name__}:Moody", "bulk_energy": {"Pt": -5.0}}
+    evaluator = EnergyEvaluator(EnergyEvaluator.Settings.model_validate({"calculator": method}))
+    zeros = torch.zeros(40, dtype=torch.float64)
+    every = torch.arange(40)
+    metrics = evaluator.evaluate(
+        Samples(ids=tuple(map(str, range(40))), targets=zeros, structures=structures, rows=every),
+        Reference(name="y", unit="", properties=zeros, features=zeros[:, None], training_rows=every),
+        EvaluationContext(tolerance=0.1),
+    )
+    table = metrics.per_structure
     assert len(table["formation_energy"]) == 40
-    assert len(table["failures"]) == too_long
-    assert all("no convergence" in reason for reason in table["failures"].values())
+    failures = [reason for reason in table["failure"] if reason is not None]
+    assert len(failures) == too_long
+    assert all("no convergence" in reason for reason in failures)
     assert sum(value is None for value in table["formation_energy"]) == too_long
-    assert f"failed on {too_long} of 40 structures" in monitor.warnings[0]
+    assert f"failed on {too_long} of 40 structures" in metrics.warnings[0]
 
 
 def test_targets_outside_the_training_range(whorl, recipe, tmp_path):

@@ -137,7 +137,7 @@ def test_a_recipe_runs_and_is_not_repeated(whorl, recipe, tmp_path):
     assert first.code == 0, first.err
     assert first.out.strip().endswith("report.html")
     assert "✓ reconstruct/all" in first.err
-    assert "judged by the surrogate" in first.err
+    assert "by the surrogate" in first.err
     second = whorl("run", recipe, "-o", folder)
     assert second.code == 0
     assert "✓" not in second.err
@@ -189,12 +189,12 @@ def test_single_commands_do_the_same_from_files_to_files(whorl, clusters, repres
         found,
         *search,
     )
-    verdict = good(
+    evaluated = good(
         *("evaluate", generated, "--features", features, "--judge", judge, "--rows", rows),
-        *("--structures", found, "--calculator", "emt", "-o", tmp_path / "verdict"),
+        *("--structures", found, "--calculator", "emt", "-o", tmp_path / "results"),
     )
-    assert "judged by the energy method" in verdict.err
-    results = json.loads((tmp_path / "verdict" / "results.json").read_text())
+    assert "by the energy method" in evaluated.err
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert [t["target"] for t in results["sizes"]["all"]["targets"]] == [1.5, 2.0]
     shown = good("data", "show", features)
     assert "40 rows of shape (6,)" in shown.out

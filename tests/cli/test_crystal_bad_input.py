@@ -391,17 +391,18 @@ def test_few_rows_and_far_targets(whorl, files):
 def test_one_tensor_and_one_real_crystal(whorl, files):
     one = load_dataset(files / "salts.safetensors").select([0])
     save_dataset(one, files / "salt.safetensors")
+    save_features(load_features(files / "features.safetensors").select([0]), files / "salt-f.safetensors")
     decoded = whorl("decode", "one.safetensors", "-o", "c.safetensors")
     assert decoded.code in (0, 1)  # an untrained generator may make no crystal
     single = load_features(files / "made.safetensors").select([0])
     save_features(single, files / "single.safetensors")
     assert whorl("decode", "single.safetensors", "-o", "c.safetensors").code == 0
     said = whorl(
-        *("evaluate", "single.safetensors", "--features", "features.safetensors", "--no-cgcnn"),
+        *("evaluate", "single.safetensors", "--features", "salt-f.safetensors", "--no-cgcnn"),
         *("--crystals", "c.safetensors", "--dataset", "salt.safetensors", "-o", "verdict"),
     )
     assert said.code == 0, said.err
-    assert "1 crystals of 1 tensors: 100.0 % structurally valid" in said.out
+    assert "1 structures of 1 samples: 100.0 % valid" in said.out
 
 
 @pytest.fixture
@@ -431,7 +432,7 @@ def test_without_the_extras(whorl, files, without_extras):
     evaluate = ("evaluate", "made.safetensors", "--crystals", "crystals.safetensors", *arguments)
     for command, words in (
         (train, "pip install 'whorl[diffusion]'"),
-        (evaluate, "pip install 'whorl[crystens]', or leave out the predicted properties: --no-cgcnn"),
+        (evaluate, "pip install 'whorl[crystens]', or leave out the evaluator cgcnn: --no-cgcnn"),
         (("data", "crystals", "--count", 3, "-o", "new.safetensors"), "pip install 'whorl[crystens]'"),
     ):
         said = whorl(*command)

@@ -46,8 +46,8 @@ def test_from_crystals_to_crystals(whorl, tmp_path):
         tmp_path / "e",
     )
     assert said.code == 0, said.err
-    assert "of 4 tensors" in said.out
-    assert (tmp_path / "e" / "crystals.json").is_file()
+    assert "of 4 samples" in said.out
+    assert (tmp_path / "e" / "all" / "novelty.json").is_file()
 
 
 def test_every_cif_beside_the_invalid_ones_opens_in_pymatgen(whorl, tmp_path):

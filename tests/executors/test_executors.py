@@ -227,11 +227,12 @@ def test_every_loop_on_chunks_gives_the_same_files_whatever_the_executor(tmp_pat
     from ase.build import molecule
 
     from whorl.datasets import Dataset, save_dataset
+    from whorl.evaluation import EvaluationContext, Reference, Samples
+    from whorl.evaluation.evaluators.energy import EnergyEvaluator
+    from whorl.files import write_json
     from whorl.representations import RepresentationSettings
     from whorl.structures import from_ase
-    from whorl.workflow.energies import energies
     from whorl.workflow.monitor import Monitor
-    from whorl.workflow.settings import CalculatorSettings
     from whorl.workflow.stages.encode import encode
 
     atoms = [molecule(name) for name in ("CH4", "C2H2", "C2H6", "H2O")] * 10
@@ -239,6 +240,12 @@ def test_every_loop_on_chunks_gives_the_same_files_whatever_the_executor(tmp_pat
     save_dataset(
         Dataset(structures=structures, ids=tuple(map(str, range(len(atoms))))), tmp_path / "data.safetensors"
     )
+
+    evaluator = EnergyEvaluator(EnergyEvaluator.Settings.model_validate({"calculator": "emt"}))
+    zeros, every = torch.zeros(len(atoms), dtype=torch.float64), torch.arange(len(atoms))
+    names = tuple(map(str, every.tolist()))
+    samples = Samples(ids=names, targets=zeros, structures=structures, rows=every)
+    reference = Reference(name="y", unit="", properties=zeros, features=zeros[:, None], training_rows=every)
 
     def outputs(kind):
         folder = tmp_path / kind
@@ -249,12 +256,9 @@ def test_every_loop_on_chunks_gives_the_same_files_whatever_the_executor(tmp_pat
                 output=folder / "features.safetensors",
                 monitor=Monitor(),
             )
-            energies(
-                tmp_path / "data.safetensors",
-                calculator=CalculatorSettings(name="emt"),
-                output=folder / "energies.json",
-                monitor=Monitor(),
-            )
+            context = EvaluationContext(tolerance=0.1, directory=folder / "parts")
+            metrics = evaluator.evaluate(samples, reference, context)
+            write_json(folder / "energies.json", metrics.to_dict())
         return [(folder / name).read_bytes() for name in ("features.safetensors", "energies.json")]
 
     expected = outputs("serial")

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from evaluating import evaluated
 
-from whorl.evaluation import Generated, Reconstructed, Verdict, evaluate
+from whorl.evaluation import Evaluated, Reference, Results, Samples, results_of
 from whorl.structures.batch import StructureBatch
 
 TARGETS = (1.9, 2.8, 3.7)
@@ -28,55 +29,64 @@ def clusters(count, *, seed=0, atoms=10, cell=None):
 
 @dataclass
 class Run:
-    sizes: dict[str, Generated]
-    data_features: torch.Tensor
-    data_properties: torch.Tensor
-    data_structures: StructureBatch | None
+    """What a report is made of; tests change the samples, their values or the real data."""
+
+    samples: dict[str, Samples]
+    values: dict[str, dict[str, Any]]
+    reference: Reference
+    training: dict[str, int]
     recipe: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def verdict(self) -> Verdict:
-        return evaluate(self.sizes, data_features=self.data_features, data_properties=self.data_properties)
+    def sizes(self) -> dict[str, Evaluated]:
+        return {
+            label: evaluated(
+                samples,
+                self.reference.replace(training_rows=torch.arange(self.training[label])),
+                **self.values[label],
+            )
+            for label, samples in self.samples.items()
+        }
+
+    @property
+    def results(self) -> Results:
+        return results_of(self.sizes, tolerance=0.1)
 
     def arguments(self) -> dict[str, Any]:
         return {
-            "verdict": self.verdict,
+            "results": self.results,
             "sizes": self.sizes,
-            "data_features": self.data_features,
-            "data_properties": self.data_properties,
-            "data_structures": self.data_structures,
             "title": "Pt10 by EMT",
             "recipe": self.recipe,
             "provenance": {"whorl_version": "0.1.0", "seed": 7, "recipe_hash": "0123456789abcdef"},
         }
 
 
-def one_size(*, rows, data, seed):
-    features, properties = data
+def one_size(*, data, seed):
+    features, _ = data
     rng = torch.Generator().manual_seed(seed)
     targets = torch.tensor(TARGETS, dtype=torch.float64).repeat_interleave(12)
     n, found = len(targets), torch.arange(0, len(targets), 3)
     noise = 0.1 * torch.randn(n, generator=rng, dtype=torch.float64)
     energy = (targets + 2 * noise)[found]
     energy[1] = float("nan")
-    return Generated(
+    samples = Samples(
+        ids=tuple(f"s{i}" for i in range(n)),
         targets=targets,
         features=torch.randn(n, features.shape[1], generator=rng, dtype=torch.float64),
-        predicted=targets + noise,
-        training_features=features[:rows],
-        training_properties=properties[:rows],
-        reconstructed=Reconstructed(
-            rows=found,
-            loss=torch.logspace(-3, 0, len(found), dtype=torch.float64),
-            status=("local_minimum",) * (len(found) - 1) + ("invalid",),
-            invalid_above=0.5,
-            reference_loss=torch.logspace(-3, -1, 20, dtype=torch.float64),
-            energy=energy,
-            failures={1: "two atoms <closer> than 0.3 Å"},
-            features=torch.randn(len(found), features.shape[1], generator=rng, dtype=torch.float64),
-            structures=clusters(len(found), seed=seed),
-        ),
+        rows=found,
+        loss=torch.logspace(-3, 0, len(found), dtype=torch.float64),
+        status=("local_minimum",) * (len(found) - 1) + ("invalid",),
+        invalid_above=0.5,
+        reference_loss=torch.logspace(-3, -1, 20, dtype=torch.float64),
+        structure_features=torch.randn(len(found), features.shape[1], generator=rng, dtype=torch.float64),
+        structures=clusters(len(found), seed=seed),
     )
+    return samples, {
+        "predicted": targets + noise,
+        "computed": energy,
+        "failures": {1: "two atoms <closer> than 0.3 Å"},
+    }
 
 
 @pytest.fixture
@@ -86,11 +96,19 @@ def run():
         torch.randn(400, 5, generator=rng, dtype=torch.float64),
         torch.linspace(1.2, 3.65, 400, dtype=torch.float64)[torch.randperm(400, generator=rng)],
     )
+    sizes = {"n300": one_size(data=data, seed=1), "n40": one_size(data=data, seed=2)}
     return Run(
-        sizes={"n300": one_size(rows=300, data=data, seed=1), "n40": one_size(rows=40, data=data, seed=2)},
-        data_features=data[0],
-        data_properties=data[1],
-        data_structures=clusters(400, seed=3),
+        samples={label: samples for label, (samples, _) in sizes.items()},
+        values={label: values for label, (_, values) in sizes.items()},
+        training={"n300": 300, "n40": 40},
+        reference=Reference(
+            name="formation_energy",
+            unit="",
+            properties=data[1],
+            features=data[0],
+            structures=clusters(400, seed=3),
+            training_rows=torch.arange(400),
+        ),
         recipe={
             "name": "pt10",
             "data": {"clusters": {"element": "Pt", "atoms": 10, "calculator": {"name": "emt"}}},

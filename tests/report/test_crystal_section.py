@@ -8,8 +8,8 @@ import pytest
 import torch
 from ase.build import bulk
 
-from whorl.errors import InputError
-from whorl.evaluation.crystals import CrystalVerdict, MadeCrystals, compare
+from whorl.evaluation import Evaluated, Metrics, Reference, Samples, compare
+from whorl.evaluation.metrics import column
 from whorl.report import crystal_figures, write_report
 from whorl.report.crystals import TABLE_1, TABLE_2, crystal_section
 from whorl.structures import from_ase
@@ -25,7 +25,11 @@ def salts(count, seed):
     return from_ase([bulk(formulas[i % 4], "rocksalt", a=size) for i, size in enumerate(sizes)])
 
 
-def made_of(structures, *, targets, scale):
+def metrics_of(kind, *, columns=None, **overall):
+    return Metrics(evaluator=kind, overall=overall, per_structure=columns or {})
+
+
+def made_of(structures, *, targets, scale, real, predicted=True):
     """Return n tensors of which the first k became crystals, one of them without a band gap."""
     k, n = len(structures), len(targets)
     rng = torch.Generator().manual_seed(n)
@@ -33,47 +37,71 @@ def made_of(structures, *, targets, scale):
     energies = targets[:k] + 0.1 * torch.randn(k, generator=rng, dtype=torch.float64)
     gaps = torch.rand(k, generator=rng, dtype=torch.float64)
     gaps[:1] = torch.nan
-    return MadeCrystals(
+    values = {"formation energy": energies, "band gap": gaps} if predicted else {}
+    share = 100.0 if k else None
+    metrics = [
+        metrics_of("consistency", **dict.fromkeys(MEASURES, scale)),
+        metrics_of(
+            "validity",
+            count=n,
+            structures=k,
+            percent_distances=share,
+            percent_volume=share,
+            percent_valid=100.0 * k / n,
+            percent_neutral=None,
+        ),
+        metrics_of("symmetry", percent_symmetric=50.0, columns={"space_group_number": [225] * k}),
+        metrics_of("uniqueness", percent_unique=75.0 if k else None),
+        metrics_of(
+            "distributions",
+            quantities=[dataclasses.asdict(compare("alpha", torch.rand(9), torch.rand(9) + 90, unit="°"))]
+            if k
+            else [],
+        ),
+        metrics_of(
+            "cgcnn",
+            columns={name: column(of) for name, of in values.items()},
+            properties=[
+                dataclasses.asdict(compare(name, of, real[name], unit="eV"))
+                for name, of in values.items()
+                if name in real
+            ],
+        ),
+    ]
+    samples = Samples(
+        ids=tuple(map(str, range(n))),
+        targets=targets,
         structures=structures,
         rows=torch.arange(k),
-        targets=targets,
         skipped=dict.fromkeys(range(k, n), "has no atoms"),
-        measures={name: torch.full((n,), scale, dtype=torch.float64) for name in MEASURES},
-        predicted={"formation energy": energies, "band gap": gaps},
     )
+    reference = Reference(
+        name="formation_energy",
+        unit="",
+        properties=torch.zeros(1).double(),
+        features=torch.zeros(1, 1).double(),
+        training_rows=torch.zeros(1, dtype=torch.int64),
+    )
+    return Evaluated(samples=samples, reference=reference, metrics={of.evaluator: of for of in metrics})
 
 
-def verdict_on(made, real_predicted):
-    properties = tuple(
-        compare(name, values, real_predicted[name], unit="eV") for name, values in made.predicted.items()
-    )
-    return CrystalVerdict(
-        count=len(made.targets),
-        decoded=len(made.structures),
-        measures={name: float(values.mean()) for name, values in made.measures.items()},
-        percent_distances=100.0 if len(made.structures) else None,
-        percent_volume=100.0 if len(made.structures) else None,
-        percent_valid=100.0 * len(made.structures) / len(made.targets),
-        percent_neutral=None,
-        percent_symmetric=50.0,
-        percent_unique=75.0,
-        percent_novel=None,
-        distributions=(compare("alpha", torch.rand(9), torch.rand(9) + 90, unit="°"),),
-        properties=properties,
-    )
+def changed(evaluated, kind=None, overall=None, **changes):
+    """Return other samples, or metrics with other numbers."""
+    metrics = dict(evaluated.metrics)
+    if kind is not None:
+        metrics[kind] = dataclasses.replace(metrics[kind], overall={**metrics[kind].overall, **overall})
+    return dataclasses.replace(evaluated, samples=evaluated.samples.replace(**changes), metrics=metrics)
 
 
 @pytest.fixture(scope="module")
 def inputs():
-    made = {
-        "gan": made_of(salts(4, 0), targets=[-1.0, 0.0] * 4, scale=300.0),
-        "diffusion": made_of(salts(12, 1), targets=[-1.0, 0.0] * 6, scale=4.36e-4),
-    }
     rng = torch.Generator().manual_seed(9)
     real = {name: torch.randn(20, generator=rng) for name in ("formation energy", "band gap")}
     return {
-        "verdicts": {label: verdict_on(one, real) for label, one in made.items()},
-        "made": made,
+        "evaluated": {
+            "gan": made_of(salts(4, 0), targets=[-1.0, 0.0] * 4, scale=300.0, real=real),
+            "diffusion": made_of(salts(12, 1), targets=[-1.0, 0.0] * 6, scale=4.36e-4, real=real),
+        },
         "real": salts(20, 2),
         "real_predicted": real,
         "target_label": LABEL,
@@ -83,7 +111,7 @@ def inputs():
 
 def section_of(inputs, **changes):
     given = {**inputs, **changes}
-    return crystal_section(given.pop("verdicts"), given.pop("made"), **given)
+    return crystal_section(given.pop("evaluated"), **given)
 
 
 @pytest.fixture(scope="module")
@@ -94,19 +122,20 @@ def section(inputs):
 @pytest.fixture
 def page(run, tmp_path):
     """Write a page with as little else in it as can be."""
-    size = run.sizes["n300"]
-    few = torch.nonzero(size.targets == 1.9).flatten()
-    size = dataclasses.replace(
-        size,
-        targets=size.targets[few],
-        features=size.features[few],
-        predicted=None,
-        reconstructed=None,
-        training_features=size.training_features[:40],
-        training_properties=size.training_properties[:40],
+    samples = run.samples["n300"]
+    few = torch.nonzero(samples.targets == 1.9).flatten()
+    run.samples = {
+        "n300": Samples(
+            ids=samples.ids[: len(few)], targets=samples.targets[few], features=samples.features[few]
+        )
+    }
+    run.values, run.training = {"n300": {}}, {"n300": 40}
+    run.reference = run.reference.replace(
+        features=run.reference.features[:60],
+        properties=run.reference.properties[:60],
+        structures=None,
+        training_rows=torch.arange(60),
     )
-    run.sizes, run.data_structures = {"n300": size}, None
-    run.data_features, run.data_properties = run.data_features[:60], run.data_properties[:60]
 
     def write(**options):
         path = tmp_path / "page.html"
@@ -136,23 +165,23 @@ def test_tables_of_the_paper_stand_beside_ours(section):
 
 
 def test_the_stricter_rule_stands_beside_that_of_the_field(inputs):
-    verdicts = {
-        label: dataclasses.replace(one, percent_strictly_valid=12.5)
-        for label, one in inputs["verdicts"].items()
+    strict = {
+        label: changed(of, "validity", {"percent_strictly_valid": 12.5})
+        for label, of in inputs["evaluated"].items()
     }
-    table = section_of(inputs, verdicts=verdicts).shares
+    table = section_of(inputs, evaluated=strict).shares
     labels = [column.label for column in table.columns]
     assert labels[2:4] == ["valid", "strictly valid"] and dict(table.by_target)["GAN"][3] == "12.5"
 
 
 def test_shares_and_comparisons(section, inputs):
     by_name = dict(section.shares.by_target)
-    assert by_name["GAN"] == ("8", "4", "50.0", "100.0", "100.0", "–", "50.0", "75.0", "–")
+    assert by_name["GAN"] == ("8", "4", "50.0", "–", "100.0", "100.0", "–", "50.0", "75.0", "–")
     assert by_name["diffusion"][:3] == ("12", "12", "100.0")
     compared = dict(section.compared.by_target)
     assert list(compared) == ["α (°)", "formation energy (eV)", "band gap (eV)"]
-    wanted = inputs["verdicts"]["diffusion"].properties[0]
-    assert compared["formation energy (eV)"][5] == f"{wanted.statistic:.3f}"
+    wanted = inputs["evaluated"]["diffusion"].metrics["cgcnn"].overall["properties"][0]
+    assert compared["formation energy (eV)"][5] == f"{wanted['statistic']:.3f}"
 
 
 def test_panels_are_svg_with_words(section):
@@ -191,10 +220,8 @@ def test_the_page_has_the_section_where_there_is_one(section, page):
 
 
 def test_no_crystals_at_all_leave_tables_and_real_ones(inputs, page):
-    empty = made_of(salts(1, 0)[:0], targets=[math.nan, math.nan], scale=math.nan)
-    empty = dataclasses.replace(empty, predicted={})
-    verdict = dataclasses.replace(verdict_on(empty, {}), distributions=(), percent_unique=None)
-    section = section_of(inputs, verdicts={"wgan_gp": verdict}, made={"wgan_gp": empty})
+    empty = made_of(salts(1, 0)[:0], targets=[math.nan, math.nan], scale=math.nan, real={}, predicted=False)
+    section = section_of(inputs, evaluated={"wgan_gp": empty})
     assert section.table_1.rows[0][0] == "–"
     assert section.compared is None
     assert not section.properties
@@ -204,15 +231,14 @@ def test_no_crystals_at_all_leave_tables_and_real_ones(inputs, page):
 
 
 def test_crystals_that_cannot_be_are_counted_but_not_drawn(inputs):
-    made = inputs["made"]["gan"]
-    cells = made.structures.cells.clone()
+    made = inputs["evaluated"]["gan"]
+    structures = made.samples.structures
+    cells = structures.cells.clone()
     cells[0] = torch.nan
     cells[1] *= 1e-3
-    broken = dataclasses.replace(made, structures=made.structures.replace(cells=cells))
     section = section_of(
         inputs,
-        verdicts={"gan": inputs["verdicts"]["gan"]},
-        made={"gan": broken},
+        evaluated={"gan": changed(made, structures=structures.replace(cells=cells))},
         real=from_ase([]),
         real_predicted={},
         gallery=9,
@@ -222,13 +248,10 @@ def test_crystals_that_cannot_be_are_counted_but_not_drawn(inputs):
 
 
 def test_generators_share_panels_by_threes_and_one_value_asked_for_makes_none(inputs):
-    verdict, made = inputs["verdicts"]["gan"], inputs["made"]["gan"]
-    made = dataclasses.replace(made, targets=torch.full((8,), torch.nan).double())
-    labels = ["n10", "n20", "n30", "n40"]
+    made = changed(inputs["evaluated"]["gan"], targets=torch.full((8,), torch.nan).double())
     section = section_of(
         inputs,
-        verdicts=dict.fromkeys(labels, verdict),
-        made=dict.fromkeys(labels, made),
+        evaluated=dict.fromkeys(["n10", "n20", "n30", "n40"], made),
         real=from_ase([]),
         real_predicted={"band gap": inputs["real_predicted"]["band gap"]},
         target_label="gap",
@@ -238,13 +261,6 @@ def test_generators_share_panels_by_threes_and_one_value_asked_for_makes_none(in
     assert len(section.legend) == 5
     assert not (section.by_target or section.others_by_target or section.distributions or section.elements)
     assert section.galleries[0].heading == "n\u00a0=\u00a010"
-
-
-def test_verdicts_and_crystals_must_belong_together(inputs):
-    with pytest.raises(InputError, match="verdicts on gan, diffusion, but crystals of gan"):
-        section_of(inputs, made={"gan": inputs["made"]["gan"]})
-    with pytest.raises(InputError, match="nothing"):
-        section_of(inputs, verdicts={}, made={})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-import dataclasses
 import re
 from html.parser import HTMLParser
 
 import pytest
 import torch
+from evaluating import without_structures
 
 from whorl.errors import InputError
 from whorl.report import write_report
@@ -54,26 +54,27 @@ def page(tmp_path):
 @pytest.fixture
 def small(run):
     """One training size and one target: pages are written faster."""
-    size = run.sizes["n300"]
-    keep = size.targets == 1.9
-    of = size.reconstructed
-    here = torch.nonzero(keep[of.rows]).flatten()
-    run.sizes = {
-        "n300": dataclasses.replace(
-            size,
-            targets=size.targets[keep],
-            features=size.features[keep],
-            predicted=size.predicted[keep],
-            reconstructed=dataclasses.replace(
-                of,
-                rows=of.rows[here],
-                loss=of.loss[here],
-                status=tuple(of.status[k] for k in here.tolist()),
-                energy=of.energy[here],
-                features=of.features[here],
-                structures=of.structures[here],
-            ),
+    samples, values = run.samples["n300"], run.values["n300"]
+    kept = samples.targets == 1.9
+    here = torch.nonzero(kept[samples.rows]).flatten()
+    run.samples = {
+        "n300": samples.replace(
+            ids=samples.ids[: int(kept.sum())],
+            targets=samples.targets[kept],
+            features=samples.features[kept],
+            rows=samples.rows[here],
+            loss=samples.loss[here],
+            status=tuple(samples.status[k] for k in here.tolist()),
+            structure_features=samples.structure_features[here],
+            structures=samples.structures[here],
         )
+    }
+    run.values = {
+        "n300": {
+            **values,
+            "predicted": values["predicted"][kept],
+            "computed": values["computed"][here],
+        }
     }
     return run
 
@@ -117,8 +118,10 @@ def test_paper_is_shown_for_its_own_system_alone(small, page):
 
 
 def test_features_alone_leave_out_what_needs_atoms(small, page):
-    small.sizes = {"all": dataclasses.replace(small.sizes["n300"], reconstructed=None)}
-    small.data_structures, small.recipe = None, {}
+    small.samples = {"all": without_structures(small.samples["n300"])}
+    small.values = {"all": {"predicted": small.values["n300"]["predicted"]}}
+    small.training["all"] = 300
+    small.reference, small.recipe = small.reference.replace(structures=None), {}
     shown = page(small)
     assert {"table1", "map", "energies"} <= shown.anchors
     assert not {"table2", "losses", "gallery", "explore"} & shown.anchors
@@ -126,43 +129,34 @@ def test_features_alone_leave_out_what_needs_atoms(small, page):
 
 
 def test_without_surrogate_and_energies_the_map_remains(small, page):
-    bare = dataclasses.replace(
-        small.sizes["n300"],
-        predicted=None,
-        reconstructed=dataclasses.replace(
-            small.sizes["n300"].reconstructed,
-            energy=None,
-            features=None,
-            reference_loss=None,
-            invalid_above=None,
-            failures={},
-        ),
+    small.samples["n300"] = small.samples["n300"].replace(
+        structure_features=None, reference_loss=None, invalid_above=None
     )
-    small.sizes = {"n300": bare}
+    small.values = {"n300": {}}
     shown = page(small)
     assert {"map", "losses", "gallery"} <= shown.anchors
     assert not {"table1", "table2", "energies"} & shown.anchors
 
 
 def test_a_target_without_real_data_says_so(small, page):
-    small.data_properties = small.data_properties.clamp(max=1.5)
+    small.reference = small.reference.replace(properties=small.reference.properties.clamp(max=1.5))
     assert "no structure with 1.9 ± 0.1 eV/atom" in page(small).words
 
 
 def test_searches_that_failed_are_shown_as_failed(small, page):
-    of = small.sizes["n300"].reconstructed
+    of = small.samples["n300"]
     positions = of.structures.positions.clone()
     positions[:10] = float("nan")
     loss = of.loss.clone()
     loss[0] = float("inf")
-    failed = dataclasses.replace(
-        of,
+    small.samples["n300"] = of.replace(
         loss=loss,
         status=("failed", *of.status[1:]),
         structures=of.structures.replace(positions=positions),
-        features=torch.cat([torch.full((1, 5), float("nan"), dtype=torch.float64), of.features[1:]]),
+        structure_features=torch.cat(
+            [torch.full((1, 5), float("nan"), dtype=torch.float64), of.structure_features[1:]]
+        ),
     )
-    small.sizes = {"n300": dataclasses.replace(small.sizes["n300"], reconstructed=failed)}
     assert "1 without a loss" in page(small, gallery=4).words
 
 
@@ -174,7 +168,5 @@ def test_the_same_run_gives_the_same_page(small, tmp_path):
 
 def test_things_that_do_not_belong_together_are_refused(small, tmp_path):
     arguments = small.arguments()
-    with pytest.raises(InputError, match="a verdict on n300"):
+    with pytest.raises(InputError, match="samples of nothing, but results of n300"):
         write_report(tmp_path / "x.html", **{**arguments, "sizes": {}})
-    with pytest.raises(InputError, match="3 structures for 400 rows"):
-        write_report(tmp_path / "x.html", **{**arguments, "data_structures": small.data_structures[:3]})

@@ -1,10 +1,10 @@
 import base64
-import dataclasses
 import gzip
 import json
 
 import pytest
 import torch
+from evaluating import without_structures
 
 from whorl.report import viewer
 from whorl.report.viewer import embed_viewer
@@ -14,13 +14,13 @@ def embed(run, **changes):
     arguments = {
         "sizes": run.sizes,
         "maps": {
-            label: size.reconstructed.features[:, :2]
-            for label, size in run.sizes.items()
-            if size.reconstructed is not None
+            label: samples.structure_features[:, :2]
+            for label, samples in run.samples.items()
+            if samples.structures is not None
         },
-        "data_map": run.data_features[:, :2],
-        "data_properties": run.data_properties,
-        "data_structures": run.data_structures,
+        "data_map": run.reference.features[:, :2],
+        "data_properties": run.reference.properties,
+        "data_structures": run.reference.structures,
         "property": "formation energy",
         "unit": "eV/atom",
         "name": "Pt10",
@@ -51,7 +51,7 @@ def test_numbers_that_are_none_become_null(run):
 
 def test_generated_positions_are_those_found(run):
     data = json.loads(unpacked(embed(run, data_structures=None).data))
-    of = run.sizes["n300"].reconstructed.structures
+    of = run.samples["n300"].structures
     assert data["structures"][0]["x"] == pytest.approx(of[0].positions[:, 0].tolist(), abs=1e-4)
 
 
@@ -71,7 +71,9 @@ def test_many_large_structures_are_thinned(run, monkeypatch):
 
 
 def test_no_structures_no_viewer(run):
-    run.sizes = {label: dataclasses.replace(size, reconstructed=None) for label, size in run.sizes.items()}
+    run.samples = {label: without_structures(samples) for label, samples in run.samples.items()}
+    for values in run.values.values():
+        del values["computed"]
     assert embed(run, data_structures=None) is None
 
 
@@ -81,7 +83,7 @@ def test_chemiscope_without_the_program_leaves_the_viewer_out(run, monkeypatch):
 
 
 def test_periodic_structures_keep_their_cell(run):
-    of = run.data_structures
+    of = run.reference.structures
     boxed = of.replace(
         cells=torch.eye(3, dtype=torch.float64).repeat(len(of), 1, 1) * 17,
         pbc=torch.ones(len(of), 3, dtype=torch.bool),

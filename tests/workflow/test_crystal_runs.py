@@ -21,7 +21,6 @@ from whorl.errors import InputError, MissingExtraError
 from whorl.generators import load_model
 from whorl.reconstruction import ClosedForm
 from whorl.structures import from_ase
-from whorl.workflow import crystals
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import parse_recipe
 from whorl.workflow.settings import (
@@ -31,6 +30,7 @@ from whorl.workflow.settings import (
 )
 from whorl.workflow.stages import STAGES, encode, generate, run_recipe, train
 from whorl.workflow.stages.reconstruct import reconstruct
+from whorl.workflow.stages.report import read_results
 
 RECIPE = """\
 name: crystals
@@ -75,10 +75,11 @@ def test_a_run_ends_in_a_report_on_crystals(run):
     _, folder = run
     page = (folder / "report" / "report.html").read_text()
     assert "Alverson" in page
-    verdict = crystals.read_verdicts(folder / "evaluate" / "crystals.json")["all"]
-    assert verdict.count == 6
-    assert set(verdict.measures) >= {"variance_lengths", "pairwise_difference"}
-    assert (folder / "properties" / "real" / "properties.json").is_file()
+    metrics = read_results(folder / "evaluate" / "results.json").sizes["all"].metrics
+    assert metrics["validity"]["count"] == 6
+    assert set(metrics["consistency"]) >= {"variance_lengths", "pairwise_difference"}
+    assert set(metrics["conditions"]) == {"elements", "crystal_system"}
+    assert (folder / "reference" / "cgcnn.json").is_file()
 
 
 def test_the_conditions_are_saved_with_the_model(run):

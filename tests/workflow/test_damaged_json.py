@@ -1,4 +1,4 @@
-"""JSON between two commands that is valid, but of another form, is named."""
+"""JSON between two stages that is valid, but of another form, is named."""
 
 import json
 import shutil
@@ -6,33 +6,30 @@ import shutil
 import pytest
 
 from whorl.errors import InputError
-from whorl.workflow import crystals, verdict
+from whorl.workflow.samples import SampleFiles, read_samples
+from whorl.workflow.stages.evaluate import read_metrics
+from whorl.workflow.stages.report import summary
 
-FORMS = [[], None, 3, "x", {}, {"ids": 3}, {"rows": "x"}, {"properties": [1]}, {"verdicts": {"all": 3}}]
+FORMS = [[], None, 3, "x", {}, {"ids": 3}, {"rows": "x"}, {"properties": [1]}, {"sizes": {"all": 3}}]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_forms_that_no_command_writes(tiny_run, tmp_path, form):
     path = tmp_path / "x.json"
     path.write_text(json.dumps(form))
-    for read in (crystals.properties, crystals.read_verdicts, verdict.summary):
-        with pytest.raises(InputError, match=r"x\.json: damaged"):
+    for read in (summary, lambda path: read_metrics(path.parent)):
+        with pytest.raises(InputError, match=r"x\.json: damaged|Evaluate again"):
             read(path)
     (tmp_path / "reconstruct").mkdir()
     for file in (tiny_run / "reconstruct" / "n15").glob("structures*.*"):
         if file.is_file():
             shutil.copy(file, tmp_path / "reconstruct")
-    generated = tiny_run / "generate" / "n15" / "generated.safetensors"
-    structures = tmp_path / "reconstruct" / "structures.safetensors"
-
-    def gather(**more):
-        files = verdict.Files(generated=generated, structures=structures, **more)
-        features = tiny_run / "encode" / "features.safetensors"
-        return verdict.gather({"all": files}, features=features, property="formation_energy", judge=None)
-
-    gather()
-    with pytest.raises(InputError, match=r"x\.json: damaged"):
-        gather(energies=path)
+    files = SampleFiles(
+        generated=tiny_run / "generate" / "n15" / "generated.safetensors",
+        structures=tmp_path / "reconstruct" / "structures.safetensors",
+    )
+    features = tiny_run / "encode" / "features.safetensors"
+    assert len(read_samples(files, features=features).structures) == 4
     (tmp_path / "reconstruct" / "structures-reconstruction.json").write_text(json.dumps(form))
     with pytest.raises(InputError, match=r"structures-reconstruction\.json: (damaged|does not say)"):
-        gather()
+        read_samples(files, features=features)

@@ -1,4 +1,4 @@
-"""Atoms judged by an energy method: does it compute the property, and what cannot be judged?"""
+"""Structures by an energy method: does it compute the property, and what cannot be computed?"""
 
 import json
 
@@ -10,12 +10,11 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from tiny_recipe import tiny
 
-from whorl.datasets import Dataset, save_dataset
 from whorl.errors import InputError
+from whorl.evaluation import EvaluationContext, Reference, Samples
+from whorl.evaluation.evaluators.energy import EnergyEvaluator
 from whorl.structures import from_ase
-from whorl.workflow.energies import choose, energies
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.settings import CalculatorSettings
 from whorl.workflow.stages import run_recipe
 from whorl.workflow.stages.report import report_again
 
@@ -38,17 +37,42 @@ def clusters(symbols="Pt4", count=40):
     return [Atoms(symbols, TETRAHEDRON + 0.15 * rng.normal(size=(4, 3))) for _ in range(count)]
 
 
-def stored(tmp_path, frames, **labels):
-    path = tmp_path / "d.safetensors"
-    save_dataset(
-        Dataset(
-            structures=from_ase(frames),
-            properties={n: torch.as_tensor(v, dtype=torch.float64) for n, v in labels.items()},
-            ids=tuple(f"s{i}" for i in range(len(frames))),
-        ),
-        path,
+def reference_of(frames, property, labels):
+    """Real structures with labels; without frames their features alone."""
+    count = len(frames or ()) or 1
+    return Reference(
+        name=property,
+        unit="",
+        properties=torch.zeros(count) if labels is None else torch.as_tensor(labels, dtype=torch.float64),
+        features=torch.zeros(count, 1, dtype=torch.float64),
+        structures=None if frames is None else from_ase(frames),
+        training_rows=torch.arange(count),
     )
-    return path
+
+
+CONTEXT = EvaluationContext(tolerance=0.1)
+
+
+def evaluator(calculator="emt", *, bulk=None, **settings):
+    method = {"name": calculator, "bulk_energy": bulk or {}}
+    return EnergyEvaluator(EnergyEvaluator.Settings.model_validate({"calculator": method, **settings}))
+
+
+def chosen(frames, property, labels=None, **settings):
+    found = evaluator(**settings).prepare(reference_of(frames, property, labels), CONTEXT)
+    return found, found["warnings"]
+
+
+def computed(frames, prepared=None, **settings):
+    count = len(frames)
+    samples = Samples(
+        ids=tuple(f"s{i}" for i in range(count)),
+        targets=torch.zeros(count, dtype=torch.float64),
+        structures=from_ase(frames),
+        rows=torch.arange(count),
+    )
+    metrics = evaluator(**settings).evaluate(samples, reference_of(frames, "y", None), CONTEXT, prepared)
+    return metrics.per_structure, list(metrics.warnings)
 
 
 def emt_energies(frames):
@@ -60,131 +84,102 @@ def emt_energies(frames):
     return np.array(found)
 
 
-@pytest.fixture
-def chosen(tmp_path):
-    def choosing(path, property, *, calculator="emt", quantity="auto", subtract_offset=False, bulk=None):
-        monitor = Monitor()
-        output = tmp_path / "agreement.json"
-        choose(
-            path,
-            property=property,
-            calculator=CalculatorSettings(name=calculator, bulk_energy=bulk or {}),
-            quantity=quantity,
-            subtract_offset=subtract_offset,
-            output=output,
-            monitor=monitor,
-        )
-        return json.loads(output.read_text()), monitor.warnings
-
-    return choosing
-
-
-def judged(tmp_path, path, calculator="emt", bulk=None):
-    monitor = Monitor()
-    method = CalculatorSettings(name=calculator, bulk_energy=bulk or {})
-    output = tmp_path / "energies.json"
-    choice = tmp_path / "agreement.json"
-    energies(
-        path, calculator=method, output=output, monitor=monitor, choice=choice if choice.exists() else None
-    )
-    return json.loads(output.read_text()), monitor.warnings
-
-
-def test_a_class_label_is_compared_with_nothing(tmp_path, chosen):
-    path = stored(tmp_path, clusters(), kind=[i % 2 for i in range(40)])
-    found, (warning,) = chosen(path, "kind")
+def test_a_class_label_is_compared_with_nothing():
+    frames = clusters()
+    found, (warning,) = chosen(frames, "kind", [float(i % 2) for i in range(40)])
     assert found["quantity"] is None
     assert "emt computes nothing that agrees with 'kind' on 40 real structures" in warning
     for name in ("formation_energy", "energy_per_atom", "energy"):
         assert found["compared"][name]["count"] == 40
         assert f"{name}: offset " in warning
-    table, _ = judged(tmp_path, path)
-    assert table["value"] is None
+    table, _ = computed(frames, found)
+    assert "value" not in table
     assert np.isfinite(table["energy"]).all()  # still written
 
 
 @pytest.mark.parametrize("property", ["y", "e_total", "energy"])
-def test_total_energies_are_found_whatever_they_are_called(tmp_path, chosen, property):
+def test_total_energies_are_found_whatever_they_are_called(property):
     # Of clusters of two sizes, so that energy per atom is another quantity.
     frames = clusters() + [Atoms("Pt2", [[0, 0, 0], [0, 0, z]]) for z in np.linspace(2.2, 3.2, 20)]
     expected = emt_energies(frames)
-    found, warnings = chosen(stored(tmp_path, frames, **{property: expected}), property)
+    found, warnings = chosen(frames, property, expected)
     assert (found["quantity"], found["subtracted"], warnings) == ("energy", 0.0, [])
-    table, _ = judged(tmp_path, tmp_path / "d.safetensors")
+    table, _ = computed(frames, found)
     assert np.allclose(table["value"], expected)
 
 
-def test_another_zero_of_energy_is_subtracted_only_when_asked_for(tmp_path, chosen):
+def test_another_zero_of_energy_is_subtracted_only_when_asked_for():
     frames = clusters()
-    path = stored(tmp_path, frames, energy_per_atom=emt_energies(frames) / 4 - 145.4)
-    found, (warning,) = chosen(path, "energy_per_atom")
+    labels = emt_energies(frames) / 4 - 145.4
+    found, (warning,) = chosen(frames, "energy_per_atom", labels)
     assert found["quantity"] is None
     assert "energy_per_atom: offset 145.4, scatter" in warning
     assert "evaluate.subtract_offset: true" in warning
-    found, (warning,) = chosen(path, "energy_per_atom", subtract_offset=True)
+    found, (warning,) = chosen(frames, "energy_per_atom", labels, subtract_offset=True)
     assert found["quantity"] == "energy_per_atom"
     assert found["subtracted"] == pytest.approx(145.4)
     assert "less its offset of 145.4" in warning
-    table, _ = judged(tmp_path, path)
-    assert np.allclose(table["value"], emt_energies(frames) / 4 - 145.4)
+    table, _ = computed(frames, found)
+    assert np.allclose(table["value"], labels)
 
 
-def test_a_stated_quantity_is_compared_with_a_warning_where_it_does_not_agree(tmp_path, chosen):
+def test_a_stated_quantity_is_compared_with_a_warning_where_it_does_not_agree():
     frames = clusters()
-    path = stored(tmp_path, frames, y=emt_energies(frames) * 10)
-    found, (warning,) = chosen(path, "y", quantity="energy")
+    labels = emt_energies(frames) * 10
+    found, (warning,) = chosen(frames, "y", labels, quantity="energy")
     assert found["quantity"] == "energy"
     assert "because evaluate.quantity says so, but does not agree" in warning and "slope 0.1" in warning
     with pytest.raises(InputError, match=r"unknown quantity 'enrgy'\. Did you mean 'energy'\?"):
-        chosen(path, "y", quantity="enrgy")
+        chosen(frames, "y", labels, quantity="enrgy")
 
 
 @pytest.mark.parametrize("property", ["dipole", "dipole_moment", "Dipole magnitude"])
-def test_any_property_of_the_calculator_by_its_name(tmp_path, chosen, property):
+def test_any_property_of_the_calculator_by_its_name(property):
     frames = clusters("CHON")
     extents = [np.ptp(atoms.positions, axis=0).sum() for atoms in frames]
-    path = stored(tmp_path, frames, **{property: extents})
     calculator = f"{__name__}:Dipoles"
-    found, warnings = chosen(path, property, calculator=calculator)
+    found, warnings = chosen(frames, property, extents, calculator=calculator)
     assert (found["quantity"], warnings) == ("dipole", [])
-    table, warnings = judged(tmp_path, path, calculator)
+    table, warnings = computed(frames, found, calculator=calculator)
     assert np.allclose(table["value"], extents)
-    assert (table["failures"], warnings) == ({}, [])
+    assert (table["failure"], warnings) == ([None] * 40, [])
     assert table["energy"] == [None] * 40  # it has none
 
 
-def test_molecules_are_judged_by_total_energy_without_references(tmp_path, chosen):
+def test_molecules_are_compared_by_total_energy_without_references():
     frames = clusters("CHON")
-    path = stored(tmp_path, frames, energy=emt_energies(frames))
-    found, warnings = chosen(path, "energy")
+    found, warnings = chosen(frames, "energy", emt_energies(frames))
     assert (found["quantity"], found["bulk_energy"], warnings) == ("energy", {}, [])
 
 
-def test_all_elements_without_reference_are_named_at_once_with_the_key_that_gives_them(tmp_path, chosen):
+def test_all_elements_without_reference_are_named_at_once_with_the_key_that_gives_them():
     frames = clusters("CHON")
-    path = stored(tmp_path, frames, formation_energy=np.arange(40.0))
-    _, warnings = chosen(path, "formation_energy")
+    _, warnings = chosen(frames, "formation_energy", np.arange(40.0))
     assert any("evaluate.calculator.bulk_energy: {H: …, N: …, O: …}" in text for text in warnings)
     assert any("H, N, O: its reference state (diatom)" in text for text in warnings)
-    found, warnings = chosen(path, "formation_energy", bulk={"H": -1.0, "N": -2.0, "O": -3.0})
+    bulk = {"H": -1.0, "N": -2.0, "O": -3.0}
+    found, warnings = chosen(frames, "formation_energy", np.arange(40.0), bulk=bulk)
     assert found["compared"]["formation_energy"]["count"] == 40
     assert not any("reference" in text for text in warnings)
 
 
-def test_a_missing_reference_costs_the_structures_that_have_the_element_and_no_others(tmp_path):
-    path = stored(tmp_path, [*clusters("Pt4", 3), *clusters("Pt3O", 2)], formation_energy=np.arange(5.0))
-    table, (warning,) = judged(tmp_path, path)
-    assert "structures with O have no formation energy" in warning
+def test_a_missing_reference_costs_the_structures_that_have_the_element_and_no_others():
+    frames = [*clusters("Pt4", 3), *clusters("Pt3O", 2)]
+    table, (missing, failed) = computed(frames)
+    assert "structures with O have no formation energy" in missing
+    assert failed == (
+        "emt failed on 2 of 5 structures, which count as misses (first: s3: no reference energy of O)."
+    )
     assert [value is None for value in table["value"]] == [False] * 3 + [True] * 2
     assert np.isfinite(table["energy"]).all()
-    assert table["failures"] == {"s3": "no reference energy of O", "s4": "no reference energy of O"}
-    table, warnings = judged(tmp_path, path, bulk={"O": -1.5})
+    assert table["failure"] == [None] * 3 + ["no reference energy of O"] * 2
+    table, warnings = computed(frames, bulk={"O": -1.5, "Pt": -0.5})
     assert warnings == [] and np.isfinite(table["value"]).all()
-    own = (np.array(table["energy"]) - 3 * table["bulk_energy"]["Pt"] + 1.5) / 4
+    own = (np.array(table["energy"]) + 3 * 0.5 + 1.5) / 4
     assert np.allclose(table["value"][3:], own[3:])
 
 
-def test_without_real_structures_the_name_decides_and_says_that_it_does(chosen):
+def test_without_real_structures_the_name_decides_and_says_that_it_does():
     found, (warning,) = chosen(None, "formation_energy")
     assert found["quantity"] == "formation_energy" and "was not compared" in warning
     found, (warning,) = chosen(None, "heat")
@@ -210,7 +205,8 @@ def test_a_run_whose_property_is_no_energy_has_no_table_of_them(tmp_path, tiny_r
     results = json.loads((tmp_path / "run" / "evaluate" / "results.json").read_text())
     for target in results["sizes"]["all"]["targets"]:
         assert target["potential"] is None and target["surrogate"]["count"] == 5
-    assert json.loads((tmp_path / "run" / "energies" / "all" / "energies.json").read_text())["energy"]
+    energies = json.loads((tmp_path / "run" / "evaluate" / "all" / "energy.json").read_text())
+    assert all(energies["per_structure"]["energy"])
     page = (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
     assert "computes nothing that agrees with" in page and "Atoms, judged by" not in page
     page = report_again(tiny_run, output=tmp_path / "tiny.html").read_text(encoding="utf-8")

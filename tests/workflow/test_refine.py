@@ -74,7 +74,7 @@ def test_the_outcome_says_what_moved_what_it_cost_and_how_it_ended(relaxed):
 def test_what_is_evaluated_are_the_refined_structures(relaxed, tiny_run):
     folder, _ = relaxed
     energies = [
-        torch.tensor(read_json(run / "energies" / "n15" / "energies.json")["energy"])
+        torch.tensor(read_json(run / "evaluate" / "n15" / "energy.json")["per_structure"]["energy"])
         for run in (tiny_run, folder)
     ]
     assert bool((energies[1] < energies[0]).all())

@@ -177,7 +177,7 @@ def _duration(seconds: float) -> str:
 
 
 def show_table(heading: str, table: Table) -> None:
-    """Write one of a verdict's tables, in a part for each training size."""
+    """Write one of the tables of results, in a part for each training size."""
     for group, _, _ in table.groups:
         shown = rich.table.Table(
             title=f"{heading} ({group})", title_justify="left", title_style="", box=rich.box.SIMPLE_HEAD
@@ -191,6 +191,14 @@ def show_table(heading: str, table: Table) -> None:
         for target, row in table.by_target:
             shown.add_row(target, *(row[i] for i, _ in columns))
         err.print(shown)
+
+
+def show_summary(tables: Mapping[str, Table], lines: Sequence[str]) -> None:
+    """Write the tables of results by their headings, and lines about structures."""
+    for heading, table in tables.items():
+        show_table(heading, table)
+    for line in lines:
+        out.print(line)
 
 
 def plain_table(

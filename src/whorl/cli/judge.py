@@ -1,17 +1,17 @@
-"""``whorl evaluate`` and ``report``: verdicts and pages."""
+"""``whorl evaluate`` and ``report``: results and pages."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from whorl.cli.app import app
-from whorl.cli.console import monitored, out, show_table
+from whorl.cli.console import monitored, out, show_summary
 from whorl.cli.options import ExecutorName, options_from
 from whorl.errors import InputError
-from whorl.files import check_folder, provenance
+from whorl.settings import settings_from
 
 
 @app.command()
@@ -21,21 +21,19 @@ def evaluate(
     ],
     features: Annotated[Path, typer.Option(help="Features of the real structures.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json and samples.csv.")],
-    judge: Annotated[Path | None, typer.Option(help="Surrogate that judges the features (table 1).")] = None,
+    judge: Annotated[
+        Path | None, typer.Option("--surrogate", "--judge", help="Surrogate that evaluates the features.")
+    ] = None,
     rows: Annotated[Path | None, typer.Option(help="Rows trained on, from 'whorl data sample'.")] = None,
     structures: Annotated[
-        Path | None, typer.Option(help="From 'whorl invert': judged by the calculator (table 2).")
+        Path | None, typer.Option(help="Reconstructed from them, by 'whorl invert' or 'whorl decode'.")
     ] = None,
-    crystals: Annotated[
-        Path | None, typer.Option(help="From 'whorl decode': judged as crystals, beside --dataset.")
-    ] = None,
+    crystals: Annotated[Path | None, typer.Option(help="Another name of --structures.")] = None,
     dataset: Annotated[
         Path | None,
-        typer.Option(help="Real structures: --crystals are compared with them, --calculator with labels."),
+        typer.Option(help="Real structures of the features: for novelty, distributions, and --calculator."),
     ] = None,
-    cgcnn: Annotated[
-        bool, typer.Option(help="With --crystals: also predict seven properties by CGCNN.")
-    ] = True,
+    cgcnn: Annotated[bool, typer.Option(help="Of crystals: predict seven properties by CGCNN.")] = True,
     calculator: Annotated[str | None, typer.Option(help="Energy method, such as chgnet or emt.")] = None,
     option: Annotated[
         list[str] | None,
@@ -65,91 +63,56 @@ def evaluate(
         str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Within this of the target is a hit.")] = 0.1,
+    evaluator: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or import path of an evaluator. May be repeated.", show_default="all that apply"
+        ),
+    ] = None,
     executor: ExecutorName = None,
 ) -> None:
-    """Judge generated features by a surrogate, and atoms by an energy method, as they are.
+    """Evaluate generated features and the structures reconstructed from them, by all evaluators that apply.
 
-    Writes results.json, results.csv, samples.csv and the atoms as .extxyz; shows the tables. With
-    `--crystals`, also crystals.json: validity, uniqueness, novelty, distributions and predicted properties.
+    Writes results.json, results.csv, samples.csv, the metrics of each evaluator and the structures as
+    .extxyz; shows the tables.
     """
-    from whorl.datasets import load_features
-    from whorl.datasets.store import property_name
     from whorl.potentials import importable
-    from whorl.workflow import crystals as of_crystals
-    from whorl.workflow import energies as of_atoms
-    from whorl.workflow import verdict
-    from whorl.workflow.recipe import settings_from
-    from whorl.workflow.settings import CalculatorSettings, EvaluateSettings
+    from whorl.workflow.settings import EvaluateSettings
+    from whorl.workflow.stages.evaluate import evaluate_files
+    from whorl.workflow.stages.report import summary
 
-    checked = settings_from(EvaluateSettings, {"tolerance": tolerance}, source="whorl evaluate")
-    if calculator is not None and structures is None:
-        raise InputError("--calculator judges atoms: give them with --structures, from 'whorl invert'.")
+    if structures is not None and crystals is not None:
+        raise InputError("--structures and --crystals are the same: give one of them.")
+    if calculator is not None and structures is None and crystals is None:
+        raise InputError("--calculator computes structures: give them with --structures.")
     if crystals is not None and dataset is None:
         raise InputError("--crystals are compared with real ones: give both --crystals and --dataset.")
-    if dataset is not None and crystals is None and calculator is None:
-        raise InputError("--dataset is compared with --crystals or --calculator: give one of them.")
+    given: dict[str, Any] = {"tolerance": tolerance, "quantity": quantity, "subtract_offset": subtract_offset}
+    if not cgcnn:
+        given["cgcnn"] = False
+    if evaluator:
+        given["evaluators"] = evaluator
+    if calculator is not None:
+        given["calculator"] = {
+            "name": calculator,
+            "options": options_from(option),
+            "bulk_energy": options_from(bulk_energy, option="--bulk-energy"),
+        }
     with importable("."), monitored(executor) as monitor:
-        of_crystals.targets_of(generated)
-        check_folder(output)
-        if crystals is not None and dataset is not None:
-            of_crystals.require_fitting(generated, crystals, dataset=dataset, cgcnn=cgcnn)
-        energies = None
-        if calculator is not None and structures is not None:
-            energies = output / "energies.json"
-            method = settings_from(
-                CalculatorSettings,
-                {
-                    "name": calculator,
-                    "options": options_from(option),
-                    "bulk_energy": options_from(bulk_energy, option="--bulk-energy"),
-                },
-                source="whorl evaluate",
-            )
-            of_atoms.choose(
-                dataset,
-                property=property_name(load_features(features), property),
-                calculator=method,
-                quantity=quantity,
-                subtract_offset=subtract_offset,
-                output=output / "agreement.json",
-                monitor=monitor,
-            )
-            of_atoms.energies(
-                structures,
-                calculator=method,
-                output=energies,
-                monitor=monitor,
-                choice=output / "agreement.json",
-            )
-        evidence = verdict.gather(
-            {"all": verdict.Files(generated=generated, rows=rows, structures=structures, energies=energies)},
+        results = evaluate_files(
+            generated,
+            settings=settings_from(EvaluateSettings, given, source="whorl evaluate"),
             features=features,
-            property=property,
-            judge=judge,
-        )
-        verdict.judge(
-            evidence,
-            property=property or "property",
-            tolerance=checked.tolerance,
             output=output,
-            provenance=provenance(),
+            monitor=monitor,
+            rows=rows,
+            structures=structures or crystals,
+            dataset=dataset,
+            surrogate=judge,
+            property=property,
         )
-        for heading, table in verdict.summary(output / "results.json").items():
-            show_table(heading, table)
-        if crystals is not None and dataset is not None:
-            of_crystals.evaluate(
-                generated,
-                crystals,
-                dataset=dataset,
-                cgcnn=cgcnn,
-                most=checked.real,
-                output=output,
-                made_with=provenance(),
-                monitor=monitor,
-            )
-            for line in of_crystals.summary(output / "crystals.json"):
-                out.print(line)
-        out.print(str(output / "results.json"))
+        show_summary(*summary(results))
+        out.print(str(results))
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from whorl.cli.app import app
-from whorl.cli.console import monitored, out, show_table
+from whorl.cli.console import monitored, out, show_summary
 from whorl.cli.options import ExecutorName
 
 
@@ -32,23 +32,21 @@ def run(
     until: Annotated[
         str | None,
         typer.Option(
-            help="Last stage: data, agreement, encode, sampling, train, generate, invert, decode, energies, "
-            "properties or evaluate.",
+            help="Last stage: data, encode, reference, sampling, train, generate, reconstruct or evaluate.",
             show_default=False,
         ),
     ] = None,
     executor: ExecutorName = None,
 ) -> None:
-    """Run a recipe: data, encode, train, generate, invert or decode, evaluate, report.
+    """Run a recipe: data, encode, train, generate, reconstruct, evaluate, report.
 
     Finished stages are not repeated, and a changed setting repeats only what depends on it. Stop it with
     Ctrl-C whenever you like; the same command continues.
     """
     from whorl.potentials import importable
-    from whorl.workflow import crystals
     from whorl.workflow.recipe import read_recipe
     from whorl.workflow.stages import run_recipe
-    from whorl.workflow.verdict import summary
+    from whorl.workflow.stages.report import summary
 
     with importable(recipe.parent), monitored() as monitor:
         changes = [*(change or ()), *(() if executor is None else (f"executor={executor}",))]
@@ -57,10 +55,5 @@ def run(
         written = run_recipe(settings, folder, monitor=monitor, until=until)
         results = folder / "evaluate" / "results.json"
         if until in (None, "evaluate", "report") and results.exists():
-            for heading, table in summary(results).items():
-                show_table(heading, table)
-        judged = folder / "evaluate" / "crystals.json"
-        if until in (None, "evaluate", "report") and judged.exists():
-            for line in crystals.summary(judged):
-                out.print(line)
+            show_summary(*summary(results))
         out.print(str(written))

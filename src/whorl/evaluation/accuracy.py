@@ -6,11 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.evaluation.metrics import number
+from whorl.evaluation.results import Accuracy
+
 Target = float | Float[Tensor, "n"]
 
 
 def count_failed(predicted: Float[Tensor, "n"]) -> int:
-    """Return how many values are NaN or infinite: samples that could not be judged.
+    """Return how many values are NaN or infinite: samples without a value.
 
     >>> count_failed(torch.tensor([1.9, float("nan")]))
     1
@@ -19,17 +22,17 @@ def count_failed(predicted: Float[Tensor, "n"]) -> int:
 
 
 def mean_absolute_error(predicted: Float[Tensor, "n"], target: Target) -> float:
-    r"""Return :math:`\frac{1}{m} \sum_i |p_i - t_i|` over the m samples that could be judged.
+    r"""Return :math:`\frac{1}{m} \sum_i |p_i - t_i|` over the m samples with a value.
 
     A sample without a value has no error, so it cannot enter here; :func:`count_failed` says how many there
     are, and :func:`percent_within` counts them as misses.
 
     Args:
-        predicted: Judged property of each sample; NaN where that failed.
+        predicted: Property of each sample; NaN where that failed.
         target: The value asked for, one or one per sample.
 
     Returns:
-        In units of the property; NaN when no sample could be judged.
+        In units of the property; NaN when no sample has a value.
 
     >>> mean_absolute_error(torch.tensor([2.0, 1.5]), 1.75)
     0.25
@@ -41,10 +44,10 @@ def mean_absolute_error(predicted: Float[Tensor, "n"], target: Target) -> float:
 def percent_within(predicted: Float[Tensor, "n"], target: Target, tolerance: float = 0.1) -> float:
     r"""Return :math:`\frac{100}{n} \sum_i [\,|p_i - t_i| \le \mathrm{tolerance}\,]` over all n samples.
 
-    A sample that could not be judged (NaN) counts as not within.
+    A sample without a value (NaN) counts as not within.
 
     Args:
-        predicted: Judged property of each sample; NaN where that failed.
+        predicted: Property of each sample; NaN where that failed.
         target: The value asked for, one or one per sample.
         tolerance: In units of the property.
 
@@ -60,3 +63,15 @@ def percent_within(predicted: Float[Tensor, "n"], target: Target, tolerance: flo
     limit = tolerance * (1 + 1e-9) + 1e-12
     # NaN <= limit is False
     return 100 * float(((predicted.double() - target).abs() <= limit).double().mean())
+
+
+def accuracy(predicted: Float[Tensor, "n"], target: float, tolerance: float) -> Accuracy:
+    """Return all of these for samples of one target."""
+    predicted = predicted.double()
+    return Accuracy(
+        count=len(predicted),
+        failed=count_failed(predicted),
+        mean_absolute_error=number(mean_absolute_error(predicted, target)),
+        percent_within=number(percent_within(predicted, target, tolerance)),
+        mean=number(float(predicted[torch.isfinite(predicted)].mean())),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +84,18 @@ class Samples:
         return len(self.ids)
 
     @property
+    def crystals(self) -> StructureBatch | None:
+        """The structures on the CPU in float64, where all are periodic in three directions; or None."""
+        if self.structures is None or not bool(self.structures.pbc.all()):
+            return None
+        return self.structures.to(device="cpu", dtype=torch.float64)
+
+    @property
+    def attempted(self) -> int:
+        """Samples that a structure was sought for."""
+        return len(self.rows) + len(self.skipped)
+
+    @property
     def structure_targets(self) -> Float[Tensor, "k"]:
         """Property asked for of each structure."""
         return self.targets[self.rows]
@@ -95,10 +108,11 @@ class Samples:
     @property
     def invalid(self) -> Tensor:
         """Which structures do not stand for their samples: the loss is above the threshold, or it failed."""
-        flagged = torch.tensor([status in ("invalid", "failed") for status in self.status], dtype=torch.bool)
+        flagged = torch.zeros(len(self.rows), dtype=torch.bool)
+        if self.status:
+            flagged |= torch.tensor([status in ("invalid", "failed") for status in self.status])
         if self.loss is None:
             return flagged
-        flagged = flagged if len(flagged) else torch.zeros(len(self.loss), dtype=torch.bool)
         flagged |= torch.isinf(self.loss)
         if self.invalid_above is not None:
             flagged |= self.loss > self.invalid_above
@@ -155,6 +169,15 @@ class Reference:
     forces: Float[Tensor, "A 3"] | None = None
     stresses: Float[Tensor, "N 3 3"] | None = None
     training_rows: Int[Tensor, "m"]
+
+    def replace(self, **changes: Any) -> Reference:
+        """Return the data with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def evenly(self, most: int | None) -> list[int]:
+        """Return rows of at most so many structures, drawn evenly."""
+        count = len(self.structures or ())
+        return list(range(0, count, 1 if most is None else max(1, math.ceil(count / most))))
 
     @property
     def training_features(self) -> Float[Tensor, "m F"]:

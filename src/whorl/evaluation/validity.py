@@ -1,4 +1,4 @@
-"""Can these be crystals? Flags for distances, volume and chemistry; nothing is filtered."""
+"""Validity of structures: flags for distances, volume and chemistry; nothing is filtered."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _TINY = 1e-3  # Å³; cells below that have more neighbours than can be counted
 
 @dataclass(frozen=True, kw_only=True)
 class Validity:
-    """What was found of B crystals.
+    """What was found of B structures.
 
     Attributes:
         shortest_distance: Between two atoms, periodic images included, in Å; infinite if above 3 Å, and 0
             where cell or positions are not sound.
-        volume: Of the cell in Å³.
+        volume: Of the cell in Å³; 0 for none.
         closest: Least distance of two atoms over the sum of their covalent radii (ASE's table, Cordero et al.
             2008); infinite where none is near, and 0 where cell or positions are not sound.
         distances_ok: The shortest distance is at least the limit.
         radii_ok: ``closest`` is at least the limit.
-        volume_ok: The volume is at least the limit.
+        volume_ok: The volume is at least the limit, or the structure is not periodic in three directions.
         charge_neutral: The elements' known oxidation states can add up to zero, with anions more
             electronegative than cations (smact's test, which lets metals alone pass); None if not asked.
     """
@@ -62,7 +62,7 @@ class Validity:
         return self.structurally_valid & self.radii_ok
 
     def reasons(self) -> list[str]:
-        """Return for each crystal what is wrong with it, or nothing."""
+        """Return for each structure what is wrong with it, or nothing."""
         neutral = [True] * len(self.volume) if self.charge_neutral is None else self.charge_neutral.tolist()
         answers = []
         for i, charges in enumerate(neutral):
@@ -89,13 +89,13 @@ def check_validity(
     smallest_volume: float = 0.1,
     chemistry: bool = True,
 ) -> Validity:
-    """Return flags for each crystal.
+    """Return flags for each structure.
 
     The limits of distance and volume are those of the field's benchmarks (Xie et al., ICLR 2022). They let
     much pass that no chemist would, so a stricter one stands beside them.
 
     Args:
-        structures: Crystals.
+        structures: Crystals, clusters or anything between.
         shortest: Least distance in Å that two atoms may have.
         closest: The same over the sum of their covalent radii.
         smallest_volume: Least volume of a cell in Å³.
@@ -108,7 +108,8 @@ def check_validity(
     volume = volumes(structures.cells.detach())
     finite = structures.cells.isfinite().flatten(1).all(1)
     finite[structures.structure_index[~structures.positions.isfinite().all(1)]] = False
-    sound = finite & (volume > _TINY)
+    periodic = structures.pbc.all(1)
+    sound = finite & ((volume > _TINY) | ~periodic)
     distance, ratio = torch.zeros_like(volume), torch.zeros_like(volume)
     if bool(sound.any()):
         distance[sound], ratio[sound] = _shortest_distances(structures[sound], closest)
@@ -126,7 +127,7 @@ def check_validity(
         volume=torch.where(finite, volume, 0.0),
         distances_ok=distance >= shortest,
         radii_ok=ratio >= closest,
-        volume_ok=finite & (volume >= smallest_volume),
+        volume_ok=finite & ((volume >= smallest_volume) | ~periodic),
         charge_neutral=neutral,
     )
 

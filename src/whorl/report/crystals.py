@@ -11,22 +11,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.errors import InputError
 from whorl.evaluation.cgcnn import UNITS
-from whorl.evaluation.crystals import CrystalVerdict, Distribution, MadeCrystals
-from whorl.evaluation.validity import check_validity
+from whorl.evaluation.results import Evaluated
 from whorl.report import crystal_figures as figures
 from whorl.report.figures import GREY
 from whorl.report.page import Panels, Picture, _image, _picture
 from whorl.report.tables import NOTHING, Column, Table
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cell_parameters, volumes
-from whorl.structures.checks import find_problems
+from whorl.structures.checks import sound_crystals
 from whorl.structures.composition import formula
 from whorl.symmetry.detection import known_space_groups, space_group_numbers, space_group_symbol
 
@@ -83,6 +82,10 @@ _MOST_TARGETS = 4  # violins by target: real, and so many values asked for
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+Overall = Mapping[str, Mapping[str, Any]]
+"""Numbers of each evaluator that concern all samples, by its kind."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CrystalGallery:
     """Pictures of crystals of one origin.
@@ -101,7 +104,7 @@ class CrystalSection:
     """What the page shows of crystals, ready to be rendered.
 
     Attributes:
-        table_1: How far tensors contradict themselves, beside the paper's.
+        table_1: How far tensors contradict themselves, beside the paper's; None where that is not measured.
         table_2: Coordinates and distances, likewise.
         shares: Valid, unique, new.
         compared: Distributions by the test of Kolmogorov and Smirnov; None where there are none.
@@ -117,8 +120,8 @@ class CrystalSection:
         citation: Of the paper.
     """
 
-    table_1: Table
-    table_2: Table
+    table_1: Table | None
+    table_2: Table | None
     shares: Table
     compared: Table | None
     legend: tuple[tuple[str, str], ...]
@@ -134,8 +137,7 @@ class CrystalSection:
 
 
 def crystal_section(
-    verdicts: Mapping[str, CrystalVerdict],
-    made: Mapping[str, MadeCrystals],
+    evaluated: Mapping[str, Evaluated],
     *,
     real: StructureBatch,
     real_predicted: Mapping[str, Float[Tensor, "_"]],
@@ -148,34 +150,30 @@ def crystal_section(
     the pictures.
 
     Args:
-        verdicts: By generator, or by the label of the training size.
-        made: What was judged, by the same.
+        evaluated: By generator, or by the label of the training size; all structures are crystals.
         real: Crystals to compare with.
         real_predicted: Properties of real crystals (of all or of some) by name.
         target_label: Property that was asked for, such as ``"formation energy (eV/atom)"``.
         gallery: Crystals shown of each generator, and of each value asked for.
-
-    Raises:
-        InputError: Verdicts and crystals that are not of the same generators.
     """
-    if list(verdicts) != list(made) or not made:
-        raise InputError(
-            f"crystals of the report: got verdicts on {', '.join(verdicts) or 'nothing'}, but crystals of "
-            f"{', '.join(made) or 'nothing'}. Evaluate the run again."
-        )
-    names = {label: _name(label) for label in made}
-    crystals = {label: _Crystals.of(one) for label, one in made.items()}
+    names = {label: _name(label) for label in evaluated}
+    crystals = {label: _Crystals.of(of) for label, of in evaluated.items()}
+    overall = {
+        label: {kind: metrics.overall for kind, metrics in of.metrics.items()}
+        for label, of in evaluated.items()
+    }
     reference = _Crystals.real(real, real_predicted)
-    asked = _asked(target_label, [name for one in made.values() for name in one.predicted])
-    drawn = _Drawn(names, crystals, reference, verdicts)
+    asked = _asked(target_label, [name for of in crystals.values() for name in of.predicted])
+    drawn = _Drawn(names, crystals, reference, overall)
     by_target = {
         name: drawn.by_target(name, target_label, asks=name == asked) for name in drawn.common_properties()
     }
+    counts = {len(of.samples) for of in evaluated.values()}
     return CrystalSection(
-        table_1=_measures(verdicts, names, TABLE_1, "Table 1"),
-        table_2=_measures(verdicts, names, TABLE_2, "Table 2"),
-        shares=_shares(verdicts, names),
-        compared=_compared(verdicts, names),
+        table_1=_consistency(overall, names, TABLE_1, "Table 1"),
+        table_2=_consistency(overall, names, TABLE_2, "Table 2"),
+        shares=_shares(overall, names),
+        compared=_compared(overall, names),
         legend=drawn.legend(),
         distributions=tuple(drawn.distributions()),
         elements=tuple(drawn.elements()),
@@ -184,7 +182,7 @@ def crystal_section(
         others_by_target=_joined([panels for name, panels in by_target.items() if name != asked]),
         galleries=tuple(_galleries(crystals, names, reference, target_label, asked, gallery)),
         asked=target_label if asked else None,
-        tensors=" and ".join(sorted({f"{one.count:,}" for one in verdicts.values()})),
+        tensors=" and ".join(sorted(f"{count:,}" for count in counts)),
     )
 
 
@@ -203,16 +201,21 @@ def _asked(target_label: str, predicted: Sequence[str]) -> str | None:
 # Tables
 
 
-def _measures(
-    verdicts: Mapping[str, CrystalVerdict],
+def _consistency(
+    overall: Mapping[str, Overall],
     names: Mapping[str, str],
     paper: Mapping[str, Mapping[str, float]],
     head: str,
-) -> Table:
+) -> Table | None:
+    if not any("consistency" in of for of in overall.values()):
+        return None
     rows = list(next(iter(paper.values())))
     ours = [
-        (Column(group="this run", label=names[label]), [_short(one.measures.get(row)) for row in rows])
-        for label, one in verdicts.items()
+        (
+            Column(group="this run", label=names[label]),
+            [_short(of.get("consistency", {}).get(row)) for row in rows],
+        )
+        for label, of in overall.items()
     ]
     theirs = [
         (Column(group="paper", label=name, reference=True), [_short(values[row]) for row in rows])
@@ -221,55 +224,62 @@ def _measures(
     return _table(head, [_MEASURES[row] for row in rows], ours + theirs)
 
 
-def _shares(verdicts: Mapping[str, CrystalVerdict], names: Mapping[str, str]) -> Table:
-    ones = list(verdicts.values())
-
-    def per_cent(name: str) -> list[str]:
-        values = [getattr(one, name) for one in ones]
-        return [NOTHING if value is None else f"{value:.1f}" for value in values]
+def _shares(overall: Mapping[str, Overall], names: Mapping[str, str]) -> Table:
+    def cells(evaluator: str, name: str, layout: str = ".1f") -> list[str]:
+        values = [of.get(evaluator, {}).get(name) for of in overall.values()]
+        return [NOTHING if value is None else format(value, layout) for value in values]
 
     columns = [
-        (Column(group="tensors", label="generated"), [f"{one.count:,}" for one in ones]),
-        (Column(group="tensors", label="crystals"), [f"{one.decoded:,}" for one in ones]),
-        (Column(group="tensors", label="valid", unit="% of all"), per_cent("percent_valid")),
+        (Column(group="samples", label="attempted"), cells("validity", "count", ",")),
+        (Column(group="samples", label="crystals"), cells("validity", "structures", ",")),
+        (Column(group="samples", label="valid", unit="% of all"), cells("validity", "percent_valid")),
+        (
+            Column(group="samples", label="strictly valid", unit="% of all"),
+            cells("validity", "percent_strictly_valid"),
+        ),
+        *(
+            (Column(group="of the crystals", label=label, unit="%"), cells(evaluator, name))
+            for label, evaluator, name in (
+                ("distances", "validity", "percent_distances"),
+                ("volume", "validity", "percent_volume"),
+                ("neutral", "validity", "percent_neutral"),
+                ("symmetric", "symmetry", "percent_symmetric"),
+                ("unique", "uniqueness", "percent_unique"),
+            )
+        ),
+        (Column(group="of the unique", label="new", unit="%"), cells("novelty", "percent_novel")),
     ]
-    if any(one.percent_strictly_valid is not None for one in ones):
-        strict = Column(group="tensors", label="strictly valid", unit="% of all")
-        columns.append((strict, per_cent("percent_strictly_valid")))
-    for label, name in (
-        ("distances", "percent_distances"),
-        ("volume", "percent_volume"),
-        ("neutral", "percent_neutral"),
-        ("symmetric", "percent_symmetric"),
-        ("unique", "percent_unique"),
-    ):
-        columns.append((Column(group="of the crystals", label=label, unit="%"), per_cent(name)))
-    columns.append((Column(group="of the unique", label="new", unit="%"), per_cent("percent_novel")))
     return _table("Generator", list(names.values()), columns)
 
 
-def _compared(verdicts: Mapping[str, CrystalVerdict], names: Mapping[str, str]) -> Table | None:
+def _compared(overall: Mapping[str, Overall], names: Mapping[str, str]) -> Table | None:
     by_name = {
-        label: {one.name: one for one in (*verdict.distributions, *verdict.properties)}
-        for label, verdict in verdicts.items()
+        label: {
+            one["name"]: one
+            for evaluator, key in (("distributions", "quantities"), ("cgcnn", "properties"))
+            for one in of.get(evaluator, {}).get(key, ())
+        }
+        for label, of in overall.items()
     }
-    rows = {name: one for found in by_name.values() for name, one in found.items()}
+    rows = {name: one for compared in by_name.values() for name, one in compared.items()}
     if not rows:
         return None
 
     def cells(label: str, name: str, digits: int) -> list[str]:
-        found: list[Distribution | None] = [by_name[label].get(row) for row in rows]
-        shown = [NOTHING if one is None else _decimal(getattr(one, name), digits) for one in found]
+        compared = [by_name[label].get(row) for row in rows]
+        shown = [NOTHING if one is None else _decimal(one[name], digits) for one in compared]
         return ["< 0.001" if name == "p_value" and text == "0.000" else text for text in shown]
 
-    columns = [(Column(group="real", label="mean"), [_decimal(one.mean_real, 2) for one in rows.values()])]
-    for label in verdicts:
+    columns = [(Column(group="real", label="mean"), [_decimal(one["mean_real"], 2) for one in rows.values()])]
+    for label in overall:
         columns += [
             (Column(group=names[label], label="mean"), cells(label, "mean_made", 2)),
             (Column(group=names[label], label="K–S"), cells(label, "statistic", 3)),
             (Column(group=names[label], label="p"), cells(label, "p_value", 3)),
         ]
-    heads = [_GREEK.get(name, name) + (f" ({one.unit})" if one.unit else "") for name, one in rows.items()]
+    heads = [
+        _GREEK.get(name, name) + (f" ({one['unit']})" if one["unit"] else "") for name, one in rows.items()
+    ]
     return _table("Quantity", heads, columns)
 
 
@@ -282,8 +292,8 @@ def _table(head: str, rows: Sequence[str], columns: Sequence[tuple[Column, Seque
     )
 
 
-def _decimal(value: float, digits: int) -> str:
-    if not math.isfinite(value):
+def _decimal(value: float | None, digits: int) -> str:
+    if value is None or not math.isfinite(value):
         return NOTHING
     return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:,.0f}"
 
@@ -315,27 +325,47 @@ class _Crystals:
     space_groups: tuple[int, ...]
     targets: Tensor  # of each
     predicted: Mapping[str, Tensor]
+    marks: tuple[str, ...]  # what is wrong with each, in a word
 
     @classmethod
-    def of(cls, made: MadeCrystals) -> _Crystals:
-        sound = _sound(made.structures)
-        some = made.structures[sound]
-        # What their info says is what the tensor asked for, unless they were refined.
+    def of(cls, evaluated: Evaluated) -> _Crystals:
+        samples, metrics = evaluated.samples, evaluated.metrics
+        crystals = samples.crystals
+        assert crystals is not None
+        sound = torch.nonzero(sound_crystals(crystals)).flatten()
+        some = crystals[sound]
+        numbers = evaluated.values("symmetry", "space_group_number")
+        valid, strictly = (evaluated.values("validity", name) for name in ("valid", "strictly_valid"))
+        columns = metrics["cgcnn"].per_structure if "cgcnn" in metrics else {}
+        predicted = {name: evaluated.values("cgcnn", name) for name in columns}
         return cls(
             structures=some,
-            space_groups=tuple(space_group_numbers(some).tolist()) if len(some) else (),
-            targets=made.targets.double()[made.rows[sound]],
-            predicted={name: values[sound].double() for name, values in made.predicted.items()},
+            space_groups=()
+            if numbers is None and not len(some)
+            else tuple(space_group_numbers(some).tolist())
+            if numbers is None
+            else tuple(int(number) for number in numbers[sound]),
+            targets=samples.structure_targets.double()[sound],
+            predicted={name: values[sound] for name, values in predicted.items() if values is not None},
+            marks=tuple(
+                "invalid"
+                if valid is not None and not valid[k]
+                else "too close"
+                if strictly is not None and not strictly[k]
+                else ""
+                for k in sound.tolist()
+            ),
         )
 
     @classmethod
     def real(cls, structures: StructureBatch, predicted: Mapping[str, Tensor]) -> _Crystals:
-        some = structures[_sound(structures)]
+        some = structures[sound_crystals(structures)]
         return cls(
             structures=some,
             space_groups=tuple(known_space_groups(some).tolist()),
             targets=torch.zeros(0),
             predicted={name: values.double() for name, values in predicted.items()},
+            marks=("",) * len(some),
         )
 
 
@@ -343,12 +373,6 @@ def _quantities(structures: StructureBatch) -> dict[str, Tensor]:
     parameters = cell_parameters(structures.cells).unbind(1)
     per_atom = volumes(structures.cells) / structures.n_atoms
     return dict(zip(_QUANTITIES, (*parameters, per_atom), strict=True))
-
-
-def _sound(structures: StructureBatch) -> Tensor:
-    sound = structures.pbc.all(1).clone()
-    sound[list(find_problems(structures))] = False
-    return torch.nonzero(sound).flatten()
 
 
 class _Drawn:
@@ -359,11 +383,13 @@ class _Drawn:
         names: Mapping[str, str],
         crystals: Mapping[str, _Crystals],
         real: _Crystals,
-        verdicts: Mapping[str, CrystalVerdict],
+        overall: Mapping[str, Overall],
     ) -> None:
         self.names, self.crystals, self.real = names, crystals, real
         self.statistics = {
-            (label, one.name): one.statistic for label, of in verdicts.items() for one in of.properties
+            (label, one["name"]): one["statistic"]
+            for label, of in overall.items()
+            for one in of.get("cgcnn", {}).get("properties", ())
         }
 
     def groups(self) -> Iterator[tuple[str, list[str]]]:
@@ -534,6 +560,4 @@ def _captioned(crystals: _Crystals, row: int, asked: str | None) -> Picture:
     values = crystals.predicted.get(asked or "")
     if values is not None and len(values) == len(crystals.structures) and math.isfinite(values[row]):
         caption += f", {float(values[row]):.2f}"
-    validity = check_validity(structure, chemistry=False)
-    mark = "" if validity.strictly_valid else "too close" if validity.structurally_valid else "invalid"
-    return _picture(structure, caption, mark)
+    return _picture(structure, caption, crystals.marks[row])

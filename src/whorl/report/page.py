@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from whorl.errors import InputError
-from whorl.evaluation import (
-    Accuracy,
-    Generated,
-    Verdict,
-    is_invalid,
-    principal_components,
-    standardized,
-)
+from whorl.evaluation.distances import standardized
+from whorl.evaluation.diversity import principal_components
+from whorl.evaluation.results import Accuracy, Evaluated, Results
+from whorl.evaluation.samples import Reference
 from whorl.files import write_text
 from whorl.report import figures
 from whorl.report.paper import CITATION, is_pt10
@@ -42,11 +37,9 @@ _MOST_SKIPPED = 100  # entries listed by name
 class _Run:
     """What the page is made of."""
 
-    verdict: Verdict
-    sizes: Mapping[str, Generated]
-    features: Tensor
-    properties: Tensor
-    structures: StructureBatch | None
+    results: Results
+    sizes: Mapping[str, Evaluated]
+    reference: Reference
     potential: str
     gallery: int
     seed: int
@@ -54,21 +47,18 @@ class _Run:
     @property
     def label(self) -> str:
         """The property and its unit, as on an axis."""
-        return self.verdict.property + (f" ({self.verdict.unit})" if self.verdict.unit else "")
+        return self.results.property + (f" ({self.results.unit})" if self.results.unit else "")
 
     def near(self, target: float) -> Tensor:
         """Which real data are within the window of a target."""
-        return (self.properties.double() - target).abs() <= self.verdict.window * (1 + 1e-9)
+        return (self.reference.properties.double() - target).abs() <= self.results.window * (1 + 1e-9)
 
 
 def write_report(
     path: Path | str,
     *,
-    verdict: Verdict,
-    sizes: Mapping[str, Generated],
-    data_features: Float[Tensor, "N F"],
-    data_properties: Float[Tensor, "N"],
-    data_structures: StructureBatch | None = None,
+    results: Results,
+    sizes: Mapping[str, Evaluated],
     title: str,
     recipe: Mapping[str, Any],
     provenance: Mapping[str, Any],
@@ -85,15 +75,12 @@ def write_report(
 
     Args:
         path: The page.
-        verdict: From :func:`whorl.evaluation.evaluate`, of the same ``sizes``.
-        sizes: What was generated, by the label of the training size.
-        data_features: Of the whole labelled set.
-        data_properties: Of the same.
-        data_structures: Its N structures, where there are any.
+        results: From :func:`whorl.evaluation.results_of`, of the same ``sizes``.
+        sizes: Samples with the real data and what evaluators found out, by the label of the training size.
         title: Heading.
         recipe: Resolved, as plain data.
         provenance: Version, seed and recipe hash.
-        warnings: Beyond those of the verdict.
+        warnings: Beyond those of the results.
         skipped: Entries of the input that could not be used: source and reason.
         gallery: Structures shown per target.
         compare_with_paper: Put the numbers of Fung et al. 2022 beside ours; by default when the recipe is
@@ -102,23 +89,17 @@ def write_report(
         crystals: What :func:`whorl.report.crystals.crystal_section` made of decoded crystals.
 
     Raises:
-        InputError: Training sizes or numbers of rows that do not fit together.
+        InputError: Training sizes that do not fit together.
     """
-    if set(sizes) != set(verdict.sizes):
+    if not sizes or set(sizes) != set(results.sizes):
         raise InputError(
-            f"report: got results for {', '.join(sizes)}, but a verdict on {', '.join(verdict.sizes)}. "
-            "Evaluate the run again."
-        )
-    if data_structures is not None and len(data_structures) != len(data_properties):
-        raise InputError(
-            f"report: got {len(data_structures)} structures for {len(data_properties)} rows of the data set."
+            f"report: got samples of {', '.join(sizes) or 'nothing'}, but results of "
+            f"{', '.join(results.sizes)}. Evaluate the run again."
         )
     run = _Run(
-        verdict=verdict,
+        results=results,
         sizes=sizes,
-        features=data_features,
-        properties=data_properties,
-        structures=data_structures,
+        reference=next(iter(sizes.values())).reference,
         potential=calculator_name(recipe) or "the potential",
         gallery=gallery,
         seed=int(provenance.get("seed") or 0),
@@ -127,18 +108,18 @@ def write_report(
     maps, viewer = _maps(run, title)
     content = _template().render(
         title=title,
-        verdict=verdict,
+        results=results,
         potential=run.potential,
         agreement=agreement,
-        subject=describe(recipe, verdict),
-        warnings=list(dict.fromkeys([*verdict.warnings, *warnings])),
+        subject=describe(recipe, results),
+        warnings=list(dict.fromkeys([*results.warnings, *warnings])),
         skipped=list(skipped[:_MOST_SKIPPED]),
         skipped_count=len(skipped),
         headlines=_headlines(run),
         tables={
-            kind: make_table(verdict, kind, compare_with_paper=paper) for kind in ("surrogate", "potential")
+            kind: make_table(results, kind, compare_with_paper=paper) for kind in ("surrogate", "potential")
         },
-        diversity=make_table(verdict, "diversity"),
+        diversity=make_table(results, "diversity"),
         citation=CITATION if paper else None,
         maps=maps,
         losses=_loss_panels(run),
@@ -147,11 +128,9 @@ def write_report(
         viewer=viewer,
         crystals=crystals,
         columns=min(max(gallery, 1), 8),
-        has_threshold=any(size.invalid_above is not None for size in verdict.sizes.values()),
+        has_threshold=any(size.invalid_above is not None for size in results.sizes.values()),
         has_reference=any(
-            of.reconstructed is not None
-            and of.reconstructed.reference_loss is not None
-            and len(of.reconstructed.reference_loss) > 0
+            of.samples.reference_loss is not None and len(of.samples.reference_loss) > 0
             for of in sizes.values()
         ),
         provenance={name.replace("_", " "): value for name, value in provenance.items() if value is not None},
@@ -184,7 +163,7 @@ class Headline:
 
 
 def _headlines(run: _Run) -> list[Headline]:
-    tolerance = f"{run.verdict.tolerance:g} {run.verdict.unit}".strip()
+    tolerance = f"{run.results.tolerance:g} {run.results.unit}".strip()
     wanted = (
         (
             f"within ±{tolerance}, by surrogate",
@@ -210,14 +189,14 @@ def _headlines(run: _Run) -> list[Headline]:
         (
             "copies of training rows",
             "nearer than a tenth of the usual distance",
-            lambda t: t.diversity.percent_copies,
+            lambda t: t.diversity and t.diversity.percent_copies,
             "{:.2f} %",
             max,
         ),
         (
             "spread, real data = 1",
             "mean distance between samples",
-            lambda t: t.diversity.ratio,
+            lambda t: t.diversity and t.diversity.ratio,
             "{:.2f}",
             min,
         ),
@@ -225,7 +204,7 @@ def _headlines(run: _Run) -> list[Headline]:
     found = []
     for label, hint, number_of, layout, worst in wanted:
         numbers = []
-        for name, size in run.verdict.sizes.items():
+        for name, size in run.results.sizes.items():
             values = {target.target: number_of(target) for target in size.targets}
             known = {target: value for target, value in values.items() if value is not None}
             if known:
@@ -252,41 +231,45 @@ class Panels:
 
 def _maps(run: _Run, title: str) -> tuple[list[Panels], EmbeddedViewer | None]:
     """Return figure 6 for each training size, and the interactive map in the same coordinates."""
-    real = standardized(run.features, run.features)
+    yardstick = run.reference.features
+    real = standardized(yardstick, yardstick)
     directions, shares = principal_components(real)
     data = real @ directions.T
 
     def project(features: Tensor) -> Tensor:
-        return standardized(features, run.features) @ directions.T
+        return standardized(features.flatten(1), yardstick) @ directions.T
 
-    panels, found = [], {}
-    for label, generated in run.sizes.items():
-        training, points = project(generated.training_features), project(generated.features)
+    panels, maps = [], {}
+    for label, of in run.sizes.items():
+        samples = of.samples
+        if samples.features is None:
+            continue
+        training, points = project(of.reference.training_features), project(samples.features)
         frame = figures.map_frame(data, points)
         images = []
-        for target in run.verdict.sizes[label].targets:
-            chosen = generated.targets.double() == target.target
+        for target in run.results.sizes[label].targets:
             plot = figures.pca_map(
                 data=data,
                 window=data[run.near(target.target)],
                 training=training,
-                generated=points[chosen],
+                generated=points[samples.targets.double() == target.target],
                 shares=shares,
                 frame=frame,
-                title=f"asked for {target.target:g} {run.verdict.unit}",
+                title=f"asked for {target.target:g} {run.results.unit}",
             )
             images.append(_image(plot, f"principal components, samples for {target.target:g}"))
         panels.append(Panels(name=_name(run, label), images=tuple(images)))
-        if (of := generated.reconstructed) is not None and of.structures is not None:
-            found[label] = project(of.features) if of.features is not None else points[of.rows]
+        if samples.structures is not None:
+            own = samples.structure_features
+            maps[label] = points[samples.rows] if own is None else project(own)
     viewer = embed_viewer(
         sizes=run.sizes,
-        maps=found,
+        maps=maps,
         data_map=data,
-        data_properties=run.properties,
-        data_structures=run.structures,
-        property=run.verdict.property,
-        unit=run.verdict.unit,
+        data_properties=run.reference.properties,
+        data_structures=run.reference.structures,
+        property=run.results.property,
+        unit=run.results.unit,
         name=title,
     )
     return panels, viewer
@@ -294,22 +277,20 @@ def _maps(run: _Run, title: str) -> tuple[list[Panels], EmbeddedViewer | None]:
 
 def _loss_panels(run: _Run) -> list[Panels]:
     panels = []
-    for label, generated in run.sizes.items():
-        of = generated.reconstructed
-        if of is None or not len(of.rows):
+    for label, of in run.sizes.items():
+        samples = of.samples
+        if samples.loss is None or not len(samples.loss):
             continue
-        asked = generated.targets[of.rows].double()
-        everything = torch.cat(
-            [of.loss.double(), *([] if of.reference_loss is None else [of.reference_loss.double()])]
-        )
+        asked, loss, reference = samples.structure_targets.double(), samples.loss, samples.reference_loss
+        everything = torch.cat([loss.double(), *([] if reference is None else [reference.double()])])
         images = []
         for target in asked.unique().tolist():
             plot = figures.loss_histogram(
-                losses=of.loss[asked == target],
-                reference=of.reference_loss,
-                invalid_above=of.invalid_above,
-                limits=figures.loss_range(everything, of.invalid_above),
-                title=f"asked for {target:g} {run.verdict.unit}",
+                losses=loss[asked == target],
+                reference=reference,
+                invalid_above=samples.invalid_above,
+                limits=figures.loss_range(everything, samples.invalid_above),
+                title=f"asked for {target:g} {run.results.unit}",
             )
             images.append(_image(plot, f"reconstruction losses, samples for {target:g}"))
         panels.append(Panels(name=_name(run, label), images=tuple(images)))
@@ -318,24 +299,22 @@ def _loss_panels(run: _Run) -> list[Panels]:
 
 def _energy_panels(run: _Run) -> list[Panels]:
     panels = []
-    for label, generated in run.sizes.items():
-        of, images = generated.reconstructed, []
-        asked = generated.targets[of.rows].double() if of is not None else None
-        for target in run.verdict.sizes[label].targets:
-            predicted, energy = generated.predicted, of.energy if of is not None else None
-            if predicted is None and energy is None:
+    for label, of in run.sizes.items():
+        predicted, computed = of.values("surrogate"), of.values("energy")
+        images = []
+        for target in run.results.sizes[label].targets:
+            if predicted is None and computed is None:
                 continue
+            of_target = of.samples.targets.double() == target.target
             plot = figures.energy_histogram(
                 target=target.target,
-                tolerance=run.verdict.tolerance,
-                surrogate=None
-                if predicted is None
-                else predicted[generated.targets.double() == target.target],
-                potential=None if energy is None or asked is None else energy[asked == target.target],
-                real=run.properties,
+                tolerance=run.results.tolerance,
+                surrogate=None if predicted is None else predicted[of_target],
+                potential=None if computed is None else computed[of_target[of.samples.rows]],
+                real=run.reference.properties,
                 label=run.label,
                 potential_name=run.potential,
-                title=f"asked for {target.target:g} {run.verdict.unit}",
+                title=f"asked for {target.target:g} {run.results.unit}",
             )
             images.append(_image(plot, f"{run.label}, samples for {target.target:g}"))
         if images:
@@ -366,35 +345,36 @@ def _galleries(run: _Run) -> list[Gallery]:
     """Return figures 7 to 9: randomly drawn real and generated structures for each target."""
     galleries = []
     rng = torch.Generator().manual_seed(run.seed)
-    targets = sorted({target.target for size in run.verdict.sizes.values() for target in size.targets})
+    targets = sorted({target.target for size in run.results.sizes.values() for target in size.targets})
     for target in targets:
         rows = []
-        if run.structures is not None:
+        real = run.reference
+        if real.structures is not None:
             near = torch.nonzero(run.near(target)).flatten()
             pictures = tuple(
-                _picture(run.structures[i], f"{float(run.properties[i]):.2f}")
+                _picture(real.structures[i], f"{float(real.properties[i]):.2f}")
                 for i in _draw(near, run.gallery, rng)
             )
-            window = f"{target:g} ± {run.verdict.window:g} {run.verdict.unit}".strip()
+            window = f"{target:g} ± {run.results.window:g} {run.results.unit}".strip()
             rows.append(("real", pictures, f"The data set has no structure with {window}."))
-        for label, generated in run.sizes.items():
-            of = generated.reconstructed
-            if of is None or of.structures is None:
+        for label, of in run.sizes.items():
+            samples = of.samples
+            if samples.structures is None:
                 continue
-            invalid = is_invalid(of)
-            here = torch.nonzero(generated.targets[of.rows].double() == target).flatten()
+            computed, invalid = of.values("energy"), samples.invalid
+            here = torch.nonzero(samples.structure_targets.double() == target).flatten()
             heading = "generated" + (f", {_name(run, label)}" if len(run.sizes) > 1 else "")
             pictures = tuple(
                 _picture(
-                    of.structures[k],
-                    "" if of.energy is None else _energy_caption(float(of.energy[k])),
+                    samples.structures[k],
+                    "" if computed is None else _energy_caption(float(computed[k])),
                     "invalid" if invalid[k] else "",
                 )
                 for k in _draw(here, run.gallery, rng)
             )
             rows.append((heading, pictures, "No sample was turned into atoms."))
         if any(pictures for _, pictures, _ in rows):
-            galleries.append(Gallery(target=f"{target:g} {run.verdict.unit}".strip(), rows=tuple(rows)))
+            galleries.append(Gallery(target=f"{target:g} {run.results.unit}".strip(), rows=tuple(rows)))
     return galleries
 
 
@@ -418,7 +398,7 @@ def _energy_caption(energy: float) -> str:
 
 def _name(run: _Run, label: str) -> str:
     """Return the name of a training size in one piece: a line must not break within it."""
-    return size_name(label, run.verdict.sizes[label]).replace(" ", "\N{NO-BREAK SPACE}")
+    return size_name(label, run.results.sizes[label]).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _image(plot: figures.Plot, words: str) -> tuple[str, str, str]:

@@ -9,51 +9,49 @@ from typing import Any
 import torch
 
 from whorl.errors import InputError
-from whorl.evaluation import Generated
+from whorl.evaluation.results import Evaluated
 
 
-def write_structures(
-    generated: Generated,
-    path: Path | str,
-    *,
-    provenance: Mapping[str, Any],
-    property: str = "formation_energy",
-) -> None:
-    """Write the atoms found for one training size as extended XYZ.
+def write_structures(of: Evaluated, path: Path | str, *, provenance: Mapping[str, Any]) -> None:
+    """Write the structures of one training size as extended XYZ.
 
-    Every structure carries the target, the surrogate's judgement, the loss and status of the search, the
-    property as the energy method computes it or why there is none, and the provenance.
+    Every structure carries the target, the surrogate's prediction, the loss and status of its reconstruction,
+    the property as the energy method computes it or why there is none, and the provenance.
 
     Args:
-        generated: Of one training size.
+        of: The samples of one training size, and what evaluators found out. What the energy method computed
+            is written under the name of the property; ``computed_…`` where another column has it.
         path: An ``.extxyz`` file.
         provenance: Version, seed and recipe hash.
-        property: Name of what the energy method computed; ``computed_…`` where another column has it.
 
     Raises:
-        InputError: No sample was turned into atoms.
+        InputError: No sample has a structure.
     """
     from whorl.datasets import write_extxyz
 
-    found = generated.reconstructed
-    if found is None or found.structures is None:
+    samples, failures = of.samples, of.failures()
+    structures = samples.structures
+    if structures is None:
         raise InputError(f"{path}: no sample was turned into atoms, so there are no structures to write.")
-    nan = torch.full((len(found.rows),), float("nan"), dtype=torch.float64)
+    nan = torch.full((len(samples.rows),), float("nan"), dtype=torch.float64)
+    predicted, computed = of.values("surrogate"), of.values("energy")
     known = {
-        "target": generated.targets[found.rows].double(),
-        "surrogate": nan if generated.predicted is None else generated.predicted[found.rows].double(),
-        "reconstruction_loss": found.loss.double(),
+        "target": samples.structure_targets.double(),
+        "surrogate": nan if predicted is None else predicted[samples.rows],
+        "reconstruction_loss": nan if samples.loss is None else samples.loss.double(),
     }
-    property = property.replace(" ", "_")
-    computed = nan if found.energy is None else found.energy.double()
-    properties = {**known, f"computed_{property}" if property in known else property: computed}
+    property = of.reference.name.replace(" ", "_")
+    properties = {
+        **known,
+        f"computed_{property}" if property in known else property: nan if computed is None else computed,
+    }
     info = tuple(
         {
-            **(found.structures.info[k] if found.structures.info else {}),
+            **(structures.info[k] if structures.info else {}),
             "sample": row,
-            "reconstruction_status": found.status[k],
-            **({"potential_failure": found.failures[k]} if k in found.failures else {}),
+            "reconstruction_status": samples.status[k],
+            **({"potential_failure": failures[k]} if k in failures else {}),
         }
-        for k, row in enumerate(found.rows.tolist())
+        for k, row in enumerate(samples.rows.tolist())
     )
-    write_extxyz(found.structures.replace(info=info), path, properties=properties, provenance=provenance)
+    write_extxyz(structures.replace(info=info), path, properties=properties, provenance=provenance)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whorl.conditions import describe_requests
-from whorl.evaluation import Verdict
+from whorl.evaluation.results import Results
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.settings import RepresentationSettings
 
@@ -19,25 +19,25 @@ _KINDS = {
 _SAMPLERS = {"dpm": "DPM-Solver++", "ddim": "DDIM", "ddpm": "DDPM"}
 
 
-def describe(recipe: Mapping[str, Any], verdict: Verdict) -> list[tuple[str, str]]:
+def describe(recipe: Mapping[str, Any], results: Results) -> list[tuple[str, str]]:
     """Return headings and sentences; what the recipe does not say is left out.
 
     Args:
         recipe: Resolved, as plain data.
-        verdict: Of the run.
+        results: Of the run.
     """
-    targets = sorted({target.target for size in verdict.sizes.values() for target in size.targets})
+    targets = sorted({target.target for size in results.sizes.values() for target in size.targets})
     lines = [
-        ("Asked for", f"{verdict.property} of {_listed([f'{t:g}' for t in targets])} {verdict.unit}".strip()),
+        ("Asked for", f"{results.property} of {_listed([f'{t:g}' for t in targets])} {results.unit}".strip()),
         ("Conditions", _requested(recipe)),
-        ("Data", _data(recipe, verdict)),
+        ("Data", _data(recipe, results)),
         ("Representation", _representation(recipe.get("representation") or {})),
-        ("Training rows", _sampling(recipe.get("sampling") or {}, verdict)),
+        ("Training rows", _sampling(recipe.get("sampling") or {}, results)),
         ("Generator", _network(recipe.get("generator") or {})),
         ("Surrogate", _surrogate(recipe.get("surrogate") or {})),
         ("Samples", _samples(recipe)),
         ("Atoms", _reconstruction(recipe.get("reconstruct"))),
-        ("Judged by", _judge(recipe, verdict)),
+        ("Judged by", _judge(recipe, results)),
     ]
     return [(heading, text) for heading, text in lines if text]
 
@@ -54,10 +54,10 @@ def _calculator(settings: Any) -> str:
     return {"emt": "EMT", "chgnet": "CHGNet", "gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}.get(name, name)
 
 
-def _data(recipe: Mapping[str, Any], verdict: Verdict) -> str:
+def _data(recipe: Mapping[str, Any], results: Results) -> str:
     data = recipe.get("data") or {}
-    low, high = verdict.data_range
-    rows = f"{verdict.data_rows:,} labelled structures, {low:.2f} to {high:.2f} {verdict.unit}".strip()
+    low, high = results.data_range
+    rows = f"{results.data_rows:,} labelled structures, {low:.2f} to {high:.2f} {results.unit}".strip()
     if clusters := data.get("clusters"):
         name = clusters.get("formula") or f"{clusters.get('element', '')}{clusters.get('atoms', '')}"
         by = _calculator(clusters.get("calculator"))
@@ -78,8 +78,8 @@ def _representation(settings: Mapping[str, Any]) -> str:
     return RepresentationSettings.model_validate(settings).summary() if settings else ""
 
 
-def _sampling(settings: Mapping[str, Any], verdict: Verdict) -> str:
-    sizes = _listed([f"{size.training_rows:,}" for size in verdict.sizes.values()])
+def _sampling(settings: Mapping[str, Any], results: Results) -> str:
+    sizes = _listed([f"{size.training_rows:,}" for size in results.sizes.values()])
     how = "all rows" if settings.get("sizes") == "all" else "drawn by farthest point sampling"
     share = settings.get("split")
     return f"{sizes} ({how})" + (f", {100 * share:.0f} % of them train, the rest validates" if share else "")
@@ -149,13 +149,13 @@ def _reconstruction(section: Any) -> str:
     return ReconstructorSettings.model_validate(dict(section)).summary() if section else ""
 
 
-def _judge(recipe: Mapping[str, Any], verdict: Verdict) -> str:
+def _judge(recipe: Mapping[str, Any], results: Results) -> str:
     name = calculator_name(recipe)
     closed = (recipe.get("reconstruct") or {}).get("kind") == "closed_form"
     if closed and not name:
         seven = (recipe.get("evaluate") or {}).get("cgcnn") is not False
         return "the surrogate (tensors)" + (" and CGCNN (crystals as decoded)" if seven else "")
-    compared = any(t.potential is not None for size in verdict.sizes.values() for t in size.targets)
+    compared = any(t.potential is not None for size in results.sizes.values() for t in size.targets)
     if not name or not compared:
         return "the surrogate alone"
     return f"the surrogate (features) and {name} (atoms as found: no relaxation, no screening)"

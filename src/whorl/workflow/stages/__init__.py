@@ -16,15 +16,13 @@ from whorl.workflow.settings import Recipe
 
 STAGES = (
     "data",
-    "agreement",
     "encode",
+    "reference",
     "sampling",
     "train",
     "generate",
     "reconstruct",
     "refine",
-    "energies",
-    "properties",
     "evaluate",
     "report",
 )

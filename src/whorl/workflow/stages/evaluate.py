@@ -1,146 +1,283 @@
-"""Stages ``agreement``, ``energies``, ``properties`` and ``evaluate``: metrics of what was made."""
+"""Stages ``reference`` and ``evaluate``: what evaluators say of the real data, and of what was generated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from whorl.evaluation.crystals import MadeCrystals
-from whorl.files import provenance
-from whorl.workflow import crystals, energies, verdict
+from whorl.errors import MissingExtraError, import_extra
+from whorl.evaluation import running
+from whorl.evaluation.evaluators.base import EvaluationContext, Evaluator
+from whorl.evaluation.metrics import Metrics
+from whorl.evaluation.results import Evaluated, Results, results_of
+from whorl.evaluation.running import file_of
+from whorl.evaluation.samples import Reference, Samples
+from whorl.evaluation.settings import EvaluatorSettings
+from whorl.files import check_folder, damage_named, provenance, read_json, write_json
+from whorl.report import write_samples, write_structures, write_tables
+from whorl.surrogates import load_surrogate
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
-from whorl.workflow.verdict import Evidence
+from whorl.workflow.samples import SampleFiles, read_reference, read_samples, with_training_rows
+from whorl.workflow.settings import EvaluateSettings
 
-_OF_CRYSTALS = ("cgcnn", "real")  # settings of the metrics that only crystals have
-_OF_ENERGIES = ("calculator", "quantity", "subtract_offset")  # settings of the stages before it
+PARTS = ".parts"
+"""Folder of finished chunks, within that of the stage: they go on where settings change that they do not
+depend on."""
 
 
 def steps(run: RunFolder) -> Iterator[Step]:
-    """Yield what is worked out from the real data, what from each training size, and the metrics."""
+    """Yield the step for the real data, if any evaluator looks at them, and that for all samples."""
     recipe, labels = run.recipe, run.labels
-    settings, calculator = recipe.evaluate, recipe.calculator
+    settings = [of.model_dump(mode="json") for of in recipe.evaluators]
     reconstructed = recipe.reconstruct is not None
-    energetic = reconstructed and calculator is not None
-    predicts = reconstructed and recipe.predicts_properties
-    if energetic and calculator is not None:
-        finished = recipe.data.features is not None
-        options: dict[str, Any] = {"quantity": settings.quantity, "subtract_offset": settings.subtract_offset}
+    data = ("data",) if run.structures_of_features else ()
+    if preparing := [of for of in recipe.evaluators if of.method.prepare is not Evaluator.prepare]:
         yield Step(
-            name="agreement",
-            settings={**calculator.model_dump(mode="json"), "property": recipe.property_name, **options},
-            run=partial(
-                energies.choose,
-                run.structures_of_features,
-                property=recipe.property_name,
-                calculator=calculator,
-                output=run.agreement,
-                **options,
-            ),
-            needs=() if finished else ("data",),
+            name="reference",
+            settings=[of.model_dump(mode="json") for of in preparing],
+            run=partial(_prepare, run, preparing),
+            needs=(*data, "encode"),
+            keeps=(PARTS,),
         )
-        for label in labels:
-            yield Step(
-                name=f"energies/{label}",
-                settings=calculator.model_dump(mode="json"),
-                run=partial(
-                    energies.energies,
-                    run.refined(label),
-                    calculator=calculator,
-                    output=run.energies(label),
-                    choice=run.agreement,
-                ),
-                needs=("agreement", run.step_of(run.refined(label))),
-            )
-    if predicts:
-        yield Step(
-            name="properties/real",
-            settings={"real": settings.real},
-            run=partial(crystals.predict, run.dataset, output=run.properties("real"), most=settings.real),
-            needs=("data",),
-        )
-        for label in labels:
-            yield Step(
-                name=f"properties/{label}",
-                settings=None,
-                run=partial(crystals.predict, run.refined(label), output=run.properties(label)),
-                needs=(run.step_of(run.refined(label)),),
-            )
     yield Step(
         name="evaluate",
-        settings=settings.model_dump(
-            mode="json", exclude={*_OF_ENERGIES, *(() if reconstructed else _OF_CRYSTALS)}
-        ),
+        settings={"tolerance": recipe.evaluate.tolerance, "evaluators": settings},
         run=partial(_evaluate, run),
         needs=(
+            *data,
             "encode",
+            *(("reference",) if preparing else ()),
             "train/surrogate",
             *(f"sampling/{label}" for label in labels),
             *(f"generate/{label}" for label in labels),
             *(run.step_of(run.refined(label)) for label in labels if reconstructed),
-            *(f"energies/{label}" for label in labels if energetic),
-            *(("data",) if reconstructed and run.structures_of_features else ()),
-            *(f"properties/{label}" for label in ("real", *labels) if predicts),
         ),
+        keeps=(PARTS,),
+    )
+
+
+def _prepare(run: RunFolder, evaluators: Sequence[EvaluatorSettings], monitor: Monitor) -> None:
+    prepare(
+        read_reference(run.features, property=run.recipe.property_name, dataset=run.structures_of_features),
+        evaluators,
+        tolerance=run.recipe.evaluate.tolerance,
+        seed=run.recipe.seed,
+        output=run.prepared("any").parent,
+        monitor=monitor,
     )
 
 
 def _evaluate(run: RunFolder, monitor: Monitor) -> None:
-    """Write the metrics of features and atoms, and of crystals where there are any."""
-    recipe = run.recipe
-    made_with = provenance(seed=recipe.seed, settings=recipe.decisive())
-    verdict.judge(
-        evidence(run),
-        property=recipe.property_name,
-        tolerance=recipe.evaluate.tolerance,
+    evaluate(
+        samples_of(run),
+        run.recipe.evaluators,
+        prepared=run.prepared("any").parent,
+        surrogate=run.surrogate,
+        tolerance=run.recipe.evaluate.tolerance,
+        seed=run.recipe.seed,
         output=run.results.parent,
-        provenance=made_with,
+        made_with=provenance(seed=run.recipe.seed, settings=run.recipe.decisive()),
+        monitor=monitor,
     )
-    if made := made_crystals(run):
-        crystals.judge(
-            made,
-            dataset=run.dataset,
-            real=run.properties("real") if recipe.predicts_properties else None,
-            most=recipe.evaluate.real,
-            output=run.crystal_results,
-            made_with=made_with,
-            monitor=monitor,
-            requested=recipe.generate.requested,
-        )
 
 
-def made_crystals(run: RunFolder) -> dict[str, MadeCrystals]:
-    """Read the crystals of each training size; none where structures are no crystals, or unknown data."""
-    if run.recipe.reconstruct is None or run.structures_of_features is None:
-        return {}
-    made = {
-        label: crystals.gather(
-            run.generated(label),
-            run.refined(label),
-            run.properties(label) if run.recipe.predicts_properties else None,
+def samples_of(run: RunFolder) -> dict[str, tuple[Samples, Reference]]:
+    """Read the samples of each training size of a run, and the real data as its generator knew them."""
+    recipe = run.recipe
+    reference = read_reference(
+        run.features, property=recipe.property_name, dataset=run.structures_of_features
+    )
+    return {
+        label: (
+            read_samples(
+                SampleFiles(
+                    generated=run.generated(label),
+                    structures=None if recipe.reconstruct is None else run.refined(label),
+                ),
+                features=run.features,
+            ),
+            with_training_rows(reference, run.rows(label)),
         )
         for label in run.labels
     }
-    return {label: one for label, one in made.items() if one is not None}
 
 
-def evidence(run: RunFolder) -> Evidence:
-    """Read all that a run has made so far."""
-    reconstructed = run.recipe.reconstruct is not None
-    judged = reconstructed and run.recipe.calculator is not None
-    return verdict.gather(
-        {
-            label: verdict.Files(
-                generated=run.generated(label),
-                rows=run.rows(label),
-                structures=run.refined(label) if reconstructed else None,
-                energies=run.energies(label) if judged else None,
-            )
-            for label in run.labels
-        },
-        features=run.features,
-        property=run.recipe.property_name,
-        judge=run.surrogate,
+def evaluated_of(run: RunFolder) -> dict[str, Evaluated]:
+    """Read what the stage ``evaluate`` has written of each training size."""
+    return {
+        label: Evaluated(
+            samples=samples, reference=reference, metrics=read_metrics(run.results.parent / label)
+        )
+        for label, (samples, reference) in samples_of(run).items()
+    }
+
+
+def read_metrics(folder: Path) -> dict[str, Metrics]:
+    """Read the metrics of one generator, by the kind of the evaluator."""
+    metrics = {}
+    for path in sorted(folder.glob("*.json")):
+        with damage_named(path):
+            of = Metrics.from_dict(read_json(path))
+        metrics[of.evaluator] = of
+    return metrics
+
+
+def evaluate_files(
+    generated: Path,
+    *,
+    settings: EvaluateSettings,
+    features: Path,
+    output: Path,
+    monitor: Monitor,
+    rows: Path | None = None,
+    structures: Path | None = None,
+    dataset: Path | None = None,
+    surrogate: Path | None = None,
+    property: str | None = None,
+) -> Path:
+    """Evaluate what lies in single files, as both stages do in a run, and return the path of the results.
+
+    Args:
+        generated: Generated features.
+        settings: As in a recipe.
+        features: Of real structures.
+        output: Folder.
+        monitor: Told of progress and warnings.
+        rows: Rows trained on; None for all.
+        structures: Reconstructed from the generated features.
+        dataset: Real structures of ``features``.
+        surrogate: Of the property.
+        property: Name of the property; None for the only one there is.
+
+    Raises:
+        InputError: Files that do not belong together, or settings that cannot be met.
+        MissingExtraError: An evaluator's package is not installed.
+    """
+    check_folder(output)
+    files = SampleFiles(generated=generated, structures=structures)
+    samples = read_samples(files, features=features)
+    reference = read_reference(features, property=property, dataset=dataset)
+    evaluators = settings.chosen(
+        calculator=settings.calculator,
+        structures=structures is not None,
+        closed_form=samples.loss is not None and bool(samples.loss.isnan().all()),
+        real=dataset is not None,
     )
+    if surrogate is None and settings.evaluators is None:
+        evaluators = [of for of in evaluators if of.kind != "surrogate"]
+    for of in evaluators:
+        if of.method.requires and of.method(of).applies(samples, reference):
+            package, extra = of.method.requires
+            try:
+                import_extra(package, extra=extra)
+            except MissingExtraError as error:
+                raise MissingExtraError(
+                    f"{error}, or leave out the evaluator {of.kind}: --no-{of.kind}, or name others with "
+                    "--evaluator"
+                ) from error
+    common: dict[str, Any] = {"tolerance": settings.tolerance, "seed": 0, "monitor": monitor}
+    prepare(reference, evaluators, output=output / "reference", **common)
+    evaluate(
+        {"all": (samples, with_training_rows(reference, rows))},
+        evaluators,
+        prepared=output / "reference",
+        surrogate=surrogate,
+        output=output,
+        made_with=provenance(),
+        **common,
+    )
+    return output / "results.json"
+
+
+def prepare(
+    reference: Reference,
+    evaluators: Sequence[EvaluatorSettings],
+    *,
+    tolerance: float,
+    seed: int,
+    output: Path,
+    monitor: Monitor,
+) -> None:
+    """Let evaluators work out what they need of the real data, and write it as JSON, one file each."""
+    for settings in evaluators:
+        context = EvaluationContext(
+            tolerance=tolerance,
+            seed=seed,
+            directory=output / PARTS / file_of(settings.kind),
+            progress=monitor.progress(f"{settings.kind}, real structures"),
+        )
+        prepared = settings.method(settings).prepare(reference, context)
+        if prepared is not None:
+            for warning in prepared.get("warnings", ()):
+                monitor.warn(warning)
+            write_json(output / f"{file_of(settings.kind)}.json", prepared)
+
+
+def evaluate(
+    samples: Mapping[str, tuple[Samples, Reference]],
+    evaluators: Sequence[EvaluatorSettings],
+    *,
+    prepared: Path,
+    surrogate: Path | None,
+    tolerance: float,
+    seed: int,
+    output: Path,
+    made_with: Mapping[str, Any],
+    monitor: Monitor,
+) -> Results:
+    """Evaluate samples by all evaluators that apply to them.
+
+    Written are the metrics of each, ``<label>/<kind>.json``, the results of all in ``results.json`` and
+    ``results.csv``, a line a sample in ``samples.csv``, and the structures of each training size as
+    ``structures-<label>.extxyz``.
+
+    Args:
+        samples: With the real data, by the label of the training size.
+        evaluators: In any order.
+        prepared: Folder that :func:`prepare` wrote.
+        surrogate: File of the surrogate; None for none.
+        tolerance: Within this of the target is a hit.
+        seed: Of all randomness.
+        output: Folder.
+        made_with: Provenance.
+        monitor: Told of progress and warnings.
+
+    Raises:
+        InputError: Files that do not belong together, or an evaluator whose metrics do not fit the samples.
+    """
+    evaluated = {}
+    for label, (its, reference) in samples.items():
+        size = f", {label}" if len(samples) > 1 else ""
+        loaded = None
+        if surrogate is not None and its.features is not None:
+            loaded = load_surrogate(surrogate, shape=tuple(its.features.shape[1:]))
+        of = evaluated[label] = running.evaluate(
+            its,
+            reference,
+            [settings.method(settings) for settings in evaluators],
+            tolerance=tolerance,
+            seed=seed,
+            surrogate=loaded,
+            prepared=lambda kind: _read_prepared(prepared / f"{file_of(kind)}.json"),
+            directory=output / PARTS / label,
+            progress=lambda kind, size=size: monitor.progress(f"{kind}{size}"),  # type: ignore[misc]
+        )
+        for kind, metrics in of.metrics.items():
+            for warning in metrics.warnings:
+                monitor.warn(warning)
+            write_json(output / label / f"{file_of(kind)}.json", metrics.to_dict())
+    results = results_of(evaluated, tolerance=tolerance)
+    for label, of in evaluated.items():
+        if of.samples.structures is not None:
+            write_structures(of, output / f"structures-{label}.extxyz", provenance=made_with)
+    write_samples(evaluated, output / "samples.csv")
+    write_tables(results, output, provenance=made_with)
+    return results
+
+
+def _read_prepared(path: Path) -> dict[str, Any] | None:
+    return dict(read_json(path)) if path.is_file() else None

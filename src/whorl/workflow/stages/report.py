@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from whorl.errors import InputError
-from whorl.files import provenance
+from whorl.evaluation.evaluators.cgcnn import real_properties
+from whorl.evaluation.results import Evaluated, Results
+from whorl.files import damage_named, provenance, read_json
+from whorl.report import make_table, write_report
 from whorl.report.crystals import CrystalSection, crystal_section
-from whorl.workflow import crystals, verdict
-from whorl.workflow.energies import read_choice
+from whorl.report.tables import Table
 from whorl.workflow.engine import MARKER, Step, read_marker, refresh
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import read_recipe
 from whorl.workflow.run_folder import RunFolder
-from whorl.workflow.stages.evaluate import evidence, made_crystals
+from whorl.workflow.stages.evaluate import evaluated_of
 
-_SAID_ELSEWHERE = ("generate", "energies", "evaluate", "report")  # their warnings are among the metrics
+_SHARES = (
+    ("valid", "validity", "percent_valid"),
+    ("strictly valid (by covalent radii)", "validity", "percent_strictly_valid"),
+    ("charge neutral", "validity", "percent_neutral"),
+    ("with symmetry", "symmetry", "percent_symmetric"),
+    ("unique", "uniqueness", "percent_unique"),
+    ("new", "novelty", "percent_novel"),
+)
+_SAID_ELSEWHERE = ("generate", "evaluate", "report")  # their warnings are among the metrics
 
 
 def steps(run: RunFolder) -> Iterator[Step]:
@@ -56,34 +66,69 @@ def write_report_of(run: RunFolder, *, output: Path) -> None:
     """Write the report of a run from what lies in its folder."""
     recipe = run.recipe
     warnings, skipped = _notes(run)
-    verdict.report(
-        evidence(run),
-        results=run.results,
-        dataset=run.structures_of_features,
-        output=output,
+    results = read_results(run.results)
+    evaluated = evaluated_of(run)
+    energies = [of.metrics["energy"] for of in evaluated.values() if "energy" in of.metrics]
+    write_report(
+        output,
+        results=results,
+        sizes=evaluated,
         title=recipe.report.title or recipe.name,
         recipe=recipe.model_dump(mode="json"),
         provenance=provenance(seed=recipe.seed, settings=recipe.decisive()),
         warnings=warnings,
         skipped=skipped,
         gallery=recipe.report.gallery,
-        # Runs of older versions did not compare the energy method with the labels.
-        agreement=read_choice(run.agreement).text if run.agreement.is_file() else "",
-        crystals=_crystal_section(run) if run.crystal_results.is_file() else None,
+        agreement=energies[0].overall["agreement"] if energies else "",
+        crystals=_crystal_section(run, evaluated),
     )
 
 
-def _crystal_section(run: RunFolder) -> CrystalSection:
-    recipe = run.recipe
-    real, _ = crystals.evenly(run.dataset, recipe.evaluate.real)
+def _crystal_section(run: RunFolder, evaluated: Mapping[str, Evaluated]) -> CrystalSection | None:
+    reference = next(iter(evaluated.values())).reference
+    if reference.structures is None or any(of.samples.crystals is None for of in evaluated.values()):
+        return None
+    prepared = run.prepared("cgcnn")
     return crystal_section(
-        crystals.read_verdicts(run.crystal_results),
-        made_crystals(run),
-        real=real,
-        real_predicted=crystals.properties(run.properties("real")) if recipe.predicts_properties else {},
-        target_label=recipe.property_name.replace("_", " "),
-        gallery=recipe.report.gallery,
+        evaluated,
+        real=reference.structures[reference.evenly(run.recipe.evaluate.real)],
+        real_predicted=real_properties(read_json(prepared)) if prepared.is_file() else {},
+        target_label=run.recipe.property_name.replace("_", " "),
+        gallery=run.recipe.report.gallery,
     )
+
+
+def read_results(path: Path) -> Results:
+    """Read ``results.json``.
+
+    Raises:
+        InputError: It is damaged, or of another version.
+    """
+    with damage_named(path):
+        return Results.from_dict(read_json(path))
+
+
+def summary(path: Path) -> tuple[dict[str, Table], list[str]]:
+    """Return the tables of ``results.json`` by their headings, and lines about crystals."""
+    results = read_results(path)
+    headings = {
+        "surrogate": "Generated features, by the surrogate",
+        "potential": "Structures as reconstructed, by the energy method",
+    }
+    tables = {heading: make_table(results, kind) for kind, heading in headings.items()}
+    lines = []
+    for label, size in results.sizes.items():
+        validity = size.metrics.get("validity", {})
+        shares = {words: size.metrics.get(evaluator, {}).get(name) for words, evaluator, name in _SHARES} | {
+            f"with the {name.replace('_', ' ')} requested": share
+            for name, share in size.metrics.get("conditions", {}).items()
+        }
+        known = [f"{share:.1f} % {words}" for words, share in shares.items() if share is not None]
+        if known:
+            where = "" if label == "all" else f" ({label})"
+            counts = f"{validity.get('structures', '?')} structures of {validity.get('count', '?')} samples"
+            lines.append(f"{counts}{where}: {', '.join(known)}")
+    return {heading: table for heading, table in tables.items() if table is not None}, lines
 
 
 def _notes(run: RunFolder) -> tuple[list[str], list[tuple[str, str]]]:

@@ -1,30 +1,30 @@
-"""Atoms judged by an energy method: which of its quantities is the property, and what it is for each."""
+"""Structures by an energy method, as they are: which of its quantities is the property, and what it is."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
-from whorl.datasets import load_dataset
-from whorl.errors import InputError, did_you_mean, shortened, unknown_option
-from whorl.evaluation import Agreement, agreement
-from whorl.files import contents_hash, read_json, write_json
-from whorl.locks import one_at_a_time
-from whorl.potentials import Potential, PotentialOutput
+from whorl.chunked import Part
+from whorl.errors import InputError, shortened, unknown_option
+from whorl.evaluation.accuracy import accuracy
+from whorl.evaluation.agreement import Agreement, agreement
+from whorl.evaluation.evaluators.base import EvaluationContext, Evaluator
+from whorl.evaluation.metrics import Metrics, by_target, column
+from whorl.evaluation.samples import Reference, Samples
+from whorl.evaluation.settings import EvaluatorSettings
+from whorl.potentials.base import Potential, PotentialOutput
 from whorl.potentials.reference import bulk_energy, formation_energy, why_no_reference
-from whorl.structures import StructureBatch
+from whorl.potentials.settings import CalculatorSettings
+from whorl.structures.batch import StructureBatch
 from whorl.structures.composition import species_of
-from whorl.workflow.monitor import Monitor
-from whorl.workflow.settings import CalculatorSettings
 
 ENERGIES = ("energy_per_atom", "energy", "formation_energy")
 """Quantities of every energy method; that which needs references comes last."""
@@ -42,25 +42,6 @@ _SAME_NAMES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What of an energy method is compared with the property.
-
-    Attributes:
-        quantity: Its name; None where nothing is compared.
-        subtracted: Constant that is subtracted from it.
-        bulk_energy: Energy of the bulk of elements in eV/atom, as far as they were needed.
-        missing: Elements without one, and why.
-        text: What was found on real structures, in a sentence.
-    """
-
-    quantity: str | None
-    subtracted: float
-    bulk_energy: Mapping[str, float]
-    missing: Mapping[str, str]
-    text: str
-
-
 def quantities(potential: Potential) -> tuple[str, ...]:
     """Return the names of all that a potential computes for a structure."""
     return (*ENERGIES, *getattr(potential, "scalars", ()))
@@ -76,80 +57,98 @@ def require_quantity(quantity: str, potential: Potential) -> None:
         raise unknown_option("quantity", quantity, ("auto", *quantities(potential)))
 
 
-@one_at_a_time
-def choose(
-    dataset: Path | None,
-    *,
-    property: str,
-    calculator: CalculatorSettings,
-    quantity: str,
-    subtract_offset: bool,
-    output: Path,
-    monitor: Monitor,
-) -> None:
-    """Find out what of an energy method is the property, on a sample of real structures with labels.
+class EnergyEvaluator(Evaluator):
+    """Structures by an energy method, without relaxation: table 2 of Fung et al. 2022.
 
-    With ``auto``, a quantity is compared only if it agrees with the labels: the one that bears the property's
-    name, or else the one nearest to them. A quantity that is stated is compared in any case, with a warning
-    where it does not agree. Without ``dataset``, the name alone decides.
-
-    Args:
-        dataset: Real structures, with ``property`` among their labels.
-        property: Its name.
-        calculator: The energy method.
-        quantity: ``auto``, or one of :func:`quantities`.
-        subtract_offset: Accept a quantity that agrees up to a constant, and subtract this.
-        output: A JSON file with the choice and the comparisons. Finished chunks are kept beside it meanwhile.
-        monitor: Told of progress, and of all that is doubtful.
-
-    Raises:
-        InputError: The calculator cannot be made or has no such quantity, or the data set has no such label.
+    Columns of structures: ``value`` (what is compared with the property, if anything is), ``energy`` (total,
+    in eV), ``formation_energy`` (eV/atom by eq. 4, where all references are known) and ``failure``. A
+    structure that the calculator cannot do, or one with an element that has no reference, has a failure and
+    no value, and counts as not within the tolerance.
     """
-    potential = calculator.potential()
-    require_quantity(quantity, potential)
-    named = _by_name(property, quantities(potential))
-    references = _References(potential, calculator.bulk_energy)
-    compared: dict[str, Agreement] = {}
-    if dataset is None:
-        chosen = named if quantity == "auto" else quantity
-        text = (
-            f"{_with(chosen, calculator)} was not compared with real structures, since there are none; the "
-            "name alone says that it is the property."
-            if chosen
-            else f"no quantity of {calculator.name} is called '{property}', and there are no real structures "
-            f"to find out which it is. {_left_out(quantities(potential))}"
-        )
-        monitor.warn(text)
-    else:
-        structures, labels = _sample(dataset, property)
-        order = [quantity] if quantity != "auto" else list(dict.fromkeys([*filter(None, [named]), *ENERGIES]))
-        outputs = _computed(
-            structures,
-            potential,
-            output=output,
-            made_from=[contents_hash(dataset)],
-            properties=[name for name in order if name not in ENERGIES],
-            progress=monitor.progress(f"{calculator.name} on real structures"),
-        )
-        for name in order:
-            values = _values(name, outputs, structures, references)
-            compared[name] = agreement(name, values, labels)
-            if compared[name].is_same and compared[name].error <= _CLEARLY * (compared[name].spread or 0.0):
-                break
-        chosen = _decided(compared, named, quantity, subtract_offset)
-        text = _explained(compared, chosen, property, calculator, quantity, subtract_offset, outputs)
-        if chosen is None or not compared[chosen].is_same:
-            monitor.warn(text)
-    if chosen == "formation_energy" and dataset is not None:
-        everything = load_dataset(dataset).structures
-        assert everything is not None
-        references.of(species_of(everything))
-    if references.missing and chosen in (None, "formation_energy"):
-        monitor.warn(_missing_text(references.missing, calculator))
-    offset = compared[chosen].offset if chosen in compared and subtract_offset else None
-    write_json(
-        output,
-        {
+
+    kind = "energy"
+
+    class Settings(EvaluatorSettings):
+        """Settings of the evaluation by an energy method."""
+
+        calculator: CalculatorSettings | None = None
+        """The energy method; by default the one that labelled the clusters."""
+        quantity: str = "auto"
+        """What of it is compared with the property: formation_energy, energy_per_atom, energy, or another
+        property of the calculator, such as dipole. With auto, one that agrees with the labels of real
+        structures, or else none."""
+        subtract_offset: bool = False
+        """Subtract its mean difference from these labels."""
+
+    settings: Settings
+
+    @property
+    def _calculator(self) -> CalculatorSettings:
+        if self.settings.calculator is None:
+            raise InputError("evaluator energy: no energy method is given (evaluate.calculator).")
+        return self.settings.calculator
+
+    def applies(self, samples: Samples, reference: Reference) -> bool:
+        """Whether there are structures."""
+        return samples.structures is not None
+
+    def prepare(self, reference: Reference, context: EvaluationContext) -> dict[str, Any]:
+        """Find out what of the energy method is the property, on a sample of labelled real structures.
+
+        With ``auto``, a quantity is compared only if it agrees with the labels: the one that bears the
+        property's name, or else the one nearest to them. A quantity that is stated is compared in any case,
+        with a warning where it does not agree. Without real structures, the name alone decides.
+
+        Returns:
+            The ``quantity`` (None where nothing is compared), the constant that is ``subtracted``, the
+            ``bulk_energy`` of elements in eV/atom as far as they were needed, those ``missing`` and why, the
+            comparisons, and in ``text`` what was found.
+
+        Raises:
+            InputError: The calculator cannot be made or has no such quantity, or there are no labels.
+        """
+        calculator, quantity = self._calculator, self.settings.quantity
+        subtract_offset, property = self.settings.subtract_offset, reference.name
+        potential = calculator.potential()
+        require_quantity(quantity, potential)
+        named = _by_name(property, quantities(potential))
+        references = _References(potential, calculator.bulk_energy)
+        compared: dict[str, Agreement] = {}
+        warnings: list[str] = []
+        if reference.structures is None:
+            chosen = named if quantity == "auto" else quantity
+            text = (
+                f"{_with(chosen, calculator)} was not compared with real structures, since there are none; "
+                "the name alone says that it is the property."
+                if chosen
+                else f"no quantity of {calculator.name} is called '{property}', and there are no real "
+                f"structures to find out which it is. {_left_out(quantities(potential))}"
+            )
+            warnings.append(text)
+        else:
+            structures, labels = _sample(reference)
+            order = [quantity]
+            if quantity == "auto":
+                order = list(dict.fromkeys([*filter(None, [named]), *ENERGIES]))
+            outputs = _computed(
+                structures, potential, context, properties=[name for name in order if name not in ENERGIES]
+            )
+            for name in order:
+                values = _values(name, outputs, structures, references)
+                compared[name] = agreement(name, values, labels)
+                near = _CLEARLY * (compared[name].spread or 0.0)
+                if compared[name].is_same and compared[name].error <= near:
+                    break
+            chosen = _decided(compared, named, quantity, subtract_offset)
+            text = _explained(compared, chosen, property, calculator, quantity, subtract_offset, outputs)
+            if chosen is None or not compared[chosen].is_same:
+                warnings.append(text)
+            if chosen == "formation_energy":
+                references.of(species_of(reference.structures))
+        if references.missing and chosen in (None, "formation_energy"):
+            warnings.append(_missing_text(references.missing, calculator))
+        offset = compared[chosen].offset if chosen in compared and subtract_offset else None
+        return {
             "calculator": calculator.model_dump(mode="json"),
             "property": property,
             "quantity": chosen,
@@ -158,102 +157,85 @@ def choose(
             "missing": references.missing,
             "compared": {name: result.to_dict() for name, result in compared.items()},
             "text": text,
-        },
-    )
-    remove_parts(output)
+            "warnings": warnings,
+        }
 
+    def evaluate(
+        self,
+        samples: Samples,
+        reference: Reference,
+        context: EvaluationContext,
+        prepared: dict[str, Any] | None = None,
+    ) -> Metrics:
+        """Return energies, and how near their values are to each target.
 
-def read_choice(path: Path) -> Choice:
-    """Read what :func:`choose` wrote."""
-    data = read_json(path)
-    try:
-        return Choice(
-            quantity=None if data["quantity"] is None else str(data["quantity"]),
-            subtracted=float(data["subtracted"]),
-            bulk_energy={str(e): float(value) for e, value in data["bulk_energy"].items()},
-            missing={str(e): str(reason) for e, reason in data["missing"].items()},
-            text=str(data["text"]),
+        Args:
+            samples: With structures.
+            reference: The real data.
+            context: As ever.
+            prepared: What is compared with the property; by default the formation energy.
+
+        Raises:
+            InputError: The calculator cannot be made.
+        """
+        structures, calculator = samples.structures, self._calculator
+        assert structures is not None
+        prepared = prepared or {"quantity": "formation_energy", "subtracted": 0.0, "text": ""}
+        quantity, subtracted = prepared["quantity"], float(prepared["subtracted"])
+        missing: dict[str, str] = prepared.get("missing", {})
+        potential = calculator.potential()
+        references = _References(
+            potential, {**prepared.get("bulk_energy", {}), **calculator.bulk_energy}, missing
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise InputError(f"{path}: does not say what of an energy method is the property.") from None
-
-
-@one_at_a_time
-def energies(
-    structures: Path,
-    *,
-    calculator: CalculatorSettings,
-    output: Path,
-    monitor: Monitor,
-    choice: Path | None = None,
-) -> None:
-    """Judge structures as they are, without relaxation.
-
-    The file has the total energy in eV, the formation energy per atom by eq. 4 in eV/atom where all
-    references are known, and the ``value`` to compare with the property: what ``choice`` says, by default the
-    formation energy. A structure that the calculator cannot do, or one with an element that has no reference,
-    becomes a row with its reason. Finished chunks are kept beside ``output`` until all are done.
-
-    Args:
-        structures: A data set.
-        calculator: The energy method.
-        output: A JSON file.
-        monitor: Told of progress, and of what failed.
-        choice: From :func:`choose`.
-
-    Raises:
-        InputError: A file without structures, or a calculator that cannot be made.
-    """
-    data = load_dataset(structures)
-    if data.structures is None:
-        raise InputError(f"{structures}: holds no structures to compute energies of.")
-    potential = calculator.potential()
-    chosen = (
-        Choice(quantity="formation_energy", subtracted=0.0, bulk_energy={}, missing={}, text="")
-        if choice is None
-        else read_choice(choice)
-    )
-    references = _References(potential, {**chosen.bulk_energy, **calculator.bulk_energy}, chosen.missing)
-    further = chosen.quantity is not None and chosen.quantity not in ENERGIES
-    answer = _computed(
-        data.structures,
-        potential,
-        output=output,
-        made_from=[contents_hash(structures)],
-        properties=[chosen.quantity] if further and chosen.quantity else [],
-        progress=monitor.progress(f"energies ({calculator.name})"),
-    )
-    failures = dict(answer.failures)
-    if failures:
-        first = min(failures)
-        monitor.warn(
-            f"{calculator.name} failed on {len(failures)} of {len(data)} structures "
-            f"(first: {data.ids[first]}: {failures[first]}); they are rows without energy."
+        further = [] if quantity is None or quantity in ENERGIES else [quantity]
+        answer = _computed(structures, potential, context, properties=further)
+        failures, warnings = dict(answer.failures), []
+        if quantity == "formation_energy":
+            references.of(species_of(structures))
+            if set(references.missing) - set(missing):
+                warnings.append(_missing_text(references.missing, calculator))
+            for row, elements in _without_reference(structures, references).items():
+                failures.setdefault(row, f"no reference energy of {', '.join(elements)}")
+        if failures:
+            first = min(failures)
+            name = samples.structure_ids[first]
+            warnings.append(
+                f"{calculator.name} failed on {len(failures)} of {len(structures)} structures, which count "
+                f"as misses (first: {name}: {failures[first]})."
+            )
+        value: Tensor | None = None
+        if quantity is not None:
+            value = _values(quantity, answer, structures, references) - subtracted
+        valid = ~samples.invalid
+        return Metrics(
+            evaluator=self.kind,
+            overall={
+                "calculator": calculator.model_dump(mode="json"),
+                "quantity": quantity,
+                "subtracted": subtracted,
+                "bulk_energy": references.known,
+                "agreement": prepared["text"],
+            },
+            per_target={}
+            if value is None
+            else by_target(
+                samples.targets,
+                lambda target, own: _numbers(value, own[samples.rows], valid, target, context.tolerance),
+            ),
+            per_structure={
+                **({} if value is None else {"value": column(value)}),
+                "energy": column(answer.energy.double()),
+                "formation_energy": column(_formation(answer, structures, references.known)),
+                "failure": [failures.get(row) for row in range(len(structures))],
+            },
+            warnings=tuple(warnings),
         )
-    if chosen.quantity == "formation_energy":
-        references.of(species_of(data.structures))
-        if set(references.missing) - set(chosen.missing):
-            monitor.warn(_missing_text(references.missing, calculator))
-        for row, elements in _without_reference(data.structures, references).items():
-            failures.setdefault(row, f"no reference energy of {', '.join(elements)}")
-    value: Tensor | None = None
-    if chosen.quantity is not None:
-        value = _values(chosen.quantity, answer, data.structures, references) - chosen.subtracted
-    write_json(
-        output,
-        {
-            "calculator": calculator.model_dump(mode="json"),
-            "quantity": chosen.quantity,
-            "subtracted": chosen.subtracted,
-            "bulk_energy": references.known,
-            "ids": list(data.ids),
-            "energy": answer.energy.double().tolist(),
-            "formation_energy": _formation(answer, data.structures, references.known).tolist(),
-            "value": None if value is None else value.tolist(),
-            "failures": {data.ids[i]: reason for i, reason in sorted(failures.items())},
-        },
-    )
-    remove_parts(output)
+
+
+def _numbers(value: Tensor, own: Tensor, valid: Tensor, target: float, tolerance: float) -> dict[str, Any]:
+    """Return the accuracy of all structures of a target, and of those that are not invalid."""
+    whole, part = (accuracy(value[some], target, tolerance) for some in (own, own & valid))
+    return {**dataclasses.asdict(whole), "valid": dataclasses.asdict(part)}
 
 
 class _References:
@@ -291,42 +273,25 @@ def _by_name(property: str, there: Sequence[str]) -> str | None:
     return next((one for one in own if one.lower() == name or set(one.lower().split("_")) <= words), None)
 
 
-def _sample(dataset: Path, property: str) -> tuple[StructureBatch, Tensor]:
+def _sample(reference: Reference) -> tuple[StructureBatch, Tensor]:
     """Draw labelled structures evenly."""
-    data = load_dataset(dataset)
-    if data.structures is None:
-        raise InputError(f"{dataset}: holds no structures to compare the energy method with.")
-    if property not in data.properties:
-        raise InputError(
-            f"{dataset}: has no property '{property}'.{did_you_mean(property, data.properties)}"
-            if data.properties
-            else f"{dataset}: has no labels to compare the energy method with."
-        )
-    labels = data.properties[property].double()
+    assert reference.structures is not None
+    labels = reference.properties.double()
     rows = torch.nonzero(labels.isfinite()).flatten()
     if not len(rows):
-        raise InputError(f"{dataset}: no structure has a finite '{property}'.")
+        raise InputError(f"no real structure has a finite '{reference.name}'.")
     rows = rows[torch.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows)), dtype=torch.float64).long()]
-    return data.structures[rows], labels[rows]
+    return reference.structures[rows], labels[rows]
 
 
 def _computed(
-    structures: StructureBatch,
-    potential: Potential,
-    *,
-    output: Path,
-    made_from: Sequence[str],
-    properties: Sequence[str],
-    progress: Callable[[int, int], None],
+    structures: StructureBatch, potential: Potential, context: EvaluationContext, *, properties: Sequence[str]
 ) -> PotentialOutput:
-    """Compute structures in chunks; finished ones are kept beside ``output``."""
-    key = [potential.name, *made_from, *properties]
-    parts = map_chunks(
+    """Compute structures in chunks; finished ones are kept."""
+    parts = context.map(
         partial(_energies_of, potential, tuple(properties)),
         list(structures.chunks(_AT_ONCE)),
-        folder=parts_folder(output, key),
-        key=key,
-        progress=progress,
+        key=[potential.name, *properties],
     )
     return PotentialOutput(
         energy=torch.cat([part.tensors["energy"] for part in parts]).double(),

@@ -1,0 +1,63 @@
+"""Which structures are not among the real ones."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from whorl.chunked import Part
+from whorl.evaluation.duplicates import is_known
+from whorl.evaluation.evaluators.base import EvaluationContext, Evaluator
+from whorl.evaluation.metrics import Metrics, percent
+from whorl.evaluation.samples import Reference, Samples
+from whorl.structures.batch import StructureBatch
+from whorl.tensor_files import tensors_hash
+
+
+class NoveltyEvaluator(Evaluator):
+    """Crystals that match none of the real ones by StructureMatcher: column ``novel`` of structures.
+
+    Where uniqueness is evaluated too, one of each group is looked for, its group shares the answer, and the
+    share of new ones is that of the groups. What is in no group has no answer.
+    """
+
+    kind = "novelty"
+    after = ("uniqueness",)
+
+    def applies(self, samples: Samples, reference: Reference) -> bool:
+        """Whether the structures are crystals, and there are real ones."""
+        return samples.crystals is not None and reference.structures is not None
+
+    def evaluate(
+        self,
+        samples: Samples,
+        reference: Reference,
+        context: EvaluationContext,
+        prepared: dict[str, Any] | None = None,
+    ) -> Metrics:
+        """Return which structures are new."""
+        crystals, real = samples.crystals, reference.structures
+        assert crystals is not None and real is not None
+        groups = list(range(len(crystals)))
+        if (uniqueness := context.metrics.get("uniqueness")) is not None:
+            groups = uniqueness.per_structure["group"]
+        first: dict[int, int] = {}
+        for row, group in enumerate(groups):
+            if group is not None:
+                first.setdefault(group, row)
+        (part,) = context.map(
+            partial(_known, real.replace(info=())),
+            [crystals.replace(info=())[list(first.values())]],
+            key=["novelty", tensors_hash(real.tensors)],
+        )
+        known = part.tensors["known"]
+        answers = dict(zip(first, (~known).tolist(), strict=True))
+        return Metrics(
+            evaluator=self.kind,
+            overall={"percent_novel": percent(~known)},
+            per_structure={"novel": [answers.get(group) for group in groups]},
+        )
+
+
+def _known(real: StructureBatch, crystals: StructureBatch) -> Part:
+    return Part({"known": is_known(crystals, real)})

@@ -1,0 +1,22 @@
+"""Settings that all evaluators share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import model_validator
+
+from whorl.axes import EVALUATORS
+from whorl.settings import SectionOfKind
+
+
+class EvaluatorSettings(SectionOfKind):
+    """Settings of an evaluator, by its name or as a section. Which keys there are depends on its kind."""
+
+    registry = EVALUATORS
+    default = "validity"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _from_name(cls, value: Any, handler: Any) -> Any:
+        return handler({"kind": value} if isinstance(value, str) else value)
