@@ -48,7 +48,7 @@ def test_a_crystal_is_drawn_and_described(whorl, here, salt, name):
     assert said.code == 0, said.err
     picture = "POSCAR-crystens.png" if name == "POSCAR" else "salt-crystens.png"
     assert said.out.splitlines()[-1] == picture
-    for words in ("NaCl", "Fm-3m (225)", "5.640", "20 × 20 × 4: room for 8 atoms"):
+    for words in ("NaCl", "Fm-3m (225)", "5.640", "20 × 20 × 4 (at most 8 atoms)"):
         assert words in said.out
     with Image.open(here / picture) as image:
         assert image.width > 1000
@@ -96,7 +96,7 @@ def test_rows_of_features_are_decoded_and_drawn(whorl, here, features):
     assert "no crystal: " in lines[2]
     refused = whorl("show", features, "--crystens", "--max-atoms", 8)
     assert refused.code == 1
-    assert "how they were encoded" in refused.err
+    assert "encoding settings" in refused.err
 
 
 def test_a_data_set_is_shown(whorl, here, salt):
@@ -177,7 +177,7 @@ def test_other_features_are_refused(whorl, here):
     save_features(features, here / "f.safetensors")
     said = whorl("show", "f.safetensors", "--crystens")
     assert said.code == 1
-    assert "holds features of 'acsf'" in said.err
+    assert "contains features of 'acsf'" in said.err
 
 
 def test_a_doubt_is_said_by_every_command_that_reads(whorl, here, salt):

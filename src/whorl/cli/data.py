@@ -1,4 +1,4 @@
-"""``whorl data …``: labelled structures, from a calculator or from files."""
+"""``whorl data …``: data sets from builders and files."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from whorl.workflow.outputs import check_output
 data_app = CommandTable(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Labelled structures: build or fetch them, read files, draw training sets, look into a file.",
+    help="Build, download, read and inspect data sets; select training rows.",
 )
 app.add_typer(data_app, name="data")
 
 
 @data_app.command()
 def clusters(
-    count: Annotated[int, typer.Option(help="Structures wanted.", show_default=False)],
+    count: Annotated[int, typer.Option(help="Number of structures.", show_default=False)],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Data set to write (.safetensors; .extxyz beside it).")
+        Path, typer.Option("--output", "-o", help="Data set to write (.safetensors and .extxyz).")
     ],
     formula: Annotated[
         str | None,
-        typer.Option(help="Atoms in each cluster, such as Pt10 or Au6Cu7.", show_default=False),
+        typer.Option(help="Composition of the clusters, such as Pt10 or Au6Cu7.", show_default=False),
     ] = None,
     element: Annotated[
-        str | None, typer.Option(help="In the place of --formula: chemical symbol.", show_default=False)
+        str | None, typer.Option(help="Chemical symbol, instead of --formula.", show_default=False)
     ] = None,
     atoms: Annotated[
-        int | None, typer.Option(help="With --element: atoms in each cluster.", show_default=False)
+        int | None, typer.Option(help="With --element: number of atoms.", show_default=False)
     ] = None,
     calculator: Annotated[
         str,
@@ -46,13 +46,13 @@ def clusters(
             metavar="KEY=VALUE", help="Option of the calculator. May be repeated.", show_default=False
         ),
     ] = None,
-    window: Annotated[tuple[float, float], typer.Option(help="Formation energies kept, in eV/atom.")] = (
+    window: Annotated[tuple[float, float], typer.Option(help="Range of formation energies, in eV/atom.")] = (
         0.0,
         3.7,
     ),
     directory: Annotated[
         Path | None,
-        typer.Option(help="Where finished chunks are kept.", show_default="<output>-chunks"),
+        typer.Option(help="Folder of finished chunks.", show_default="<output>-chunks"),
     ] = None,
     processes: Annotated[
         int | None, typer.Option(help="Worker processes.", show_default="one per core", parser=COUNT)
@@ -60,11 +60,10 @@ def clusters(
     executor: ExecutorName = None,
     seed: Seed = 0,
 ) -> None:
-    """Build a data set of clusters: random geometries, relaxed, minima and intermediates kept.
+    """Build a data set of clusters: minima and intermediate geometries of relaxations from random starts.
 
-    The label is the formation energy per atom against the bulk of the same calculator (eq. 4 of Fung et al.
-    2022; of an alloy, the mean over its atoms). Stopped or killed, it continues from its chunks when started
-    again.
+    The label is the formation energy per atom relative to the bulk, computed by the same calculator (eq. 4 of
+    Fung et al. 2022; for alloys, the mean over the atoms). If interrupted, it resumes from its chunks.
     """
     from whorl.potentials import importable
     from whorl.workflow.recipe import settings_from
@@ -90,14 +89,14 @@ def clusters(
 
 @data_app.command()
 def crystals(
-    count: Annotated[int, typer.Option(help="Crystals wanted.", show_default=False, parser=COUNT)],
+    count: Annotated[int, typer.Option(help="Number of crystals.", show_default=False, parser=COUNT)],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Data set to write (.safetensors; .extxyz beside it).")
+        Path, typer.Option("--output", "-o", help="Data set to write (.safetensors and .extxyz).")
     ],
     prototypes: Annotated[
-        bool, typer.Option("--prototypes", help="Decorate the AFLOW prototypes, the only source so far.")
+        bool, typer.Option("--prototypes", help="Decorate AFLOW prototypes (the only source so far).")
     ] = True,
-    max_atoms: Annotated[int, typer.Option(help="Most atoms in a cell.", parser=COUNT)] = 52,
+    max_atoms: Annotated[int, typer.Option(help="Maximum number of atoms in a cell.", parser=COUNT)] = 52,
     elements: Annotated[
         str | None,
         typer.Option(help="Elements to choose from, such as Li,Fe,O.", show_default="78 of them"),
@@ -105,7 +104,7 @@ def crystals(
     calculator: Annotated[
         str | None,
         typer.Option(
-            help="Label with it: chgnet, or package.module:Class of any ASE calculator.",
+            help="Calculator of the labels: chgnet, or package.module:Class of any ASE calculator.",
             show_default="no labels",
         ),
     ] = None,
@@ -116,11 +115,11 @@ def crystals(
         ),
     ] = None,
     relax: Annotated[
-        bool, typer.Option("--relax", help="Also move the atoms downhill with the calculator, cells fixed.")
+        bool, typer.Option("--relax", help="Relax the positions with the calculator, at fixed cells.")
     ] = False,
     directory: Annotated[
         Path | None,
-        typer.Option(help="Where finished chunks are kept.", show_default="<output>-chunks"),
+        typer.Option(help="Folder of finished chunks.", show_default="<output>-chunks"),
     ] = None,
     processes: Annotated[
         int | None, typer.Option(help="Worker processes.", show_default="one per core", parser=COUNT)
@@ -128,10 +127,10 @@ def crystals(
     executor: ExecutorName = None,
     seed: Seed = 0,
 ) -> None:
-    """Build a data set of crystals without a download: known prototypes with other, charge-balanced elements.
+    """Build a data set of crystals: known prototypes decorated with charge-balanced elements.
 
-    With a calculator the properties are `energy` (eV) and `energy_per_atom` (eV/atom). Stopped or killed, it
-    continues from its chunks when started again.
+    With a calculator, the properties are `energy` (eV) and `energy_per_atom` (eV/atom). Nothing is fetched.
+    If interrupted, it resumes from its chunks.
     """
     from whorl.datasets.prototypes import build_crystals
     from whorl.potentials import importable, make_potential
@@ -166,12 +165,12 @@ def crystals(
 def fetch(
     name: Annotated[str, typer.Argument(help="perov_5, carbon_24, mp_20 or mpts_52.", show_default=False)],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder in which the set gets a folder of its name.")
+        Path, typer.Option("--output", "-o", help="Parent folder; the files go to a subfolder <name>.")
     ] = Path("data"),
 ) -> None:
-    """Download a public benchmark set of crystals: train.csv, val.csv and test.csv, verified.
+    """Download a public benchmark set of crystals (train.csv, val.csv, test.csv) and verify it.
 
-    An interrupted download goes on where it stopped. `whorl data read` makes a data set of each file.
+    An interrupted download is resumed. `whorl data read` converts each file to a data set.
     """
     from whorl.datasets.fetch import fetch_benchmark
 
@@ -190,22 +189,22 @@ def read(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Data set to write (.safetensors; .extxyz beside it).")
+        Path, typer.Option("--output", "-o", help="Data set to write (.safetensors and .extxyz).")
     ],
     property: Annotated[
-        str | None, typer.Option(help="Name of the property column.", show_default="structures alone")
+        str | None, typer.Option(help="Name of the property column.", show_default="no property")
     ] = None,
     per_atom: Annotated[
         bool, typer.Option("--per-atom", help="Divide the property by the number of atoms.")
     ] = False,
     format: Annotated[
-        str | None, typer.Option(help="Format, where the name does not tell it.", show_default="by the name")
+        str | None, typer.Option(help="File format.", show_default="inferred from the file name")
     ] = None,
 ) -> None:
     """Read labelled structures from files into one data set.
 
-    An entry that cannot be used is reported with file and reason and the rest goes on; one that may not be
-    what its file means is reported and kept. In both cases the exit code is 3.
+    Entries that cannot be used are reported with file and reason and skipped; entries whose interpretation is
+    doubtful are reported and kept. In both cases the exit code is 3.
     """
     from whorl.workflow.stages import data
 
@@ -223,14 +222,14 @@ def sample(
     output: Annotated[Path, typer.Option("--output", "-o", help="Rows to write (.json).")],
     size: Annotated[
         int | None,
-        typer.Option(help="Rows to draw by farthest point sampling.", show_default="all", parser=COUNT),
+        typer.Option(help="Rows to select by farthest point sampling.", show_default="all", parser=COUNT),
     ] = None,
     split: Annotated[
-        float, typer.Option(help="Share of them that trains; the rest validates.", parser=SHARE)
+        float, typer.Option(help="Fraction used for training; the rest is for validation.", parser=SHARE)
     ] = 0.8,
     seed: Seed = 0,
 ) -> None:
-    """Draw the rows a generator is trained on: spread as widely as possible in feature space."""
+    """Select training rows by farthest point sampling in feature space, and split off validation rows."""
     from whorl.workflow.stages import sample
 
     with monitored() as monitor:
@@ -242,10 +241,9 @@ def sample(
 def show(
     path: Annotated[Path, typer.Argument(help="A data set or features (.safetensors).", show_default=False)],
 ) -> None:
-    """Say what a data set or feature file holds: structures, elements, properties and their ranges.
+    """Summarise a data set or feature file: structures, elements, properties and their ranges.
 
-    What was skipped when a data set was made is listed with its reasons; entries that were read with a doubt
-    are too, and then the exit code is 3.
+    Skipped and doubtful entries of a data set are listed with reasons; with doubtful ones the exit code is 3.
     """
     from whorl.datasets.describe import describe
     from whorl.datasets.store import load_dataset

@@ -1,4 +1,4 @@
-"""``whorl decode``: crystals from tensors that have a closed-form inverse."""
+"""``whorl decode``: closed-form reconstruction of crystals."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def decode(
         typer.Option(
             "--output",
             "-o",
-            help="Crystals to write (.safetensors; beside it a folder with CIF, POSCAR, extxyz).",
+            help="Crystals to write (.safetensors, and a folder of that name with CIF, POSCAR, extxyz).",
         ),
     ],
     executor: ExecutorName = None,
 ) -> None:
-    """Turn CrysTens tensors into crystals, with their real space groups.
+    """Decode CrysTens tensors into crystals, in closed form, and detect their space groups.
 
-    A tensor that is no crystal is listed with its reason, the rest goes on. `<output>-reconstruction.json`
-    says how far each tensor contradicts itself.
+    Tensors that cannot be decoded are listed with reasons and skipped. `<output>-reconstruction.json` has the
+    self-consistency of each tensor.
     """
     from whorl.reconstruction import ClosedForm
     from whorl.settings import settings_from

@@ -1,4 +1,4 @@
-"""``whorl init``: a recipe to begin with."""
+"""``whorl init``: example recipes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from whorl.cli.console import out, show_facts
 @app.command()
 def init(
     name: Annotated[
-        str | None, typer.Argument(help="Recipe that comes with whorl.", show_default="list them")
+        str | None, typer.Argument(help="Name of an example recipe.", show_default="list them")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="<name>.yaml here")
+        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="./<name>.yaml")
     ] = None,
 ) -> None:
-    """Write a recipe that comes with whorl, to run as it is or to change; without a name, list them.
+    """Write an example recipe, to run as it is or to edit; without a name, list the recipes.
 
-    The comments at its top say what it needs and how long it takes. An existing file is not overwritten.
+    The comments at its top state its requirements and run time. An existing file is not overwritten.
     """
     from whorl.workflow.recipe import shipped_recipes, write_shipped
 

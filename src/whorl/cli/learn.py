@@ -7,20 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from whorl.axes import CONDITIONS, GENERATORS, SURROGATES
+from whorl.axes import CONDITIONS, GENERATORS, REPRESENTATIONS, SURROGATES
 from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out
 from whorl.cli.options import ExecutorName, Seed, given, options_from
 from whorl.cli.settings_options import given_settings, settings_command
 
 FeaturesFile = Annotated[Path, typer.Argument(help="Features, from 'whorl encode'.", show_default=False)]
-Property = Annotated[
-    str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
-]
+Property = Annotated[str | None, typer.Option(help="Name of the property.", show_default="the only one")]
 
 Dataset = Annotated[
     Path | None,
-    typer.Option(help="Structures of the features, with several conditions.", show_default=False),
+    typer.Option(help="Data set of the features, needed for conditions.", show_default=False),
 ]
 
 Options = Annotated[
@@ -28,7 +26,7 @@ Options = Annotated[
     typer.Option(
         "--option",
         metavar="KEY=VALUE",
-        help="A setting as it would be written in a recipe; repeat for several.",
+        help="A setting as in a recipe; may be repeated.",
         show_default=False,
     ),
 ]
@@ -39,43 +37,42 @@ def encode(
     dataset: Annotated[Path, typer.Argument(help="Data set, from 'whorl data'.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Features to write (.safetensors).")],
     kind: Annotated[
-        str, typer.Option(help="acsf for symmetry functions, crystens for crystals as images.")
+        str, typer.Option(help=f"Representation: {', '.join(REPRESENTATIONS)}, or package.module:Class.")
     ] = "acsf",
     preset: Annotated[
         str | None,
-        typer.Option(help="Set of symmetry functions: fung2022, or crystal.", show_default="fung2022"),
+        typer.Option(help="Set of symmetry functions: fung2022 or crystal.", show_default="fung2022"),
     ] = None,
     species: Annotated[
         list[str] | None,
-        typer.Option(help="Declared element; repeat for several.", show_default="those of the data"),
+        typer.Option(help="Chemical element; may be repeated.", show_default="those of the data"),
     ] = None,
     images: Annotated[
         str | None,
         typer.Option(
-            help="Periodic images that count: all, or minimum (the paper's convention).", show_default="all"
+            help="Periodic images: all, or minimum (the convention of Fung et al.).", show_default="all"
         ),
     ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Any other key of the recipes' representation section, such as max_atoms=12; repeat for "
-            "several.",
+            help="Any other key of a recipe's representation section, such as max_atoms=12; may be repeated.",
             show_default=False,
         ),
     ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(
-            help="YAML file with a representation section of one's own, instead of the options above.",
+            help="YAML file with a representation section, instead of the options above.",
             show_default=False,
         ),
     ] = None,
     executor: ExecutorName = None,
 ) -> None:
-    """Compute the fingerprint of every structure of a data set.
+    """Compute the features (fingerprint) of every structure of a data set.
 
-    With `--kind crystens`, crystals become tensors that `whorl decode` turns into crystals again.
+    With `--kind crystens`, crystals are encoded as tensors that `whorl decode` can convert back.
     """
     from whorl.representations import RepresentationSettings
     from whorl.settings import settings_from
@@ -98,7 +95,7 @@ def encode(
 train_app = CommandTable(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Train a generator p(R | y), or a surrogate that reads y from R.",
+    help="Train a generator p(R | y), or a surrogate that predicts y from R.",
 )
 app.add_typer(train_app, name="train")
 
@@ -116,22 +113,20 @@ def generator(
     property: Property = None,
     kind: Annotated[
         str,
-        typer.Option(
-            help=f"Generator: {', '.join(GENERATORS)}. Its settings are options, see --kind KIND --help."
-        ),
+        typer.Option(help=f"Generator: {', '.join(GENERATORS)}. For its settings see --kind KIND --help."),
     ] = "cvae",
     option: Options = None,
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Besides the property: {', '.join(CONDITIONS)}; repeat for several.",
+            help=f"Condition in addition to the property: {', '.join(CONDITIONS)}; may be repeated.",
             show_default=False,
         ),
     ] = None,
     dataset: Dataset = None,
     seed: Seed = 0,
 ) -> None:
-    """Train a conditional generator of fingerprints. Stopped, it continues when started again."""
+    """Train a conditional generator of features. If interrupted, training resumes when started again."""
     from whorl.generators.settings import GeneratorSettings
     from whorl.settings import settings_from
     from whorl.workflow.stages import train
@@ -161,9 +156,7 @@ def surrogate(
     property: Property = None,
     kind: Annotated[
         str,
-        typer.Option(
-            help=f"Surrogate: {', '.join(SURROGATES)}. Its settings are options, see --kind KIND --help."
-        ),
+        typer.Option(help=f"Surrogate: {', '.join(SURROGATES)}. For its settings see --kind KIND --help."),
     ] = "network",
     rows: Annotated[
         Path | None,
@@ -171,7 +164,7 @@ def surrogate(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Fit a surrogate, which predicts the property from the fingerprint."""
+    """Train a surrogate, which predicts the property from the features."""
     from whorl.settings import settings_from
     from whorl.surrogates.settings import SurrogateSettings
     from whorl.workflow.stages import train
@@ -198,19 +191,19 @@ def surrogate(
         "whorl.workflow.settings:SelectionSettings",
         leaves_out=("targets", "samples", "selection"),
         headings=(
-            "Requested conditions, if the generator is conditioned on them",
+            "Requested conditions (the generator must be conditioned on them)",
             "Selection from a pool, with --ensemble",
         ),
     )
 )
 def generate(
     model: Annotated[
-        list[Path], typer.Argument(help="One or more from 'whorl train generator'.", show_default=False)
+        list[Path], typer.Argument(help="One or more models of 'whorl train generator'.", show_default=False)
     ],
     features: Annotated[
-        Path, typer.Option(help="Features it was trained on: they say which representation, and the range.")
+        Path, typer.Option(help="Training features, for the representation and the property range.")
     ],
-    target: Annotated[list[float], typer.Option(help="Property value asked for; repeat for several.")],
+    target: Annotated[list[float], typer.Option(help="Target property value; may be repeated.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Generated features to write (.safetensors).")
     ],
@@ -221,21 +214,22 @@ def generate(
         typer.Option(
             "--ensemble",
             "--committee",
-            help="From 'whorl train surrogate --kind ensemble': choose the samples from a larger pool.",
+            help="Select the samples from a larger pool by this model of 'whorl train surrogate --kind "
+            "ensemble'.",
         ),
     ] = None,
     rows: Annotated[
         Path | None,
-        typer.Option(help="Rows trained on, with --ensemble or several conditions.", show_default="all"),
+        typer.Option(help="Training rows, for --ensemble or conditions.", show_default="all"),
     ] = None,
     property: Property = None,
     seed: Seed = 0,
 ) -> None:
-    """Draw new fingerprints for chosen property values.
+    """Sample features conditioned on target property values.
 
-    With `--ensemble`, they are chosen from a pool: surely on target, and as different as real ones are. Of a
-    generator that is conditioned on elements or symmetry (`whorl train generator --condition`), these can be
-    requested; what is not requested is as in training rows.
+    With `--ensemble`, samples are selected from a pool for target accuracy and diversity. Elements or
+    symmetry can be requested if the generator is conditioned on them (`whorl train generator --condition`);
+    conditions that are not requested are drawn from training rows.
     """
     from whorl.settings import settings_from
     from whorl.workflow.settings import GenerateSettings, SelectionSettings

@@ -16,11 +16,11 @@ from whorl.yaml_text import parse_value
 
 
 def number(annotation: Any, expected: str) -> Callable[[Any], Any]:
-    """Return what reads a number within limits that settings have too; any other value is wrong usage.
+    """Return a parser of numbers within the limits of a settings type; other values are usage errors.
 
     Args:
         annotation: A type of :mod:`whorl.settings`.
-        expected: What it accepts, for messages.
+        expected: Description of the accepted values, for messages.
     """
     adapter = TypeAdapter(annotation, config={"allow_inf_nan": False})
 
@@ -43,17 +43,17 @@ ExecutorName = Annotated[
     str | None,
     typer.Option(
         "--executor",
-        help=f"What does the long work: {', '.join(EXECUTORS)}, the address of a Dask scheduler, or a "
-        "section as in a recipe. No result depends on it.",
+        help=f"Executor of long computations: {', '.join(EXECUTORS)}, the address of a Dask scheduler, or a "
+        "section as in a recipe. Results do not depend on it.",
         show_default=False,
     ),
 ]
 
-Seed = Annotated[int, typer.Option(help="The number all randomness follows from.", parser=SEED)]
+Seed = Annotated[int, typer.Option(help="Random seed.", parser=SEED)]
 
 
 def options_from(pairs: Iterable[str] | None, *, option: str = "--option") -> dict[str, Any]:
-    """Read KEY=VALUE pairs, values in YAML's notation.
+    """Parse KEY=VALUE pairs, with values in YAML notation.
 
     >>> options_from(["batch_size=8", "device=cpu"])
     {'batch_size': 8, 'device': 'cpu'}
@@ -70,12 +70,12 @@ def options_from(pairs: Iterable[str] | None, *, option: str = "--option") -> di
 
 
 def executor_settings(text: str | None) -> ExecutorSettings | None:
-    """Read what ``--executor`` says: a name, an address, or a section in YAML's notation."""
+    """Parse the value of ``--executor``: a name, an address, or a section in YAML notation."""
     if text is None:
         return None
     return settings_from(ExecutorSettings, parse_value(text, source="--executor"), source="--executor")
 
 
 def given(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Pick some of a command's arguments."""
+    """Select some of a command's arguments."""
     return {name: values[name] for name in names}

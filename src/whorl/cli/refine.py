@@ -1,4 +1,4 @@
-"""``whorl refine``: better structures, by any refiner."""
+"""``whorl refine``: refinement of structures by any refiner."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def refine(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Structures to write (.safetensors; .extxyz beside it).")
+        Path, typer.Option("--output", "-o", help="Structures to write (.safetensors and .extxyz).")
     ],
     kind: Annotated[
-        str, typer.Option(help=f"{', '.join(REFINERS)}, or package.module:Class of a refiner of one's own.")
+        str, typer.Option(help=f"Refiner: {', '.join(REFINERS)}, or package.module:Class.")
     ] = "relax",
     seed: Seed = 0,
     executor: ExecutorName = None,
 ) -> None:
-    """Move structures to better ones, and say how far each moved, what it cost and how it ended.
+    """Refine structures; report distance moved, energy calls and status of each.
 
-    `whorl refine found.safetensors --kind relax --calculator chgnet -o relaxed.safetensors` relaxes atoms. A
-    structure that cannot be refined comes back as it was, with the reason as its status.
+    `whorl refine atoms.safetensors --kind relax --calculator chgnet -o relaxed.safetensors` relaxes the
+    positions. A structure that cannot be refined is returned unchanged, with the reason as its status.
     """
     from whorl.potentials import importable
     from whorl.refinement import RefinerSettings

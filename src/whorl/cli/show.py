@@ -1,4 +1,4 @@
-"""``whorl show``: what is in a file of structures, in words; a CrysTens as a picture."""
+"""``whorl show``: summary of a file of structures; pictures of CrysTens tensors."""
 
 from __future__ import annotations
 
@@ -29,63 +29,64 @@ def show(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CIF, POSCAR, extxyz, any file of 'whorl data read', a data set, or CrysTens features.",
+            help="CIF, POSCAR, extxyz or another structure file, a data set, or CrysTens features.",
             show_default=False,
         ),
     ],
     crystens: Annotated[
-        bool, typer.Option("--crystens", help="Also draw the CrysTens of one structure: its four layers.")
+        bool, typer.Option("--crystens", help="Also draw the four CrysTens layers of one structure.")
     ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Picture to write (.png or .svg).", show_default="<file>-crystens.png here"
+            "--output", "-o", help="Picture to write (.png or .svg).", show_default="./<file>-crystens.png"
         ),
     ] = None,
     index: Annotated[
         int | None,
         typer.Option(
-            help="Which structure of those that can be read, from 0.",
+            help="Index of the structure among the readable ones, from 0.",
             parser=INDEX,
-            show_default="the first for a picture, else all",
+            show_default="0 for a picture, else all",
         ),
     ] = None,
     max_atoms: Annotated[
         int | None,
         typer.Option(
-            help="Room for atoms in the tensor; 52 as published.",
-            show_default=f"as many as there are, in steps of {_STEP}",
+            help="Maximum number of atoms of the tensor; 52 as published.",
+            show_default=f"number of atoms, rounded up to a multiple of {_STEP}",
         ),
     ] = None,
     pairwise: Annotated[
         str | None,
-        typer.Option(help="Distances: fractional, or cartesian.", show_default="fractional, as published"),
+        typer.Option(help="Distances: fractional or cartesian.", show_default="fractional, as published"),
     ] = None,
     elements: Annotated[
         str | None,
-        typer.Option(help="Elements: number, or periodic.", show_default="number, as published"),
+        typer.Option(help="Elements: number or periodic.", show_default="number, as published"),
     ] = None,
 ) -> None:
-    """Say what the structures in a file are: formula, atoms, cell, space group; draw a CrysTens.
+    """List formula, atoms, space group and cell of the structures in a file; draw CrysTens tensors.
 
-    `whorl show my.cif --crystens` writes my-crystens.png. A row of a feature file of CrysTens, real or
-    generated, is decoded and drawn as it is.
+    `whorl show my.cif --crystens` writes my-crystens.png. Rows of a CrysTens feature file, real or generated,
+    are decoded for the list and drawn as they are.
     """
     settings = {"max_atoms": max_atoms, "pairwise": pairwise, "elements": elements}
     chosen = {name: value for name, value in settings.items() if value is not None}
     if (chosen or output) and not crystens:
         what = ", ".join(["--" + name.replace("_", "-") for name in chosen] or ["--output"])
-        raise InputError(f"{what} is about the picture of a CrysTens: add --crystens.")
+        raise InputError(f"{what} applies to the picture of a CrysTens: add --crystens.")
     with monitored() as monitor:
         items = _read(file, monitor)
         if items.tensors is not None and chosen:
             raise InputError(
-                f"{file}: features say themselves how they were encoded; leave out "
+                f"{file}: feature files contain their encoding settings; leave out "
                 f"{', '.join('--' + name.replace('_', '-') for name in chosen)}."
             )
         if index is not None and not 0 <= index < len(items):
             raise InputError(
-                f"--index {index}: {file} has {len(items)} that can be read, expected 0 to {len(items) - 1}."
+                f"--index {index}: {file} has {len(items)} readable structures, expected 0 to "
+                f"{len(items) - 1}."
             )
         if not crystens:
             rows = range(min(len(items), _MOST)) if index is None else [index]
@@ -99,7 +100,7 @@ def show(
 
 @dataclass(frozen=True)
 class _Items:
-    """What a file holds: structures, or rows of features that may be some."""
+    """Contents of a file: structures, or rows of features."""
 
     file: Path
     ids: tuple[str, ...]
@@ -111,7 +112,7 @@ class _Items:
         return len(self.ids)
 
     def structure(self, row: int) -> tuple[StructureBatch | None, str]:
-        """Return one structure, or why there is none."""
+        """Return one structure, or None and the reason."""
         if self.structures is not None:
             from whorl.structures import find_problems
 
@@ -129,7 +130,7 @@ def _read(file: Path, monitor: ConsoleMonitor) -> _Items:
     """Read a file of any kind.
 
     Raises:
-        InputError: It is none of them, or holds nothing that can be used.
+        InputError: The format is unknown, or there is no usable structure.
     """
     if file.suffix.lower() == ".safetensors":
         items = _read_store(file, monitor)
@@ -146,8 +147,8 @@ def _read(file: Path, monitor: ConsoleMonitor) -> _Items:
             monitor.doubt(name, doubt)
         items = _Items(file, dataset.ids, structures=dataset.structures)
     if not len(items):
-        told = " (see the reasons above)" if monitor.skipped else ""
-        raise InputError(f"{file}: holds no structure that can be used{told}.")
+        hint = " (see the reasons above)" if monitor.skipped else ""
+        raise InputError(f"{file}: contains no usable structure{hint}.")
     return items
 
 
@@ -160,15 +161,15 @@ def _read_store(file: Path, monitor: ConsoleMonitor) -> _Items:
     except InputError:
         dataset = load_dataset(file)
         if dataset.structures is None:
-            raise InputError(f"{file}: holds no structures.") from None
+            raise InputError(f"{file}: contains no structures.") from None
         for name, doubt in dataset.doubts:
             monitor.doubt(name, doubt)
         return _Items(file, dataset.ids, structures=dataset.structures)
     kind = features.representation.get("kind")
     if kind != CrysTens.kind:
         raise InputError(
-            f"{file}: holds features of '{kind}', expected those of '{CrysTens.kind}', which alone can be "
-            "read back. See 'whorl data show' for what else it says."
+            f"{file}: contains features of '{kind}', expected '{CrysTens.kind}', which has a closed-form "
+            "inverse. 'whorl data show' summarises the file."
         )
     codec = make_representation(features.representation)
     assert isinstance(codec, CrysTens)
@@ -187,7 +188,7 @@ def _stem(file: Path) -> str:
 
 
 def _draw(items: _Items, row: int, path: Path, chosen: dict[str, Any]) -> dict[str, str]:
-    """Write the picture of one structure and return what to say of it."""
+    """Write the picture of one structure and return facts about it."""
     from whorl.report.crystens import save_crystens_picture
     from whorl.representations import CrysTens
 
@@ -211,7 +212,7 @@ def _draw(items: _Items, row: int, path: Path, chosen: dict[str, Any]) -> dict[s
         about["formula"] = f"no crystal: {reason}"
     else:
         about |= _about(structure)
-    about["tensor"] = f"{' × '.join(map(str, tensor.shape))}: room for {codec.max_atoms} atoms"
+    about["tensor"] = f"{' × '.join(map(str, tensor.shape))} (at most {codec.max_atoms} atoms)"
     title = items.ids[row] if structure is None else f"{about['formula']}, {about['space group']}"
     n_atoms = None if structure is None else int(structure.n_atoms[0])
     save_crystens_picture(
@@ -228,8 +229,9 @@ def _about(structure: StructureBatch) -> dict[str, str]:
     about = {"formula": formula(structure), "atoms": str(int(structure.n_atoms[0]))}
     number = known_space_groups(structure).tolist()[0]
     if not number:
-        some = int(structure.pbc.sum())
-        return {**about, "space group": "–", "cell": f"periodic in {some} directions" if some else "none"}
+        periodic = int(structure.pbc.sum())
+        cell = f"periodic in {periodic} directions" if periodic else "none"
+        return {**about, "space group": "–", "cell": cell}
     a, b, c, *angles = cell_parameters(structure.cells)[0].tolist()
     lengths = "  ".join(f"{value:.3f}" for value in (a, b, c))
     return {
@@ -244,11 +246,13 @@ def _list(items: _Items, rows: list[int], *, whole: bool) -> None:
     lines: list[tuple[str, ...]] = [("", "name", "formula", "atoms", "space group", "cell: a, b, c, α, β, γ")]
     for row in rows:
         structure, reason = items.structure(row)
-        said = ("–", "", "", f"no crystal: {reason}") if structure is None else (*_about(structure).values(),)
-        lines.append((str(row), items.ids[row], *said))
+        cells = (
+            ("–", "", "", f"no crystal: {reason}") if structure is None else (*_about(structure).values(),)
+        )
+        lines.append((str(row), items.ids[row], *cells))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     for line in lines:
-        cells = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=False)]
-        out.print("  ".join([*cells, line[-1]]).rstrip())
+        padded = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=False)]
+        out.print("  ".join([*padded, line[-1]]).rstrip())
     if whole and len(items) > len(rows):
         out.print(f"and {len(items) - len(rows):,} more; --index shows any of them")
