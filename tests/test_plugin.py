@@ -93,7 +93,10 @@ def test_a_recipe_runs_with_its_representation_and_its_generator(kind, tmp_path)
     assert model.kind == "gaussian" and model.shape == (8,)
     samples = model.sample(torch.full((5, 1), 2.0), rng=torch.Generator().manual_seed(0))
     assert samples.shape == (5, 8)
-    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert '<section id="toys">' in page and "<p>1 toys.</p>" in page
+    assert page.index('id="explore"') < page.index('id="toys"') < page.index('id="provenance"')
+    assert (tmp_path / "candidates" / "candidates.csv").is_file()
 
 
 def test_its_representation_is_rebuilt_from_its_config():

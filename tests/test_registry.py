@@ -208,7 +208,7 @@ def test_every_method_is_in_the_docs(axis, name):
 @pytest.mark.parametrize(("axis", "name"), METHODS)
 def test_every_method_is_put_through_the_check_of_its_contract(axis, name):
     registry = REGISTRIES[axis]
-    check = f"check_{registry.axis}"
+    check = f"check_{registry.axis.replace(' ', '_')}"
     if not hasattr(whorl.testing, check):
         pytest.skip(f"whorl.testing has no {check} yet")
     tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from whorl.reconstruction.base import Reconstructor
     from whorl.reconstruction.solvers.base import Solver
     from whorl.refinement.base import Refiner
+    from whorl.report.sections.base import ReportSection
     from whorl.representations.base import Representation
     from whorl.surrogates.base import Surrogate
 
@@ -143,5 +144,31 @@ CONDITIONS: Registry[Condition] = Registry(
         "composition": "whorl.conditions.composition:Composition",
         "crystal_system": "whorl.conditions.crystal_system:CrystalSystem",
         "space_group": "whorl.conditions.space_group:SpaceGroup",
+    },
+)
+
+SECTIONS: Registry[ReportSection] = Registry(
+    "report section",
+    group="whorl.report_sections",
+    base="whorl.report.sections.base:ReportSection",
+    builtin={
+        "candidates": "whorl.report.sections.candidates:Candidates",
+        "headlines": "whorl.report.sections.headlines:Headlines",
+        "warnings": "whorl.report.sections.warnings:Warnings",
+        "request": "whorl.report.sections.request:Request",
+        "surrogate": "whorl.report.sections.accuracy:SurrogateAccuracy",
+        "energies": "whorl.report.sections.accuracy:EnergyAccuracy",
+        "diversity": "whorl.report.sections.diversity:DiversityTable",
+        "map": "whorl.report.sections.map:FeatureMap",
+        "property": "whorl.report.sections.property:PropertyHistograms",
+        "reconstruction": "whorl.report.sections.reconstruction:ReconstructionLosses",
+        "validity": "whorl.report.sections.validity:ValidityTable",
+        "consistency": "whorl.report.sections.consistency:SelfConsistency",
+        "distributions": "whorl.report.sections.distributions:Distributions",
+        "properties": "whorl.report.sections.properties:PredictedProperties",
+        "gallery": "whorl.report.sections.gallery:Gallery",
+        "explore": "whorl.report.sections.explore:Explore",
+        "training": "whorl.report.sections.training:Training",
+        "provenance": "whorl.report.sections.provenance:Provenance",
     },
 )

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from whorl.evaluation.candidates import COLUMNS, rank_candidates
 from whorl.evaluation.metrics import Metrics
-from whorl.evaluation.samples import Samples
+from whorl.evaluation.results import Evaluated
+from whorl.evaluation.samples import Reference, Samples
 from whorl.structures.batch import StructureBatch
 
 
@@ -47,8 +48,15 @@ def metrics(**columns):
     return {evaluator: Metrics(evaluator=evaluator, per_structure=of) for evaluator, of in found.items()}
 
 
-def rank(of, known, **options):
-    return rank_candidates({"all": of}, {"all": known}, property="formation_energy", **options)
+def rank(of, known):
+    reference = Reference(
+        name="formation_energy",
+        unit="eV/atom",
+        properties=torch.zeros(1, dtype=torch.float64),
+        features=torch.zeros(1, 1, dtype=torch.float64),
+        training_rows=torch.zeros(1, dtype=torch.int64),
+    )
+    return rank_candidates({"all": Evaluated(samples=of, reference=reference, metrics=known)})
 
 
 def test_targets_take_turns_and_the_nearest_comes_first():
@@ -78,12 +86,18 @@ def test_only_the_best_valid_one_of_a_group_is_ranked():
     assert [one.file.split("/")[0] for one in ranked[2:]] == ["duplicates", "invalid"]
 
 
+def test_structures_in_no_group_are_not_equal_to_one_another():
+    ranked = rank(samples([1.0, 1.0]), metrics(uniqueness__group=[None, None]))
+    assert [one.rank for one in ranked] == [1, 2]
+
+
 def test_what_the_energy_method_failed_on_comes_last_and_says_why():
     known = metrics(energy__value=[None, 1.5], energy__failure=["atoms too close", None])
-    ranked = rank(samples([1.0, 1.0]), known, energy_method="EMT")
+    known["energy"] = dataclasses.replace(known["energy"], overall={"calculator": {"name": "emt"}})
+    ranked = rank(samples([1.0, 1.0]), known)
     assert [one.index for one in ranked] == [1, 0]
     assert ranked[1].computed is None and ranked[1].remarks == "atoms too close"
-    assert {one.computed_by for one in ranked} == {"EMT"}
+    assert {one.computed_by for one in ranked} == {"emt"}
 
 
 def test_without_an_energy_method_a_model_computes_the_property():

@@ -8,6 +8,8 @@ import torch
 from evaluating import evaluated
 
 from whorl.evaluation import Evaluated, Reference, Results, Samples, results_of
+from whorl.evaluation.candidates import rank_candidates
+from whorl.report.sections.base import ReportContext
 from whorl.structures.batch import StructureBatch
 
 TARGETS = (1.9, 2.8, 3.7)
@@ -52,14 +54,17 @@ class Run:
     def results(self) -> Results:
         return results_of(self.sizes, tolerance=0.1)
 
-    def arguments(self) -> dict[str, Any]:
-        return {
-            "results": self.results,
-            "sizes": self.sizes,
+    def context(self, **changes: Any) -> ReportContext:
+        sizes = self.sizes
+        given = {
             "title": "Pt10 by EMT",
+            "results": self.results,
+            "evaluated": sizes,
+            "candidates": rank_candidates(sizes),
             "recipe": self.recipe,
             "provenance": {"whorl_version": "0.1.0", "seed": 7, "recipe_hash": "0123456789abcdef"},
         }
+        return ReportContext(**{**given, **changes})
 
 
 def one_size(*, data, seed):

@@ -8,13 +8,22 @@ import pytest
 import torch
 from ase.build import bulk
 
-from whorl.evaluation import Evaluated, Metrics, Reference, Samples, compare
+from whorl.axes import SECTIONS
+from whorl.evaluation import Evaluated, Metrics, Reference, Samples, compare, results_of
+from whorl.evaluation.candidates import rank_candidates
 from whorl.evaluation.metrics import column
-from whorl.report import crystal_figures, write_report
-from whorl.report.crystals import TABLE_1, TABLE_2, crystal_section
+from whorl.report import crystal_figures
+from whorl.report.crystals import Comparison
+from whorl.report.sections.base import ReportContext
+from whorl.report.sections.candidates import Candidates
+from whorl.report.sections.consistency import TABLE_1, TABLE_2, SelfConsistency
+from whorl.report.sections.distributions import Distributions
+from whorl.report.sections.gallery import Gallery
+from whorl.report.sections.properties import PredictedProperties
+from whorl.report.sections.validity import ValidityTable
 from whorl.structures import from_ase
+from whorl.testing import check_report_section
 
-LABEL = "formation energy (eV/atom)"
 MEASURES = [*TABLE_1["GAN"], *TABLE_2["GAN"]]
 
 
@@ -50,7 +59,11 @@ def made_of(structures, *, targets, scale, real, predicted=True):
             percent_valid=100.0 * k / n,
             percent_neutral=None,
         ),
-        metrics_of("symmetry", percent_symmetric=50.0, columns={"space_group_number": [225] * k}),
+        metrics_of(
+            "symmetry",
+            percent_symmetric=50.0,
+            columns={"space_group": ["Fm-3m"] * k, "space_group_number": [225] * k},
+        ),
         metrics_of("uniqueness", percent_unique=75.0 if k else None),
         metrics_of(
             "distributions",
@@ -85,182 +98,130 @@ def made_of(structures, *, targets, scale, real, predicted=True):
     return Evaluated(samples=samples, reference=reference, metrics={of.evaluator: of for of in metrics})
 
 
-def changed(evaluated, kind=None, overall=None, **changes):
-    """Return other samples, or metrics with other numbers."""
-    metrics = dict(evaluated.metrics)
-    if kind is not None:
-        metrics[kind] = dataclasses.replace(metrics[kind], overall={**metrics[kind].overall, **overall})
-    return dataclasses.replace(evaluated, samples=evaluated.samples.replace(**changes), metrics=metrics)
-
-
 @pytest.fixture(scope="module")
-def inputs():
+def real():
     rng = torch.Generator().manual_seed(9)
-    real = {name: torch.randn(20, generator=rng) for name in ("formation energy", "band gap")}
-    return {
-        "evaluated": {
-            "gan": made_of(salts(4, 0), targets=[-1.0, 0.0] * 4, scale=300.0, real=real),
-            "diffusion": made_of(salts(12, 1), targets=[-1.0, 0.0] * 6, scale=4.36e-4, real=real),
-        },
-        "real": salts(20, 2),
-        "real_predicted": real,
-        "target_label": LABEL,
-        "gallery": 1,
-    }
-
-
-def section_of(inputs, **changes):
-    given = {**inputs, **changes}
-    return crystal_section(given.pop("evaluated"), **given)
+    return {name: torch.randn(20, generator=rng) for name in ("formation energy", "band gap")}
 
 
 @pytest.fixture(scope="module")
-def section(inputs):
-    return section_of(inputs)
-
-
-@pytest.fixture
-def page(run, tmp_path):
-    """Write a page with as little else in it as can be."""
-    samples = run.samples["n300"]
-    few = torch.nonzero(samples.targets == 1.9).flatten()
-    run.samples = {
-        "n300": Samples(
-            ids=samples.ids[: len(few)], targets=samples.targets[few], features=samples.features[few]
-        )
+def evaluated(real):
+    return {
+        "n30": made_of(salts(4, 0), targets=[-1.0, 0.0] * 4, scale=300.0, real=real),
+        "n40": made_of(salts(12, 1), targets=[-1.0, 0.0] * 6, scale=4.36e-4, real=real),
     }
-    run.values, run.training = {"n300": {}}, {"n300": 40}
-    run.reference = run.reference.replace(
-        features=run.reference.features[:60],
-        properties=run.reference.properties[:60],
-        structures=None,
-        training_rows=torch.arange(60),
+
+
+def context_of(evaluated, real=None, structures=None, **changes):
+    structures = salts(20, 2) if structures is None else structures
+    n = max(len(structures), 1)
+    rng = torch.Generator().manual_seed(3)
+    reference = Reference(
+        name="formation_energy",
+        unit="eV/atom",
+        properties=torch.linspace(-2, 1, n, dtype=torch.float64),
+        features=torch.randn(n, 3, generator=rng, dtype=torch.float64),
+        structures=structures if len(structures) else None,
+        training_rows=torch.arange(n),
+    )
+    evaluated = {label: dataclasses.replace(of, reference=reference) for label, of in evaluated.items()}
+    prepared = {"cgcnn": {"properties": {name: column(values) for name, values in (real or {}).items()}}}
+    given = {"title": "Crystals", "prepared": prepared, "gallery": 2, "compare_with_paper": False}
+    results = results_of(evaluated, tolerance=0.1)
+    candidates = rank_candidates(evaluated)
+    return ReportContext(
+        **{**given, "results": results, "evaluated": evaluated, "candidates": candidates, **changes}
     )
 
-    def write(**options):
-        path = tmp_path / "page.html"
-        write_report(path, **run.arguments(), **options)
-        return path.read_text(encoding="utf-8")
 
-    return write
+@pytest.fixture(scope="module")
+def context(evaluated, real):
+    return context_of(evaluated, real)
 
 
-def svg_of(image):
-    text = b64decode(image[0].removeprefix("data:image/svg+xml;base64,")).decode()
-    ElementTree.fromstring(text)
-    return text
+def tables_of(html):
+    """Return the cells of each row of all tables, by the row's heading."""
+    rows = re.findall(r'<th class="target">([^<]*)</th>(.*?)</tr>', html, re.DOTALL)
+    return {head: re.findall(r"<td[^>]*>([^<]*)</td>", cells) for head, cells in rows}
 
 
-def test_tables_of_the_paper_stand_beside_ours(section):
-    table = section.table_1
-    assert table.groups == (("this run", 2, False), ("paper", 3, True))
-    assert [column.label for column in table.columns] == ["GAN", "diffusion", "GAN", "WGAN", "diffusion"]
-    assert table.rows[0] == ("300", "4.36 × 10⁻⁴".replace(" ", "\u00a0"), "582", "31.2", "0.35")
-    assert table.rows[3][2:] == ("0.0557", "0.059", "4.36\u00a0×\u00a010⁻⁴")
-    assert [row[2:] for row in section.table_2.rows] == [
-        ("0.0962", "0.0137", "5.51\u00a0×\u00a010⁻⁴"),
-        ("3.84", "2.49", "0.473"),
-    ]
-    assert len(table.targets) == 4
+def images_of(html):
+    svgs = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', html)
+    for text, _ in svgs:
+        ElementTree.fromstring(b64decode(text).decode())
+    return [words for _, words in svgs]
 
 
-def test_the_stricter_rule_stands_beside_that_of_the_field(inputs):
-    strict = {
-        label: changed(of, "validity", {"percent_strictly_valid": 12.5})
-        for label, of in inputs["evaluated"].items()
-    }
-    table = section_of(inputs, evaluated=strict).shares
-    labels = [column.label for column in table.columns]
-    assert labels[2:4] == ["valid", "strictly valid"] and dict(table.by_target)["GAN"][3] == "12.5"
+@pytest.mark.parametrize("kind", ["validity", "consistency", "distributions", "properties", "gallery"])
+def test_sections_of_crystals_keep_the_contract(kind, context):
+    check_report_section(SECTIONS.get(kind)(), context)
 
 
-def test_shares_and_comparisons(section, inputs):
-    by_name = dict(section.shares.by_target)
-    assert by_name["GAN"] == ("8", "4", "50.0", "–", "100.0", "100.0", "–", "50.0", "75.0", "–")
-    assert by_name["diffusion"][:3] == ("12", "12", "100.0")
-    compared = dict(section.compared.by_target)
-    assert list(compared) == ["α (°)", "formation energy (eV)", "band gap (eV)"]
-    wanted = inputs["evaluated"]["diffusion"].metrics["cgcnn"].overall["properties"][0]
-    assert compared["formation energy (eV)"][5] == f"{wanted['statistic']:.3f}"
+def test_tables_of_the_paper_are_beside_ours(context):
+    cells = tables_of(SelfConsistency().html(context))
+    power = "\u00a0×\u00a010⁻⁴"
+    assert cells["σ² of a, b, c (Å²)"] == ["300", f"4.36{power}", "582", "31.2", "0.35"]
+    assert cells["Δ coordinate / atom"][2:] == ["0.0962", "0.0137", f"5.51{power}"]
+    assert len(cells) == 6
 
 
-def test_panels_are_svg_with_words(section):
-    (cells,) = section.distributions
-    assert [words.removeprefix("distribution of ") for _, words, _ in cells.images[:7]] == [
+def test_shares_without_empty_columns(context):
+    cells = tables_of(ValidityTable().html(context))
+    assert cells["n\u00a0=\u00a020\u00a0(n40)"] == ["12", "12", "100.0", "100.0", "100.0", "50.0", "75.0"]
+    assert "Neutral" not in ValidityTable().html(context)
+
+
+def test_comparisons(context, evaluated):
+    cells = tables_of(Distributions().html(context))
+    assert list(cells) == ["α (°)", "formation energy (eV)", "band gap (eV)"]
+    wanted = evaluated["n40"].metrics["cgcnn"].overall["properties"][0]
+    assert cells["formation energy (eV)"][5] == f"{wanted['statistic']:.3f}"
+
+
+def test_panels_are_svg_with_words(context):
+    words = images_of(Distributions().html(context))
+    assert [text.removeprefix("distribution of ") for text in words[:7]] == [
         "a", "b", "c", "α", "β", "γ", "volume per atom",
     ]  # fmt: skip
-    assert len(cells.images) == 9
-    for groups in (section.distributions, section.elements, section.properties, section.by_target):
-        for group in groups:
-            assert all(svg_of(image) for image in group.images)
-    assert [len(group.images) for group in section.by_target] == [1, 1]
-    assert [words.split(" of ")[0] for _, words, _ in section.others_by_target[0].images] == ["band gap"]
-    assert section.legend[0][0] == "real"
-    assert len({color for _, color in section.legend}) == 3
+    assert len(words) == 9 + 1
+    html = PredictedProperties().html(context)
+    own, others = html.split("<details>")
+    assert len(images_of(own)) == 2 + 2 and len(images_of(others)) == 2
+    assert all("formation energy" in text for text in images_of(own)[2:])
+    assert all("band gap" in text for text in images_of(others))
 
 
-def test_galleries_name_what_they_show(section):
-    headings = [gallery.heading for gallery in section.galleries]
-    assert headings == [
-        "real",
-        *(f"{name}, asked for {target} eV/atom" for name in ("GAN", "diffusion") for target in ("-1", "0")),
-    ]
-    assert {len(gallery.pictures) for gallery in section.galleries} == {1}
-    assert re.fullmatch(r"(NaCl|MgO|LiF|KBr), Fm-3m, -?\d\.\d\d", section.galleries[-1].pictures[0].caption)
-    assert section.asked == LABEL
+def test_pictures_name_formula_space_group_value_and_file(context):
+    html = Gallery().html(context)
+    captions = re.findall(r'alt="generated, [^:]+: ([^"]*)"', html)
+    assert captions and all(re.fullmatch(r"(NaCl|MgO|LiF|KBr), Fm-3m: -?\d\.\d\d", text) for text in captions)
+    assert re.search(r"<code>\d{4}-\w+\.cif</code>", html)
 
 
-def test_the_page_has_the_section_where_there_is_one(section, page):
-    shown, without = page(crystals=section), page()
-    for anchor in ("crystals", "tensors", "distributions", "properties", "crystal-gallery"):
-        assert f'id="{anchor}"' in shown
-        assert f'id="{anchor}"' not in without
-    assert shown.index('id="crystals"') < shown.index('id="asked"')
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', shown)
+def test_no_crystals_at_all_leave_tables_and_real_ones():
+    empty = made_of(salts(1, 0)[:0], targets=[-1.0, -1.0], scale=math.nan, real={}, predicted=False)
+    context = context_of({"n10": empty})
+    assert tables_of(SelfConsistency().html(context))["Δ coordinate / atom"][0] == "0.0962"
+    assert not Candidates().applies(context)
+    assert "No sample of this target was reconstructed." in Gallery().html(context)
 
 
-def test_no_crystals_at_all_leave_tables_and_real_ones(inputs, page):
-    empty = made_of(salts(1, 0)[:0], targets=[math.nan, math.nan], scale=math.nan, real={}, predicted=False)
-    section = section_of(inputs, evaluated={"wgan_gp": empty})
-    assert section.table_1.rows[0][0] == "–"
-    assert section.compared is None
-    assert not section.properties
-    assert section.asked is None
-    assert section.galleries[1].pictures == ()
-    assert "No tensor became a crystal." in page(crystals=section)
-
-
-def test_crystals_that_cannot_be_are_counted_but_not_drawn(inputs):
-    made = inputs["evaluated"]["gan"]
-    structures = made.samples.structures
-    cells = structures.cells.clone()
+def test_crystals_that_cannot_be_are_counted_but_not_compared(evaluated, real):
+    made = evaluated["n30"]
+    cells = made.samples.structures.cells.clone()
     cells[0] = torch.nan
     cells[1] *= 1e-3
-    section = section_of(
-        inputs,
-        evaluated={"gan": changed(made, structures=structures.replace(cells=cells))},
-        real=from_ase([]),
-        real_predicted={},
-        gallery=9,
-    )
-    assert section.shares.rows[0][1] == "4"
-    assert sum(len(gallery.pictures) for gallery in section.galleries) == 2
+    changed = made.samples.replace(structures=made.samples.structures.replace(cells=cells))
+    context = context_of({"n30": dataclasses.replace(made, samples=changed)}, real)
+    assert len(Comparison(context).crystals["n30"].structures) == 2
+    assert tables_of(ValidityTable().html(context))["n\u00a0=\u00a020\u00a0(n30)"][1] == "4"
 
 
-def test_generators_share_panels_by_threes_and_one_value_asked_for_makes_none(inputs):
-    made = changed(inputs["evaluated"]["gan"], targets=torch.full((8,), torch.nan).double())
-    section = section_of(
-        inputs,
-        evaluated=dict.fromkeys(["n10", "n20", "n30", "n40"], made),
-        real=from_ase([]),
-        real_predicted={"band gap": inputs["real_predicted"]["band gap"]},
-        target_label="gap",
-        gallery=0,
-    )
-    assert [group.name.count("=") for group in section.properties] == [3, 1]
-    assert len(section.legend) == 5
-    assert not (section.by_target or section.others_by_target or section.distributions or section.elements)
-    assert section.galleries[0].heading == "n\u00a0=\u00a010"
+def test_generators_share_panels_by_threes(evaluated, real):
+    context = context_of(dict.fromkeys(["n10", "n20", "n30", "n40"], evaluated["n30"]), real)
+    comparison = Comparison(context)
+    assert [len(labels) for _, labels in comparison.groups()] == [3, 1]
+    assert len(comparison.legend()) == 5
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,12 @@ import pytest
 import torch
 from evaluating import without_structures
 
+import whorl.report.page
+from whorl.axes import SECTIONS
 from whorl.errors import InputError
 from whorl.report import write_report
+from whorl.report.page import report_sections
+from whorl.report.sections.base import ReportSection
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -39,7 +43,7 @@ class Outline(HTMLParser):
 def page(tmp_path):
     def write(run, **changes):
         path = tmp_path / "report.html"
-        write_report(path, **{**run.arguments(), "gallery": 1, **changes})
+        write_report(path, run.context(**{"gallery": 1, **changes}))
         outline = Outline()
         outline.feed(path.read_text(encoding="utf-8"))
         outline.close()
@@ -84,16 +88,17 @@ def test_whole_page(run, page):
     assert all(link.startswith(("data:", "#")) for link in shown.links)  # nothing outside the page
     assert {link[1:] for link in shown.links if link.startswith("#")} <= shown.anchors
     assert {
-        "table1",
-        "table2",
-        "map",
+        "candidates",
+        "surrogate",
         "energies",
-        "losses",
+        "map",
+        "property",
+        "reconstruction",
         "gallery",
         "explore",
         "provenance",
     } <= shown.anchors
-    assert shown.images == 3 * 2 * 3 + 2 * 3 * 3  # maps, energies and losses; rows of galleries
+    assert shown.images == 2 * 2 + 3 * 2 * 3 + 2 * 3 * 3  # candidates; maps, histograms; rows of galleries
     assert shown.size < 5e6
     for expected in (
         "Pt10 by EMT",
@@ -123,8 +128,8 @@ def test_features_alone_leave_out_what_needs_atoms(small, page):
     small.training["all"] = 300
     small.reference, small.recipe = small.reference.replace(structures=None), {}
     shown = page(small)
-    assert {"table1", "map", "energies"} <= shown.anchors
-    assert not {"table2", "losses", "gallery", "explore"} & shown.anchors
+    assert {"surrogate", "map", "property"} <= shown.anchors
+    assert not {"candidates", "energies", "reconstruction", "gallery", "explore"} & shown.anchors
     assert shown.size < 1e6
 
 
@@ -134,8 +139,8 @@ def test_without_surrogate_and_energies_the_map_remains(small, page):
     )
     small.values = {"n300": {}}
     shown = page(small)
-    assert {"map", "losses", "gallery"} <= shown.anchors
-    assert not {"table1", "table2", "energies"} & shown.anchors
+    assert {"candidates", "map", "reconstruction", "gallery"} <= shown.anchors
+    assert not {"surrogate", "energies", "property"} & shown.anchors
 
 
 def test_a_target_without_real_data_says_so(small, page):
@@ -162,11 +167,68 @@ def test_searches_that_failed_are_shown_as_failed(small, page):
 
 def test_the_same_run_gives_the_same_page(small, tmp_path):
     for name in ("a.html", "b.html"):
-        write_report(tmp_path / name, **{**small.arguments(), "gallery": 1})
+        write_report(tmp_path / name, small.context(gallery=1))
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
-def test_things_that_do_not_belong_together_are_refused(small, tmp_path):
-    arguments = small.arguments()
-    with pytest.raises(InputError, match="samples of nothing, but results of n300"):
-        write_report(tmp_path / "x.html", **{**arguments, "sizes": {}})
+def test_candidates_come_first_with_their_files_and_without_empty_columns(small, page, tmp_path):
+    shown = page(small, gallery=3)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    section = text[text.index('id="candidates"') : text.index("</section>")]
+    assert text.index("<section") == text.index('<section id="candidates"')
+    assert "<code>0001-Pt10.xyz</code>" in section and "by emt" not in section
+    assert section.index("0001-Pt10") < section.index("0002-Pt10")
+    heads = re.findall(r"<th class=\"[^\"]*\">([^<]+)", section)
+    assert "requested" in heads and not {"space group", "new", "moved", "energy calls", "generator"} & set(
+        heads
+    )
+    assert "invalid" in shown.words
+
+
+def test_training_curves_and_the_error_of_the_surrogate_are_shown(small, page):
+    curve = {"history": [{"epoch": e, "training_loss": 1.0 / e, "loss": 2.0 / e} for e in (10, 20)]}
+    without = {"history": [{"epoch": 10}], "seed": 1}
+    shown = page(small, training={"surrogate": curve, "generator": without})
+    assert "training" in shown.anchors and "training" not in page(small).anchors
+    before = page(small).images
+    assert shown.images == before + 1
+
+
+class _Broken(ReportSection):
+    """Raises."""
+
+    kind = "broken"
+    title = "Broken"
+    order = 50
+
+    def applies(self, context):
+        return True
+
+    def html(self, context):
+        raise KeyError("no <such> thing")
+
+
+def test_a_section_that_raises_leaves_a_sentence_and_the_rest_of_the_page(small, page, monkeypatch):
+    others = [section for section in report_sections() if section.kind != "explore"]
+    monkeypatch.setattr(whorl.report.page, "report_sections", lambda: [_Broken(), *others])
+    with pytest.warns(UserWarning, match="section broken.*KeyError"):
+        shown = page(small)
+    assert "This section could not be made (KeyError: 'no <such> thing')." in shown.words
+    assert {"broken", "candidates", "provenance"} <= shown.anchors
+
+
+def test_a_section_that_cannot_be_imported_is_left_out(monkeypatch):
+    names = report_sections()
+    monkeypatch.setitem(SECTIONS._builtin, "lost", "whorl.report.sections.lost:Lost")
+    monkeypatch.setattr(SECTIONS, "get", _raising(SECTIONS.get))
+    with pytest.warns(UserWarning, match="cannot be imported"):
+        assert [section.kind for section in report_sections()] == [section.kind for section in names]
+
+
+def _raising(get):
+    def wrapped(name):
+        if name == "lost":
+            raise InputError("report section 'lost': cannot be imported from there.")
+        return get(name)
+
+    return wrapped

@@ -6,26 +6,13 @@ import pytest
 import torch
 from evaluating import without_structures
 
+from whorl.evaluation.candidates import rank_candidates
 from whorl.report import viewer
 from whorl.report.viewer import embed_viewer
 
 
-def embed(run, **changes):
-    arguments = {
-        "sizes": run.sizes,
-        "maps": {
-            label: samples.structure_features[:, :2]
-            for label, samples in run.samples.items()
-            if samples.structures is not None
-        },
-        "data_map": run.reference.features[:, :2],
-        "data_properties": run.reference.properties,
-        "data_structures": run.reference.structures,
-        "property": "formation energy",
-        "unit": "eV/atom",
-        "name": "Pt10",
-    }
-    return embed_viewer(**{**arguments, **changes})
+def embed(run):
+    return embed_viewer(run.context())
 
 
 def unpacked(text):
@@ -50,9 +37,13 @@ def test_numbers_that_are_none_become_null(run):
 
 
 def test_generated_positions_are_those_found(run):
-    data = json.loads(unpacked(embed(run, data_structures=None).data))
-    of = run.samples["n300"].structures
-    assert data["structures"][0]["x"] == pytest.approx(of[0].positions[:, 0].tolist(), abs=1e-4)
+    run.reference = run.reference.replace(structures=None)
+    data = json.loads(unpacked(embed(run).data))
+    row = data["properties"]["file"]["values"].index("0001-Pt10.xyz")
+    best = rank_candidates(run.sizes)[0]
+    of = run.samples[best.generator].structures[best.index]
+    assert data["structures"][row]["x"] == pytest.approx(of.positions[:, 0].tolist(), abs=1e-4)
+    assert data["settings"]["pinned"] == [row]
 
 
 def test_the_program_is_chemiscope_with_its_licences(run):
@@ -74,7 +65,8 @@ def test_no_structures_no_viewer(run):
     run.samples = {label: without_structures(samples) for label, samples in run.samples.items()}
     for values in run.values.values():
         del values["computed"]
-    assert embed(run, data_structures=None) is None
+    run.reference = run.reference.replace(structures=None)
+    assert embed(run) is None
 
 
 def test_chemiscope_without_the_program_leaves_the_viewer_out(run, monkeypatch):
@@ -88,6 +80,7 @@ def test_periodic_structures_keep_their_cell(run):
         cells=torch.eye(3, dtype=torch.float64).repeat(len(of), 1, 1) * 17,
         pbc=torch.ones(len(of), 3, dtype=torch.bool),
     )
-    data = json.loads(unpacked(embed(run, data_structures=boxed).data))
+    run.reference = run.reference.replace(structures=boxed)
+    data = json.loads(unpacked(embed(run).data))
     assert data["structures"][0]["cell"] == [17, 0, 0, 0, 17, 0, 0, 0, 17]
     assert data["settings"]["structure"][0]["unitCell"] is True

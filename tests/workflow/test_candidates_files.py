@@ -9,7 +9,8 @@ import torch
 from whorl.errors import InputError
 from whorl.evaluation.candidates import COLUMNS, rank_candidates
 from whorl.evaluation.metrics import Metrics
-from whorl.evaluation.samples import Samples
+from whorl.evaluation.results import Evaluated
+from whorl.evaluation.samples import Reference, Samples
 from whorl.structures import from_ase
 from whorl.workflow.candidates import TABLE, read_candidates, write_candidates
 
@@ -18,7 +19,11 @@ PROVENANCE = {"whorl_version": "0", "seed": 3, "recipe_hash": "abc", "nested": {
 
 def written(folder, atoms, values, valid):
     known = {
-        "energy": Metrics(evaluator="energy", per_structure={"value": values}),
+        "energy": Metrics(
+            evaluator="energy",
+            overall={"calculator": {"name": "emt"}},
+            per_structure={"value": values},
+        ),
         "validity": Metrics(evaluator="validity", per_structure={"valid": valid}),
     }
     of = Samples(
@@ -28,8 +33,15 @@ def written(folder, atoms, values, valid):
         rows=torch.arange(len(atoms)),
         status=("converged",) * len(atoms),
     )
-    candidates = rank_candidates({"n3": of}, {"n3": known}, property="energy", energy_method="EMT")
-    return write_candidates(candidates, {"n3": of}, folder, provenance=PROVENANCE)
+    reference = Reference(
+        name="energy",
+        unit="",
+        properties=torch.zeros(1, dtype=torch.float64),
+        features=torch.zeros(1, 1, dtype=torch.float64),
+        training_rows=torch.zeros(1, dtype=torch.int64),
+    )
+    evaluated = {"n3": Evaluated(samples=of, reference=reference, metrics=known)}
+    return write_candidates(rank_candidates(evaluated), evaluated, folder, provenance=PROVENANCE)
 
 
 def cluster(distance):
@@ -50,7 +62,7 @@ def test_the_table_names_a_file_of_each_structure(tmp_path):
         ("2", "0002-Pt2.xyz", "True"),
         ("", "invalid/0001-Pt2.xyz", "False"),
     ]
-    assert {row["computed_by"] for row in rows} == {"EMT"} and {row["generator"] for row in rows} == {"n3"}
+    assert {row["computed_by"] for row in rows} == {"emt"} and {row["generator"] for row in rows} == {"n3"}
     for row, atoms in zip(rows, [salt(), cluster(2.3), cluster(0.1)], strict=True):
         again = ase.io.read(tmp_path / row["file"])
         assert again.get_chemical_formula() == atoms.get_chemical_formula()

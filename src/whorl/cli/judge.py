@@ -74,7 +74,8 @@ def evaluate(
     """Evaluate generated features and the structures reconstructed from them, by all evaluators that apply.
 
     Writes results.json, results.csv, samples.csv, the metrics of each evaluator and the structures as
-    .extxyz; shows the tables.
+    .extxyz; shows the tables. Structures are also ranked, best first:
+    candidates/candidates.csv, and a CIF or extended XYZ file of each.
     """
     from whorl.potentials import importable
     from whorl.workflow.settings import EvaluateSettings

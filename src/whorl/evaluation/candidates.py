@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from whorl.evaluation.metrics import Metrics
+from whorl.evaluation.results import Evaluated
 from whorl.evaluation.samples import Samples
 from whorl.structures.batch import StructureBatch
 from whorl.structures.composition import formula
@@ -79,75 +79,52 @@ class Candidate:
     def row(self) -> dict[str, Any]:
         """Return its line of the table, empty where a value is unknown."""
         values = {name: getattr(self, name) for name in COLUMNS}
-        return {name: "" if value is None else value for name, value in values.items()}
+        return {
+            name: "" if value is None else round(value, 6) if isinstance(value, float) else value
+            for name, value in values.items()
+        }
 
 
-def rank_candidates(
-    samples: Mapping[str, Samples],
-    metrics: Mapping[str, Mapping[str, Metrics]],
-    *,
-    property: str,
-    energy_method: str = "energy",
-) -> list[Candidate]:
+def rank_candidates(evaluated: Mapping[str, Evaluated]) -> list[Candidate]:
     """Return all structures of a run as candidates, best first.
 
     The computed property is that of the evaluator ``energy`` where it has one, else CGCNN's prediction of
     this property, else the surrogate's for the generated features. A structure that the energy method failed
-    on has none.
+    on has none. What no evaluator found out is unknown.
 
     Args:
-        samples: Of each generator, by its label.
-        metrics: Of the same, by the label and the kind of the evaluator; those not run are absent.
-        property: Name of the property asked for.
-        energy_method: Name of the energy method, for ``computed_by``.
+        evaluated: Samples of each generator with their metrics, by its label.
     """
-    everything = [
-        candidate
-        for label, of in samples.items()
-        for candidate in _candidates(of, _Columns(metrics.get(label, {})), label, property, energy_method)
-    ]
-    ranked = list(
-        _in_turns(candidate for candidate in everything if candidate.valid and candidate.unique is not False)
-    )
+    everything = [candidate for label, of in evaluated.items() for candidate in _candidates(of, label)]
+    ranked = list(_in_turns(of for of in everything if of.valid and of.unique is not False))
     duplicates = [candidate for candidate in everything if candidate.valid and candidate.unique is False]
     invalid = [candidate for candidate in everything if not candidate.valid]
     return [
-        *_named(ranked, "", ranks=True, samples=samples),
-        *_named(sorted(duplicates, key=_order), "duplicates/", samples=samples),
-        *_named(sorted(invalid, key=_order), "invalid/", samples=samples),
+        *_named(ranked, "", ranks=True, evaluated=evaluated),
+        *_named(sorted(duplicates, key=_order), "duplicates/", evaluated=evaluated),
+        *_named(sorted(invalid, key=_order), "invalid/", evaluated=evaluated),
     ]
 
 
-class _Columns:
-    """Columns of one generator's metrics; None for those that no evaluator wrote."""
-
-    def __init__(self, metrics: Mapping[str, Metrics]) -> None:
-        self._metrics = metrics
-
-    def of_structures(self, evaluator: str, name: str) -> Sequence[Any] | None:
-        of = self._metrics.get(evaluator)
-        return None if of is None else of.per_structure.get(name)
-
-    def of_samples(self, evaluator: str, name: str) -> Sequence[Any] | None:
-        of = self._metrics.get(evaluator)
-        return None if of is None else of.per_sample.get(name)
+def _column(of: Evaluated, evaluator: str, name: str) -> Sequence[Any] | None:
+    """Return a column of structures; None where no evaluator wrote it."""
+    return of.metrics[evaluator].per_structure.get(name) if evaluator in of.metrics else None
 
 
-def _candidates(
-    samples: Samples, columns: _Columns, label: str, property: str, energy_method: str
-) -> Iterator[Candidate]:
+def _candidates(of: Evaluated, label: str) -> Iterator[Candidate]:
+    samples, property = of.samples, of.reference.name
     if samples.structures is None or not len(samples.structures):
         return
     count = len(samples.structures)
-    computed, computed_by = _computed(samples, columns, property, energy_method)
-    invalid, why = _invalid(samples, columns)
-    failures = columns.of_structures("energy", "failure") or [None] * count
-    space_groups = columns.of_structures("symmetry", "space_group") or [None] * count
-    new = columns.of_structures("novelty", "novel") or [None] * count
+    computed, computed_by = _computed(of)
+    invalid, why = _invalid(of)
+    failures = _column(of, "energy", "failure") or [None] * count
+    space_groups = _column(of, "symmetry", "space_group") or [None] * count
+    new = _column(of, "novelty", "novel") or [None] * count
     values = [
         abs(c - t) if c is not None else math.inf for c, t in zip(computed, _targets(samples), strict=True)
     ]
-    unique = _unique(columns, values, invalid)
+    unique = _unique(of, values, invalid)
     for k, row in enumerate(samples.rows.tolist()):
         refined = samples.refinement[k] if samples.refinement else ""
         yield Candidate(
@@ -178,44 +155,42 @@ def _targets(samples: Samples) -> list[float]:
     return [float(value) for value in samples.structure_targets.tolist()]
 
 
-def _computed(
-    samples: Samples, columns: _Columns, property: str, energy_method: str
-) -> tuple[list[float | None], str]:
+def _computed(of: Evaluated) -> tuple[list[float | None], str]:
     """Return the property of each structure by the best method that has values, and its name."""
-    predicted = columns.of_samples("surrogate", "value")
+    energy, predicted = of.metrics.get("energy"), of.values("surrogate")
+    calculator = energy.overall.get("calculator") if energy is not None else None
     choices: list[tuple[str, Sequence[Any] | None]] = [
-        (energy_method, columns.of_structures("energy", "value")),
-        (
-            "CGCNN",
-            columns.of_structures("cgcnn", property)
-            or columns.of_structures("cgcnn", property.replace("_", " ")),
+        (str((calculator or {}).get("name") or "energy"), _column(of, "energy", "value")),
+        *(
+            ("CGCNN", _column(of, "cgcnn", name))
+            for name in (of.reference.name, of.reference.name.replace("_", " "))
         ),
-        ("surrogate", None if predicted is None else [predicted[row] for row in samples.rows.tolist()]),
+        ("surrogate", None if predicted is None else predicted[of.samples.rows].tolist()),
     ]
     for name, column in choices:
         values = [_number(value) for value in column or ()]
         if any(value is not None for value in values):
             return values, name
-    return [None] * len(samples.rows), ""
+    return [None] * len(of.samples.rows), ""
 
 
 def _number(value: Any) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _invalid(samples: Samples, columns: _Columns) -> tuple[list[bool], list[str]]:
+def _invalid(of: Evaluated) -> tuple[list[bool], list[str]]:
     """Return which structures are invalid, and why.
 
     A structure that was refined need no longer have the features that it was reconstructed from, so that the
     loss of its reconstruction says nothing about it.
     """
-    count = len(samples.rows)
+    samples, count = of.samples, len(of.samples.rows)
     if samples.refinement:
         unreached = [status == "failed" for status in samples.status] or [False] * count
     else:
         unreached = samples.invalid.tolist() or [False] * count
-    possible = columns.of_structures("validity", "valid") or [True] * count
-    remarks = columns.of_structures("validity", "remarks") or [""] * count
+    possible = _column(of, "validity", "valid") or [True] * count
+    remarks = _column(of, "validity", "remarks") or [""] * count
     why = [
         "; ".join(filter(None, ["its features are not those generated" if bad else "", str(remark or "")]))
         for bad, remark in zip(unreached, remarks, strict=True)
@@ -223,13 +198,14 @@ def _invalid(samples: Samples, columns: _Columns) -> tuple[list[bool], list[str]
     return [bad or ok is False for bad, ok in zip(unreached, possible, strict=True)], why
 
 
-def _unique(columns: _Columns, deviations: Sequence[float], invalid: Sequence[bool]) -> list[bool] | None:
+def _unique(of: Evaluated, deviations: Sequence[float], invalid: Sequence[bool]) -> list[bool] | None:
     """Return for each structure whether it is the best valid one of its group of equal structures."""
-    groups = columns.of_structures("uniqueness", "group")
+    groups = _column(of, "uniqueness", "group")
     if groups is None:
-        flags = columns.of_structures("uniqueness", "unique")
+        flags = _column(of, "uniqueness", "unique")
         return None if flags is None else [bool(flag) for flag in flags]
     best: dict[Any, int] = {}
+    groups = [f"alone {k}" if group is None else group for k, group in enumerate(groups)]
     for k, group in enumerate(groups):
         if group not in best or (invalid[k], deviations[k]) < (invalid[best[group]], deviations[best[group]]):
             best[group] = k
@@ -250,10 +226,10 @@ def _in_turns(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
 
 
 def _named(
-    candidates: Sequence[Candidate], folder: str, *, samples: Mapping[str, Samples], ranks: bool = False
+    candidates: Sequence[Candidate], folder: str, *, evaluated: Mapping[str, Evaluated], ranks: bool = False
 ) -> Iterator[Candidate]:
     for number, candidate in enumerate(candidates, start=1):
-        structures = samples[candidate.generator].structures
+        structures = evaluated[candidate.generator].samples.structures
         assert structures is not None
         suffix = "cif" if bool(structures.pbc[candidate.index].all()) else "xyz"
         file = f"{folder}{number:04d}-{candidate.formula[:_FORMULA]}.{suffix}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,6 +145,18 @@ def load_model(path: Path | str) -> TensorModel:
     model.load_state_dict(tensors)
     model.training_record = record
     return model.eval()
+
+
+def read_training_record(path: Path | str) -> dict[str, Any] | None:
+    """Read the training record of a model file; None where it is none of :func:`save_model`, or has none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {})[_ENTRY])["training"]
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _check_tensors(path: Path, model: TensorModel, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -196,6 +196,31 @@ def loss_histogram(
     return Plot(svg=_svg(figure), note=f"{failed} without a loss" if failed else "")
 
 
+def training_curves(
+    epochs: Sequence[int], training: Sequence[float], validation: Sequence[float], *, title: str
+) -> Plot:
+    """Draw the losses of one training by epoch; on a logarithmic axis where all are positive.
+
+    Args:
+        epochs: At which the model was validated.
+        training: Loss on the training rows there.
+        validation: Loss on held-out rows there.
+        title: Heading.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    figure, axes = _panel(title)
+    axes.plot(epochs, training, color=BLUE, linewidth=1.2)
+    axes.plot(epochs, validation, color=VERMILION, linewidth=1.2)
+    if min(*training, *validation) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="epoch", ylabel="loss")
+    return Plot(svg=_svg(figure))
+
+
 def _shares(axes: Axes, values: Tensor, edges: list[float], **style: Any) -> None:
     """Draw a histogram in percent of all values; those below the axis stand at its beginning."""
     finite = values[torch.isfinite(values)].double()

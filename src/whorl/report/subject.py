@@ -28,7 +28,7 @@ def describe(recipe: Mapping[str, Any], results: Results) -> list[tuple[str, str
     """
     targets = sorted({target.target for size in results.sizes.values() for target in size.targets})
     lines = [
-        ("Asked for", f"{results.property} of {_listed([f'{t:g}' for t in targets])} {results.unit}".strip()),
+        ("Requested", f"{results.property} of {_listed([f'{t:g}' for t in targets])} {results.unit}".strip()),
         ("Conditions", _requested(recipe)),
         ("Data", _data(recipe, results)),
         ("Representation", _representation(recipe.get("representation") or {})),
@@ -36,21 +36,29 @@ def describe(recipe: Mapping[str, Any], results: Results) -> list[tuple[str, str
         ("Generator", _network(recipe.get("generator") or {})),
         ("Surrogate", _surrogate(recipe.get("surrogate") or {})),
         ("Samples", _samples(recipe)),
-        ("Atoms", _reconstruction(recipe.get("reconstruct"))),
-        ("Judged by", _judge(recipe, results)),
+        ("Reconstruction", _reconstruction(recipe.get("reconstruct"))),
+        ("Evaluated by", _evaluated_by(recipe, results)),
     ]
     return [(heading, text) for heading, text in lines if text]
 
 
 def calculator_name(recipe: Mapping[str, Any]) -> str:
-    """Return the name of the energy method that judged the atoms; empty where there is none."""
+    """Return the name of the energy method of the evaluation; empty where there is none."""
     given = (recipe.get("evaluate") or {}).get("calculator")
     clusters = (recipe.get("data") or {}).get("clusters") or {}
     return _calculator(given or clusters.get("calculator"))
 
 
 def _calculator(settings: Any) -> str:
-    name = settings.get("name", "") if isinstance(settings, Mapping) else str(settings or "")
+    return method_name(settings.get("name", "") if isinstance(settings, Mapping) else str(settings or ""))
+
+
+def method_name(name: str) -> str:
+    """Return how people write the name of an energy method.
+
+    >>> method_name("emt"), method_name("mace.calculators:MACECalculator")
+    ('EMT', 'mace.calculators:MACECalculator')
+    """
     return {"emt": "EMT", "chgnet": "CHGNet", "gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}.get(name, name)
 
 
@@ -134,10 +142,8 @@ def _samples(recipe: Mapping[str, Any]) -> str:
     generated = (recipe.get("generate") or {}).get("samples")
     section = recipe.get("reconstruct")
     inverted = ReconstructorSettings.model_validate(dict(section)).wanted if section else None
-    text = f"{generated:,} representations for each target" if generated else ""
-    return text + (
-        f", {min(inverted, generated or inverted):,} of them turned into atoms" if inverted else ""
-    )
+    text = f"{generated:,} samples for each target" if generated else ""
+    return text + (f", {min(inverted, generated or inverted):,} of them reconstructed" if inverted else "")
 
 
 def _requested(recipe: Mapping[str, Any]) -> str:
@@ -149,16 +155,16 @@ def _reconstruction(section: Any) -> str:
     return ReconstructorSettings.model_validate(dict(section)).summary() if section else ""
 
 
-def _judge(recipe: Mapping[str, Any], results: Results) -> str:
+def _evaluated_by(recipe: Mapping[str, Any], results: Results) -> str:
     name = calculator_name(recipe)
     closed = (recipe.get("reconstruct") or {}).get("kind") == "closed_form"
     if closed and not name:
         seven = (recipe.get("evaluate") or {}).get("cgcnn") is not False
-        return "the surrogate (tensors)" + (" and CGCNN (crystals as decoded)" if seven else "")
+        return "the surrogate (features)" + (" and CGCNN (structures)" if seven else "")
     compared = any(t.potential is not None for size in results.sizes.values() for t in size.targets)
     if not name or not compared:
         return "the surrogate alone"
-    return f"the surrogate (features) and {name} (atoms as found: no relaxation, no screening)"
+    return f"the surrogate (features) and {name} (structures, without relaxation or screening)"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -7,21 +7,24 @@ import functools
 import gzip
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from whorl.evaluation.results import Evaluated
 from whorl.report.figures import Frame, map_frame
+from whorl.report.sections.base import ReportContext
+from whorl.report.subject import method_name
 from whorl.structures.batch import StructureBatch
 
 _MOST_REAL = 300
 _MOST_GENERATED = 500
 _MOST_ATOMS = 60_000  # about 3 MB of coordinates
+_TEXTS = ("kind", "status", "file", "space_group")
+_COLUMNS = ("x", "y", "property", "surrogate", "target", "loss", "rank", "moved", *_TEXTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,38 +46,26 @@ class EmbeddedViewer:
     left_out: int
 
 
-def embed_viewer(
-    *,
-    sizes: Mapping[str, Evaluated],
-    maps: Mapping[str, Tensor],
-    data_map: Tensor,
-    data_properties: Tensor,
-    data_structures: StructureBatch | None,
-    property: str,
-    unit: str,
-    name: str,
-) -> EmbeddedViewer | None:
+def embed_viewer(context: ReportContext) -> EmbeddedViewer | None:
     """Gather structures for the viewer: an even draw of the real ones and of each target's generated ones.
 
     Args:
-        sizes: What was generated.
-        maps: Principal components of the structures found, by training size, shape (k, 2).
-        data_map: Those of the whole labelled set, shape (N, 2).
-        data_properties: Shape (N,).
-        data_structures: N structures, where there are any.
-        property: Name of the property.
-        unit: Of it.
-        name: Heading of the viewer.
+        context: What the run has made.
 
     Returns:
         ``None`` when there are no structures, or no viewer in the chemiscope installed.
     """
     program = _program()
-    rows = _gather(sizes, maps, data_map, data_properties, data_structures)
-    if program is None or not rows.structures:
+    if program is None:
         return None
-    frame = map_frame(data_map, torch.cat(list(maps.values())) if maps else data_map)
-    content = _chemiscope_input(rows, frame=frame, property=property, unit=unit, name=name)
+    rows = _gather(context)
+    if not rows.structures:
+        return None
+    data = context.projection.data
+    points = [
+        points for label in context.evaluated if (points := context.project_structures(label)) is not None
+    ]
+    content = _chemiscope_input(rows, context, frame=map_frame(data, torch.cat(points) if points else data))
     text = json.dumps(_without_nan(content), separators=(",", ":"), allow_nan=False)
     script, licences = program
     return EmbeddedViewer(
@@ -84,6 +75,11 @@ def embed_viewer(
         count=len(rows.structures),
         left_out=rows.left_out,
     )
+
+
+def viewer_is_there() -> bool:
+    """Whether the chemiscope that is installed brings its program along."""
+    return _program() is not None
 
 
 @functools.cache
@@ -112,68 +108,66 @@ class _Rows:
 
     def __init__(self) -> None:
         self.structures: list[StructureBatch] = []
-        self.columns: dict[str, list[Any]] = {
-            name: [] for name in ("kind", "x", "y", "property", "surrogate", "asked", "loss", "status")
-        }
+        self.columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
         self.left_out = 0
 
     def add(self, structure: StructureBatch, **values: Any) -> None:
         self.structures.append(structure)
         for name, column in self.columns.items():
-            column.append(values[name])
+            column.append(values.get(name, "" if name in _TEXTS else None))
 
 
-def _gather(
-    sizes: Mapping[str, Evaluated],
-    maps: Mapping[str, Tensor],
-    data_map: Tensor,
-    data_properties: Tensor,
-    data_structures: StructureBatch | None,
-) -> _Rows:
-    rows = _Rows()
+def _gather(context: ReportContext) -> _Rows:
+    rows, reference = _Rows(), context.reference
     structures = {
-        label: of.samples.structures for label, of in sizes.items() if of.samples.structures is not None
+        label: of.samples.structures
+        for label, of in context.evaluated.items()
+        if of.samples.structures is not None and len(of.samples.structures)
     }
+    batches = [batch for batch in (reference.structures, *structures.values()) if batch is not None]
+    total, atoms = sum(map(len, batches)), sum(len(batch.atomic_numbers) for batch in batches)
+    share = min(1.0, _MOST_ATOMS / max(1, atoms / max(1, total) * (_MOST_REAL + _MOST_GENERATED)))
+    if reference.structures is not None:
+        # Ordered by property, so that an even draw has all of its range.
+        order = reference.properties.argsort()
+        for i in order[_evenly(len(order), int(_MOST_REAL * share))].tolist():
+            x, y = context.projection.data[i].tolist()
+            value = float(reference.properties[i])
+            rows.add(reference.structures[i], kind="real", x=x, y=y, property=value, status="real")
+    candidates = {(one.generator, one.index): one for one in context.candidates}
     groups = [
         (label, target)
         for label in structures
-        for target in torch.unique(sizes[label].samples.structure_targets).tolist()
+        for target in context.evaluated[label].samples.structure_targets.unique().tolist()
     ]
-    batches = [batch for batch in (data_structures, *structures.values()) if batch]
-    total = sum(len(batch) for batch in batches)
-    atoms = sum(len(batch.atomic_numbers) for batch in batches)
-    room = min(1.0, _MOST_ATOMS / max(1, atoms / max(1, total) * (_MOST_REAL + _MOST_GENERATED)))
-    if data_structures is not None:
-        # Ordered by property, so that an even draw has all of its range.
-        order = data_properties.argsort()
-        for i in order[_evenly(len(order), int(_MOST_REAL * room))].tolist():
-            rows.add(
-                data_structures[i],
-                kind="real",
-                x=float(data_map[i, 0]),
-                y=float(data_map[i, 1]),
-                property=float(data_properties[i]),
-                surrogate=None,
-                asked=None,
-                loss=None,
-                status="real",
-            )
     for label, target in groups:
-        samples = sizes[label].samples
-        predicted, computed = sizes[label].values("surrogate"), sizes[label].values("energy")
-        usable = torch.isfinite(maps[label]).all(1) & (samples.structure_targets == target)
-        here = torch.nonzero(usable).flatten()
-        for k in here[_evenly(len(here), int(_MOST_GENERATED * room / len(groups)))].tolist():
+        samples = context.evaluated[label].samples
+        points = context.project_structures(label)
+        if points is None:
+            points = torch.zeros(len(samples.rows), 2)
+        usable = torch.isfinite(points).all(1) & (samples.structure_targets == target)
+        # Best first, so that what there is no room for is the worst.
+        here = sorted(
+            torch.nonzero(usable).flatten().tolist(),
+            key=lambda k: candidates[label, k].rank or len(samples.rows) + k,
+        )
+        predicted = context.evaluated[label].values("surrogate")
+        for k in here[: max(1, int(_MOST_GENERATED * share / len(groups)))]:
+            one = candidates[label, k]
             rows.add(
                 structures[label][k],
                 kind=f"generated, {label}" if len(structures) > 1 else "generated",
-                x=float(maps[label][k, 0]),
-                y=float(maps[label][k, 1]),
-                property=None if computed is None else float(computed[k]),
+                x=float(points[k, 0]),
+                y=float(points[k, 1]),
+                property=one.computed,
                 surrogate=None if predicted is None else float(predicted[samples.rows[k]]),
-                asked=target,
+                target=target,
                 loss=None if samples.loss is None else float(samples.loss[k]),
-                status=samples.status[k].replace("_", " "),
+                status=one.status or "generated",
+                rank=one.rank,
+                file=one.file,
+                space_group=one.space_group,
+                moved=one.moved,
             )
     rows.left_out = total - len(rows.structures)
     return rows
@@ -185,37 +179,49 @@ def _evenly(total: int, at_most: int) -> Tensor:
     return torch.linspace(0, total - 1, max(1, at_most), dtype=torch.float64).long()
 
 
-def _chemiscope_input(rows: _Rows, *, frame: Frame, property: str, unit: str, name: str) -> dict[str, Any]:
+def _chemiscope_input(rows: _Rows, context: ReportContext, *, frame: Frame) -> dict[str, Any]:
     import chemiscope
-    import numpy as np
 
     from whorl.structures.convert import to_ase
 
-    columns = rows.columns
+    columns, (property, unit) = rows.columns, (context.results.property, context.results.unit)
     (left, right), (bottom, top) = frame
+    by = method_name(next((one.computed_by for one in context.candidates if one.computed_by), ""))
     described = (
         ("component 1", "x", "", "first principal component of the standardised features"),
         ("component 2", "y", "", "second principal component of the standardised features"),
-        (property, "property", unit, "of real data as labelled, of generated structures by the potential"),
-        ("by surrogate", "surrogate", unit, "judged from the generated features"),
-        ("asked for", "asked", unit, "what the generator was given"),
-        ("inversion loss", "loss", "", "what the search for atoms left"),
-        ("kind", "kind", "", ""),
-        ("status", "status", "", "how the search for atoms ended"),
+        (
+            property,
+            "property",
+            unit,
+            f"of real structures as labelled, of generated ones by {by}",
+        ),
+        ("by surrogate", "surrogate", unit, "of the generated features"),
+        ("requested", "target", unit, "value that the generator was conditioned on"),
+        ("reconstruction loss", "loss", "", "difference of features after the search"),
+        ("rank", "rank", "", "among the candidates"),
+        ("moved", "moved", "Å", "by refinement"),
+        ("kind", "kind", "", "real or generated"),
+        ("space group", "space_group", "", ""),
+        ("status", "status", "", "how reconstruction and refinement ended"),
+        ("file", "file", "", "in the folder of candidates"),
     )
     properties: dict[str, Any] = {}
     for title, column, units, description in described:
         values: Any = columns[column]
-        if all(value is None for value in values):
-            continue
-        if column not in ("kind", "status"):
+        if column in _TEXTS:
+            if not any(values):
+                continue
+        else:
             values = np.array([np.nan if value is None else float(f"{value:.6g}") for value in values])
             values[~np.isfinite(values)] = np.nan
+            if np.isnan(values).all():
+                continue
         properties[title] = {
             "target": "structure",
             "values": values,
             **({"units": units} if units else {}),
-            "description": description,
+            **({"description": description} if description else {}),
         }
     color: dict[str, Any] = {"property": property if property in properties else "component 1"}
     known = sorted(value for value in columns["property"] if value is not None and math.isfinite(value))
@@ -229,7 +235,7 @@ def _chemiscope_input(rows: _Rows, *, frame: Frame, property: str, unit: str, na
             shown.replace(positions=shown.positions.detach().double().round(decimals=4), info=())
         ),
         properties=properties,
-        metadata={"name": name},
+        metadata={"name": context.title},
         settings=chemiscope.quick_settings(
             symbol="kind",
             periodic=periodic,
@@ -242,10 +248,9 @@ def _chemiscope_input(rows: _Rows, *, frame: Frame, property: str, unit: str, na
             },
         ),
     )
-    # Shown first: a generated structure, where there is one.
-    content["settings"]["pinned"] = [
-        next((i for i, kind in enumerate(columns["status"]) if kind != "real"), 0)
-    ]
+    # Shown first: the best candidate, where there is one.
+    ranks = {rank: row for row, rank in enumerate(columns["rank"]) if rank is not None}
+    content["settings"]["pinned"] = [ranks[min(ranks)] if ranks else 0]
     return content
 
 

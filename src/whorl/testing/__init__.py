@@ -8,6 +8,7 @@ from whorl.testing.executors import check_executor
 from whorl.testing.generators import check_generator
 from whorl.testing.potentials import check_potential
 from whorl.testing.refiners import check_refiner
+from whorl.testing.report_sections import check_report_section
 from whorl.testing.representations import check_representation
 from whorl.testing.solvers import check_solver
 from whorl.testing.surrogates import check_surrogate
@@ -18,6 +19,7 @@ __all__ = [
     "check_generator",
     "check_potential",
     "check_refiner",
+    "check_report_section",
     "check_representation",
     "check_solver",
     "check_surrogate",

@@ -13,6 +13,7 @@ from whorl.datasets.crystal_files import cif_text
 from whorl.datasets.extxyz import write_extxyz
 from whorl.errors import InputError
 from whorl.evaluation.candidates import COLUMNS, Candidate
+from whorl.evaluation.results import Evaluated
 from whorl.evaluation.samples import Samples
 from whorl.files import write_text
 
@@ -21,7 +22,7 @@ TABLE = "candidates.csv"
 
 def write_candidates(
     candidates: Sequence[Candidate],
-    samples: Mapping[str, Samples],
+    evaluated: Mapping[str, Evaluated],
     folder: Path,
     *,
     provenance: Mapping[str, Any],
@@ -34,7 +35,7 @@ def write_candidates(
 
     Args:
         candidates: From :func:`~whorl.evaluation.candidates.rank_candidates`.
-        samples: Of each generator, from which they were made.
+        evaluated: What they were made of.
         folder: Made when absent.
         provenance: Version, seed and recipe hash, written into each file.
     """
@@ -42,7 +43,7 @@ def write_candidates(
     earlier = {candidate["file"] for candidate in read_candidates(table)} if table.is_file() else set()
     written = [
         dataclasses.replace(
-            candidate, file=_write(candidate, samples[candidate.generator], folder, provenance)
+            candidate, file=_write(candidate, evaluated[candidate.generator].samples, folder, provenance)
         )
         for candidate in candidates
     ]

@@ -100,6 +100,11 @@ class RunFolder:
         return self.path / "evaluate" / "results.json"
 
     @property
+    def candidates(self) -> Path:
+        """Table of the candidates; their files lie beside it."""
+        return self.path / "candidates" / "candidates.csv"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.path / "report" / "report.html"

@@ -24,6 +24,7 @@ STAGES = (
     "reconstruct",
     "refine",
     "evaluate",
+    "candidates",
     "report",
 )
 """In order; a step ``train/n300`` belongs to the stage ``train``."""
@@ -69,6 +70,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     """
     # Imported here, since they bring torch: reading a recipe does without.
     from whorl.workflow.stages import (
+        candidates,
         data,
         encode,
         evaluate,
@@ -81,6 +83,6 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     )
 
     run = RunFolder(folder, recipe)
-    stages = (data, encode, sample, train, generate, reconstruct, refine, evaluate, report)
+    stages = (data, encode, sample, train, generate, reconstruct, refine, evaluate, candidates, report)
     steps = [step for stage in stages for step in stage.steps(run)]
     return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))

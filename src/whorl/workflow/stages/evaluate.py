@@ -9,15 +9,17 @@ from typing import Any
 
 from whorl.errors import MissingExtraError, import_extra
 from whorl.evaluation import running
+from whorl.evaluation.candidates import rank_candidates
 from whorl.evaluation.evaluators.base import EvaluationContext, Evaluator
 from whorl.evaluation.metrics import Metrics
-from whorl.evaluation.results import Evaluated, Results, results_of
+from whorl.evaluation.results import Evaluated, results_of
 from whorl.evaluation.running import file_of
 from whorl.evaluation.samples import Reference, Samples
 from whorl.evaluation.settings import EvaluatorSettings
 from whorl.files import check_folder, damage_named, provenance, read_json, write_json
 from whorl.report import write_samples, write_structures, write_tables
 from whorl.surrogates import load_surrogate
+from whorl.workflow.candidates import write_candidates
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
@@ -181,7 +183,7 @@ def evaluate_files(
                 ) from error
     common: dict[str, Any] = {"tolerance": settings.tolerance, "seed": 0, "monitor": monitor}
     prepare(reference, evaluators, output=output / "reference", **common)
-    evaluate(
+    evaluated = evaluate(
         {"all": (samples, with_training_rows(reference, rows))},
         evaluators,
         prepared=output / "reference",
@@ -190,6 +192,10 @@ def evaluate_files(
         made_with=provenance(),
         **common,
     )
+    if structures is not None:
+        write_candidates(
+            rank_candidates(evaluated), evaluated, output / "candidates", provenance=provenance()
+        )
     return output / "results.json"
 
 
@@ -228,7 +234,7 @@ def evaluate(
     output: Path,
     made_with: Mapping[str, Any],
     monitor: Monitor,
-) -> Results:
+) -> dict[str, Evaluated]:
     """Evaluate samples by all evaluators that apply to them.
 
     Written are the metrics of each, ``<label>/<kind>.json``, the results of all in ``results.json`` and
@@ -276,7 +282,7 @@ def evaluate(
             write_structures(of, output / f"structures-{label}.extxyz", provenance=made_with)
     write_samples(evaluated, output / "samples.csv")
     write_tables(results, output, provenance=made_with)
-    return results
+    return evaluated
 
 
 def _read_prepared(path: Path) -> dict[str, Any] | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from whorl.errors import InputError
-from whorl.evaluation.evaluators.cgcnn import real_properties
-from whorl.evaluation.results import Evaluated, Results
+from whorl.evaluation.candidates import rank_candidates
+from whorl.evaluation.results import Results
 from whorl.files import damage_named, provenance, read_json
+from whorl.generators.io import read_training_record
 from whorl.report import make_table, write_report
-from whorl.report.crystals import CrystalSection, crystal_section
+from whorl.report.sections.base import ReportContext
 from whorl.report.tables import Table
 from whorl.workflow.engine import MARKER, Step, read_marker, refresh
 from whorl.workflow.monitor import Monitor
@@ -27,7 +29,7 @@ _SHARES = (
     ("unique", "uniqueness", "percent_unique"),
     ("new", "novelty", "percent_novel"),
 )
-_SAID_ELSEWHERE = ("generate", "evaluate", "report")  # their warnings are among the metrics
+_SAID_ELSEWHERE = ("generate", "evaluate", "candidates", "report")  # their warnings are among the metrics
 
 
 def steps(run: RunFolder) -> Iterator[Step]:
@@ -37,7 +39,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
         name="report",
         settings={"name": run.recipe.name, **settings.model_dump(mode="json")},
         run=partial(_write, run),
-        needs=("evaluate",),
+        needs=("evaluate", *(("candidates",) if run.recipe.reconstruct is not None else ())),
     )
 
 
@@ -66,36 +68,32 @@ def write_report_of(run: RunFolder, *, output: Path) -> None:
     """Write the report of a run from what lies in its folder."""
     recipe = run.recipe
     warnings, skipped = _notes(run)
-    results = read_results(run.results)
     evaluated = evaluated_of(run)
-    energies = [of.metrics["energy"] for of in evaluated.values() if "energy" in of.metrics]
-    write_report(
-        output,
-        results=results,
-        sizes=evaluated,
+    prepared = {path.stem: read_json(path) for path in run.prepared("any").parent.glob("*.json")}
+    prepared.pop(Path(MARKER).stem, None)
+    context = ReportContext(
         title=recipe.report.title or recipe.name,
+        results=read_results(run.results),
+        evaluated=evaluated,
+        candidates=rank_candidates(evaluated),
         recipe=recipe.model_dump(mode="json"),
         provenance=provenance(seed=recipe.seed, settings=recipe.decisive()),
         warnings=warnings,
         skipped=skipped,
+        prepared=prepared,
+        training=_training(run),
         gallery=recipe.report.gallery,
-        agreement=energies[0].overall["agreement"] if energies else "",
-        crystals=_crystal_section(run, evaluated),
     )
+    write_report(output, context)
 
 
-def _crystal_section(run: RunFolder, evaluated: Mapping[str, Evaluated]) -> CrystalSection | None:
-    reference = next(iter(evaluated.values())).reference
-    if reference.structures is None or any(of.samples.crystals is None for of in evaluated.values()):
-        return None
-    prepared = run.prepared("cgcnn")
-    return crystal_section(
-        evaluated,
-        real=reference.structures[reference.evenly(run.recipe.evaluate.real)],
-        real_predicted=real_properties(read_json(prepared)) if prepared.is_file() else {},
-        target_label=run.recipe.property_name.replace("_", " "),
-        gallery=run.recipe.report.gallery,
-    )
+def _training(run: RunFolder) -> dict[str, Mapping[str, Any]]:
+    """Read the training record of each model that has one."""
+    several = len(run.labels) > 1
+    models = {"surrogate": run.surrogate} | {
+        f"generator, {label}" if several else "generator": run.generator(label) for label in run.labels
+    }
+    return {name: record for name, path in models.items() if (record := read_training_record(path))}
 
 
 def read_results(path: Path) -> Results:

@@ -1,0 +1,94 @@
+"""Every section keeps the contract, and the check of the contract notices one that does not."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from whorl.axes import SECTIONS
+from whorl.report.sections.base import ReportSection
+from whorl.testing import check_report_section
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("candidates", "headlines", "warnings", "request", "surrogate", "energies", "diversity", "map"),
+        *("property", "reconstruction", "gallery", "explore", "training", "provenance"),
+    ],
+)
+def test_sections_keep_the_contract(kind, run):
+    curve = {"history": [{"epoch": 10, "training_loss": 1.0, "loss": 2.0}]}
+    context = run.context(gallery=1, skipped=[("a.cif", "no <atoms>")], training={"surrogate": curve})
+    check_report_section(SECTIONS.get(kind)(), context)
+
+
+class _Section(ReportSection):
+    """A section with any contents."""
+
+    kind = "any"
+    title = "Any"
+    order = 50
+    contents = "<p>4 &lt; 5<br>and 6</p>"
+    answer = True
+
+    def applies(self, context):
+        return self.answer
+
+    def html(self, context):
+        return self.contents
+
+
+def test_a_good_section_passes(run):
+    check_report_section(_Section(), run.context())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"contents": "<p>not closed"}, "<p> is never closed"),
+        ({"contents": "<p><b>crossed</p></b>"}, "</p> closes <b>"),
+        ({"contents": '<img src="https://example.org/a.png">'}, "refers to 'https://example.org/a.png'"),
+        ({"contents": "<h2>Any</h2>"}, "<h2> belongs to the page"),
+        ({"contents": " "}, "is empty"),
+        ({"contents": None}, "returns a NoneType"),
+        ({"answer": 1}, "expected True or False"),
+        ({"answer": False}, "does not apply"),
+        ({"title": None}, "title is no text"),
+        ({"order": "last"}, "order is no number"),
+    ],
+)
+def test_a_broken_section_is_noticed(changes, words, run):
+    broken = type("Broken", (_Section,), changes)
+    with pytest.raises(AssertionError) as error:
+        check_report_section(broken(), run.context())
+    assert words in str(error.value)
+
+
+def test_contents_that_change_are_noticed(run):
+    class Counting(_Section):
+        """Counts."""
+
+        count = 0
+
+        def html(self, context):
+            self.count += 1
+            return f"<p>{self.count}</p>"
+
+    with pytest.raises(AssertionError, match="different contents"):
+        check_report_section(Counting(), run.context())
+
+
+def test_the_documented_section_keeps_the_contract(run, tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(from whorl\.report\.sections.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "documented_section.py").write_text(program, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    section = SECTIONS.get("documented_section:EnergyCalls")()
+    assert not section.applies(run.context())
+    calls = torch.full((12,), 3)
+    run.samples = {label: samples.replace(energy_calls=calls) for label, samples in run.samples.items()}
+    context = run.context()
+    check_report_section(section, context)
+    assert section.html(context) == "<p>3.0 energy calls a structure.</p>"
