@@ -185,3 +185,13 @@ def test_reconstructs_a_cluster_from_symmetry_functions():
     assert result.status == (InversionStatus.CONVERGED,)
     found, sought = (torch.pdist(s.positions).sort().values for s in (result.structures, hidden))
     torch.testing.assert_close(found, sought, atol=0.05, rtol=0)
+
+
+def test_frozen_atoms_do_not_move():
+    problem = make_problem([4, 3])
+    frozen = torch.tensor([True, False, False, True, False, True, False])
+    there = torch.arange(21, dtype=torch.float64).reshape(7, 3)
+    problem = problem.replace(frozen=frozen, template=problem.template.replace(positions=there))
+    found = algorithm1(problem, starts=2, hops=2, iterations=3, polish=3)
+    assert torch.equal(found.structures.positions[frozen], there[frozen])
+    assert not bool((found.structures.positions[~frozen] == there[~frozen]).any())

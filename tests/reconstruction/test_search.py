@@ -2,14 +2,16 @@ import math
 
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.spacegroup import crystal
 
 from whorl.errors import InputError
 from whorl.evaluation.matching import rmsd
-from whorl.reconstruction import InversionProblem, InversionStatus, PopulationSettings, solve
+from whorl.reconstruction import InversionProblem, InversionStatus, PopulationSettings, Reconstruction, solve
 from whorl.reconstruction.checkpoint import Checkpoint
 from whorl.reconstruction.population.search import _Search
+from whorl.reconstruction.population.starts import given_starts
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, from_ase
 from whorl.symmetry.detection import space_group_numbers
@@ -233,3 +235,55 @@ def test_a_space_group_that_does_not_fit_is_refused():
         solve(InversionProblem(**fields, space_group=194), budget_evaluations=10)
     with pytest.raises(InputError, match="do not fill orbits"):
         solve(InversionProblem(**fields, space_group=230), budget_evaluations=10)
+
+
+def test_a_target_that_cannot_have_the_space_group_is_refused_and_the_others_are_found():
+    salt, other = bulk("NaCl", "rocksalt", a=5.64, cubic=True), bulk("NaCl", "rocksalt", a=5.64)
+    batch = from_ase([salt, other])  # the primitive cell's two atoms are no orbit of group 62
+    acsf = ACSF.crystal(["Na", "Cl"], cutoff=4.0)
+    problem = InversionProblem(representation=acsf, target=acsf(batch), template=batch, space_group=221)
+    found = solve(problem, budget_evaluations=500)
+    assert list(found.refused) == [1] and "space group 221" in found.refused[1]
+    assert found.status[0] is InversionStatus.CONVERGED and found.status[1] is InversionStatus.FAILED
+    made = Reconstruction.of(found)
+    assert made.rows.tolist() == [0] and list(made.skipped) == [1] and len(made.structures) == 1
+
+
+def test_structures_given_as_starts_are_where_the_search_begins():
+    """A start near the solution, its atoms in another order, is the answer of a search of one round."""
+    ethane = molecule("C2H6")
+    ethane.rattle(0.05, seed=1)
+    problem, original = problem_of([ethane], MOLECULES)
+    start = ethane[[6, 2, 0, 3, 1, 7, 4, 5]]
+    start.rattle(0.01, seed=2)
+    few = PopulationSettings(candidates=2, first=2, opening=(2, 2))
+    found = solve(problem, budget_evaluations=1, population=few, starts=[start])
+    without = solve(problem, budget_evaluations=1, population=few)
+    assert found.status[0] is InversionStatus.CONVERGED and float(rmsd(found.structures, original)[0]) < 1e-3
+    assert without.status[0] is not InversionStatus.CONVERGED
+
+
+def test_starts_fit_a_fixed_cell_and_leave_frozen_atoms_where_they_are():
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    batch = from_ase(salt)
+    acsf = ACSF.crystal(["Na", "Cl"], cutoff=4.0)
+    frozen = torch.arange(8) < 2
+    problem = InversionProblem(representation=acsf, target=acsf(batch), template=batch, frozen=frozen)
+    start = bulk("NaCl", "rocksalt", a=6.0, cubic=True)
+    ((positions, cell),) = given_starts(problem, [start])[0]
+    assert torch.equal(cell, batch.cells[0]) and torch.equal(positions[frozen], batch.positions[frozen])
+    torch.testing.assert_close(positions, batch.positions)
+
+
+@pytest.mark.parametrize(
+    ("starts", "words"),
+    [
+        ([molecule("H2O")], r"expected the template's composition, CH4"),
+        ([molecule("CH4")] * 2, "got 2, expected an entry for each of 1"),
+        ([Atoms("CH4", positions=[[0, 0, float("nan")]] * 5)], "not finite"),
+    ],
+)
+def test_starts_that_do_not_fit_are_refused(starts, words):
+    problem, _ = problem_of([molecule("CH4")], MOLECULES)
+    with pytest.raises(InputError, match=words):
+        solve(problem, starts=starts)

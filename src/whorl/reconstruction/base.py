@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whorl.reconstruction.objective import InversionProblem
@@ -31,6 +31,8 @@ class ReconstructionContext:
         templates: Composition, periodicity and (unless it is sought too) cell for each of the B features;
             None where these follow from the features themselves.
         free_cell: Whether the templates' cells are only a first guess.
+        frozen: Atoms of the templates that do not move, shape (A,); None for none.
+        starts: For each of the features structures that the search begins with besides random ones.
         names: A name for each of the features; random numbers follow from it. Empty for none.
         elements: Chemical symbols that structures may have; empty for any.
         requested: What structures were requested to have: ``elements``, ``formula``, ….
@@ -45,6 +47,8 @@ class ReconstructionContext:
     representation: Representation
     templates: StructureBatch | None = None
     free_cell: bool = False
+    frozen: Bool[Tensor, "A"] | None = None
+    starts: tuple[StructureBatch | None, ...] | None = None
     names: tuple[str, ...] = ()
     elements: tuple[str, ...] = ()
     requested: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +74,7 @@ class ReconstructionContext:
             names=self.names or None,
             template=self.templates,
             free_cell=self.free_cell,
+            frozen=self.frozen,
             # With weights of its own the search would look for what is nearest by another measure.
             weights=torch.ones(flat.shape[1], dtype=torch.float64) if self.weights is None else self.weights,
             **options,
@@ -103,11 +108,13 @@ class Reconstruction:
     @classmethod
     def of(cls, result: InversionResult) -> Reconstruction:
         """Return the result of a search in the common form."""
+        rows = [row for row in range(len(result)) if row not in result.refused]
         return cls(
-            structures=result.structures,
-            rows=torch.arange(len(result)),
-            loss=result.loss,
-            status=tuple(status.value for status in result.status),
+            structures=result.structures[rows],
+            rows=torch.tensor(rows, dtype=torch.int64),
+            loss=result.loss[rows],
+            status=tuple(result.status[row].value for row in rows),
+            skipped=result.refused,
         )
 
     def __len__(self) -> int:

@@ -164,7 +164,7 @@ def algorithm1(
     loss = torch.cat([piece["loss"] for piece in found])
     structures = problem.template.replace(positions=torch.cat([piece["positions"] for piece in found]))
     return InversionResult(
-        structures=centred(structures),
+        structures=centred(structures) if problem.frozen is None else structures,
         loss=loss,
         status=statuses(
             loss,
@@ -302,10 +302,17 @@ def _run_starts(
         return [derive_seed(settings.seed, purpose, start, key) for key, start in labels]
 
     structures = random_starts(items.template, seeds=seeds("start"), radius=settings.radius)
+    free = None if items.frozen is None else ~items.frozen[:, None]
+    if free is not None:
+        structures = structures.replace(
+            positions=torch.where(free, structures.positions, items.template.positions)
+        )
     best: SolverState | None = None
     for hop in range(settings.hops):
         if hop:
             displacements = random_displacements(structures, seeds=seeds(f"hop {hop}"), scale=settings.noise)
+            if free is not None:
+                displacements = displacements * free
             structures = structures.replace(positions=structures.positions + displacements)
         stage = f"starts {group[0] + 1}-{group[-1] + 1}, hop {hop + 1} of {settings.hops}"
         state = _descend(settings.solver, items, structures, settings.iterations, meter, stage)

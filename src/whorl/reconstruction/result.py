@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
@@ -72,6 +72,7 @@ class InversionResult:
             best structure comes again and again has hardly a better one.
         infeasibility: How likely it is that no structure has the fingerprint, from 0 to 1, shape (T,); see
             :func:`whorl.reconstruction.population.feasibility.infeasibility`.
+        refused: Targets that could not be searched, and why: their structures mean nothing.
     """
 
     structures: StructureBatch
@@ -84,6 +85,7 @@ class InversionResult:
     restarts: Int[Tensor, "T"] | None = None
     agreeing: Int[Tensor, "T"] | None = None
     infeasibility: Float[Tensor, "T"] | None = None
+    refused: Mapping[int, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return in one line how the searches ended."""

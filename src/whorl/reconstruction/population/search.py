@@ -32,7 +32,7 @@ from whorl.reconstruction.checkpoint import Checkpoint
 from whorl.reconstruction.objective import MIN_DISTANCE, InversionProblem
 from whorl.reconstruction.population.feasibility import agreeing, infeasibility
 from whorl.reconstruction.population.moves import Atoms
-from whorl.reconstruction.population.starts import varied_starts
+from whorl.reconstruction.population.starts import given_starts, varied_starts
 from whorl.reconstruction.population.target_search import (
     Jobs,
     PopulationSettings,
@@ -46,8 +46,10 @@ from whorl.reconstruction.solvers.settings import SolverSettings
 from whorl.reconstruction.starts import content_key
 from whorl.seeds import derive_seed
 from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures
 from whorl.symmetry.coordinates import SymmetryCoordinates
 from whorl.symmetry.groups import Group
+from whorl.tensor_files import tensors_hash
 
 _AT_ONCE = 32  # targets that are searched at the same time
 _NUMBERS = 20_000_000  # that the Jacobians of a batch may hold
@@ -76,6 +78,7 @@ def solve(
     tolerance: float = 1e-3,
     population: PopulationSettings | None = None,
     solver: SolverSettings | None = None,
+    starts: Sequence[Structures | None] | None = None,
     invalid_above: float | None = None,
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
@@ -100,6 +103,8 @@ def solve(
         population: How the search is laid out.
         solver: Of the descents; ``None``: Levenberg–Marquardt. One that is not ``general`` holds cells fixed
             and keeps no symmetry.
+        starts: For each target structures that its first population begins with, besides random ones; of the
+            composition of its template, in any order of the atoms. In a fixed cell they are strained to it.
         invalid_above: Loss above which an unsolved target is called invalid. ``None`` leaves that to
             :func:`whorl.reconstruction.population.feasibility.infeasibility`.
         checkpoint: Folder in which finished targets are kept. The same call made again goes on from there.
@@ -109,7 +114,8 @@ def solve(
         For each target the best structure, its loss, a status, and all different solutions that were found.
 
     Raises:
-        InputError: A setting out of range, or a solver that cannot do what is asked.
+        InputError: A setting out of range, a solver that cannot do what is asked, starts that do not fit,
+            or a space group that no target can have (one that only some cannot have is in ``refused``).
     """
     population = population or PopulationSettings()
     if problem.min_distance is None:
@@ -121,6 +127,7 @@ def solve(
     ):
         raise InputError("budget: expected a positive number of evaluations, and of seconds.")
     search = _Search(problem, population, solver, seed, batch_size, tolerance, budget_evaluations)
+    given = given_starts(problem, starts)
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     store = None
     if checkpoint is not None:
@@ -133,8 +140,11 @@ def solve(
         }
         if solver is not None:
             settings["solver"] = solver.model_dump(mode="json")
+        if starts is not None:
+            flat = [(k, *start) for k, some in enumerate(given) for start in some]
+            settings["starts"] = [(k, tensors_hash({"x": x, "cell": cell})) for k, x, cell in flat]
         store = Checkpoint(Path(checkpoint), problem=problem, settings=settings)
-    targets = [search.target(index) for index in range(len(problem))]
+    targets = [search.target(index, given[index]) for index in range(len(problem))]
     resumed = [target for target in targets if store and target.restore(store)]
     waiting = [target for target in targets if target not in resumed]
     at_once = len(problem) if deadline is not None else _AT_ONCE
@@ -159,10 +169,13 @@ def solve(
             done += finished
             if store:
                 for target in finished:
-                    target.keep(store)
+                    if target.refused is None:
+                        target.keep(store)
         else:
             search.round(running)
         report()
+    if targets and all(target.refused for target in targets):
+        raise InputError(str(targets[0].refused))
     return search.result(targets)
 
 
@@ -209,7 +222,7 @@ class _Search:
         if problem.weights is not None:
             self.weights = problem.weights.expand_as(problem.target).clone()
 
-    def target(self, index: int) -> TargetSearch:
+    def target(self, index: int, given: Sequence[tuple[Tensor, Tensor]] = ()) -> TargetSearch:
         template = self.problem.template[index]
         frozen = self.problem.select([index]).frozen
         free = torch.ones_like(template.atomic_numbers, dtype=torch.bool) if frozen is None else ~frozen
@@ -219,11 +232,12 @@ class _Search:
         names = self.problem.names
         key = content_key(self.problem.target[index], template) if names is None else names[index]
         rng = torch.Generator().manual_seed(derive_seed(self.seed, "solve", key))
-        return TargetSearch(index, atoms, template, rng)
+        return TargetSearch(index, atoms, template, rng, given)
 
     def is_over(self, target: TargetSearch) -> bool:
         exact = target.best_loss < _EXACT**2
-        return (target.solved and (exact or target.settled)) or self._is_spent(target)
+        done = target.solved and (exact or target.settled)
+        return target.refused is not None or done or self._is_spent(target)
 
     def _is_spent(self, target: TargetSearch) -> bool:
         budget = self.budget
@@ -249,7 +263,12 @@ class _Search:
     def _round(self, targets: list[TargetSearch]) -> None:
         fresh = [target for target in targets if len(target.loss) == 0]
         if fresh:
-            self._open(fresh)
+            try:
+                self._open(fresh)
+            except InputError as error:  # such as a space group that these atoms cannot have
+                for target in fresh:
+                    target.refused = str(error)
+                return
         else:
             self._breed(targets)
         for target in fresh or targets:
@@ -284,6 +303,12 @@ class _Search:
         jobs = jobs.pick(chosen)
         if any(target.is_large for target in targets):
             jobs = self._screened(jobs)
+        given = Jobs(targets, [], [], [], [])
+        for k, target in enumerate(targets):
+            for positions, cell in () if target.ends else target.given:
+                given.append(k, positions, cell, None)
+        if given.of:
+            jobs = jobs.and_also(given)
         broad, fine = size.opening
         self._deliver(self._improve(jobs, broad=broad, fine=fine))
         self._complete(targets)
@@ -322,10 +347,7 @@ class _Search:
             best = max(1, math.ceil(size.parents * len(target.loss)))
             parents = torch.randint(best, (size.children,), generator=target.rng)
             for positions, cell, group in target.children(parents, size.moves):
-                jobs.positions.append(positions)
-                jobs.cells.append(cell)
-                jobs.groups.append(group)
-                jobs.of.append(k)
+                jobs.append(k, positions, cell, group)
         jobs = self._improve(jobs, broad=size.coarse)
         self._deliver(self._improve(jobs.pick(self._promising(jobs, size.promising)), fine=size.fine))
         self._complete(targets)
@@ -510,6 +532,9 @@ class _Search:
 
     def finish(self, targets: list[TargetSearch], invalid_above: float | None) -> None:
         """Settle what each target ends with: the structure, its loss and its status."""
+        targets = [target for target in targets if target.refused is None]
+        if not targets:
+            return
         for target in targets:
             found = target.loss <= max(_TWIN**2, target.best_loss) if target.solved else target.loss < 0
             target.found = target.positions[found], target.cells[found]
@@ -584,6 +609,7 @@ class _Search:
             restarts=torch.tensor([target.restarts for target in targets], dtype=torch.int64),
             agreeing=torch.tensor([target.agreeing for target in targets], dtype=torch.int64),
             infeasibility=torch.tensor([target.infeasibility for target in targets], dtype=torch.float64),
+            refused={target.index: target.refused for target in targets if target.refused is not None},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,10 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whorl.errors import InputError
+from whorl.reconstruction.objective import InversionProblem
 from whorl.reconstruction.population.moves import Atoms, push_apart
 from whorl.reconstruction.starts import boxes_of
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import cells_from_parameters
+from whorl.structures.composition import formula
+from whorl.structures.convert import Structures, as_batch
 from whorl.symmetry.groups import Group, symmetric_arrangement
 from whorl.symmetry.point_groups import random_point_group
 from whorl.symmetry.space_groups import random_group, settings_of
@@ -83,9 +87,56 @@ def varied_starts(
             groups = _make_symmetric(positions, cells, atoms, rng, symmetric, per_group)
         positions = positions.to(device)
     if not bool(atoms.free.all()):
+        if not bool(periodic.any()):  # a cluster grows where its frozen atoms are
+            positions = positions + template.positions[~atoms.free].mean(0).to(dtype)
         positions = torch.where(atoms.free[:, None], positions, template.positions.to(dtype))
     positions = push_apart(positions, cells, atoms, closest=0.8, steps=30)
     return positions.to(template.dtype), cells.to(template.dtype), groups
+
+
+def given_starts(
+    problem: InversionProblem, starts: Sequence[Structures | None] | None
+) -> list[list[tuple[Float[Tensor, "n 3"], Float[Tensor, "3 3"]]]]:
+    """Return for each target positions and cells to begin with, atoms as its template has them.
+
+    Raises:
+        InputError: Not one entry a target, another composition than the template's, a start that is not
+            finite, or starts where a space group is to be kept.
+    """
+    if starts is None:
+        return [[] for _ in range(len(problem))]
+    if len(starts) != len(problem):
+        raise InputError(f"starts: got {len(starts)}, expected an entry for each of {len(problem)} targets.")
+    if problem.space_group is not None:
+        raise InputError("starts: those of a space group are made for it. Leave out the starts or the group.")
+    names = problem.names or [f"target {k}" for k in range(len(problem))]
+    given: list[list[tuple[Tensor, Tensor]]] = []
+    for k, some in enumerate(starts):
+        template = problem.template[k]
+        frozen = problem.select([k]).frozen
+        order = template.atomic_numbers.argsort(stable=True)
+        given.append([])
+        for start in () if some is None else as_batch(some).to(dtype=template.dtype, device=template.device):
+            from_start = start.atomic_numbers.argsort(stable=True)
+            if not torch.equal(start.atomic_numbers[from_start], template.atomic_numbers[order]):
+                raise InputError(
+                    f"starts of {names[k]}: got {formula(start)} of {len(from_start)} atoms, expected the "
+                    f"template's composition, {formula(template)} of {len(order)} atoms."
+                )
+            if not bool(torch.isfinite(start.positions).all() and torch.isfinite(start.cells).all()):
+                raise InputError(f"starts of {names[k]}: got positions or a cell that are not finite.")
+            positions, cell = start.positions, start.cells[0]
+            if bool(template.pbc.any()) and not problem.free_cell:
+                periodic = template.pbc[0]
+                fractional = positions @ torch.linalg.pinv(cell)
+                positions = positions + fractional[:, periodic] @ (template.cells[0] - cell)[periodic]
+                cell = template.cells[0]
+            placed = torch.empty_like(positions)
+            placed[order] = positions[from_start]
+            if frozen is not None:
+                placed = torch.where(frozen[:, None], template.positions, placed)
+            given[k].append((placed, cell))
+    return given
 
 
 def _random_cells(filled: float, count: int, rng: torch.Generator) -> Float[Tensor, "C 3 3"]:

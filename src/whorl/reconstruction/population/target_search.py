@@ -92,8 +92,17 @@ def symmetry_class(group: Group | None) -> int:
 class TargetSearch:
     """Search for one target, and all that it has found."""
 
-    def __init__(self, index: int, atoms: Atoms, template: StructureBatch, rng: torch.Generator) -> None:
+    def __init__(
+        self,
+        index: int,
+        atoms: Atoms,
+        template: StructureBatch,
+        rng: torch.Generator,
+        given: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> None:
         self.index, self.atoms, self.template, self.rng = index, atoms, template, rng
+        self.given = given  # positions and cells that the first population begins with
+        self.refused: str | None = None  # why it cannot be searched
         n = len(atoms.numbers)
         self.positions = template.positions.new_zeros(0, n, 3)
         self.cells = template.cells.new_zeros(0, 3, 3)
@@ -110,7 +119,7 @@ class TargetSearch:
         # Settled at the end.
         self.final_loss, self.infeasibility = math.inf, 0.0
         self.restarts, self.agreeing = 0, 0
-        self.status = InversionStatus.BUDGET_SPENT
+        self.status = InversionStatus.FAILED  # until it has ended
         self.found = self.positions, self.cells
 
     @property
@@ -289,6 +298,13 @@ class Jobs:
     cells: list[Tensor]
     groups: list[Group | None]
     loss: Tensor | None = None
+
+    def append(self, of: int, positions: Tensor, cell: Tensor, group: Group | None) -> None:
+        """Add one for a target."""
+        self.of.append(of)
+        self.positions.append(positions)
+        self.cells.append(cell)
+        self.groups.append(group)
 
     def pick(self, chosen: Sequence[int]) -> Jobs:
         """Return some of them, in the order asked for."""
