@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import contextlib
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from whorl.axes import RECONSTRUCTORS
 from whorl.settings import Count, Positive, SectionOfKind
@@ -45,6 +46,42 @@ class SearchSettings(ReconstructorSettings):
     composition: str | None = None
     """Atoms to place, such as BaTiO3; by default those requested in generate, or of the most similar
     structure."""
+    template: str | None = None
+    """File with one structure that gives composition, cell, periodicity and the places of frozen atoms."""
+    cell: str | tuple[float, float, float, float, float, float] | None = None
+    """Cell in which atoms are placed: a file with a structure that has it, or a, b, c in Å and α, β, γ in
+    degrees."""
+    frozen: list[Annotated[int, Field(ge=0)]] = []
+    """Atoms that do not move, counted from 0: of the template, the start, or the most similar structure."""
+    frozen_tag: int | None = None
+    """Tag (as ASE has them) of the atoms that do not move."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Files that the method reads: results depend on their contents."""
+        return tuple(value for value in (self.template, self.cell) if isinstance(value, str))
+
+    @property
+    def freezes(self) -> bool:
+        """Whether some atoms do not move."""
+        return bool(self.frozen) or self.frozen_tag is not None
+
+    @field_validator("cell", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            parts = value.replace(",", " ").split()
+            with contextlib.suppress(ValueError):
+                return tuple(float(part) for part in parts)
+        return value
+
+    @model_validator(mode="after")
+    def _places(self) -> SearchSettings:
+        if self.template is not None:
+            for name in ("cell", "composition"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"template gives the {name} too; give one of the two")
+        return self
 
     @field_validator("composition")
     @classmethod

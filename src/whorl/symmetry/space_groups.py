@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 from jaxtyping import Float, Int
 
+from whorl.errors import InputError
 from whorl.symmetry.detection import conventional_basis, space_group_settings
 from whorl.symmetry.groups import Group
 from whorl.symmetry.wyckoff import GRID
@@ -192,3 +193,22 @@ def _group(operations: set[tuple[int, ...]]) -> Group:
 
 def _split(key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(key[:9]).reshape(3, 3), np.array(key[9:])
+
+
+def space_group_number(symbol: str) -> int:
+    """Return the number of a space group by its symbol.
+
+    Raises:
+        InputError: There is none of this name.
+
+    >>> space_group_number("Fm-3m")
+    225
+    """
+    from ase.spacegroup import Spacegroup
+
+    try:
+        return int(symbol) if symbol.strip().isdecimal() else int(Spacegroup(symbol.strip()).no)
+    except Exception as error:  # whatever its table raises
+        raise InputError(
+            f"space group: got '{symbol}', expected a number from 1 to 230 or a symbol such as Fm-3m."
+        ) from error

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from whorl.reconstruction.base import Reconstruction, ReconstructionContext, SearchReconstructor
@@ -14,6 +14,16 @@ from whorl.reconstruction.population.search import solve
 from whorl.reconstruction.settings import SearchSettings
 from whorl.reconstruction.solvers.settings import SolverSettings
 from whorl.settings import Count
+from whorl.symmetry.space_groups import space_group_number
+
+
+DECODED = "decoded"
+_CONTRARY = (
+    ("free_cell", "cell"),
+    ("free_cell", "frozen atoms"),
+    ("space_group", "frozen atoms"),
+    ("space_group", "starts"),
+)
 
 
 class PopulationSearch(SearchReconstructor):
@@ -35,16 +45,51 @@ class PopulationSearch(SearchReconstructor):
         """Seek the cells too, instead of taking those of the most similar structures."""
         min_distance: Annotated[float, Field(ge=0, lt=1)] = 0.55
         """Minimum distance of two atoms as a fraction of the sum of their covalent radii; 0 for none."""
+        space_group: Annotated[int, Field(ge=1, le=230)] | None = None
+        """Space group that crystals must have, by number or symbol: starts have it and moves keep it."""
+        starts: str | None = None
+        """Structures that the search begins with, besides random ones: a file of them, each for the sample
+        whose id it has, else for all samples; or decoded, those of the closed form."""
         batch_size: Count | None = None
         """Structures that are worked on at once, which bounds the memory; 64 by default."""
         solver: SolverSettings | None = Field(None, json_schema_extra={"option": "descent"})
         """Solver of the descents, by name or as a section with its settings; levenberg_marquardt by default.
         The others hold cells fixed and keep no symmetry."""
 
+        @property
+        def inputs(self) -> tuple[str, ...]:
+            """Files that the method reads: results depend on their contents."""
+            given = self.starts is not None and self.starts != DECODED
+            return (*super().inputs, *([self.starts] if given else []))
+
+        @field_validator("space_group", mode="before")
+        @classmethod
+        def _number(cls, value: Any) -> Any:
+            return space_group_number(value) if isinstance(value, str) else value
+
+        @model_validator(mode="after")
+        def _agree(self) -> PopulationSearch.Settings:
+            asked = {
+                "free_cell": self.free_cell,
+                "cell": self.cell is not None,
+                "frozen atoms": self.freezes,
+                "space_group": self.space_group is not None,
+                "starts": self.starts is not None,
+            }
+            for one, other in _CONTRARY:
+                if asked[one] and asked[other]:
+                    raise ValueError(f"got {one} and {other}, expected one of the two")
+            return self
+
         def summary(self) -> str:
             """Return the search in a line of a report."""
             steps = "Levenberg–Marquardt" if self.solver is None else self.solver.kind.replace("_", "-")
             cells = ", cells free" if self.free_cell else ""
+            if self.space_group is not None:
+                cells += f", space group {self.space_group} kept"
+            if self.starts is not None:
+                begins = "decoded structures" if self.starts == DECODED else "structures that are given"
+                cells += f", beginning with {begins}"
             return (
                 f"population search with {steps} steps, from coarse to fine (sharp features count "
                 f"little at first), {self.budget_evaluations:,} evaluations for each representation{cells}"
@@ -57,11 +102,12 @@ class PopulationSearch(SearchReconstructor):
         own: Any = self.settings
         options = {} if own.batch_size is None else {"batch_size": own.batch_size}
         result = solve(
-            context.problem(features, min_distance=own.min_distance),
+            context.problem(features, min_distance=own.min_distance, space_group=own.space_group),
             budget_evaluations=own.reference_evaluations if context.real else own.budget_evaluations,
             seed=context.seed,
             invalid_above=math.inf if context.invalid_above is None else context.invalid_above,
             solver=own.solver,
+            starts=context.starts,
             checkpoint=context.directory,
             progress=context.progress,
             **options,
