@@ -24,7 +24,8 @@ _ONLY_ROUND_TRIP = ("representation", "pooling", "budget_seconds")
 _ONLY_GENERATED = ("dataset", "features", "rows")
 SEARCH_OF_GENERATED = (
     *("samples", "weights", "reference", "quantile", "margin", "composition"),
-    *("budget_evaluations", "reference_evaluations", "min_distance"),
+    *("budget_evaluations", "reference_evaluations", "min_distance", "solver"),
+    *("template", "cell", "frozen", "frozen_tag", "space_group", "starts"),
 )
 """Settings of a search that only generated features have."""
 _KINDS = {None: "population", "whorl": "population"}
@@ -131,7 +132,8 @@ def invert(
         if wrong := [name for name in said if name in _ONLY_GENERATED]:
             raise typer.BadParameter("belongs to generated features.", param_hint=_flag(wrong[0]))
         if wrong := [name for name in chosen if name in SEARCH_OF_GENERATED]:
-            raise typer.BadParameter("belongs to generated features.", param_hint=_flag(wrong[0]))
+            option = "--descent" if wrong[0] == "solver" else _flag(wrong[0])
+            raise typer.BadParameter("belongs to generated features.", param_hint=option)
         options = {
             "representation": _own_functions(representation),
             "pooling": None if pooling is None else tuple(name.strip() for name in pooling.split(",")),

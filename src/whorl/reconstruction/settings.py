@@ -62,6 +62,11 @@ class SearchSettings(ReconstructorSettings):
         return tuple(value for value in (self.template, self.cell) if isinstance(value, str))
 
     @property
+    def begins_with(self) -> str | None:
+        """Structures that the search begins with: a file, or ``decoded``; None for random ones alone."""
+        return None
+
+    @property
     def freezes(self) -> bool:
         """Whether some atoms do not move."""
         return bool(self.frozen) or self.frozen_tag is not None

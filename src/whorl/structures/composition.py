@@ -27,6 +27,12 @@ def formula(structure: Structures) -> str:
     return str(whole.reduce()[0].convert("metal"))
 
 
+def formula_of_all(structure: Structures) -> str:
+    """Return the formula of all atoms of a batch of one, such as Na4Cl4, metals first."""
+    symbols = Symbols(as_batch(structure).atomic_numbers.cpu().numpy())
+    return str(symbols.formula.convert("metal"))
+
+
 def species_of(structures: Structures) -> list[str]:
     """Return the chemical symbols that occur, by atomic number."""
     from ase.data import chemical_symbols

@@ -82,6 +82,11 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
         for path in recipe.surrogate.inputs:
             yield from _missing("surrogate", path)
 
+    @check("reconstruct")
+    def _given_files() -> Iterable[WhorlError]:
+        for path in recipe.reconstruct.inputs if recipe.reconstruct is not None else ():
+            yield from _missing("reconstruct", path)
+
     @check("train", "generate")
     def _memory() -> Iterable[WhorlError]:
         yield from _failing(lambda: _require_memory(recipe))

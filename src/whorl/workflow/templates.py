@@ -8,13 +8,13 @@ atoms (spheres of their covalent radii). Without any, it is a cube of 20 Å³ pe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whorl.conditions import satisfied
@@ -22,32 +22,36 @@ from whorl.datasets import FeatureSet
 from whorl.datasets.store import structures_of
 from whorl.errors import InputError
 from whorl.evaluation import nearest_rows, standardized
-from whorl.structures import StructureBatch
+from whorl.structures import StructureBatch, to_ase
+from whorl.structures.cells import cells_from_parameters
 from whorl.structures.composition import composition as counts_of
 from whorl.structures.composition import covalent_radii
+from whorl.workflow.starts import read_structures
 
 VOLUME_PER_ATOM = 20.0
 """In Å³, of the cube in which the search for an unknown cell begins."""
 
 _HOW_TO_GIVE_A_CELL = (
     "Give a data set that has one (--dataset, --features), or let the cell be sought too (--free-cell, in a "
-    "recipe invert.free_cell: true)."
+    "recipe reconstruct.free_cell: true)."
 )
 
 
 @dataclass(frozen=True)
 class Templates:
-    """One structure for each fingerprint, whose positions mean nothing.
+    """One structure for each fingerprint: the composition and cell in which its atoms are sought.
 
     Attributes:
         structures: Species, cell and periodicity.
         free_cell: Whether the cells are only a first guess.
         known: The structures that real features belong to, by their ids; ``None`` without a data set.
+        placed: Whether their atoms have places, so that some can be frozen there.
     """
 
     structures: StructureBatch
     free_cell: bool
     known: StructureBatch | None = None
+    placed: bool = False
 
     def of_real(self, rows: Int[Tensor, "n"]) -> StructureBatch | None:
         """Return in what rows of the real features are to be inverted; ``None`` where it is not known."""
@@ -64,6 +68,8 @@ def make_templates(
     composition: str | None = None,
     requested: Mapping[str, Any] | None = None,
     free_cell: bool = False,
+    given: StructureBatch | None = None,
+    cell: Float[Tensor, "3 3"] | None = None,
 ) -> Templates:
     """Return in which composition and cell each fingerprint is to be inverted.
 
@@ -75,33 +81,91 @@ def make_templates(
         requested: What the structures were requested to have, such as ``{"formula": "BaTiO3"}``: one or more
             of such units, as the cells of the most similar structures have room for.
         free_cell: Whether cells are sought too.
+        given: Structures that are the templates, one for all or one for each.
+        cell: Lattice vectors in the place of those of the templates.
 
     Raises:
         InputError: It is not known which atoms to place, or in which cell; no structure of the data set has
             the requested elements; ``free_cell`` of what is not periodic.
     """
     requested = dict(requested or {})
+    formula = composition or requested.get("formula")
+    known, placed = None, True
     if dataset is not None:
         if real is None:
             raise InputError(
                 "a data set gives composition and cell only together with its features (--features)."
             )
         known = structures_of(real.ids, dataset).replace(info=())
-        structures = _of_similar(generated, real, known, composition, requested, dataset, free_cell)
-        if free_cell:
-            _require_crystals(structures)
-        return Templates(structures, free_cell, known)
-    formula = composition or requested.get("formula")
-    if formula is None:
+    if given is not None:
+        structures = given if len(given) == len(generated) else given[[0] * len(generated)]
+    elif known is not None and real is not None and dataset is not None:
+        placed = formula is None
+        structures = _of_similar(
+            generated, real, known, composition, requested, dataset, free_cell or cell is not None
+        )
+    elif formula is not None:
+        placed = False
+        structures = _repeated(counts_of(formula), generated.pbc, len(generated))
+        free_cell = free_cell or (bool(structures.pbc.any()) and cell is None)
+    else:
         raise InputError(
             "it is not known which atoms to place: give the data set that the features were made of "
             "(--dataset), or a composition such as Pt10 (--composition)."
         )
-    structures = _repeated(counts_of(formula), generated.pbc, len(generated))
-    free_cell = free_cell or bool(structures.pbc.any())
     if free_cell:
         _require_crystals(structures)
-    return Templates(structures, free_cell)
+    if cell is not None:
+        if not bool(structures.pbc.all()):
+            raise InputError("cell: the features are of structures that are not periodic in all directions.")
+        structures = structures.replace(cells=cell.to(structures.cells).expand_as(structures.cells).clone())
+    return Templates(structures, free_cell, known, placed and cell is None)
+
+
+def read_cell(value: str | Sequence[float]) -> Float[Tensor, "3 3"]:
+    """Return lattice vectors from a, b, c (Å), α, β, γ (degrees), or from a file with structures.
+
+    Raises:
+        InputError: Numbers that are no cell, or structures without one or with several.
+    """
+    if not isinstance(value, str):
+        return cells_from_parameters(torch.tensor([list(value)], dtype=torch.float64))[0]
+    structures = read_structures(Path(value)).structures
+    assert structures is not None
+    if not bool(structures.pbc.all()):
+        raise InputError(f"cell: {value} has a structure that is not periodic in all three directions.")
+    if not torch.allclose(structures.cells, structures.cells[:1]):
+        raise InputError(f"cell: {value} has structures of different cells, expected one.")
+    return structures.cells[0]
+
+
+def frozen_atoms(
+    structures: StructureBatch, indices: Sequence[int], tag: int | None = None
+) -> Bool[Tensor, "A"]:
+    """Return which atoms are frozen: those of some numbers within each structure, and those of a tag.
+
+    Raises:
+        InputError: A structure without such an atom or without tags, or one whose atoms are all frozen.
+    """
+    frozen = torch.zeros(len(structures.atomic_numbers), dtype=torch.bool)
+    begin = structures.n_atoms.cumsum(0) - structures.n_atoms
+    for index in indices:
+        if bool((structures.n_atoms <= index).any()):
+            least = int(structures.n_atoms.min())
+            raise InputError(f"frozen: got atom {index}, expected 0 to {least - 1}: one has {least} atoms.")
+        frozen[begin + index] = True
+    if tag is not None:
+        tags = torch.cat([torch.as_tensor(atoms.get_tags()) for atoms in to_ase(structures)])
+        if not bool((tags == tag).any()):
+            there = ", ".join(map(str, tags.unique().tolist()))
+            raise InputError(f"frozen_tag: no atom has the tag {tag}; there are {there}.")
+        frozen |= tags == tag
+    movable = torch.zeros(len(structures), dtype=torch.int64).index_add(
+        0, structures.structure_index, (~frozen).long()
+    )
+    if bool((movable == 0).any()):
+        raise InputError("frozen: all atoms of a structure would stay, so there is nothing to search.")
+    return frozen
 
 
 def _require_crystals(structures: StructureBatch) -> None:
@@ -135,7 +199,7 @@ def _of_similar(
             raise InputError(
                 f"{dataset}: no structure has {', '.join(elements)} together, as was requested, so none "
                 "gives composition and cell. Give the composition (--composition, in a recipe "
-                "invert.composition)."
+                "reconstruct.composition)."
             )
     else:
         right = torch.ones(len(known), dtype=torch.bool)

@@ -16,7 +16,6 @@ from whorl.reconstruction.solvers.settings import SolverSettings
 from whorl.settings import Count
 from whorl.symmetry.space_groups import space_group_number
 
-
 DECODED = "decoded"
 _CONTRARY = (
     ("free_cell", "cell"),
@@ -57,10 +56,15 @@ class PopulationSearch(SearchReconstructor):
         The others hold cells fixed and keep no symmetry."""
 
         @property
+        def begins_with(self) -> str | None:
+            """Structures that the search begins with: a file, or ``decoded``; None for random ones alone."""
+            return self.starts
+
+        @property
         def inputs(self) -> tuple[str, ...]:
             """Files that the method reads: results depend on their contents."""
-            given = self.starts is not None and self.starts != DECODED
-            return (*super().inputs, *([self.starts] if given else []))
+            given = () if self.starts in (None, DECODED) else (str(self.starts),)
+            return (*super().inputs, *given)
 
         @field_validator("space_group", mode="before")
         @classmethod
@@ -102,7 +106,11 @@ class PopulationSearch(SearchReconstructor):
         own: Any = self.settings
         options = {} if own.batch_size is None else {"batch_size": own.batch_size}
         result = solve(
-            context.problem(features, min_distance=own.min_distance, space_group=own.space_group),
+            context.problem(
+                features,
+                min_distance=own.min_distance,
+                space_group=None if context.real else own.space_group,
+            ),
             budget_evaluations=own.reference_evaluations if context.real else own.budget_evaluations,
             seed=context.seed,
             invalid_above=math.inf if context.invalid_above is None else context.invalid_above,

@@ -37,17 +37,21 @@ from whorl.reconstruction.settings import ReconstructorSettings, SearchSettings
 from whorl.representations import Representation, make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
+from whorl.structures.composition import composition as counts_of
+from whorl.structures.composition import formula_of_all
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages.sample import read_rows
 from whorl.workflow.stages.stated import stated
-from whorl.workflow.templates import make_templates
+from whorl.workflow.starts import Starts, as_templates, read_structures, starts_of
+from whorl.workflow.templates import Templates, frozen_atoms, make_templates, read_cell
 
 _REFERENCE_SCALE = 2000  # real structures whose neighbours are sought
 _REFERENCE_SCALE_AT_ONCE = 64
-_YOUNGER = ("solver",)  # keys that recipes of older runs do not have
+# Keys that recipes of older runs do not have.
+_YOUNGER = ("solver", "template", "cell", "frozen", "frozen_tag", "space_group", "starts")
 _SAME = 1e-9  # distance of features up to which two structures are the same
 # Files of single crystals in their folder.
 _NUMBERED = tuple(
@@ -77,6 +81,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 dataset=run.structures_of_features,
                 composition=given.composition if given else None,
             ),
+            sources=tuple(Path(path) for path in settings.inputs),
             needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
             scratch=(f"{structures.stem}-search",),
         )
@@ -201,7 +206,9 @@ def reconstruct(
             ids=result.ids,
         )
         save_features(
-            dataclasses.replace(samples, features=_features_of(representation, made.structures)),
+            dataclasses.replace(
+                samples.select(made.rows), features=_features_of(representation, made.structures)
+            ),
             output.with_name(f"{output.stem}-features.safetensors"),
         )
     else:
@@ -244,8 +251,16 @@ def _for_a_search(
 ) -> tuple[ReconstructionContext, dict[str, Any]]:
     """Return what a search needs to know, and what it reaches on real features."""
     real = load_features(features, representation=context.representation) if features else None
-    requested = _requested(samples, composition, monitor)
+    given = None if settings.template is None else _template(Path(settings.template))
+    if given is not None:
+        composition = formula_of_all(given)
+    requested = _requested(samples, composition, getattr(settings, "space_group", None), monitor)
     free_cell = bool(getattr(settings, "free_cell", False))
+    starts = None
+    if settings.begins_with is not None:
+        starts = starts_of(samples, settings.begins_with, context, monitor)
+        given = as_templates(starts) if given is None else given
+        _require_composition(samples, starts, composition, requested.get("formula"))
     templates = make_templates(
         samples,
         real=real,
@@ -253,7 +268,18 @@ def _for_a_search(
         composition=composition,
         requested=requested,
         free_cell=free_cell,
+        given=given,
+        cell=None if settings.cell is None else read_cell(settings.cell),
     )
+    if starts is not None and given is None:
+        templates = _of_starts(templates, starts)
+    frozen = None
+    if settings.freezes:
+        if not templates.placed:
+            raise InputError(
+                "frozen: it is not known where these atoms are. Give a structure that has them (template)."
+            )
+        frozen = frozen_atoms(templates.structures, settings.frozen, settings.frozen_tag)
     if templates.free_cell and not hasattr(settings, "free_cell"):
         raise InputError(
             f"{settings.kind} holds cells fixed; a cell that is not known needs the reconstructor population."
@@ -278,6 +304,8 @@ def _for_a_search(
         context,
         templates=templates.structures,
         free_cell=templates.free_cell,
+        frozen=frozen,
+        starts=starts,
         requested=requested,
         weights=weights,
         invalid_above=threshold,
@@ -298,6 +326,8 @@ def _for_a_search(
         dataclasses.replace(
             context,
             templates=of_held_out,
+            frozen=None,
+            starts=None,
             names=tuple(held_out.ids),
             real=True,
             invalid_above=None,
@@ -320,7 +350,51 @@ def _in_words(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list | tuple) else str(value)
 
 
-def _requested(generated: FeatureSet, composition: str | None, monitor: Monitor) -> dict[str, Any]:
+def _template(path: Path) -> StructureBatch:
+    """Return the one structure of a file."""
+    structures = read_structures(path).structures
+    assert structures is not None
+    if len(structures) != 1:
+        raise InputError(f"template: {path} has {len(structures)} structures, expected one.")
+    return structures
+
+
+def _require_composition(
+    samples: FeatureSet, starts: Starts, composition: str | None, requested: str | None
+) -> None:
+    """Refuse starts of other atoms than those to be placed, by the names of their samples."""
+    if requested is None:
+        return
+    exact = composition is not None
+    wrong = {
+        name: formula_of_all(start)
+        for name, some in zip(samples.ids, starts, strict=True)
+        for start in some or ()
+        if (
+            counts_of(formula_of_all(start)) != counts_of(requested)
+            if exact
+            else Composition.fractions(formula_of_all(start)) != Composition.fractions(requested)
+        )
+    }
+    if wrong:
+        name, formula = next(iter(wrong.items()))
+        raise InputError(
+            f"starts: {len(wrong)} of {len(samples)} samples have one of another composition than "
+            f"{requested} (first: {name} has {formula})."
+        )
+
+
+def _of_starts(templates: Templates, starts: Starts) -> Templates:
+    """Return templates with the composition and cell of a sample's start, where it has one."""
+    own = [templates.structures[k] if some is None else some[0] for k, some in enumerate(starts)]
+    return dataclasses.replace(
+        templates, structures=StructureBatch.concatenate([one.replace(info=()) for one in own]), placed=False
+    )
+
+
+def _requested(
+    generated: FeatureSet, composition: str | None, space_group: int | None, monitor: Monitor
+) -> dict[str, Any]:
     """Return what the structures are to have: a composition comes before the formula requested earlier.
 
     Raises:
@@ -334,6 +408,14 @@ def _requested(generated: FeatureSet, composition: str | None, monitor: Monitor)
                 f"the features were generated for {formula}, and {composition} is to be placed in its stead."
             )
         requested["formula"] = composition
+    if space_group is not None:
+        earlier = requested.get("space_group")
+        if earlier not in (None, space_group):
+            monitor.warn(
+                f"the features were generated for space group {earlier}, and structures of {space_group} "
+                "are sought in its stead."
+            )
+        requested["space_group"] = space_group
     checked_requests(requested)
     return requested
 

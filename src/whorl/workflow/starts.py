@@ -1,0 +1,79 @@
+"""Starts of a search: structures of a file or of the closed form, each for the sample whose id it has."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from whorl.datasets import FeatureSet, load_dataset, read_dataset
+from whorl.datasets.store import Dataset
+from whorl.errors import InputError
+from whorl.reconstruction.base import ReconstructionContext
+from whorl.reconstruction.closed_form import ClosedForm
+from whorl.reconstruction.population.reconstructor import DECODED
+from whorl.structures import StructureBatch
+from whorl.workflow.monitor import Monitor
+
+Starts = tuple[StructureBatch | None, ...]
+
+
+def read_structures(path: Path) -> Dataset:
+    """Return the structures of any file that has some.
+
+    Raises:
+        InputError: There are none, or an entry that cannot be used.
+    """
+    data = load_dataset(path) if path.suffix == ".safetensors" else read_dataset(path, property=None)
+    if data.skipped:
+        raise InputError(f"{data.skipped[0].source}: {data.skipped[0].reason}")
+    if data.structures is None or not len(data.structures):
+        raise InputError(f"{path}: holds no structures.")
+    return dataclasses.replace(data, structures=data.structures.to(dtype=torch.float64))
+
+
+def starts_of(samples: FeatureSet, given: str, context: ReconstructionContext, monitor: Monitor) -> Starts:
+    """Return for each sample the structures that its search begins with; None for random ones alone.
+
+    Args:
+        samples: The features.
+        given: ``decoded``, or a file. Where an id of the file is that of a sample, each structure is for the
+            sample of its id, or else for all samples.
+        context: Of the reconstruction.
+        monitor: Told of samples without a start.
+
+    Raises:
+        InputError: A representation without a closed form, or a file without structures.
+    """
+    found: list[list[int]] = [[] for _ in samples.ids]
+    if given == DECODED:
+        if reason := ClosedForm.why_not(type(context.representation)):
+            raise InputError(f"starts: decoded: {reason.partition(';')[0]}. Give a file of structures.")
+        decoded = ClosedForm().reconstruct(samples.features, dataclasses.replace(context, directory=None))
+        structures = decoded.structures.to(dtype=torch.float64)
+        for place, row in enumerate(decoded.rows.tolist()):
+            found[row].append(place)
+    else:
+        data = read_structures(Path(given))
+        assert data.structures is not None
+        structures, own = data.structures, {name: row for row, name in enumerate(samples.ids)}
+        if any(name in own for name in data.ids):
+            for place, name in enumerate(data.ids):
+                if name in own:
+                    found[own[name]].append(place)
+                else:
+                    monitor.skip(name, f"{given}: no sample has this id, so it starts no search")
+        else:
+            found = [list(range(len(structures)))] * len(found)
+    without = sum(not places for places in found)
+    if without:
+        monitor.warn(f"{without} of {len(found)} samples have no start; their search begins at random alone.")
+    return tuple(structures[places] if places else None for places in found)
+
+
+def as_templates(starts: Starts) -> StructureBatch | None:
+    """Return the first start of each sample; None where one has none."""
+    firsts: Sequence[StructureBatch] = [some[0] for some in starts if some is not None]
+    return StructureBatch.concatenate(firsts) if len(firsts) == len(starts) else None
