@@ -25,7 +25,7 @@ _ONLY_GENERATED = ("dataset", "features", "rows")
 SEARCH_OF_GENERATED = (
     *("samples", "weights", "reference", "quantile", "margin", "composition"),
     *("budget_evaluations", "reference_evaluations", "min_distance", "solver"),
-    *("template", "cell", "frozen", "frozen_tag", "space_group", "starts"),
+    *("template", "cell", "frozen", "frozen_tag", "space_group"),
 )
 """Settings of a search that only generated features have."""
 _KINDS = {None: "population", "whorl": "population"}
@@ -131,7 +131,9 @@ def invert(
     if round_trip:
         if wrong := [name for name in said if name in _ONLY_GENERATED]:
             raise typer.BadParameter("belongs to generated features.", param_hint=_flag(wrong[0]))
-        if wrong := [name for name in chosen if name in SEARCH_OF_GENERATED]:
+        wrong = [name for name in chosen if name in SEARCH_OF_GENERATED]
+        if wrong or getattr(settings, "begins_with", None) is not None:
+            wrong = wrong or ["starts"]
             option = "--descent" if wrong[0] == "solver" else _flag(wrong[0])
             raise typer.BadParameter("belongs to generated features.", param_hint=option)
         options = {

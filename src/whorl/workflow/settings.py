@@ -399,12 +399,9 @@ def _without_settings_of_others(section: dict[str, Any], kind: str) -> dict[str,
     """Leave out defaults of the other search, which resolved recipes of earlier versions had."""
     from whorl.axes import RECONSTRUCTORS
 
-    own = RECONSTRUCTORS.get(kind).Settings.model_fields
     others = RECONSTRUCTORS.get("population" if kind == "algorithm1" else "algorithm1").Settings.model_fields
     return {
-        name: given
-        for name, given in section.items()
-        if name in own or name not in others or others[name].default != given
+        name: given for name, given in section.items() if name not in others or others[name].default != given
     }
 
 

@@ -66,6 +66,16 @@ class PopulationSearch(SearchReconstructor):
             given = () if self.starts in (None, DECODED) else (str(self.starts),)
             return (*super().inputs, *given)
 
+        @field_validator("starts", mode="before")
+        @classmethod
+        def _no_number(cls, value: Any) -> Any:
+            if isinstance(value, int):
+                raise ValueError(
+                    f"got {value}, expected a file of structures, or decoded; a number of starts belongs to "
+                    "kind algorithm1"
+                )
+            return value
+
         @field_validator("space_group", mode="before")
         @classmethod
         def _number(cls, value: Any) -> Any:
