@@ -1,5 +1,7 @@
 """A package of others (``tests/plugin``) adds methods by its entry points, and recipes use them."""
 
+import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -78,6 +80,19 @@ def test_its_generator_keeps_the_contract():
 def test_its_settings_are_those_of_a_recipe():
     recipe = parse_recipe(RECIPE.replace("KIND", "gaussian"))
     assert recipe.generator.widest == 3.0 and recipe.representation.bins == 8
+    assert [of.widest for of in recipe.evaluators if of.kind == "compactness"] == [3.0]
+    evaluate = "evaluate: {evaluators: [compactness, {kind: energy, quantity: energy}]}\n"
+    compactness, energy = parse_recipe(RECIPE.replace("KIND", "gaussian") + evaluate).evaluators
+    assert compactness.widest == 3.0
+    assert (energy.calculator.name, energy.quantity) == ("emt", "energy")
+    for given, words in (
+        ("[compactnes]", "unknown evaluator 'compactnes'. Did you mean 'compactness'"),
+        ("[{kind: compactness, wide: 1}]", "Did you mean 'widest'"),
+        ("[compactness, compactness]", "expected each evaluator once"),
+        ("[]", "a list with at least 1 entry"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            parse_recipe(RECIPE.replace("KIND", "gaussian") + f"evaluate: {{evaluators: {given}}}\n")
     with pytest.raises(InputError, match=r"unknown key 'generator\.wides'\. Did you mean 'widest'"):
         parse_recipe(RECIPE.replace("kind: KIND", "kind: gaussian, wides: 2"))
     with pytest.raises(InputError, match=r"line 7: generator\.widest: got -1, expected a number above 0"):
@@ -85,9 +100,15 @@ def test_its_settings_are_those_of_a_recipe():
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "'whorl_toy.generator:ConditionalGaussian'"])
-def test_a_recipe_runs_with_its_representation_and_its_generator(kind, tmp_path):
-    recipe = parse_recipe(RECIPE.replace("KIND", kind))
+def test_a_recipe_runs_with_its_representation_its_generator_and_its_evaluator(kind, tmp_path):
+    chosen = [] if kind == "gaussian" else ["evaluate.evaluators=[{kind: compactness, widest: 100.0}]"]
+    recipe = parse_recipe(RECIPE.replace("KIND", kind), changes=chosen)
     run_recipe(recipe, tmp_path)
+    names = {path.stem for path in (tmp_path / "evaluate" / "n24").glob("*.json")}
+    assert names == {"compactness"} if chosen else {"compactness", "surrogate", "energy"} < names
+    size = json.loads((tmp_path / "evaluate" / "results.json").read_text())["sizes"]["n24"]
+    assert size["metrics"]["compactness"]["compact"] == 1
+    assert "compactness_radius" in (tmp_path / "evaluate" / "samples.csv").read_text()
     (path,) = tmp_path.rglob("generator*.safetensors")
     model = load_model(path)
     assert model.kind == "gaussian" and model.shape == (8,)

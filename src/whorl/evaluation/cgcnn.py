@@ -91,10 +91,11 @@ class CGCNN:
             self._elements[int(number)] = torch.tensor(row, dtype=torch.float32)
             self._known[int(number)] = True
         weights = folder / "pretrained_models"
-        self._networks = {
-            name: _load(package, weights / f"{_MODELS[name].file}.pth.tar", self._elements.shape[1])
-            for name in properties
-        }
+        with torch.random.fork_rng(devices=[]):  # networks are made with random weights at first
+            self._networks = {
+                name: _load(package, weights / f"{_MODELS[name].file}.pth.tar", self._elements.shape[1])
+                for name in properties
+            }
 
     def find_problems(self, structures: Structures) -> dict[int, str]:
         """Say which structures nothing can be predicted for, and why."""

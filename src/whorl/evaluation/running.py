@@ -81,7 +81,7 @@ def in_order(evaluators: Sequence[Evaluator | str]) -> list[Evaluator]:
         raise InputError(f"evaluators: each of {kinds} is to come after the other.") from None
 
 
-def require_fitting(metrics: Metrics, samples: Samples, kind: str) -> None:
+def require_fitting(metrics: Any, samples: Samples, kind: str) -> None:
     """Make sure that metrics are of this evaluator, with an entry for each sample and structure.
 
     Raises:

@@ -293,15 +293,20 @@ def _computed(
         list(structures.chunks(_AT_ONCE)),
         key=[potential.name, *properties],
     )
+    none = torch.zeros(0, dtype=torch.float64)
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([none, *(part.tensors[name].double() for part in parts)])
+
     return PotentialOutput(
-        energy=torch.cat([part.tensors["energy"] for part in parts]).double(),
+        energy=joined("energy"),
         forces=torch.full((len(structures.positions), 3), float("nan"), dtype=torch.float64),
         failures={
             number * _AT_ONCE + int(k): str(reason)
             for number, part in enumerate(parts)
             for k, reason in part.notes.items()
         },
-        properties={name: torch.cat([part.tensors[name] for part in parts]).double() for name in properties},
+        properties={name: joined(name) for name in properties},
     )
 
 
