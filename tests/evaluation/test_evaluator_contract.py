@@ -62,7 +62,20 @@ def reference():
 
 
 CONTEXT = EvaluationContext(tolerance=0.1, surrogate=Sum())
-SETTINGS = {"energy": {"calculator": "emt", "quantity": "energy_per_atom"}, "distributions": {"real": 5}}
+SETTINGS = {
+    "surrogate": {},
+    "reconstruction": {},
+    "energy": {"calculator": "emt", "quantity": "energy_per_atom"},
+    "diversity": {"copy_fraction": 0.2},
+    "consistency": {},
+    "validity": {},
+    "uniqueness": {},
+    "novelty": {},
+    "symmetry": {},
+    "distributions": {"real": 5},
+    "cgcnn": {"real": 5},
+    "conditions": {},
+}
 
 
 @pytest.mark.parametrize("name", list(EVALUATORS))
@@ -70,7 +83,7 @@ def test_every_registered_evaluator_keeps_the_contract(name, samples, reference)
     method = EVALUATORS.get(name)
     if method.requires and importlib.util.find_spec(method.requires[0]) is None:
         pytest.skip(f"needs whorl[{method.requires[1]}]")
-    evaluator = method(method.Settings(**SETTINGS.get(name, {})))
+    evaluator = method(method.Settings(**SETTINGS[name]))
     check_evaluator(evaluator, samples, reference, CONTEXT)
 
 
