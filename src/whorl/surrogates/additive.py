@@ -11,14 +11,18 @@ energy of a cheaper method, where one is given (Δ-learning). An extensive prope
 solve
 :math:`(A^\top A + \lambda) w = A^\top y` with one row of A for each label, one for each component of the
 forces, :math:`-F = \partial E / \partial x`, and one for each of the stress,
-:math:`V \sigma = \partial E / \partial \varepsilon`; λ maximises the evidence. The uncertainty is that of the
-posterior,
+:math:`V \sigma = \partial E / \partial \varepsilon`; λ maximises the evidence.
 
-.. math:: u(x)^2 = q^2 s^2 \tau^2\; \bar\varphi(x)^\top (A^\top A + \lambda)^{-1} \bar\varphi(x)
+The uncertainty adds to the variance of the posterior that of the jackknife, the squares of the changes in the
+prediction when one of the training structures is left out with all its rows,
 
-(τ: root mean square residual), with the factor q that makes 1.645 u cover 90 % of the errors of training
-structures that were left out with all their rows: with :math:`T_i = L^{-1} A_i^\top` and
-:math:`H_i = T_i^\top T_i` the residuals :math:`r_i` become :math:`(1 - H_i)^{-1} r_i`, without a refit.
+.. math:: u(x)^2 = q^2 s^2 \Bigl( \tau^2\, \bar\varphi^\top S \bar\varphi
+          + \sum_j \bigl(\bar\varphi^\top S A_j^\top (1 - H_j)^{-1} r_j\bigr)^2 \Bigr), \qquad
+          S = (A^\top A + \lambda)^{-1}, \quad H_j = A_j S A_j^\top
+
+with the residuals r, their root mean square τ, and a factor q that makes the uncertainty fit the errors of
+structures that were left out, :math:`(1 - H_i)^{-1} r_i`, which need no refit. The first term alone takes the
+components of the forces for independent, and is far too small where structures were moved to a value.
 """
 
 from __future__ import annotations
@@ -50,14 +54,17 @@ from whorl.surrogates.settings import SurrogateSettings
 from whorl.tensor_files import read_tensors, tensors_hash, write_tensors
 
 MINIMUM_STRUCTURES = 10
-COVERED, QUANTILE = 0.9, 1.645  # share of errors within so many uncertainties
+QUANTILE = 1.645  # of the normal distribution: 90 % of errors are within so many uncertainties
+# Of the errors of structures left out. Those that were moved to a value are farther from the training
+# structures, and of their errors 90 % are then covered.
+COVERED = 0.95
 _ENTRY, _FORMAT = "whorl_additive", 1
 _PENALTIES = tuple(10.0 ** (power / 2) for power in range(-20, 3))
 _COMPOSITION = 10.0  # amplitude of the elements' columns: hardly penalised
 _ATOMS_AT_ONCE = 1000
 _NUMBERS_AT_ONCE = 8_000_000  # of the fingerprints' Jacobian
 _KEPT_ROWS = 50_000_000  # numbers of A that are kept from the first pass to the second
-_LEFT_OUT = 500  # structures by which the uncertainty is calibrated
+_LEFT_OUT = 1000  # structures by which the uncertainty is found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +132,7 @@ class AdditiveSurrogate(StructureSurrogate):
         self._squares, self._rows, self._structures = 0.0, 0, 0
         self._penalty = 1.0
         self._scores = torch.zeros(0, dtype=torch.float64)
+        self._influences = self._right.new_zeros(0, size)  # rows: what each structure adds to Aᵀy
         self._errors: PredictionErrors | None = None
 
     # Fitting.
@@ -198,8 +206,7 @@ class AdditiveSurrogate(StructureSurrogate):
         surrogate._add(blocks)
         surrogate._penalty = surrogate._best_penalty()
         surrogate._solve()
-        rows, errors, scores = surrogate._leave_out(blocks)
-        surrogate._scores = scores
+        rows, errors = surrogate._leave_out(blocks)
         stated = torch.isin(rows, torch.as_tensor(validation)) if validation is not None else rows >= 0
         if bool(stated.any()):
             actual = values[rows[stated]]
@@ -228,12 +235,15 @@ class AdditiveSurrogate(StructureSurrogate):
         values = _checked_values(properties, structures)
         new = self._copy()
         labels = self._standardised(self._labels(structures, values, forces, stresses))
-        prediction = self._pooled(structures)
-        spread = self._spread(prediction)
-        scores = (labels.values - prediction @ self._weights).abs() / spread
-        new._add(_Blocks(self, structures, labels, None))
+        pooled = self._pooled(structures)
+        scores = (labels.values - pooled @ self._weights).abs() / self._spread(pooled)[0]
+        blocks = _Blocks(self, structures, labels, None)
+        new._add(blocks)
         new._solve()
+        new._leave_out(blocks)
+        new._influences = torch.cat([self._influences, new._influences])
         new._scores = torch.cat([self._scores, scores])
+        new._solve()
         return new
 
     def _copy(self) -> AdditiveSurrogate:
@@ -315,26 +325,33 @@ class AdditiveSurrogate(StructureSurrogate):
         self._weights = torch.cholesky_solve(self._right[:, None], self._factor)[:, 0]
         left = self._squares - float(self._right @ self._weights)
         self._noise = math.sqrt(max(left, 1e-12 * self._squares + 1e-24) / max(self._rows, 1))
+        self._changes = torch.linalg.solve_triangular(self._factor, self._influences.T, upper=False).T
 
-    def _leave_out(self, blocks: _Blocks) -> tuple[Tensor, Tensor, Tensor]:
-        """Return some structures, their errors without their own labels (standardised), and scores."""
-        chosen = torch.linspace(0, len(blocks) - 1, min(len(blocks), _LEFT_OUT), dtype=torch.float64)
-        chosen = chosen.round().long()
-        errors, spreads = [], []
+    def _leave_out(self, blocks: _Blocks) -> tuple[Tensor, Tensor]:
+        """Find what structures tell by being left out, and return them and their errors, standardised."""
+        count = min(len(blocks), _LEFT_OUT)
+        chosen = torch.linspace(0, len(blocks) - 1, count, dtype=torch.float64).round().long()
         wanted = set(chosen.tolist())
+        errors, variances, influences, views = [], [], [], []
         for index, rows, targets in blocks:
             if index not in wanted:
                 continue
             half = torch.linalg.solve_triangular(self._factor, rows.T, upper=False)
             hat = half.T @ half
-            residuals = targets - rows @ self._weights
-            sides = torch.stack([residuals, hat[:, 0]], 1)
-            error, variance = torch.linalg.solve(torch.eye(len(hat), dtype=hat.dtype) - hat, sides)[0]
-            errors.append(error)
-            spreads.append(variance)
+            without = torch.linalg.inv(torch.eye(len(hat), dtype=hat.dtype) - hat)
+            left = without @ (targets - rows @ self._weights)
+            errors.append(left[0])
+            views.append(half @ without[0])  # of the property, by what is fitted without the structure
+            variances.append(views[-1] @ half[:, 0])
+            influences.append(half @ left)
+        influence, view = torch.stack(influences), torch.stack(views)
+        changes = (view @ influence.T).fill_diagonal_(0.0) * math.sqrt(len(blocks) / count)
+        squares = self._noise**2 * torch.stack(variances) + changes.square().sum(1)
         found = torch.stack(errors)
-        spread = self._noise * torch.stack(spreads).clamp(min=1e-24).sqrt()
-        return chosen, found, found.abs() / spread
+        self._scores = found.abs() / squares.clamp(min=1e-24).sqrt()
+        self._influences = influence @ self._factor.T * math.sqrt(len(blocks) / count)
+        self._solve()
+        return chosen, found
 
     # Prediction.
 
@@ -361,9 +378,14 @@ class AdditiveSurrogate(StructureSurrogate):
     @property
     def identity(self) -> str:
         """Hash of all that predictions depend on."""
-        tensors = {**self.environments.tensors, "normal": self._normal, "right": self._right}
         return tensors_hash(
-            {**tensors, "scores": self._scores},
+            {
+                **self.environments.tensors,
+                "normal": self._normal,
+                "right": self._right,
+                "scores": self._scores,
+                "influences": self._influences,
+            },
             f"{self.representation.fingerprint} {self.offset} {self.scale} {self._noise} {self._penalty} "
             f"{self.settings.extensive} {self.baseline_name}",
         )
@@ -381,9 +403,13 @@ class AdditiveSurrogate(StructureSurrogate):
         rank = min(math.ceil((count + 1) * COVERED), count)
         return float(self._scores.sort().values[rank - 1]) / QUANTILE if count else 1.0
 
-    def _spread(self, pooled: Float[Tensor, "B P"]) -> Float[Tensor, "B"]:
+    def _spread(self, pooled: Float[Tensor, "B P"]) -> tuple[Float[Tensor, "B"], Float[Tensor, "B P"]]:
+        """Return the uncertainty, not yet calibrated, standardised; and its derivative in what was pooled."""
         half = torch.linalg.solve_triangular(self._factor, pooled.T, upper=False)
-        return self._noise * half.norm(dim=0).clamp(min=1e-12)
+        changes = self._changes @ half
+        spread = (self._noise**2 * half.square().sum(0) + changes.square().sum(0)).clamp(min=1e-24).sqrt()
+        slopes = (self._noise**2 * half + self._changes.T @ changes) / spread
+        return spread, torch.linalg.solve_triangular(self._factor.T, slopes, upper=True).T
 
     def _pooled(self, structures: StructureBatch) -> Float[Tensor, "B P"]:
         if not len(structures):
@@ -407,7 +433,7 @@ class AdditiveSurrogate(StructureSurrogate):
         if not gradients:
             pooled = self._pooled(structures)
             mean = self.offset + base + self.scale * (pooled @ self._weights)
-            return times * mean, times * self.calibration * self.scale * self._spread(pooled)
+            return times * mean, times * self.calibration * self.scale * self._spread(pooled)[0]
         structures = structures.to(dtype=torch.float64)
         positions = structures.positions.detach().requires_grad_(True)
         strains = torch.zeros_like(structures.cells, requires_grad=True)
@@ -421,14 +447,12 @@ class AdditiveSurrogate(StructureSurrogate):
         angles = self.environments.angles(fingerprints.detach(), species)
         pooled = self._mean(structures, species, self.environments.values(angles))
         mean = self.offset + base + self.scale * (pooled @ self._weights)
-        spread = self._spread(pooled)
+        spread, along = self._spread(pooled)
         first = len(self.representation.species)
-        along = torch.cholesky_solve(pooled.T, self._factor).T[:, first:]
-        along = along * (self._noise**2 / spread)[:, None]
         index = structures.structure_index
         results = [times * mean, times * self.calibration * self.scale * spread]
         share = (times / counts)[index, None]
-        for weights, factor in ((self._weights[None, first:], 1.0), (along[index], self.calibration)):
+        for weights, factor in ((self._weights[None, first:], 1.0), (along[index, first:], self.calibration)):
             slopes = self.scale * factor * share * self.environments.slopes(angles, weights)
             results += torch.autograd.grad(
                 fingerprints, [positions, strains], slopes, retain_graph=True, materialize_grads=True
@@ -461,6 +485,7 @@ class AdditiveSurrogate(StructureSurrogate):
             "normal": self._normal,
             "right": self._right,
             "scores": self._scores,
+            "influences": self._influences,
         }
         write_tensors(path, tensors, header, entry=_ENTRY)
 
@@ -490,7 +515,9 @@ class AdditiveSurrogate(StructureSurrogate):
             representation = make_representation(header["representation"])
             if not isinstance(representation, AtomicRepresentation):
                 raise ValueError("its representation is not one of atoms")
-            normal, right, scores = (tensors.pop(name) for name in ("normal", "right", "scores"))
+            normal, right, scores, influences = (
+                tensors.pop(name) for name in ("normal", "right", "scores", "influences")
+            )
             surrogate = cls(
                 settings=cls.Settings(**header["settings"]),
                 representation=representation,
@@ -502,7 +529,8 @@ class AdditiveSurrogate(StructureSurrogate):
             )
             if normal.shape != surrogate._normal.shape or right.shape != surrogate._right.shape:
                 raise ValueError("its tensors do not fit together")
-            surrogate._normal, surrogate._right, surrogate._scores = normal, right, scores
+            surrogate._normal, surrogate._right = normal, right
+            surrogate._scores, surrogate._influences = scores, influences
             for name in _NUMBERS:
                 setattr(surrogate, f"_{name}", header[name])
             errors = header["validation_errors"]
