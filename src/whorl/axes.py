@@ -89,6 +89,7 @@ REFINERS: Registry[Refiner] = Registry(
     builtin={
         "relax": "whorl.refinement.relax:Relax",
         "project": "whorl.refinement.project:Project",
+        "oracle": "whorl.refinement.oracle:Oracle",
     },
 )
 

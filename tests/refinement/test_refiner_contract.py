@@ -15,7 +15,8 @@ from whorl.evaluation.samples import Samples
 from whorl.executors import Processes
 from whorl.executors.base import executing
 from whorl.potentials import make_potential
-from whorl.refinement import Project, RefinementContext, Refiner, Relax, refine_in_chunks
+from whorl.potentials.quantity import Quantity
+from whorl.refinement import Oracle, Project, RefinementContext, Refiner, Relax, refine_in_chunks
 from whorl.structures import from_ase
 from whorl.surrogates import AdditiveSurrogate
 from whorl.testing import check_refiner
@@ -36,8 +37,14 @@ def clusters(count: int = 4) -> Samples:
     )
 
 
-CONTEXT = RefinementContext(potential=make_potential("emt"))
-CASES = {"relax": Relax(Relax.Settings(steps=15, fmax=0.3)), "project": Project()}
+CONTEXT = RefinementContext(
+    potential=make_potential("emt"), quantity=Quantity(name="energy_per_atom"), tolerance=0.1
+)
+CASES = {
+    "relax": Relax(Relax.Settings(steps=15, fmax=0.3)),
+    "project": Project(),
+    "oracle": Oracle(Oracle.Settings(calls=4)),
+}
 
 
 def fitted() -> AdditiveSurrogate:

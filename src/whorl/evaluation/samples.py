@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,34 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """The m structures that an energy method computed while k structures were refined: labels.
+
+    Attributes:
+        structures: As they were computed.
+        rows: Which of the k structures each became, shape (m,); a structure's in the order of the calls.
+        values: The property, shape (m,).
+        energies: Total energies in eV, shape (m,).
+        forces: On all of their atoms in eV/Å, shape (A, 3); NaN where the method gives none.
+    """
+
+    structures: StructureBatch
+    rows: Int[Tensor, "m"]
+    values: Float[Tensor, "m"]
+    energies: Float[Tensor, "m"]
+    forces: Float[Tensor, "A 3"]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Computed]) -> Computed:
+        """Join what was computed, in order."""
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        return cls(structures=StructureBatch.concatenate([part.structures for part in parts]), **columns)
+
+
+_COLUMNS = ("rows", "values", "energies", "forces")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +67,7 @@ class Samples:
         displacement: Root mean square distance in Å that refinement moved each structure's atoms, shape (k,).
         refinement: How the refinement of each structure ended; empty without refinement.
         energy_calls: Energy evaluations that refinement spent on each structure, shape (k,).
+        computed: What was computed by these; None where nothing was.
     """
 
     ids: tuple[str, ...]
@@ -57,6 +86,7 @@ class Samples:
     displacement: Float[Tensor, "k"] | None = None
     refinement: tuple[str, ...] = ()
     energy_calls: Int[Tensor, "k"] | None = None
+    computed: Computed | None = None
 
     def __post_init__(self) -> None:
         n, k = len(self.ids), 0 if self.structures is None else len(self.structures)
@@ -139,6 +169,7 @@ class Samples:
             rows=torch.arange(len(rows)),
             consistency={name: values[rows] for name, values in self.consistency.items()},
             skipped={},
+            computed=None,
         )
 
     def replace(self, **changes: Any) -> Samples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,18 +16,20 @@ from torch import Tensor
 
 from whorl.axes import REFINERS
 from whorl.chunked import Part, map_chunks
-from whorl.evaluation.samples import Reference, Samples
+from whorl.evaluation.samples import Computed, Reference, Samples
 from whorl.potentials.base import Potential
+from whorl.potentials.quantity import Quantity
 from whorl.refinement.settings import RefinerSettings
 from whorl.representations.base import Representation
 from whorl.settings import Method
-from whorl.structures.batch import StructureBatch
+from whorl.structures.batch import STRUCTURE_TENSORS, StructureBatch
 from whorl.structures.cells import fractional_coordinates
 from whorl.surrogates.base import StructureSurrogate
 from whorl.tensor_files import tensors_hash
 
 __all__ = [
     "AS_IT_WAS",
+    "REACHED",
     "REFINERS",
     "RefinementContext",
     "Refiner",
@@ -38,11 +40,15 @@ __all__ = [
 
 Progress = Callable[..., None]
 
+REACHED = "reached"
+"""Status of a structure that has the value requested, as far as its refiner can tell."""
+
 AS_IT_WAS = ("failed", "unreached")
 """First words of the status of a structure that a refiner could do nothing for, and that came back as it was:
 what it needs could not be computed, or what was requested is out of reach. The reason follows."""
 
 _AT_ONCE = 32  # structures between two saves
+_COMPUTED = ("rows", "values", "energies", "forces")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,9 @@ class RefinementContext:
         representation: That the samples' features are of.
         reference: The labelled data, for refiners that fit a surrogate to its training rows.
         surrogate: Of structures, fitted already; otherwise such a refiner fits its own.
+        surrogate_key: Hash of the surrogate, for chunks that depend on it.
         potential: The energy method; for refiners whose settings name none of their own.
+        quantity: What of it the property is; None where nothing is.
         tolerance: Difference from the value asked for that counts as a hit, in units of the property.
         seed: Of all randomness.
         directory: Where finished chunks are kept.
@@ -63,7 +71,9 @@ class RefinementContext:
     representation: Representation | None = None
     reference: Reference | None = None
     surrogate: StructureSurrogate | None = None
+    surrogate_key: str = ""
     potential: Potential | None = None
+    quantity: Quantity | None = None
     tolerance: float | None = None
     seed: int = 0
     directory: Path | None = None
@@ -100,8 +110,9 @@ def refine_in_chunks(
     """Refine a few structures at a time, by any executor; finished chunks are kept and read again.
 
     Args:
-        work: Returns samples with refined ``structures``, ``energy_calls`` and ``refinement``; it can be
-            pickled, for executors other than ``serial``. The displacement is measured here.
+        work: Returns samples with refined ``structures``, ``energy_calls`` and ``refinement``, and what was
+            ``computed`` on the way, if anything; it can be pickled, for executors other than ``serial``. The
+            displacement is measured here.
         samples: To be refined.
         context: Where chunks are kept.
         key: JSON-able: everything but samples that the result depends on.
@@ -135,20 +146,35 @@ def refine_in_chunks(
         displacement=displacement(structures, refined),
         energy_calls=torch.cat([part.tensors["energy_calls"] for part in parts]),
         refinement=tuple(str(status) for part in parts for status in part.notes),
+        computed=_computed([part.tensors for part in parts], at_once),
     )
 
 
 def _refined_part(work: Callable[[Samples], Samples], samples: Samples, rows: Tensor) -> Part:
     refined = work(samples.of_structures(rows))
     assert refined.structures is not None and refined.energy_calls is not None
-    return Part(
-        {
-            "positions": refined.structures.positions,
-            "cells": refined.structures.cells,
-            "energy_calls": refined.energy_calls,
-        },
-        list(refined.refinement),
-    )
+    tensors = {
+        "positions": refined.structures.positions,
+        "cells": refined.structures.cells,
+        "energy_calls": refined.energy_calls,
+    }
+    if (computed := refined.computed) is not None:
+        own = {name: getattr(computed, name) for name in _COMPUTED}
+        tensors |= {
+            f"computed/{name}": values for name, values in {**computed.structures.tensors, **own}.items()
+        }
+    return Part(tensors, list(refined.refinement))
+
+
+def _computed(parts: Sequence[Mapping[str, Tensor]], at_once: int) -> Computed | None:
+    computed = []
+    for number, tensors in enumerate(parts):
+        if "computed/rows" in tensors:
+            own = {name: tensors[f"computed/{name}"] for name in _COMPUTED}
+            fields: dict[str, Any] = {name: tensors[f"computed/{name}"] for name in STRUCTURE_TENSORS}
+            own["rows"] = own["rows"] + number * at_once
+            computed.append(Computed(structures=StructureBatch(**fields), **own))
+    return Computed.concatenate(computed) if computed else None
 
 
 def displacement(before: StructureBatch, after: StructureBatch) -> Float[Tensor, "B"]:
