@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,30 @@ from whorl.structures.batch import StructureBatch
 
 ENERGIES = ("energy_per_atom", "energy", "formation_energy")
 """Quantities of every energy method; that which needs references comes last."""
+
+_SAME_NAMES = {
+    "formation_energy_per_atom": "formation_energy",
+    "formation_energy_ev_atom": "formation_energy",
+    "total_energy": "energy",
+    "potential_energy": "energy",
+    "energy_atom": "energy_per_atom",
+    "total_energy_per_atom": "energy_per_atom",
+}
+
+
+def quantity_named(property: str, there: Sequence[str] = ENERGIES) -> str | None:
+    """Return the quantity that bears a property's name, such as ``dipole`` for ``dipole_moment``.
+
+    >>> quantity_named("Formation energy (eV/atom)"), quantity_named("band_gap")
+    ('formation_energy', None)
+    """
+    name = re.sub(r"[^a-z0-9]+", "_", property.lower()).strip("_")
+    name = _SAME_NAMES.get(name, name)
+    if name in ENERGIES:
+        return name
+    words = set(name.split("_"))
+    own = [one for one in there if one not in ENERGIES]
+    return next((one for one in own if one.lower() == name or set(one.lower().split("_")) <= words), None)
 
 
 @dataclass(frozen=True, kw_only=True)

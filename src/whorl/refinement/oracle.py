@@ -52,6 +52,7 @@ class Oracle(Refiner):
         """Settings of the walk."""
 
         needs_potential = True
+        needs_quantity = True
 
         calculator: CalculatorSettings | None = None
         """The energy method: a name, or {name: …, options: {…}}; by default that of the recipe."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from whorl.axes import REFINERS
 from whorl.settings import SectionOfKind
+from whorl.surrogates.settings import SurrogateSettings
 
 
 class RefinerSettings(SectionOfKind):
@@ -16,6 +17,23 @@ class RefinerSettings(SectionOfKind):
     default = "relax"
     needs_potential: ClassVar[bool] = False
     """Whether it computes with an energy method: that of its settings, or else that of the recipe."""
+    needs_quantity: ClassVar[bool] = False
+    """Whether it has to know what of the energy method the property is."""
+
+    @property
+    def surrogate_settings(self) -> SurrogateSettings | None:
+        """Of the surrogate of structures by which it moves them; None where it uses none."""
+        return getattr(self, "surrogate", None)
+
+    @property
+    def spare_samples(self) -> int:
+        """Further samples of each target that it may draw, in the place of those out of reach."""
+        return getattr(self, "spare", 0)
+
+    @property
+    def projects(self) -> bool:
+        """Whether it moves structures onto a value by a surrogate, as it may do with real ones too."""
+        return self.surrogate_settings is not None
 
     @property
     def folder_name(self) -> str:

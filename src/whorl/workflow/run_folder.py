@@ -77,6 +77,37 @@ class RunFolder:
         """Structures reconstructed from generated features."""
         return self.path / "reconstruct" / label / "structures.safetensors"
 
+    @property
+    def spare_samples(self) -> int:
+        """Further samples of each target that are reconstructed for the first refiner to draw from."""
+        recipe = self.recipe
+        if not recipe.refine or recipe.reconstruct is None or recipe.reconstruct.wanted is None:
+            return 0
+        return max(
+            0, min(recipe.refine[0].spare_samples, recipe.generate.samples - recipe.reconstruct.wanted)
+        )
+
+    def spare(self, label: str) -> Path:
+        """Structures reconstructed from further samples, to take the place of those out of reach."""
+        return self.path / "reconstruct" / f"{label}-spare" / "structures.safetensors"
+
+    def atoms_surrogate(self, label: str) -> Path:
+        """The surrogate of structures by which refiners move them, fitted to the training rows alone."""
+        return self.path / "train" / f"{label}-atoms" / "surrogate.safetensors"
+
+    def baseline(self, label: str) -> Path:
+        """Random training structures after the refiner that draws from spare samples, for comparison."""
+        return self.path / "refine" / label / "baseline" / "structures.safetensors"
+
+    def arms(self, label: str) -> dict[str, Path]:
+        """Structures to compare, by what was done: as reconstructed, after each refiner, the baseline."""
+        arms = {"plain": self.structures(label)}
+        for method, path in zip(self.recipe.refine, self.refinements(label), strict=True):
+            arms[method.kind if method.kind not in arms else path.parent.name] = path
+        if any(method.projects for method in self.recipe.refine):
+            arms["baseline"] = self.baseline(label)
+        return arms
+
     def refinements(self, label: str) -> tuple[Path, ...]:
         """Structures after each of the refiners."""
         folders = [f"{k}-{method.folder_name}" for k, method in enumerate(self.recipe.refine, start=1)]

@@ -65,15 +65,20 @@ def steps(run: RunFolder) -> Iterator[Step]:
     settings, given = recipe.reconstruct, recipe.data.features
     if settings is None:
         return
-    for label in run.labels:
-        structures = run.structures(label)
+    spare = run.spare_samples
+    alternates = settings.model_copy(update={"samples": spare, "reference": 0})
+    for label, structures, own, skip in (
+        *((label, run.structures(label), settings, 0) for label in run.labels),
+        *((label, run.spare(label), alternates, settings.wanted or 0) for label in run.labels if spare),
+    ):
         yield Step(
-            name=f"reconstruct/{label}",
-            settings={"seed": recipe.seed, **stated(settings, _YOUNGER)},
+            name=run.step_of(structures),
+            settings={"seed": recipe.seed, **stated(own, _YOUNGER), **({"skip": skip} if skip else {})},
             run=partial(
                 reconstruct,
                 run.generated(label),
-                settings=settings,
+                settings=own,
+                skip=skip,
                 output=structures,
                 seed=recipe.seed,
                 features=run.features,
@@ -94,6 +99,7 @@ def reconstruct(
     settings: ReconstructorSettings,
     output: Path,
     monitor: Monitor,
+    skip: int = 0,
     seed: int | None = None,
     features: Path | None = None,
     rows: Path | None = None,
@@ -120,6 +126,7 @@ def reconstruct(
             sample each structure is from, why others have none, how far samples contradict themselves, and
             the threshold of invalid ones.
         monitor: Told of progress, warnings, and samples without a structure.
+        skip: Samples of each target to leave out before the first.
         seed: Of all randomness.
         features: Features of real structures.
         rows: Which of them trained and which were held out.
@@ -145,7 +152,7 @@ def reconstruct(
     representation = make_representation(samples.representation)
     if reason := reconstructor.why_not(type(representation)):
         raise InputError(f"{generated}: features of {reason}.")
-    samples = _first_of_each_target(samples, settings.wanted)
+    samples = _first_of_each_target(samples, settings.wanted, skip)
     source = contents_hash(generated)
     made_with = provenance(seed=seed, settings=settings.model_dump(mode="json"))
     context = ReconstructionContext(
@@ -451,13 +458,13 @@ def neighbour_distance(
     return float(torch.quantile(found, quantile)) if len(found) else None
 
 
-def _first_of_each_target(generated: FeatureSet, count: int | None) -> FeatureSet:
-    """Keep the first ``count`` samples of each target: samples are independent, so this is a fair draw."""
+def _first_of_each_target(generated: FeatureSet, count: int | None, skip: int = 0) -> FeatureSet:
+    """Keep ``count`` samples of each target behind the first ``skip``: a fair draw of what is independent."""
     targets = generated.properties.get("target")
     if count is None or targets is None:
         return generated
     return generated.select(
-        torch.cat([torch.nonzero(targets == t).flatten()[:count] for t in targets.unique()])
+        torch.cat([torch.nonzero(targets == t).flatten()[skip : skip + count] for t in targets.unique()])
     )
 
 

@@ -1,19 +1,27 @@
-"""Stage ``refine``: better structures of those that were reconstructed, one refiner after the other."""
+"""Stage ``refine``: better structures of those that were reconstructed, one refiner after the other.
+
+Beside it, ``train/<label>-atoms``: the surrogate of structures by which refiners move them, fitted to the
+rows that the generator was given and to no other label; and ``refine/<label>/baseline``: random structures of
+these rows put through the same refiner, which shows what the generator adds.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from whorl.chunked import parts_folder, remove_parts
 from whorl.datasets import (
     Dataset,
+    FeatureSet,
     load_dataset,
     load_features,
     read_dataset,
@@ -21,55 +29,179 @@ from whorl.datasets import (
     save_features,
     write_extxyz,
 )
+from whorl.datasets.store import entries_of, labels_of, property_name
 from whorl.errors import InputError
-from whorl.evaluation.samples import Samples
+from whorl.evaluation.samples import Reference, Samples
 from whorl.files import contents_hash, provenance, read_json, write_json
 from whorl.locks import one_at_a_time
+from whorl.potentials.quantity import Quantity, quantity_named
 from whorl.potentials.settings import CalculatorSettings
-from whorl.refinement.base import AS_IT_WAS, RefinementContext, Refiner, displacement
+from whorl.refinement.base import AS_IT_WAS, REACHED, RefinementContext, Refiner, displacement
 from whorl.refinement.settings import RefinerSettings
 from whorl.representations import make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
+from whorl.surrogates import load_surrogate
+from whorl.surrogates.settings import SurrogateSettings
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.run_folder import RunFolder
+from whorl.workflow.stages.sample import read_rows
 
 _LOSS, _STATUS = "reconstruction_loss", "reconstruction_status"
+_BASELINE = 100  # structures of each target, where all samples are reconstructed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Where the labelled data lie.
+
+    Attributes:
+        dataset: Structures with the property, and with forces where there are any.
+        property: Its name; None for the only one there is.
+        features: Of these structures; None where they are not needed.
+        rows: Which of them count; None for all.
+    """
+
+    dataset: Path
+    property: str | None = None
+    features: Path | None = None
+    rows: Path | None = None
 
 
 def steps(run: RunFolder) -> Iterator[Step]:
     """Yield a step for each refiner and training size; none where the recipe has no refiners."""
     recipe = run.recipe
-    for label in run.labels:
+    fitted = next((s.surrogate_settings for s in recipe.refine if s.surrogate_settings is not None), None)
+    calculator = recipe.calculator
+    choice = None if calculator is None else run.agreement
+    for label in run.labels if recipe.refine else ():
+        labelled = None
+        surrogate: Path | None = None
+        data = ["encode", "data", f"sampling/{label}"]
+        if fitted is not None:
+            surrogate = run.atoms_surrogate(label)
+            labelled = Labelled(
+                dataset=run.dataset,
+                property=recipe.property_name,
+                features=run.features,
+                rows=run.rows(label),
+            )
+            yield Step(
+                name=run.step_of(surrogate),
+                settings={"seed": recipe.seed, **fitted.model_dump(mode="json")},
+                run=partial(
+                    fit_surrogate,
+                    labelled,
+                    settings=fitted,
+                    output=surrogate,
+                    seed=recipe.seed,
+                    choice=choice,
+                ),
+                needs=(*data, *(() if choice is None else ("agreement",))),
+            )
         before = run.structures(label)
-        for settings, output in zip(recipe.refine, run.refinements(label), strict=True):
-            calculator = recipe.calculator if settings.needs_potential else None
+        for number, (settings, output) in enumerate(zip(recipe.refine, run.refinements(label), strict=True)):
+            own = calculator if settings.needs_potential else None
+            spare = run.spare(label) if number == 0 and run.spare_samples else None
+            options: dict[str, Any] = {
+                "settings": settings,
+                "seed": recipe.seed,
+                "tolerance": recipe.evaluate.tolerance,
+                "labelled": labelled,
+                "surrogate": surrogate,
+            }
+            key = {
+                "seed": recipe.seed,
+                "refiner": settings.model_dump(mode="json"),
+                "calculator": own and own.model_dump(mode="json"),
+                "tolerance": recipe.evaluate.tolerance,
+            }
+            atoms = [] if surrogate is None else [*data, run.step_of(surrogate)]
+            given = [run.structures(label), before, *([spare] if spare else [])]
             yield Step(
                 name=run.step_of(output),
-                settings={
-                    "seed": recipe.seed,
-                    "refiner": settings.model_dump(mode="json"),
-                    "calculator": calculator and calculator.model_dump(mode="json"),
-                },
+                settings=key,
                 run=partial(
                     refine,
                     before,
-                    settings=settings,
                     output=output,
-                    seed=recipe.seed,
                     generated=run.generated(label),
-                    calculator=calculator,
+                    calculator=own,
+                    choice=choice if settings.needs_quantity else None,
                     origin=run.structures(label),
+                    spare=spare,
+                    **options,
                 ),
-                needs=tuple(
-                    dict.fromkeys(
-                        [f"generate/{label}", run.step_of(run.structures(label)), run.step_of(before)]
-                    )
+                needs=_different(
+                    f"generate/{label}",
+                    *map(run.step_of, given),
+                    *atoms,
+                    *(["agreement"] if settings.needs_quantity and choice else []),
                 ),
             )
             before = output
+            if labelled is not None and settings.surrogate_settings is fitted:
+                count = (recipe.reconstruct and recipe.reconstruct.wanted) or _BASELINE
+                targets = recipe.generate.targets
+                yield Step(
+                    name=run.step_of(run.baseline(label)),
+                    settings={**key, "targets": targets, "count": count},
+                    run=partial(
+                        baseline, targets=targets, count=count, output=run.baseline(label), **options
+                    ),
+                    needs=_different(*atoms),
+                )
+
+
+def _different(*names: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+@one_at_a_time
+def fit_surrogate(
+    labelled: Labelled,
+    *,
+    settings: SurrogateSettings,
+    output: Path,
+    monitor: Monitor,
+    seed: int = 0,
+    choice: Path | None = None,
+) -> None:
+    """Fit a surrogate of structures to labelled ones, and to their forces where the property is an energy.
+
+    Args:
+        labelled: The structures.
+        settings: Of the surrogate.
+        output: ``.safetensors``.
+        monitor: Told of progress.
+        seed: Of all randomness.
+        choice: What of an energy method the property is; by default the property's name says it.
+
+    Raises:
+        InputError: Labels that cannot be fitted.
+    """
+    reference = _reference(labelled)
+    assert reference.structures is not None
+    quantity = _quantity(choice)
+    name = quantity_named(reference.name) if quantity is None else quantity.name
+    options = settings.options()
+    # Forces are derivatives of an energy, and say nothing of another property.
+    derivatives: dict[str, Any] = {}
+    if name is not None and (quantity is None or quantity.is_energy):
+        derivatives = {"forces": reference.forces, "stresses": reference.stresses}
+        if name == "energy" and "extensive" not in settings.model_fields_set and "extensive" in options:
+            options["extensive"] = True
+    fitted = settings.method.fit(
+        reference.structures,
+        reference.properties,
+        seed=derive_seed(seed, "atoms"),
+        progress=monitor.progress("fitting atoms"),
+        **options,
+        **derivatives,
+    )
+    fitted.save(output)
 
 
 @one_at_a_time
@@ -81,7 +213,13 @@ def refine(
     monitor: Monitor,
     seed: int = 0,
     generated: Path | None = None,
+    spare: Path | None = None,
     calculator: CalculatorSettings | None = None,
+    choice: Path | Quantity | None = None,
+    tolerance: float | None = None,
+    target: float | None = None,
+    labelled: Labelled | None = None,
+    surrogate: Path | None = None,
     origin: Path | None = None,
 ) -> None:
     """Refine structures, and write them with how far each moved, what it cost and how it ended.
@@ -89,47 +227,163 @@ def refine(
     Args:
         structures: Reconstructed or refined ones, a data set, or any file of structures.
         settings: Of the refiner.
-        output: ``.safetensors``, in the form of reconstructed structures, with ``displacement`` (Å) and
-            ``energy_calls`` of all refiners so far as properties, and the status as ``refinement_status``.
-            Beside it ``.extxyz``, the features of the structures now (``…-features.safetensors``) where there
-            are those before, and ``…-refinement.json``, a summary.
+        output: ``.safetensors``, in the form of reconstructed structures, with ``displacement`` (Å),
+            ``energy_calls`` of all refiners so far and ``draws`` as properties, and the status as
+            ``refinement_status``. Beside it ``.extxyz``; the features of the structures now
+            (``…-features.safetensors``) where there are those before; ``…-labels.safetensors`` with all that
+            an energy method computed; and ``…-refinement.json``, a summary.
         monitor: Told of progress, and of structures that came back as they were.
         seed: Of all randomness.
         generated: Generated features that the structures were reconstructed from.
+        spare: Structures of further samples: those that reach their targets take the place of those that do
+            not.
         calculator: Energy method of refiners whose settings name none of their own.
+        choice: What of it is the property, or the file that says so.
+        tolerance: Difference from the target that counts as a hit.
+        target: Value to reach; by default the one that each structure was generated for.
+        labelled: Data that a surrogate may be fitted to.
+        surrogate: File of a surrogate of structures fitted already.
         origin: Structures before the first refiner; by default those given.
 
     Raises:
         InputError: Files without structures or that do not belong together, or something the refiner lacks.
     """
-    check_output(output, structures, generated, origin, beside=".extxyz")
-    data = _read(structures, monitor)
-    refiner: Refiner = settings.method(settings)
+    check_output(output, structures, generated, origin, spare, surrogate, beside=".extxyz")
+    data = _read(structures, monitor, target)
+    origins = data if origin is None else load_dataset(origin)
+    further = None
+    if spare is not None:
+        further = load_dataset(spare)
+        origins = Dataset.concatenate([origins, further])
     own = structures.with_name(f"{structures.stem}-features.safetensors")
     features = load_features(own) if own.is_file() else None
+    record = structures.with_name(f"{structures.stem}-reconstruction.json")
+    _refine(
+        data,
+        further,
+        origins,
+        settings=settings,
+        output=output,
+        monitor=monitor,
+        seed=seed,
+        calculator=calculator,
+        quantity=choice if isinstance(choice, Quantity) else _quantity(choice),
+        tolerance=tolerance,
+        labelled=labelled,
+        surrogate=surrogate,
+        generated=None if generated is None else load_features(generated),
+        features=features,
+        record=read_json(record) if record.is_file() else None,
+    )
+
+
+@one_at_a_time
+def baseline(
+    *,
+    settings: RefinerSettings,
+    targets: Sequence[float],
+    count: int,
+    labelled: Labelled,
+    surrogate: Path,
+    output: Path,
+    monitor: Monitor,
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> None:
+    """Put random training structures through a refiner, as if they had been generated for each target.
+
+    Args:
+        settings: Of the refiner.
+        targets: Values to reach.
+        count: Structures of each target, or all there are if these are fewer.
+        labelled: The training structures.
+        surrogate: File of the surrogate of structures.
+        output: As of :func:`refine`.
+        monitor: Told of progress.
+        seed: Of all randomness.
+        tolerance: Difference from the target that counts as a hit.
+    """
+    reference = _reference(labelled)
+    assert reference.structures is not None
+    chosen: list[list[int]] = [[], []]  # to refine, and to draw from
+    values: list[list[float]] = [[], []]
+    for target in targets:
+        rng = torch.Generator().manual_seed(derive_seed(seed, "baseline", target))
+        rows = torch.randperm(len(reference.structures), generator=rng).tolist()
+        for part, of in enumerate((rows[:count], rows[count : count + settings.spare_samples])):
+            chosen[part] += of
+            values[part] += [target] * len(of)
+    data, further = (
+        Dataset(
+            structures=reference.structures.replace(info=())[rows],
+            properties={"target": torch.tensor(of, dtype=torch.float64)},
+            ids=tuple(f"{target:g}/row {row}" for row, target in zip(rows, of, strict=True)),
+        )
+        for rows, of in zip(chosen, values, strict=True)
+    )
+    _refine(
+        data,
+        further,
+        Dataset.concatenate([data, further]),
+        settings=settings,
+        output=output,
+        monitor=monitor,
+        seed=seed,
+        tolerance=tolerance,
+        labelled=labelled,
+        surrogate=surrogate,
+    )
+
+
+def _refine(
+    data: Dataset,
+    spare: Dataset | None,
+    origins: Dataset,
+    *,
+    settings: RefinerSettings,
+    output: Path,
+    monitor: Monitor,
+    seed: int,
+    tolerance: float | None,
+    labelled: Labelled | None,
+    surrogate: Path | None,
+    calculator: CalculatorSettings | None = None,
+    quantity: Quantity | None = None,
+    generated: FeatureSet | None = None,
+    features: FeatureSet | None = None,
+    record: dict[str, Any] | None = None,
+) -> None:
+    """Refine structures of a data set, draw others for what is out of reach, and write all."""
+    refiner: Refiner = settings.method(settings)
+    every = data if spare is None else Dataset.concatenate([data, spare])
+    assert every.structures is not None
     made_with = provenance(seed=seed, settings=settings.model_dump(mode="json"))
-    key = [contents_hash(structures), settings.model_dump(mode="json")]
-    samples = _samples(data, generated)
     refined = refiner.refine(
-        samples,
+        _samples(every, generated),
         RefinementContext(
             representation=None if features is None else make_representation(features.representation),
+            reference=None if labelled is None else _reference(labelled),
+            surrogate=None if surrogate is None else load_surrogate(surrogate),
+            surrogate_key="" if surrogate is None else contents_hash(surrogate),
             potential=None if calculator is None else calculator.potential(),
+            quantity=quantity,
+            tolerance=tolerance,
             seed=derive_seed(seed, "refine", settings.kind),
-            directory=parts_folder(output, key),
+            directory=parts_folder(output, settings.model_dump(mode="json")),
             progress=monitor.progress(f"refining ({settings.kind})"),
         ),
     )
-    kept = _kept(refined)
-    if len(kept) < len(data):
-        monitor.warn(
-            f"refine ({settings.kind}): {len(data) - len(kept)} of {len(data)} structures came back as they "
-            f"were (first: {_first_reason(refined)})."
-        )
-    before = data.structures if origin is None else load_dataset(origin).structures
+    computed = refined.computed
+    index, draws = drawn(refined, len(data))
+    refined, kept = refined.of_structures(index), every.select(index)
     moved, calls = refined.structures, refined.energy_calls
-    assert before is not None and moved is not None and calls is not None
-    result = _as_dataset(data, refined, before, made_with)
+    assert moved is not None and calls is not None
+    for text in _outcome(settings.kind, refined, draws):
+        monitor.warn(text)
+    place = {name: row for row, name in enumerate(origins.ids)}
+    assert origins.structures is not None
+    before = origins.structures[[place[name] for name in kept.ids]]
+    result = _as_dataset(kept, refined, before, draws, made_with)
     save_dataset(result, output)
     write_extxyz(
         moved if result.structures is None else result.structures,
@@ -139,31 +393,137 @@ def refine(
         ids=result.ids,
     )
     if features is not None:
-        representation = make_representation(features.representation)
-        with torch.no_grad():
-            now = torch.cat([representation(chunk) for chunk in moved.chunks(256)])
         save_features(
-            dataclasses.replace(features, features=now),
+            _features(moved, kept, features, generated),
             output.with_name(f"{output.stem}-features.safetensors"),
         )
-    record = structures.with_name(f"{structures.stem}-reconstruction.json")
-    if record.is_file():
-        write_json(output.with_name(f"{output.stem}-reconstruction.json"), read_json(record))
+    if computed is not None:
+        names = [every.ids[row] for row in computed.rows.tolist()]
+        save_dataset(
+            Dataset(
+                structures=computed.structures,
+                properties={"value": computed.values, "energy": computed.energies},
+                ids=tuple(f"{name}/call {n}" for n, name in enumerate(names)),
+                forces=computed.forces,
+                provenance=made_with,
+            ),
+            output.with_name(f"{output.stem}-labels.safetensors"),
+        )
+    if record is not None:
+        if generated is not None:
+            rows = {name: row for row, name in enumerate(generated.ids)}
+            record = {**record, "rows": [rows[name] for name in kept.ids]}
+        write_json(output.with_name(f"{output.stem}-reconstruction.json"), record)
     write_json(
         output.with_name(f"{output.stem}-refinement.json"),
         {
             **made_with,
             "kind": settings.kind,
             "counts": _counts(refined.refinement),
+            "ids": list(kept.ids),
             "displacement": [] if refined.displacement is None else refined.displacement.tolist(),
             "energy_calls": calls.tolist(),
+            "draws": draws.tolist(),
             "status": list(refined.refinement),
         },
     )
     remove_parts(output)
 
 
-def _read(path: Path, monitor: Monitor) -> Dataset:
+def drawn(refined: Samples, count: int) -> tuple[Int[Tensor, "k"], Int[Tensor, "k"]]:
+    """Choose structures that have reached their targets, from spare ones where the first did not.
+
+    Args:
+        refined: The ``count`` structures that are wanted, and behind them spare ones.
+        count: How many are wanted.
+
+    Returns:
+        The structure in each place, and how many were drawn for it. Where no spare one is left, the first one
+        stays.
+    """
+    targets = refined.structure_targets.tolist()
+    waiting: dict[float, list[int]] = {}
+    for row in range(count, len(targets)):
+        waiting.setdefault(targets[row], []).append(row)
+    index, draws = list(range(count)), [1] * count
+    for k in range(count):
+        further = waiting.get(targets[k], [])
+        while further and refined.refinement[index[k]] != REACHED:
+            draws[k] += 1
+            if refined.refinement[row := further.pop(0)] == REACHED:
+                index[k] = row
+    return torch.tensor(index, dtype=torch.int64), torch.tensor(draws, dtype=torch.int64)
+
+
+def _reference(labelled: Labelled) -> Reference:
+    """Return the labelled data of the rows that count, and no other."""
+    if labelled.features is None:
+        data = load_dataset(labelled.dataset)
+        name = _only_property(data, labelled.property)
+        values = data.properties[name]
+        features = values.new_zeros(len(data), 0)
+    else:
+        real = load_features(labelled.features)
+        rows = torch.arange(len(real)) if labelled.rows is None else read_rows(labelled.rows)["rows"]
+        real = real.select(rows)
+        name = property_name(real, labelled.property)
+        values, features = labels_of(real, name).double(), real.features.flatten(1).double()
+        data = entries_of(real.ids, labelled.dataset)
+    usable = torch.nonzero(values.isfinite()).flatten()
+    data = data.select(usable)
+    return Reference(
+        name=name,
+        unit="",
+        properties=values[usable].double(),
+        features=features[usable],
+        structures=data.structures,
+        forces=data.forces,
+        stresses=data.stresses,
+        training_rows=torch.arange(len(usable)),
+    )
+
+
+def _only_property(data: Dataset, name: str | None) -> str:
+    names = list(data.properties)
+    chosen = names[0] if name is None and len(names) == 1 else name
+    if chosen is None or chosen not in names:
+        got = "several properties" if name is None else f"no property '{name}'"
+        raise InputError(f"the data set has {got}; give one with --property: {', '.join(names) or 'none'}.")
+    return chosen
+
+
+def _quantity(choice: Path | None) -> Quantity | None:
+    """Read what of an energy method the property is; None where nothing is."""
+    if choice is None:
+        return None
+    data = read_json(choice)
+    try:
+        if data["quantity"] is None:
+            return None
+        return Quantity(
+            name=str(data["quantity"]),
+            subtracted=float(data["subtracted"]),
+            bulk_energy={str(element): float(value) for element, value in data["bulk_energy"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{choice}: does not say what of an energy method is the property.") from None
+
+
+def _features(
+    moved: StructureBatch, kept: Dataset, own: FeatureSet, generated: FeatureSet | None
+) -> FeatureSet:
+    """Return the features of structures where they are now."""
+    representation = make_representation(own.representation)
+    with torch.no_grad():
+        now = torch.cat([representation(chunk) for chunk in moved.chunks(256)])
+    of = own
+    if generated is not None:
+        place = {name: row for row, name in enumerate(generated.ids)}
+        of = generated.select([place[name] for name in kept.ids])
+    return dataclasses.replace(of, features=now)
+
+
+def _read(path: Path, monitor: Monitor, target: float | None) -> Dataset:
     if path.suffix == ".safetensors":
         data = load_dataset(path)
     else:
@@ -174,22 +534,27 @@ def _read(path: Path, monitor: Monitor) -> Dataset:
             monitor.doubt(name, doubt)
     if data.structures is None or not len(data):
         raise InputError(f"{path}: holds no structures.")
-    return data
+    if target is None:
+        return data
+    targets = torch.full((len(data),), target, dtype=torch.float64)
+    return dataclasses.replace(data, properties={**data.properties, "target": targets})
 
 
-def _samples(data: Dataset, generated: Path | None) -> Samples:
+def _samples(data: Dataset, generated: FeatureSet | None) -> Samples:
     """Return structures with their targets and the features they were made for, as far as known."""
     assert data.structures is not None
     unknown = torch.full((len(data),), torch.nan, dtype=torch.float64)
     features: Tensor | None = None
     requested: dict[str, Any] = {}
     if generated is not None:
-        wanted = load_features(generated)
-        place = {name: row for row, name in enumerate(wanted.ids)}
+        place = {name: row for row, name in enumerate(generated.ids)}
         if missing := [name for name in data.ids if name not in place]:
-            raise InputError(f"{generated}: has no sample '{missing[0]}'. Give the features these are from.")
-        features = wanted.features[[place[name] for name in data.ids]].double()
-        requested = dict(wanted.requested)
+            raise InputError(
+                f"refine: the structure '{missing[0]}' is of none of the generated samples. Give the "
+                "features that the structures were reconstructed from."
+            )
+        features = generated.features[[place[name] for name in data.ids]].double()
+        requested = dict(generated.requested)
     return Samples(
         ids=data.ids,
         targets=data.properties.get("target", unknown),
@@ -203,7 +568,7 @@ def _samples(data: Dataset, generated: Path | None) -> Samples:
 
 
 def _as_dataset(
-    data: Dataset, refined: Samples, origin: StructureBatch, made_with: dict[str, Any]
+    data: Dataset, refined: Samples, origin: StructureBatch, draws: Tensor, made_with: dict[str, Any]
 ) -> Dataset:
     """Return refined structures in the form of the reconstructed ones.
 
@@ -223,18 +588,29 @@ def _as_dataset(
             **{name: values for name, values in data.properties.items() if name in ("target", _LOSS)},
             "displacement": displacement(origin, refined.structures),
             "energy_calls": calls,
+            "draws": data.properties.get("draws", torch.ones(len(data))).double() - 1 + draws,
         },
         ids=data.ids,
         provenance={**data.provenance, **made_with},
     )
 
 
-def _kept(refined: Samples) -> list[int]:
-    return [k for k, status in enumerate(refined.refinement) if not status.startswith(AS_IT_WAS)]
-
-
-def _first_reason(refined: Samples) -> str:
-    return next(status for status in refined.refinement if status.startswith(AS_IT_WAS))
+def _outcome(kind: str, refined: Samples, draws: Tensor) -> Iterator[str]:
+    """Yield what a reader should know of structures that were not refined, or that are of other samples."""
+    count = len(refined.refinement)
+    if lost := [status for status in refined.refinement if status.startswith(AS_IT_WAS)]:
+        yield f"refine ({kind}): {len(lost)} of {count} structures came back as they were (first: {lost[0]})."
+    for target in refined.structure_targets.unique().tolist():
+        own = refined.structure_targets == target
+        missed = sum(
+            status != REACHED for status, here in zip(refined.refinement, own.tolist(), strict=True) if here
+        )
+        # Only some refiners say that a value is reached.
+        if missed and (REACHED in refined.refinement or int(draws.max()) > 1):
+            yield (
+                f"refine ({kind}), target {target:g}: {missed} of {int(own.sum())} structures do not reach "
+                f"it, after {int(draws[own].sum())} draws."
+            )
 
 
 def _counts(statuses: Sequence[str]) -> dict[str, int]:
