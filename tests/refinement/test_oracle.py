@@ -124,6 +124,7 @@ class Wrong(StructureSurrogate):
     """A surrogate of structures whose gradient is too large by a factor, and turned a little."""
 
     validation_errors = None
+    identity = "wrong"
 
     def predict(self, features, *, gradients=False):
         output = EMT(features)

@@ -29,20 +29,53 @@ def refine(
     kind: Annotated[
         str, typer.Option(help=f"Refiner: {', '.join(REFINERS)}, or package.module:Class.")
     ] = "relax",
+    target: Annotated[
+        float | None,
+        typer.Option(help="Value to reach.", show_default="that for which each structure was generated"),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Within this of the target is a hit.")] = 0.1,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Labelled structures, for refiners that fit a surrogate.", show_default=False),
+    ] = None,
+    property: Annotated[
+        str | None,
+        typer.Option(help="Which property of the data set.", show_default="the only one there is"),
+    ] = None,
+    quantity: Annotated[
+        str,
+        typer.Option(
+            help="What of the calculator has the target: formation_energy, energy_per_atom, energy, or "
+            "another one that it has."
+        ),
+    ] = "formation_energy",
     seed: Seed = 0,
     executor: ExecutorName = None,
 ) -> None:
     """Refine structures; report distance moved, energy calls and status of each.
 
     `whorl refine atoms.safetensors --kind relax --calculator chgnet -o relaxed.safetensors` relaxes the
-    positions. A structure that cannot be refined is returned unchanged, with the reason as its status.
+    positions; `--kind project --dataset data.safetensors` moves the atoms onto a value of the property. A
+    structure that cannot be refined is returned unchanged, with the reason as its status.
     """
     from whorl.potentials import importable
     from whorl.refinement import RefinerSettings
     from whorl.settings import settings_from
+    from whorl.workflow.stages.refine import Labelled
     from whorl.workflow.stages.refine import refine as refine_structures
 
     with importable("."), monitored(executor) as monitor:
-        settings = settings_from(RefinerSettings, {"kind": kind, **given_settings()}, source="whorl refine")
-        refine_structures(structures, settings=settings, output=output, monitor=monitor, seed=seed)
+        refine_structures(
+            structures,
+            settings=settings_from(
+                RefinerSettings, {"kind": kind, **given_settings()}, source="whorl refine"
+            ),
+            output=output,
+            monitor=monitor,
+            seed=seed,
+            target=target,
+            tolerance=tolerance,
+            labelled=None if dataset is None else Labelled(dataset=dataset, property=property),
+            quantity=quantity,
+        )
         out.print(str(output))

@@ -59,7 +59,6 @@ class RefinementContext:
         representation: That the samples' features are of.
         reference: The labelled data, for refiners that fit a surrogate to its training rows.
         surrogate: Of structures, fitted already; otherwise such a refiner fits its own.
-        surrogate_key: Hash of the surrogate, for chunks that depend on it.
         potential: The energy method; for refiners whose settings name none of their own.
         quantity: What of it the property is; None where nothing is.
         tolerance: Difference from the value asked for that counts as a hit, in units of the property.
@@ -71,7 +70,6 @@ class RefinementContext:
     representation: Representation | None = None
     reference: Reference | None = None
     surrogate: StructureSurrogate | None = None
-    surrogate_key: str = ""
     potential: Potential | None = None
     quantity: Quantity | None = None
     tolerance: float | None = None

@@ -7,12 +7,14 @@ linear function to the value is
 
 no atom moving more than a trust radius. A call checks where it leads; from what is no nearer, the walk goes
 back, and a shorter step is interpolated. Atoms that it would bring too near to another are held, and the
-others go farther. An energy method without forces, or a property that is no energy,
-is followed along the gradient of a surrogate, whose length is corrected by each call (a secant).
+others go farther; a step that would break a structure into pieces is shortened. An energy method without
+forces, or a property that is no energy, is followed along the gradient of a surrogate, whose length is
+corrected by each call (a secant).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -30,11 +32,13 @@ from whorl.refinement.base import REACHED, RefinementContext, Refiner, refine_in
 from whorl.refinement.settings import RefinerSettings
 from whorl.settings import Count, Positive, Share
 from whorl.structures.batch import StructureBatch
+from whorl.structures.connectivity import count_pieces
 from whorl.structures.neighbors import NeighborList, neighbor_list
 from whorl.surrogates.base import StructureSurrogate
 
 _SHORTENED = (0.1, 0.5)  # of a step that led no nearer: at least and at most so much is tried next
 _CORRECTED = (0.1, 10.0)  # limits of the correction of a surrogate's gradient
+_SHORTER = (0.5, 0.5, 0.0)  # of a step after which a structure would be in more pieces
 _HELD = 4  # times that atoms are held which a step would bring too near to another
 
 
@@ -92,9 +96,12 @@ class Oracle(Refiner):
             raise InputError("refine: oracle needs a tolerance: the difference that counts as a hit.")
         if samples.structures is not None and not bool(samples.structure_targets.isfinite().all()):
             raise InputError("refine: oracle needs a value to reach for each structure. Give one: --target.")
-        work = partial(_walked, potential, context.quantity, context.surrogate, own, context.tolerance)
-        key = [self.kind, potential.name, vars(context.quantity), own.options(), context.tolerance]
-        return refine_in_chunks(work, samples, context, key=[key, context.surrogate_key])
+        surrogate = context.surrogate
+        work = partial(_walked, potential, context.quantity, surrogate, own, context.tolerance)
+        method = [potential.name, dataclasses.asdict(context.quantity), surrogate and surrogate.identity]
+        return refine_in_chunks(
+            work, samples, context, key=[self.kind, method, own.options(), context.tolerance]
+        )
 
 
 @dataclass
@@ -125,6 +132,7 @@ def _walked(
     start, targets = samples.structures, samples.structure_targets.double()
     count = len(start)
     bound = _closest(start, settings.min_distance) - 1e-9
+    pieces = count_pieces(_finite(start))
     walks = _Walks(
         positions=start.positions.clone(),
         best=start.positions.clone(),
@@ -144,7 +152,7 @@ def _walked(
         computed.append(_call(walks, start, rows, targets, potential, quantity, surrogate))
         walks.walking &= walks.error.abs() > settings.margin * tolerance
         if call + 1 < settings.calls:
-            _step(walks, start, settings, bound)
+            _step(walks, start, settings, bound, pieces)
     status = []
     for b, error in enumerate(walks.error.tolist()):
         if abs(error) <= tolerance:
@@ -179,16 +187,18 @@ def _call(
     error = targets[rows] - values
     first = walks.error[rows].isinf()
     nearer = error.abs() < walks.error[rows].abs()  # not where the value is NaN
-    followed = gradient.isnan().any(1)
-    if bool(followed.any()) and surrogate is not None:
-        predicted = surrogate.predict(here, gradients=True).gradient
+    lacking = _per_structure(gradient.isnan().any(1), here).bool() & values.isfinite()
+    if surrogate is not None and bool(lacking.any()):
+        problems = surrogate.find_problems(here)
+        followed = torch.tensor([b for b in torch.nonzero(lacking).flatten().tolist() if b not in problems])
+        followed = followed.long()
+        predicted = surrogate.predict(here[followed], gradients=True).gradient
         assert predicted is not None
-        gradient = torch.where(followed[:, None], predicted, gradient)
+        gradient[here.atoms_of(followed)] = predicted
+        lacking[followed] = False
         slope = (walks.error[rows] - error) / walks.expected[rows]
-        moved = slope.isfinite() & ~first & _per_structure(followed, here).bool()
-        walks.correction[rows] = torch.where(
-            moved, (walks.correction[rows] * slope).clamp(*_CORRECTED), walks.correction[rows]
-        )
+        moved = followed[(slope.isfinite() & ~first)[followed]]
+        walks.correction[rows[moved]] = (walks.correction[rows[moved]] * slope[moved]).clamp(*_CORRECTED)
     # A shorter step: where the line between the last two values meets the one requested.
     share = (walks.error[rows] / (walks.error[rows] - error)).nan_to_num(nan=0.5).clamp(*_SHORTENED)
     walks.tried[rows] = torch.where(nearer, torch.inf, share * walks.tried[rows])
@@ -202,12 +212,11 @@ def _call(
         b = int(rows[k])
         walks.failures[b] = output.failures.get(k, "it has no value: the energy of an element is not known.")
         walks.walking[b] = False
-    blind = _per_structure(gradient.isnan().any(1), here).bool() & values.isfinite()
-    for b in rows[blind].tolist():
-        if surrogate is None:
-            walks.failures[b] = (
-                f"{potential.name} gives no forces of this property, and there is no surrogate of structures."
-            )
+    for b in rows[lacking].tolist():
+        walks.failures[b] = (
+            f"{potential.name} gives no forces of this property, and there is no surrogate of structures to "
+            "follow."
+        )
         walks.walking[b] = False
     good = torch.nonzero(values.isfinite()).flatten()
     kept = torch.isin(here.structure_index, good)
@@ -220,7 +229,9 @@ def _call(
     )
 
 
-def _step(walks: _Walks, start: StructureBatch, settings: Oracle.Settings, bound: Tensor) -> None:
+def _step(
+    walks: _Walks, start: StructureBatch, settings: Oracle.Settings, bound: Tensor, pieces: Tensor
+) -> None:
     """Set the positions to compute next."""
     owner = start.structure_index
     limit = walks.tried.clamp(max=settings.max_step)
@@ -240,6 +251,9 @@ def _step(walks: _Walks, start: StructureBatch, settings: Oracle.Settings, bound
         free = torch.where(crowded, 0.0, free)
     else:  # atoms that stay are still run into: the whole structure stays
         share = torch.where(_per_structure(crowded, start) > 0, 0.0, share)
+    for factor in _SHORTER:
+        moved = start.replace(positions=walks.best + step * share[owner, None])
+        share = torch.where(count_pieces(_finite(moved)) > pieces, factor * share, share)
     walks.positions = walks.best + step * share[owner, None]
     walks.tried = longest * share
     walks.expected = walks.error * share
@@ -251,11 +265,14 @@ def _per_structure(values: Tensor, structures: StructureBatch) -> Float[Tensor, 
     return values.new_zeros(len(structures)).index_add(0, structures.structure_index, values)
 
 
+def _finite(structures: StructureBatch) -> StructureBatch:
+    finite = structures.positions.isfinite().all(1)
+    return structures.replace(positions=torch.where(finite[:, None], structures.positions, 0.0))
+
+
 def _contacts(structures: StructureBatch, reach: float) -> tuple[NeighborList, Tensor]:
     """Return pairs of atoms, and their distances in sums of covalent radii, complete up to ``reach``."""
-    finite = structures.positions.isfinite().all(1)
-    radii = torch.as_tensor(covalent_radii)[structures.atomic_numbers]
-    sound = structures.replace(positions=torch.where(finite[:, None], structures.positions, 0.0))
+    radii, sound = torch.as_tensor(covalent_radii)[structures.atomic_numbers], _finite(structures)
     pairs = neighbor_list(sound, cutoff=2 * reach * max(radii.tolist(), default=1.0))
     return pairs, pairs.vectors(sound).norm(dim=1).double() / (radii[pairs.first] + radii[pairs.second])
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Annotated
 
 import torch
 from ase.data import covalent_radii
@@ -352,6 +353,9 @@ class Project(Refiner):
         shorten them."""
         free_cell: bool = False
         """Move the lattice vectors too."""
+        spare: Annotated[int, Field(ge=0)] = 50
+        """Further samples of each target that a run reconstructs, to take the place of those that do not
+        reach it; of the first refiner."""
         tolerance: Positive | None = None
         """Difference that counts as a hit; by default that of the evaluation."""
 

@@ -32,16 +32,18 @@ from whorl.datasets import (
 from whorl.datasets.store import entries_of, labels_of, property_name
 from whorl.errors import InputError
 from whorl.evaluation.samples import Reference, Samples
-from whorl.files import contents_hash, provenance, read_json, write_json
+from whorl.files import provenance, read_json, write_json
 from whorl.locks import one_at_a_time
 from whorl.potentials.quantity import Quantity, quantity_named
+from whorl.potentials.reference import bulk_energy, why_no_reference
 from whorl.potentials.settings import CalculatorSettings
 from whorl.refinement.base import AS_IT_WAS, REACHED, RefinementContext, Refiner, displacement
 from whorl.refinement.settings import RefinerSettings
 from whorl.representations import make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
-from whorl.surrogates import load_surrogate
+from whorl.structures.composition import species_of
+from whorl.surrogates.base import StructureSurrogate, load_surrogate
 from whorl.surrogates.settings import SurrogateSettings
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
@@ -215,7 +217,8 @@ def refine(
     generated: Path | None = None,
     spare: Path | None = None,
     calculator: CalculatorSettings | None = None,
-    choice: Path | Quantity | None = None,
+    choice: Path | None = None,
+    quantity: str | None = None,
     tolerance: float | None = None,
     target: float | None = None,
     labelled: Labelled | None = None,
@@ -238,7 +241,8 @@ def refine(
         spare: Structures of further samples: those that reach their targets take the place of those that do
             not.
         calculator: Energy method of refiners whose settings name none of their own.
-        choice: What of it is the property, or the file that says so.
+        choice: File that says what of it is the property.
+        quantity: The same by its name, where there is no such file.
         tolerance: Difference from the target that counts as a hit.
         target: Value to reach; by default the one that each structure was generated for.
         labelled: Data that a surrogate may be fitted to.
@@ -267,7 +271,9 @@ def refine(
         monitor=monitor,
         seed=seed,
         calculator=calculator,
-        quantity=choice if isinstance(choice, Quantity) else _quantity(choice),
+        quantity=_quantity_of(calculator or getattr(settings, "calculator", None), data, quantity)
+        if choice is None
+        else _quantity(choice),
         tolerance=tolerance,
         labelled=labelled,
         surrogate=surrogate,
@@ -332,6 +338,7 @@ def baseline(
         tolerance=tolerance,
         labelled=labelled,
         surrogate=surrogate,
+        features=None if labelled.features is None else load_features(labelled.features),
     )
 
 
@@ -363,8 +370,7 @@ def _refine(
         RefinementContext(
             representation=None if features is None else make_representation(features.representation),
             reference=None if labelled is None else _reference(labelled),
-            surrogate=None if surrogate is None else load_surrogate(surrogate),
-            surrogate_key="" if surrogate is None else contents_hash(surrogate),
+            surrogate=None if surrogate is None else _surrogate(surrogate),
             potential=None if calculator is None else calculator.potential(),
             quantity=quantity,
             tolerance=tolerance,
@@ -438,20 +444,22 @@ def drawn(refined: Samples, count: int) -> tuple[Int[Tensor, "k"], Int[Tensor, "
         count: How many are wanted.
 
     Returns:
-        The structure in each place, and how many were drawn for it. Where no spare one is left, the first one
-        stays.
+        The structure in each place, and how many were drawn for it. Where no spare one has reached the
+        target, one that was moved goes before one that came back as it was.
     """
     targets = refined.structure_targets.tolist()
-    waiting: dict[float, list[int]] = {}
-    for row in range(count, len(targets)):
-        waiting.setdefault(targets[row], []).append(row)
+    ranks = [2 if s.startswith(AS_IT_WAS) else int(s != REACHED) for s in refined.refinement]
     index, draws = list(range(count)), [1] * count
-    for k in range(count):
-        further = waiting.get(targets[k], [])
-        while further and refined.refinement[index[k]] != REACHED:
-            draws[k] += 1
-            if refined.refinement[row := further.pop(0)] == REACHED:
-                index[k] = row
+    for target in dict.fromkeys(targets[:count]):
+        places = [k for k in range(count) if targets[k] == target and ranks[k]]
+        spare = [k for k in range(count, len(targets)) if targets[k] == target]
+        while places and spare:
+            draws[places[0]] += 1
+            if ranks[row := spare.pop(0)] == 0:
+                index[places.pop(0)] = row
+        moved = [k for k in range(count, len(targets)) if targets[k] == target and ranks[k] == 1]
+        for place, row in zip([k for k in places if ranks[k] == 2], moved, strict=False):
+            index[place] = row
     return torch.tensor(index, dtype=torch.int64), torch.tensor(draws, dtype=torch.int64)
 
 
@@ -483,6 +491,28 @@ def _reference(labelled: Labelled) -> Reference:
     )
 
 
+def _quantity_of(method: CalculatorSettings | None, data: Dataset, name: str | None) -> Quantity | None:
+    """Return a quantity by its name, with the energies of the bulk that it needs."""
+    if name is None or method is None or data.structures is None:
+        return None
+    bulk = dict(method.bulk_energy)
+    if name == "formation_energy":
+        for element in species_of(data.structures):
+            if element not in bulk and why_no_reference(element) is None:
+                bulk[element] = bulk_energy(method.potential(), element)
+    return Quantity(name=name, bulk_energy=bulk)
+
+
+def _surrogate(path: Path) -> StructureSurrogate:
+    surrogate = load_surrogate(path)
+    if not isinstance(surrogate, StructureSurrogate):
+        raise InputError(
+            f"{path}: the surrogate {surrogate.kind} predicts from features, expected one of structures: "
+            "additive."
+        )
+    return surrogate
+
+
 def _only_property(data: Dataset, name: str | None) -> str:
     names = list(data.properties)
     chosen = names[0] if name is None and len(names) == 1 else name
@@ -510,17 +540,24 @@ def _quantity(choice: Path | None) -> Quantity | None:
 
 
 def _features(
-    moved: StructureBatch, kept: Dataset, own: FeatureSet, generated: FeatureSet | None
+    moved: StructureBatch, kept: Dataset, like: FeatureSet, generated: FeatureSet | None
 ) -> FeatureSet:
     """Return the features of structures where they are now."""
-    representation = make_representation(own.representation)
+    representation = make_representation(like.representation)
     with torch.no_grad():
         now = torch.cat([representation(chunk) for chunk in moved.chunks(256)])
-    of = own
     if generated is not None:
         place = {name: row for row, name in enumerate(generated.ids)}
-        of = generated.select([place[name] for name in kept.ids])
-    return dataclasses.replace(of, features=now)
+        return dataclasses.replace(generated.select([place[name] for name in kept.ids]), features=now)
+    targets = {name: values for name, values in kept.properties.items() if name == "target"}
+    return FeatureSet(
+        features=now,
+        representation=like.representation,
+        fingerprint=like.fingerprint,
+        properties=targets,
+        ids=kept.ids,
+        elements=like.elements,
+    )
 
 
 def _read(path: Path, monitor: Monitor, target: float | None) -> Dataset:
