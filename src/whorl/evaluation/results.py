@@ -13,6 +13,7 @@ from torch import Tensor
 from whorl.errors import InputError
 from whorl.evaluation.metrics import Metrics
 from whorl.evaluation.samples import Reference, Samples
+from whorl.structures.connectivity import count_pieces
 from whorl.surrogates.errors import PredictionErrors
 
 _FORMAT = "whorl results 2"
@@ -28,11 +29,14 @@ class Evaluated:
         samples: Of the generator.
         reference: The real data, with the rows that the generator was given.
         metrics: By the kind of the evaluator.
+        arms: Structures to compare, by what was done: ``plain`` as they were reconstructed, those after each
+            refiner, and the ``baseline`` of random training structures; each with its energies.
     """
 
     samples: Samples
     reference: Reference
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
+    arms: Mapping[str, Evaluated] = field(default_factory=dict)
 
     def values(self, evaluator: str, column: str = "value") -> Tensor | None:
         """Return a column of numbers, of samples or of structures, NaN where there is none; or None."""
@@ -111,6 +115,31 @@ class Diversity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Arm:
+    """How near structures are to one target by the energy method, and what they cost.
+
+    Attributes:
+        count: Structures, with a value or without.
+        percent_within: Of all of them.
+        mean_absolute_error: Of those with a value; ``None`` when there are none.
+        energy_calls: Mean number of calls of the energy method that refinement spent on a structure.
+        labels: Labelled structures that generator and surrogates were fitted to.
+        draws: Samples, or training structures, that were drawn for these structures.
+        displacement: Mean of the root mean square distances, in Å, that refinement moved atoms.
+        percent_whole: Structures in one piece.
+    """
+
+    count: int
+    percent_within: float | None
+    mean_absolute_error: float | None
+    energy_calls: float
+    labels: int
+    draws: int
+    displacement: float
+    percent_whole: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetResults:
     """Results at one target; ``None`` where nothing was evaluated so.
 
@@ -124,6 +153,7 @@ class TargetResults:
         diversity: Of the generated features.
         diversity_atoms: Of the features of the structures.
         metrics: Numbers of other evaluators, by kind.
+        arms: Structures to compare, by what was done, with what they cost.
     """
 
     target: float
@@ -135,6 +165,7 @@ class TargetResults:
     diversity: Diversity | None = None
     diversity_atoms: Diversity | None = None
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    arms: Mapping[str, Arm] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +303,7 @@ def _size_of(label: str, of: Evaluated, tolerance: float) -> tuple[SizeResults, 
                 diversity=_made(Diversity, diversity.get("features")),
                 diversity_atoms=_made(Diversity, diversity.get("atoms")),
                 metrics=there,
+                arms={name: arm_of(arm, target, labels=len(properties)) for name, arm in of.arms.items()},
             )
         )
     warnings = []
@@ -295,6 +327,29 @@ def _size_of(label: str, of: Evaluated, tolerance: float) -> tuple[SizeResults, 
             metrics=overall,
         ),
         warnings,
+    )
+
+
+def arm_of(of: Evaluated, target: float, *, labels: int) -> Arm:
+    """Return the results of one arm at one target."""
+    samples, near = of.samples, of.metrics["energy"].at(target)
+    own = samples.structure_targets == target
+    assert samples.structures is not None
+    count = int(own.sum())
+    whole = count_pieces(samples.structures[own]) == 1
+
+    def mean(column: Tensor | None) -> float:
+        return 0.0 if column is None or not count else float(column[own].double().mean())
+
+    return Arm(
+        count=count,
+        percent_within=near.get("percent_within"),
+        mean_absolute_error=near.get("mean_absolute_error"),
+        energy_calls=mean(samples.energy_calls),
+        labels=labels,
+        draws=count if samples.draws is None else int(samples.draws[own].sum()),
+        displacement=mean(samples.displacement),
+        percent_whole=100 * float(whole.double().mean()) if count else None,
     )
 
 
@@ -326,7 +381,9 @@ def _target_from(data: Mapping[str, Any]) -> TargetResults:
         "diversity": Diversity,
         "diversity_atoms": Diversity,
     }
-    return TargetResults(**{**data, **{name: _made(kind, data[name]) for name, kind in parts.items()}})
+    made = {name: _made(kind, data[name]) for name, kind in parts.items()}
+    arms = {name: Arm(**arm) for name, arm in data.get("arms", {}).items()}
+    return TargetResults(**{**data, **made, "arms": arms})
 
 
 def _range(values: Tensor) -> tuple[float, float]:

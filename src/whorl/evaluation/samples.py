@@ -68,6 +68,8 @@ class Samples:
         refinement: How the refinement of each structure ended; empty without refinement.
         energy_calls: Energy evaluations that refinement spent on each structure, shape (k,).
         computed: What was computed by these; None where nothing was.
+        draws: Samples that were drawn for each structure, this one and those that do not reach their targets,
+            shape (k,).
     """
 
     ids: tuple[str, ...]
@@ -87,6 +89,7 @@ class Samples:
     refinement: tuple[str, ...] = ()
     energy_calls: Int[Tensor, "k"] | None = None
     computed: Computed | None = None
+    draws: Int[Tensor, "k"] | None = None
 
     def __post_init__(self) -> None:
         n, k = len(self.ids), 0 if self.structures is None else len(self.structures)
@@ -97,6 +100,7 @@ class Samples:
             "structure_features": self.structure_features,
             "displacement": self.displacement,
             "energy_calls": self.energy_calls,
+            "draws": self.draws,
             "status": self.status or None,
             "refinement": self.refinement or None,
         }
@@ -156,7 +160,7 @@ class Samples:
         rows = self.rows[index]
         picked: dict[str, Any] = {
             name: None if value is None else value[index]
-            for name in ("structures", "loss", "structure_features", "displacement", "energy_calls")
+            for name in ("structures", "loss", "structure_features", "displacement", "energy_calls", "draws")
             for value in (getattr(self, name),)
         }
         for name in ("status", "refinement"):

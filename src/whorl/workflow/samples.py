@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whorl.datasets import load_dataset, load_features
+from whorl.datasets import Dataset, load_dataset, load_features
 from whorl.datasets.store import labels_of, property_name, rows_of_features
 from whorl.errors import InputError
 from whorl.evaluation.samples import Reference, Samples
@@ -124,16 +124,42 @@ def _with_structures(samples: Samples, files: SampleFiles, path: Path) -> Sample
     with damage_named(path):
         status = tuple(str(info["reconstruction_status"]) for info in data.structures.info)
         refinement = tuple(str(info.get("refinement_status", "")) for info in data.structures.info)
-    calls = data.properties.get("energy_calls")
     return samples.replace(
         **changes,
+        **_cost(data),
         structures=data.structures,
         loss=data.properties["reconstruction_loss"].double(),
         status=status,
-        displacement=data.properties.get("displacement"),
-        energy_calls=None if calls is None else calls.long(),
         refinement=refinement if any(refinement) else (),
         structure_features=load_features(own).features.double() if own.is_file() else None,
+    )
+
+
+def _cost(data: Dataset) -> dict[str, Any]:
+    """Return what refinement moved and spent."""
+    calls, draws = (data.properties.get(name) for name in ("energy_calls", "draws"))
+    return {
+        "displacement": data.properties.get("displacement"),
+        "energy_calls": None if calls is None else calls.long(),
+        "draws": None if draws is None else draws.long(),
+    }
+
+
+def read_arm(structures: Path) -> Samples:
+    """Read structures with the targets that each is for, to compare them with others.
+
+    Raises:
+        InputError: A file without structures or targets.
+    """
+    data = load_dataset(structures)
+    if data.structures is None or "target" not in data.properties:
+        raise InputError(f"{structures}: not structures that were made for a target. Reconstruct them again.")
+    return Samples(
+        ids=data.ids,
+        targets=data.properties["target"].double(),
+        structures=data.structures,
+        rows=torch.arange(len(data)),
+        **_cost(data),
     )
 
 

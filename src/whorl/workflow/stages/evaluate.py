@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from whorl.errors import MissingExtraError, import_extra
 from whorl.evaluation import running
@@ -23,7 +26,7 @@ from whorl.workflow.candidates import write_candidates
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
-from whorl.workflow.samples import SampleFiles, read_reference, read_samples, with_training_rows
+from whorl.workflow.samples import SampleFiles, read_arm, read_reference, read_samples, with_training_rows
 from whorl.workflow.settings import EvaluateSettings
 
 PARTS = ".parts"
@@ -56,7 +59,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
             "train/surrogate",
             *(f"sampling/{label}" for label in labels),
             *(f"generate/{label}" for label in labels),
-            *(run.step_of(run.refined(label)) for label in labels if reconstructed),
+            *(run.step_of(path) for label in labels if reconstructed for path in run.arms(label).values()),
         ),
         keeps=(PARTS,),
     )
@@ -84,7 +87,15 @@ def _evaluate(run: RunFolder, monitor: Monitor) -> None:
         output=run.results.parent,
         made_with=provenance(seed=run.recipe.seed, settings=run.recipe.decisive()),
         monitor=monitor,
+        arms=arms_of(run),
     )
+
+
+def arms_of(run: RunFolder) -> dict[str, dict[str, Samples]]:
+    """Read the structures of each training size that are compared, by what was done."""
+    if run.recipe.reconstruct is None:
+        return {}
+    return {label: {name: read_arm(path) for name, path in run.arms(label).items()} for label in run.labels}
 
 
 def samples_of(run: RunFolder) -> dict[str, tuple[Samples, Reference]]:
@@ -110,12 +121,21 @@ def samples_of(run: RunFolder) -> dict[str, tuple[Samples, Reference]]:
 
 def evaluated_of(run: RunFolder) -> dict[str, Evaluated]:
     """Read what the stage ``evaluate`` has written of each training size."""
-    return {
-        label: Evaluated(
-            samples=samples, reference=reference, metrics=read_metrics(run.results.parent / label)
+    arms, folder = arms_of(run), run.results.parent
+    evaluated = {}
+    for label, (samples, reference) in samples_of(run).items():
+        metrics = {name: read_metrics(folder / label / name) for name in arms.get(label, {})}
+        evaluated[label] = Evaluated(
+            samples=samples,
+            reference=reference,
+            metrics=read_metrics(folder / label),
+            arms={
+                name: Evaluated(samples=arms[label][name], reference=reference, metrics=of)
+                for name, of in metrics.items()
+                if of
+            },
         )
-        for label, (samples, reference) in samples_of(run).items()
-    }
+    return evaluated
 
 
 def read_metrics(folder: Path) -> dict[str, Metrics]:
@@ -234,6 +254,7 @@ def evaluate(
     output: Path,
     made_with: Mapping[str, Any],
     monitor: Monitor,
+    arms: Mapping[str, Mapping[str, Samples]] | None = None,
 ) -> dict[str, Evaluated]:
     """Evaluate samples by all evaluators that apply to them.
 
@@ -251,6 +272,8 @@ def evaluate(
         output: Folder.
         made_with: Provenance.
         monitor: Told of progress and warnings.
+        arms: Structures of each training size that are compared by the energy method, by what was done; their
+            metrics go to ``<label>/<arm>/``.
 
     Raises:
         InputError: Files that do not belong together, or an evaluator whose metrics do not fit the samples.
@@ -261,17 +284,39 @@ def evaluate(
         loaded = None
         if surrogate is not None and its.features is not None:
             loaded = load_surrogate(surrogate, shape=tuple(its.features.shape[1:]))
-        of = evaluated[label] = running.evaluate(
-            its,
-            reference,
-            [settings.method(settings) for settings in evaluators],
+        run = partial(
+            running.evaluate,
             tolerance=tolerance,
             seed=seed,
             surrogate=loaded,
             prepared=lambda kind: _read_prepared(prepared / f"{file_of(kind)}.json"),
+        )
+        every = [settings.method(settings) for settings in evaluators]
+        of = run(
+            its,
+            reference,
+            every,
             directory=output / PARTS / label,
             progress=lambda kind, size=size: monitor.progress(f"{kind}{size}"),  # type: ignore[misc]
         )
+        compared = {}
+        for name, arm in ((arms or {}).get(label, {}) if of.values("energy") is not None else {}).items():
+            if _same_structures(arm, its):
+                compared[name] = Evaluated(
+                    samples=arm, reference=reference, metrics={"energy": of.metrics["energy"]}
+                )
+                continue
+            compared[name] = run(
+                arm,
+                reference,
+                [evaluator for evaluator in every if evaluator.kind == "energy"],
+                directory=output / PARTS / label / name,
+                progress=lambda kind, name=name: monitor.progress(f"{kind}, {name}"),  # type: ignore[misc]
+            )
+        of = evaluated[label] = dataclasses.replace(of, arms=compared)
+        for name, arm_metrics in compared.items():
+            energy = arm_metrics.metrics["energy"]
+            write_json(output / label / name / "energy.json", energy.to_dict())
         for kind, metrics in of.metrics.items():
             for warning in metrics.warnings:
                 monitor.warn(warning)
@@ -283,6 +328,13 @@ def evaluate(
     write_samples(evaluated, output / "samples.csv")
     write_tables(results, output, provenance=made_with)
     return evaluated
+
+
+def _same_structures(one: Samples, other: Samples) -> bool:
+    ours, theirs = one.structures, other.structures
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        return False
+    return all(torch.equal(values, theirs.tensors[name]) for name, values in ours.tensors.items())
 
 
 def _read_prepared(path: Path) -> dict[str, Any] | None:

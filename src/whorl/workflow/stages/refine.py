@@ -77,7 +77,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
     recipe = run.recipe
     fitted = next((s.surrogate_settings for s in recipe.refine if s.surrogate_settings is not None), None)
     calculator = recipe.calculator
-    choice = None if calculator is None else run.agreement
+    choice = run.prepared("energy") if any(of.kind == "energy" for of in recipe.evaluators) else None
     for label in run.labels if recipe.refine else ():
         labelled = None
         surrogate: Path | None = None
@@ -101,7 +101,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                     seed=recipe.seed,
                     choice=choice,
                 ),
-                needs=(*data, *(() if choice is None else ("agreement",))),
+                needs=(*data, *(() if choice is None else ("reference",))),
             )
         before = run.structures(label)
         for number, (settings, output) in enumerate(zip(recipe.refine, run.refinements(label), strict=True)):
@@ -121,7 +121,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 "tolerance": recipe.evaluate.tolerance,
             }
             atoms = [] if surrogate is None else [*data, run.step_of(surrogate)]
-            given = [run.structures(label), before, *([spare] if spare else [])]
+            first = (run.structures(label), *([run.spare(label)] if run.spare_samples else []))
             yield Step(
                 name=run.step_of(output),
                 settings=key,
@@ -132,15 +132,15 @@ def steps(run: RunFolder) -> Iterator[Step]:
                     generated=run.generated(label),
                     calculator=own,
                     choice=choice if settings.needs_quantity else None,
-                    origin=run.structures(label),
+                    origins=first,
                     spare=spare,
                     **options,
                 ),
                 needs=_different(
                     f"generate/{label}",
-                    *map(run.step_of, given),
+                    *map(run.step_of, (*first, before)),
                     *atoms,
-                    *(["agreement"] if settings.needs_quantity and choice else []),
+                    *(["reference"] if settings.needs_quantity and choice else []),
                 ),
             )
             before = output
@@ -223,7 +223,7 @@ def refine(
     target: float | None = None,
     labelled: Labelled | None = None,
     surrogate: Path | None = None,
-    origin: Path | None = None,
+    origins: Sequence[Path] = (),
 ) -> None:
     """Refine structures, and write them with how far each moved, what it cost and how it ended.
 
@@ -247,25 +247,22 @@ def refine(
         target: Value to reach; by default the one that each structure was generated for.
         labelled: Data that a surrogate may be fitted to.
         surrogate: File of a surrogate of structures fitted already.
-        origin: Structures before the first refiner; by default those given.
+        origins: Files of the structures before the first refiner; by default those given and spare ones.
 
     Raises:
         InputError: Files without structures or that do not belong together, or something the refiner lacks.
     """
-    check_output(output, structures, generated, origin, spare, surrogate, beside=".extxyz")
+    check_output(output, structures, generated, *origins, spare, surrogate, beside=".extxyz")
     data = _read(structures, monitor, target)
-    origins = data if origin is None else load_dataset(origin)
-    further = None
-    if spare is not None:
-        further = load_dataset(spare)
-        origins = Dataset.concatenate([origins, further])
+    further = None if spare is None else load_dataset(spare)
+    before = [load_dataset(path) for path in origins] or [data, *([] if further is None else [further])]
     own = structures.with_name(f"{structures.stem}-features.safetensors")
     features = load_features(own) if own.is_file() else None
     record = structures.with_name(f"{structures.stem}-reconstruction.json")
     _refine(
         data,
         further,
-        origins,
+        Dataset.concatenate(before),
         settings=settings,
         output=output,
         monitor=monitor,
