@@ -11,12 +11,17 @@ from tiny_recipe import tiny
 from whorl.cli import commands
 from whorl.datasets import load_dataset, load_features
 from whorl.errors import InputError
+from whorl.evaluation.samples import Samples
 from whorl.files import read_json
+from whorl.potentials import bulk_energy, make_potential
 from whorl.representations import make_representation
+from whorl.structures import from_ase
+from whorl.surrogates import load_surrogate
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import Recipe
 from whorl.workflow.stages import run_recipe
+from whorl.workflow.stages.refine import drawn
 
 RELAX = "refine={kind: relax, steps: 10}"
 
@@ -154,3 +159,147 @@ def test_the_command_needs_an_energy_method(whorl, tmp_path):
     result = whorl("refine", file, "-o", tmp_path / "r.safetensors")
     assert result.exit_code == 1 and "relax needs an energy method" in result.output
     assert not (tmp_path / "r.safetensors").exists()
+
+
+# --- Projection and oracle: surrogate of atoms, spare samples, baseline, arms -------------------------------
+
+PROJECT = (
+    "refine=[{kind: project, spare: 2, confidence: 0, surrogate: {kind: additive, cosines: 40}}, "
+    "{kind: oracle, calls: 4}]"
+)
+ARM = {"count", "percent_within", "mean_absolute_error", "energy_calls", "labels", "draws"}
+
+
+@pytest.fixture(scope="module")
+def projected(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("projected") / "run"
+    shutil.copytree(tiny_run, folder)
+    monitor = Steps()
+    run_recipe(tiny(PROJECT), folder, monitor=monitor)
+    return folder, monitor.done
+
+
+def test_only_what_is_needed_besides_is_done(projected):
+    _, done = projected
+    of_one = [step for step in done if "n15" in step]
+    assert of_one == [
+        "train/n15-atoms",
+        "reconstruct/n15-spare",
+        "refine/n15/1-project",
+        "refine/n15/baseline",
+        "refine/n15/2-oracle",
+    ]
+
+
+def test_the_surrogate_of_atoms_knows_the_training_rows_and_no_other(projected):
+    folder, _ = projected
+    for label, count in (("n15", 15), ("n24", 24)):
+        surrogate = load_surrogate(folder / "train" / f"{label}-atoms" / "surrogate.safetensors")
+        assert surrogate._structures == count
+
+
+def test_spare_samples_are_others_of_the_same_targets(projected):
+    folder, _ = projected
+    run = RunFolder(folder, tiny(PROJECT))
+    first, spare = load_dataset(run.structures("n15")), load_dataset(run.spare("n15"))
+    assert not set(first.ids) & set(spare.ids) and len(spare) == 4
+    assert spare.properties["target"].tolist() == [2.0, 2.0, 3.0, 3.0]
+
+
+def test_all_arms_stand_side_by_side(projected):
+    folder, _ = projected
+    results = read_json(folder / "evaluate" / "results.json")
+    for label, labels in (("n15", 15), ("n24", 24)):
+        for target in results["sizes"][label]["targets"]:
+            arms = target["arms"]
+            assert list(arms) == ["plain", "project", "oracle", "baseline"]
+            assert all(arm.keys() >= ARM and arm["count"] == 2 for arm in arms.values())
+            assert all(arm["labels"] == labels and arm["draws"] >= 2 for arm in arms.values())
+            assert [arms[name]["energy_calls"] for name in ("plain", "project", "baseline")] == [0, 0, 0]
+            assert 1 <= arms["oracle"]["energy_calls"] <= 4
+            assert arms["oracle"]["mean_absolute_error"] <= arms["project"]["mean_absolute_error"] + 1e-9
+            whole = target["potential"]
+            assert whole["percent_within"] == arms["oracle"]["percent_within"]
+
+
+def test_the_values_of_an_arm_are_those_of_its_structures(projected):
+    folder, _ = projected
+    run, emt = RunFolder(folder, tiny(PROJECT)), make_potential("emt")
+    for name, path in run.arms("n24").items():
+        data = load_dataset(path)
+        metrics = read_json(folder / "evaluate" / "n24" / name / "energy.json")
+        assert metrics["per_structure"]["energy"] == pytest.approx(emt(data.structures).energy.tolist())
+
+
+def test_calls_are_kept_as_labels_with_forces(projected):
+    folder, _ = projected
+    run = RunFolder(folder, tiny(PROJECT))
+    path = run.refined("n24")
+    made, labels = load_dataset(path), load_dataset(path.with_name("structures-labels.safetensors"))
+    assert len(labels) == int(made.properties["energy_calls"].sum())
+    output = make_potential("emt")(labels.structures)
+    assert torch.allclose(labels.properties["energy"], output.energy)
+    assert torch.allclose(labels.forces, output.forces)
+
+
+def test_the_baseline_begins_with_training_structures(projected):
+    folder, _ = projected
+    run = RunFolder(folder, tiny(PROJECT))
+    data = load_dataset(run.baseline("n15"))
+    rows = [int(name.partition("/row ")[2]) for name in data.ids]
+    assert all(0 <= row < 15 for row in rows)
+    assert data.properties["target"].tolist() == [2.0, 2.0, 3.0, 3.0]
+
+
+def samples_with(*statuses: str, targets: list[float]) -> Samples:
+    structures = from_ase([Atoms("Pt") for _ in statuses])
+    return Samples(
+        ids=tuple(map(str, range(len(statuses)))),
+        targets=torch.tensor(targets, dtype=torch.float64),
+        structures=structures,
+        rows=torch.arange(len(statuses)),
+        refinement=statuses,
+    )
+
+
+def test_what_is_out_of_reach_is_drawn_again_and_draws_are_counted():
+    refined = samples_with(
+        *("reached", "unreached: x", "unreached: x", "reached"),
+        *("unreached: x", "reached", "uncertain", "reached"),
+        targets=[1, 1, 1, 2, 1, 1, 1, 2],
+    )
+    index, draws = drawn(refined, 4)
+    assert index.tolist() == [0, 5, 6, 3]  # the last spare one of the target is uncertain, but moved
+    assert draws.tolist() == [1, 3, 2, 1]
+
+
+def test_without_spare_samples_the_first_ones_stay():
+    index, draws = drawn(samples_with("reached", "unreached: x", targets=[1, 1]), 2)
+    assert index.tolist() == [0, 1] and draws.tolist() == [1, 1]
+
+
+def test_the_command_projects_any_file_onto_a_value(whorl, projected, tmp_path):
+    folder, _ = projected
+    run, output = RunFolder(folder, tiny(PROJECT)), tmp_path / "moved.safetensors"
+    options = ("--dataset", run.dataset, "--property", "formation_energy", "--target", "2.6")
+    arguments = ("--kind", "project", "--confidence", "0", "--surrogate", "{kind: additive, cosines: 40}")
+    result = whorl("refine", run.structures("n24"), "-o", output, *options, *arguments)
+    assert result.exit_code == 0, result.output
+    made = load_dataset(output)
+    assert made.properties["target"].tolist() == [2.6] * 4
+    assert any(info["refinement_status"] == "reached" for info in made.structures.info)
+
+
+def test_the_command_walks_by_the_energy_method(whorl, projected, tmp_path):
+    folder, _ = projected
+    run, output = RunFolder(folder, tiny(PROJECT)), tmp_path / "walked.safetensors"
+    result = whorl(
+        *("refine", run.structures("n24"), "-o", output, "--kind", "oracle", "--calculator", "emt"),
+        *("--quantity", "formation_energy", "--calls", "6"),
+    )
+    assert result.exit_code == 0, result.output
+    made = load_dataset(output)
+    emt = make_potential("emt")
+    values = emt(made.structures).energy / 4 - bulk_energy(emt, "Pt")
+    hit = [info["refinement_status"] == "reached" for info in made.structures.info]
+    assert ((values - made.properties["target"]).abs() <= 0.1).tolist() == hit and any(hit)

@@ -7,6 +7,7 @@ these rows put through the same refiner, which shows what the generator adds.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from whorl.evaluation.samples import Reference, Samples
 from whorl.files import provenance, read_json, write_json
 from whorl.locks import one_at_a_time
 from whorl.potentials.quantity import Quantity, quantity_named
-from whorl.potentials.reference import bulk_energy, why_no_reference
+from whorl.potentials.reference import bulk_energy
 from whorl.potentials.settings import CalculatorSettings
 from whorl.refinement.base import AS_IT_WAS, REACHED, RefinementContext, Refiner, displacement
 from whorl.refinement.settings import RefinerSettings
@@ -268,9 +269,7 @@ def refine(
         monitor=monitor,
         seed=seed,
         calculator=calculator,
-        quantity=_quantity_of(calculator or getattr(settings, "calculator", None), data, quantity)
-        if choice is None
-        else _quantity(choice),
+        quantity=_quantity(choice) if choice else _quantity_of(settings, calculator, data, quantity),
         tolerance=tolerance,
         labelled=labelled,
         surrogate=surrogate,
@@ -488,15 +487,17 @@ def _reference(labelled: Labelled) -> Reference:
     )
 
 
-def _quantity_of(method: CalculatorSettings | None, data: Dataset, name: str | None) -> Quantity | None:
-    """Return a quantity by its name, with the energies of the bulk that it needs."""
-    if name is None or method is None or data.structures is None:
+def _quantity_of(
+    settings: RefinerSettings, calculator: CalculatorSettings | None, data: Dataset, name: str | None
+) -> Quantity | None:
+    """Return a quantity by its name, with the energies of the bulk as far as they are known."""
+    method = getattr(settings, "calculator", None) or calculator
+    if name is None or method is None or data.structures is None or not settings.needs_quantity:
         return None
     bulk = dict(method.bulk_energy)
-    if name == "formation_energy":
-        for element in species_of(data.structures):
-            if element not in bulk and why_no_reference(element) is None:
-                bulk[element] = bulk_energy(method.potential(), element)
+    for element in species_of(data.structures) if name == "formation_energy" else ():
+        with contextlib.suppress(InputError):  # then structures with this element have no value
+            bulk[element] = method.bulk_energy.get(element) or bulk_energy(method.potential(), element)
     return Quantity(name=name, bulk_energy=bulk)
 
 
