@@ -8,13 +8,15 @@ from pymatgen.core import Lattice, Molecule, Structure
 
 from whorl.datasets import Dataset
 from whorl.errors import InputError
+from whorl.evaluation.alignment import superimpose
 from whorl.evaluation.matching import rmsd
 from whorl.evaluation.validity import check_validity
 from whorl.potentials.ase_calculators import ASECalculator
-from whorl.reconstruction import InversionProblem
+from whorl.reconstruction import InversionProblem, random_starts
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, as_batch, find_problems, from_ase
 from whorl.structures.composition import formula, species_of
+from whorl.structures.neighbors import neighbor_list
 from whorl.symmetry.detection import space_group_numbers
 
 SALT = Structure(Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -75,6 +77,10 @@ def test_atoms_are_accepted_wherever_a_batch_is():
     assert find_problems([WATER], species=["O"]).keys() == {0}
     assert formula(SALT) == "NaCl" and species_of([SALT, WATER]) == ["H", "O", "Na", "Cl"]
     assert space_group_numbers(bulk("Cu")).tolist() == [225]
+    assert random_starts([WATER, SALT], seeds=[1, 2]).n_atoms.tolist() == [3, 2]
+    moved = superimpose(WATER, WATER)
+    assert moved is not None and float(rmsd(moved, WATER)[0]) < 1e-6
+    assert neighbor_list(bulk("Cu"), cutoff=3.0).first.numel() == 12
     assert bool(check_validity(SALT, chemistry=False).structurally_valid[0])
 
 

@@ -21,19 +21,20 @@ from whorl.evaluation.matching import (
     _squares,
 )
 from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch
 
 _FOLLOWED = 24  # alignments that are refined
 
 
-def superimpose(found: StructureBatch, reference: StructureBatch) -> StructureBatch | None:
+def superimpose(found: Structures, reference: Structures) -> StructureBatch | None:
     """Move, turn and mirror one structure onto another, and put its atoms in the other's order.
 
     Distances and angles within ``found`` stay what they are; atoms of a crystal may move by lattice vectors,
     and its cell is described by the vectors that resemble those of ``reference``.
 
     Args:
-        found: A batch of one.
-        reference: A batch of one.
+        found: One structure, in any form that :func:`whorl.structures.as_batch` takes.
+        reference: One structure.
 
     Returns:
         The moved structure; ``None`` where the compositions or periodicities differ, where they are periodic
@@ -42,6 +43,7 @@ def superimpose(found: StructureBatch, reference: StructureBatch) -> StructureBa
     Raises:
         InputError: Batches of more than one.
     """
+    found, reference = as_batch(found), as_batch(reference)
     if len(found) != 1 or len(reference) != 1:
         raise InputError(f"superimpose: got {len(found)} and {len(reference)} structures, expected one each.")
     species_x, species_y = found.atomic_numbers.numpy(), reference.atomic_numbers.numpy()

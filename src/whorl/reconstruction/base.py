@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,6 +59,21 @@ class ReconstructionContext:
     weights: Float[Tensor, "F"] | None = None
     directory: Path | None = None
     progress: Progress | None = None
+
+    def select(self, rows: Sequence[int]) -> ReconstructionContext:
+        """Return the context of some of the features."""
+        templates, frozen, chosen = self.templates, self.frozen, list(rows)
+        if templates is not None:
+            if frozen is not None:
+                frozen = templates.replace(atomic_numbers=frozen.long())[chosen].atomic_numbers.bool()
+            templates = templates[chosen]
+        return dataclasses.replace(
+            self,
+            templates=templates,
+            frozen=frozen,
+            starts=None if self.starts is None else tuple(self.starts[row] for row in chosen),
+            names=tuple(self.names[row] for row in chosen) if self.names else (),
+        )
 
     def problem(self, features: Float[Tensor, "B *shape"], **options: Any) -> InversionProblem:
         """Return the problem whose solutions are structures with these features.
@@ -171,3 +187,20 @@ class SearchReconstructor(Reconstructor):
     frees_cells: ClassVar[bool] = False
     stops_by_the_clock: ClassVar[bool] = False
     more: ClassVar[str] = ""
+
+    @abstractmethod
+    def found(self, features: Float[Tensor, "B *shape"], context: ReconstructionContext) -> InversionResult:
+        """Return what the search finds for features that are all finite; see :meth:`reconstruct`."""
+
+    def reconstruct(
+        self, features: Float[Tensor, "B *shape"], context: ReconstructionContext
+    ) -> Reconstruction:
+        """Search for structures with these features; those that are not finite are skipped."""
+        finite = features.flatten(1).isfinite().all(1)
+        if bool(finite.all()):
+            return Reconstruction.of(self.found(features, context))
+        rows = torch.nonzero(finite).flatten()
+        made = Reconstruction.of(self.found(features[rows], context.select(rows.tolist())))
+        skipped = {int(rows[row]): reason for row, reason in made.skipped.items()}
+        bad = dict.fromkeys(torch.nonzero(~finite).flatten().tolist(), "has NaN or infinite features")
+        return dataclasses.replace(made, rows=rows[made.rows], skipped={**skipped, **bad})

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from whorl.errors import InputError
-from whorl.reconstruction.base import Progress, Reconstruction, ReconstructionContext, SearchReconstructor
+from whorl.reconstruction.base import Progress, ReconstructionContext, SearchReconstructor
 from whorl.reconstruction.checkpoint import Checkpoint
 from whorl.reconstruction.objective import InversionProblem
 from whorl.reconstruction.result import InversionResult, centred, statuses
@@ -208,9 +208,7 @@ class Algorithm1(SearchReconstructor):
             polish = f", {self.polish} steps of polish" if self.polish else ""
             return f"Algorithm 1: {self.starts} starts × {self.hops} hops × {self.iterations} steps{polish}"
 
-    def reconstruct(
-        self, features: Float[Tensor, "B *shape"], context: ReconstructionContext
-    ) -> Reconstruction:
+    def found(self, features: Float[Tensor, "B *shape"], context: ReconstructionContext) -> InversionResult:
         """Search for structures with these features; see the base class.
 
         Raises:
@@ -225,7 +223,7 @@ class Algorithm1(SearchReconstructor):
         options = {name: getattr(own, name) for name in names}
         if own.batch_size is not None:
             options["batch_size"] = own.batch_size
-        result = algorithm1(
+        return algorithm1(
             context.problem(features),
             **options,
             seed=context.seed,
@@ -233,7 +231,6 @@ class Algorithm1(SearchReconstructor):
             checkpoint=context.directory,
             progress=context.progress,
         )
-        return Reconstruction.of(result)
 
 
 def _solve_chunk(

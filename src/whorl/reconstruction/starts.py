@@ -21,6 +21,7 @@ from torch import Tensor
 from whorl.errors import InputError
 from whorl.structures.batch import StructureBatch
 from whorl.structures.composition import covalent_radii
+from whorl.structures.convert import Structures, as_batch
 
 _CANDIDATES = 32  # places tried for an atom before the roomiest of them is taken
 
@@ -34,7 +35,7 @@ def content_key(target: Float[Tensor, "F"], template: StructureBatch) -> str:
 
 
 def random_starts(
-    template: StructureBatch,
+    template: Structures,
     *,
     seeds: Sequence[int],
     radius: float | None = None,
@@ -44,7 +45,7 @@ def random_starts(
     """Return ``template`` with its atoms at random.
 
     Args:
-        template: Species, cells and pbc.
+        template: Species, cells and pbc; anything that :func:`whorl.structures.as_batch` takes.
         seeds: One per structure.
         radius: Of the ball for clusters, in Å; ``None`` takes it from the covalent radii.
         packing: Fraction of the volume that the atoms fill, where the volume is not given by a cell.
@@ -54,6 +55,7 @@ def random_starts(
     Raises:
         InputError: Not one seed per structure, or a radius or packing that is not positive.
     """
+    template = as_batch(template)
     if len(seeds) != len(template):
         raise InputError(f"seeds: got {len(seeds)} for {len(template)} structures, expected one each.")
     if radius is not None and not radius > 0:

@@ -9,9 +9,11 @@ from .crystens import CrysTens
 from .crystens_decoding import DecodedCrystals, Measures
 from .cutoffs import Cutoff
 from .settings import RepresentationSettings
+from .soap import SOAP
 
 __all__ = [
     "ACSF",
+    "SOAP",
     "CrysTens",
     "Cutoff",
     "DecodedCrystals",

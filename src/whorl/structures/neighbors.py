@@ -17,6 +17,7 @@ from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
 from whorl.structures.batch import StructureBatch
+from whorl.structures.convert import Structures, as_batch
 
 IMAGES = ("all", "minimum")
 
@@ -101,14 +102,14 @@ class NeighborList:
         return torch.stack([p, p + 1 + within], dim=1)
 
 
-def neighbor_list(structures: StructureBatch, *, cutoff: float, images: str = "all") -> NeighborList:
+def neighbor_list(structures: Structures, *, cutoff: float, images: str = "all") -> NeighborList:
     """Find all pairs closer than ``cutoff``.
 
     Any cell will do: smaller than the cutoff, skewed, left-handed, periodic along some directions only; atoms
     may lie outside it.
 
     Args:
-        structures: Where to search.
+        structures: Where to search; anything that :func:`whorl.structures.as_batch` takes.
         cutoff: In Å; pairs at exactly this distance are left out.
         images: ``"all"`` periodic images within the cutoff, an atom's own images included; or ``"minimum"``,
             for each pair of different atoms only the nearest image (the minimum-image convention).
@@ -117,6 +118,7 @@ def neighbor_list(structures: StructureBatch, *, cutoff: float, images: str = "a
         InputError: The cutoff is not positive, ``images`` is unknown, a periodic cell has no volume, or a
             structure has more neighbours than memory can be expected to hold.
     """
+    structures = as_batch(structures)
     if not cutoff > 0:
         raise InputError(f"cutoff: got {cutoff}, expected a positive distance in Å.")
     if images not in IMAGES:

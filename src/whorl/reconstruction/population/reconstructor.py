@@ -9,8 +9,9 @@ from jaxtyping import Float
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from whorl.reconstruction.base import Reconstruction, ReconstructionContext, SearchReconstructor
+from whorl.reconstruction.base import ReconstructionContext, SearchReconstructor
 from whorl.reconstruction.population.search import solve
+from whorl.reconstruction.result import InversionResult
 from whorl.reconstruction.settings import SearchSettings
 from whorl.reconstruction.solvers.settings import SolverSettings
 from whorl.settings import Count
@@ -109,13 +110,11 @@ class PopulationSearch(SearchReconstructor):
                 f"little at first), {self.budget_evaluations:,} evaluations for each representation{cells}"
             )
 
-    def reconstruct(
-        self, features: Float[Tensor, "B *shape"], context: ReconstructionContext
-    ) -> Reconstruction:
+    def found(self, features: Float[Tensor, "B *shape"], context: ReconstructionContext) -> InversionResult:
         """Search for structures with these features; see the base class."""
         own: Any = self.settings
         options = {} if own.batch_size is None else {"batch_size": own.batch_size}
-        result = solve(
+        return solve(
             context.problem(
                 features,
                 min_distance=own.min_distance,
@@ -130,4 +129,3 @@ class PopulationSearch(SearchReconstructor):
             progress=context.progress,
             **options,
         )
-        return Reconstruction.of(result)
