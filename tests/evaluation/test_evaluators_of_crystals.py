@@ -242,7 +242,7 @@ def test_clusters_are_valid_by_their_distances_alone():
     pair = [Atoms("Pt2", positions=[[0, 0, 0], [0, 0, z]]) for z in (2.5, 0.3)]
     samples = samples_of(from_ase(pair))
     metrics = metrics_of(samples, samples.structures)
-    assert set(metrics) == {"validity"}  # the others know crystals
+    assert set(metrics) == {"validity", "uniqueness", "novelty"}  # the others know crystals
     assert metrics["validity"].per_structure["valid"] == [True, False]
     assert metrics["validity"].overall["percent_volume"] is None
 

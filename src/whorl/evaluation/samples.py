@@ -125,6 +125,13 @@ class Samples:
         return self.structures.to(device="cpu", dtype=torch.float64)
 
     @property
+    def clusters(self) -> StructureBatch | None:
+        """The structures on the CPU in float64, where none is periodic in any direction; or None."""
+        if self.structures is None or bool(self.structures.pbc.any()):
+            return None
+        return self.structures.to(device="cpu", dtype=torch.float64)
+
+    @property
     def attempted(self) -> int:
         """Samples that a structure was sought for."""
         return len(self.rows) + len(self.skipped)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from whorl.chunked import Part
+from whorl.evaluation.clusters import known_clusters
 from whorl.evaluation.duplicates import is_known
 from whorl.evaluation.evaluators.base import EvaluationContext, Evaluator
 from whorl.evaluation.metrics import Metrics, percent
@@ -15,7 +16,7 @@ from whorl.tensor_files import tensors_hash
 
 
 class NoveltyEvaluator(Evaluator):
-    """Crystals that match none of the real ones by StructureMatcher: column ``novel`` of structures.
+    """Structures that match none of the real ones, as in uniqueness: column ``novel`` of structures.
 
     Where uniqueness is evaluated too, one of each group is looked for, its group shares the answer, and the
     share of new ones is that of the groups. What is in no group has no answer.
@@ -25,8 +26,13 @@ class NoveltyEvaluator(Evaluator):
     after = ("uniqueness",)
 
     def applies(self, samples: Samples, reference: Reference) -> bool:
-        """Whether the structures are crystals, and there are real ones."""
-        return samples.crystals is not None and reference.structures is not None
+        """Whether the structures are all crystals or all clusters, and there are real ones of their kind."""
+        real = reference.structures
+        if real is None:
+            return False
+        if samples.crystals is not None:
+            return not len(real) or bool(real.pbc.any())
+        return samples.clusters is not None and not bool(real.pbc.any())
 
     def evaluate(
         self,
@@ -36,9 +42,10 @@ class NoveltyEvaluator(Evaluator):
         prepared: dict[str, Any] | None = None,
     ) -> Metrics:
         """Return which structures are new."""
-        crystals, real = samples.crystals, reference.structures
-        assert crystals is not None and real is not None
-        groups = list(range(len(crystals)))
+        structures = samples.crystals if samples.crystals is not None else samples.clusters
+        real = reference.structures
+        assert structures is not None and real is not None
+        groups = list(range(len(structures)))
         if (uniqueness := context.metrics.get("uniqueness")) is not None:
             groups = uniqueness.per_structure["group"]
         first: dict[int, int] = {}
@@ -47,7 +54,7 @@ class NoveltyEvaluator(Evaluator):
                 first.setdefault(group, row)
         (part,) = context.map(
             partial(_known, real.replace(info=())),
-            [crystals.replace(info=())[list(first.values())]],
+            [structures.replace(info=())[list(first.values())]],
             key=["novelty", tensors_hash(real.tensors)],
         )
         known = part.tensors["known"]
@@ -59,5 +66,6 @@ class NoveltyEvaluator(Evaluator):
         )
 
 
-def _known(real: StructureBatch, crystals: StructureBatch) -> Part:
-    return Part({"known": is_known(crystals, real)})
+def _known(real: StructureBatch, structures: StructureBatch) -> Part:
+    find = is_known if bool(structures.pbc.all()) else known_clusters
+    return Part({"known": find(structures, real)})

@@ -7,24 +7,26 @@ from typing import Any
 import torch
 
 from whorl.chunked import Part
+from whorl.evaluation.clusters import distinct_clusters
 from whorl.evaluation.duplicates import distinct
 from whorl.evaluation.evaluators.base import EvaluationContext, Evaluator
 from whorl.evaluation.metrics import Metrics
 from whorl.evaluation.samples import Reference, Samples
+from whorl.structures.batch import StructureBatch
 
 
 class UniquenessEvaluator(Evaluator):
-    """Groups of crystals that are the same by StructureMatcher.
+    """Groups of structures that are the same: crystals by StructureMatcher, clusters by their atoms' RMSD.
 
-    Columns of structures: ``group``, and ``unique`` for the first of each group. What cannot be a crystal is
-    in no group.
+    Columns of structures: ``group``, and ``unique`` for the first of each group. What cannot be a structure
+    is in no group.
     """
 
     kind = "uniqueness"
 
     def applies(self, samples: Samples, reference: Reference) -> bool:
-        """Whether the structures are crystals."""
-        return samples.crystals is not None
+        """Whether the structures are all crystals, or all clusters."""
+        return samples.crystals is not None or samples.clusters is not None
 
     def evaluate(
         self,
@@ -34,9 +36,9 @@ class UniquenessEvaluator(Evaluator):
         prepared: dict[str, Any] | None = None,
     ) -> Metrics:
         """Return the group of each structure, and how many groups there are."""
-        crystals = samples.crystals
-        assert crystals is not None
-        (part,) = context.map(_groups, [crystals.replace(info=())], key="uniqueness")
+        structures = samples.crystals if samples.crystals is not None else samples.clusters
+        assert structures is not None
+        (part,) = context.map(_groups, [structures.replace(info=())], key="uniqueness")
         group = part.tensors["group"].tolist()
         firsts = {number: row for row, number in reversed(list(enumerate(group))) if number >= 0}
         return Metrics(
@@ -52,8 +54,9 @@ class UniquenessEvaluator(Evaluator):
         )
 
 
-def _groups(crystals: Any) -> Part:
-    group = torch.full((len(crystals),), -1)
-    for number, members in enumerate(distinct(crystals)):
+def _groups(structures: StructureBatch) -> Part:
+    group = torch.full((len(structures),), -1)
+    find = distinct if bool(structures.pbc.all()) else distinct_clusters
+    for number, members in enumerate(find(structures)):
         group[members] = number
     return Part({"group": group})
