@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -196,6 +197,12 @@ def test_single_commands_do_the_same_from_files_to_files(whorl, clusters, repres
     assert "by the energy method" in evaluated.err
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert [t["target"] for t in results["sizes"]["all"]["targets"]] == [1.5, 2.0]
+    with (tmp_path / "results" / "candidates" / "candidates.csv").open(newline="") as table:
+        candidates = list(csv.DictReader(table))
+    assert {row["computed_by"] for row in candidates} == {"emt"}
+    assert candidates and all(
+        (tmp_path / "results" / "candidates" / row["file"]).is_file() for row in candidates
+    )
     shown = good("data", "show", features)
     assert "40 rows of shape (6,)" in shown.out
     assert "Pt" in good("data", "show", clusters).out

@@ -7,7 +7,7 @@ from evaluating import without_structures
 from whorl.errors import InputError
 from whorl.evaluation import Results
 from whorl.files import read_json
-from whorl.report import make_table, markdown_table, write_samples, write_tables
+from whorl.report import make_table, write_samples, write_tables
 
 
 def read_csv(path):
@@ -52,20 +52,13 @@ def test_nothing_evaluated_gives_no_table(run):
     run.samples = {label: without_structures(samples) for label, samples in run.samples.items()}
     run.values = {label: {} for label in run.samples}
     assert make_table(run.results, "surrogate") is None
-    assert markdown_table(run.results, "potential") == ""
+    assert make_table(run.results, "potential") is None
     assert make_table(run.results, "diversity") is not None
 
 
 def test_unknown_table(run):
     with pytest.raises(InputError, match="Did you mean 'potential'"):
         make_table(run.results, "potentail")
-
-
-def test_markdown_has_one_cell_per_column(run):
-    lines = markdown_table(run.results, "potential", compare_with_paper=True).splitlines()
-    assert lines[0].startswith("| Target (eV/atom) | n = 300: MAE (eV/atom) |")
-    assert len(lines) == 2 + 3
-    assert len({line.count("|") for line in lines}) == 1
 
 
 def test_files_hold_everything_and_read_back(run, tmp_path):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from whorl.cli.app import app
-from whorl.cli.console import monitored, out, show_summary
+from whorl.cli.console import err, monitored, out, show_summary
 from whorl.cli.options import ExecutorName
 
 
@@ -32,13 +32,14 @@ def run(
     until: Annotated[
         str | None,
         typer.Option(
-            help="Last stage: data, encode, reference, sampling, train, generate, reconstruct or evaluate.",
+            help="Last stage: data, encode, reference, sampling, train, generate, reconstruct, refine, "
+            "evaluate or candidates.",
             show_default=False,
         ),
     ] = None,
     executor: ExecutorName = None,
 ) -> None:
-    """Run a recipe: data, encode, train, generate, reconstruct, evaluate, report.
+    """Run a recipe: data, encode, train, generate, reconstruct, refine, evaluate, candidates, report.
 
     Finished stages are not repeated, and a changed setting repeats only what depends on it. Stop it with
     Ctrl-C whenever you like; the same command continues.
@@ -54,6 +55,9 @@ def run(
         folder = output or Path("runs") / settings.name
         written = run_recipe(settings, folder, monitor=monitor, until=until)
         results = folder / "evaluate" / "results.json"
-        if until in (None, "evaluate", "report") and results.exists():
+        if until in (None, "evaluate", "candidates", "report") and results.exists():
             show_summary(*summary(results))
+        candidates = folder / "candidates" / "candidates.csv"
+        if until in (None, "candidates", "report") and candidates.exists():
+            err.print(f"candidates, best first: {candidates}")
         out.print(str(written))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from whorl.files import write_text
 from whorl.report.spheres import render_structure
+from whorl.report.widgets import render
 from whorl.structures.batch import StructureBatch
 from whorl.yaml_text import dump_yaml
 
@@ -127,18 +128,10 @@ def write_comparison(
         skipped: Entries of the input that could not be used: source and reason.
         provenance: Version and seed.
     """
-    import jinja2
-
     first = sorted(targets, key=lambda target: target.recovered)[:_MOST_SHOWN]
     shown = sorted(first, key=lambda target: target.number)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    content = environment.get_template("comparison.html").render(
+    content = render(
+        "comparison.html",
         title=title,
         summary=summary(targets),
         targets=targets,

@@ -217,32 +217,6 @@ def _decimal(score: object | None, name: str, digits: int) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-def markdown_table(results: Results, kind: str = "surrogate", *, compare_with_paper: bool = False) -> str:
-    """Return one of the tables as markdown, for a README; empty when nothing was evaluated that way.
-
-    Args:
-        results: Of the run.
-        kind: ``"surrogate"`` (table 1), ``"potential"`` (table 2), or ``"diversity"``.
-        compare_with_paper: Put the numbers of Fung et al. 2022 beside ours.
-
-    Raises:
-        InputError: Unknown kind.
-    """
-    table = make_table(results, kind, compare_with_paper=compare_with_paper)
-    if table is None:
-        return ""
-    heads = [f"{c.group}: {c.label}{f' ({c.unit})' if c.unit else ''}" for c in table.columns]
-    lines = [
-        "| " + " | ".join([table.target_label, *heads]) + " |",
-        "|" + " ---: |" * (len(heads) + 1),
-        *(
-            "| " + " | ".join([target, *row]) + " |"
-            for target, row in zip(table.targets, table.rows, strict=True)
-        ),
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def write_tables(
     results: Results, directory: Path | str, *, provenance: Mapping[str, Any] | None = None
 ) -> None:
