@@ -17,7 +17,7 @@ whorl generate generator.safetensors --features features.safetensors --property 
 whorl invert generated.safetensors --composition Pt10 --features features.safetensors --rows rows.json \
     --samples 5 --budget-evaluations 500 --reference 5 --output atoms.safetensors
 whorl evaluate generated.safetensors --features features.safetensors --property formation_energy \
-    --rows rows.json --judge surrogate.safetensors --structures atoms.safetensors --dataset clusters.safetensors --calculator emt --output results
+    --rows rows.json --surrogate surrogate.safetensors --structures atoms.safetensors --dataset clusters.safetensors --calculator emt --output results
 whorl data show clusters.safetensors
 
 # Crystals as images: prototypes, tensors, a generator told of elements too, crystals with their space groups.

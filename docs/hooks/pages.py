@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from whorl import axes
 from whorl.registry import Registry
-from whorl.settings import Method
+from whorl.settings import Method, Section
 
 _MARK = "<!-- settings of every method -->"
 _ARITHMATEX = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.DOTALL)
@@ -38,7 +38,7 @@ def settings() -> str:
 
 
 def _axis(registry: Registry[Any]) -> str:
-    parts = [f"## {registry.axis.capitalize()}\n"]
+    parts = [f"## {registry.axis.capitalize()}s\n"]
     for name in registry:
         method = registry.get(name)
         parts.append(f"### `{name}`\n\n{_summary(method)}\n")
@@ -75,6 +75,7 @@ def _yaml(value: Any) -> str:
     return str(value)
 
 
+_NO_LIMIT = 1e9  # bounds as large as this only catch mistakes
 _LIMITS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 
 
@@ -83,16 +84,20 @@ def _values(field: FieldInfo) -> str:
         words.format(f"{getattr(limit, name):g}")
         for limit in field.metadata
         for name, words in _LIMITS.items()
-        if getattr(limit, name, None) is not None
+        if getattr(limit, name, None) is not None and abs(getattr(limit, name)) < _NO_LIMIT
     ]
     return ", ".join([_type(field.annotation), *limits]).replace("|", "\\|")
 
 
 def _type(annotation: Any) -> str:
-    words = {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "null"}
+    words = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
     if annotation in words:
         return words[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "section"
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is tuple and arguments and Ellipsis not in arguments:
+        return f"[{', '.join(map(_type, arguments))}]"
     if origin in (list, tuple, dict):
         return f"{origin.__name__} of {_type(arguments[0])}" if arguments else origin.__name__
     if str(origin).endswith("Literal'>") or str(origin) == "typing.Literal":

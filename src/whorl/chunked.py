@@ -1,4 +1,4 @@
-"""Long work in parts: each is kept on disk as soon as it is done, so that an interruption costs one part.
+"""Long computations in chunks, stored as they finish, so that they can be resumed.
 
 A part's file says which contents and settings it was made from, and carries a checksum. A part that was made
 from others, or by another version of whorl, or is damaged, is made again: which files lie in the folder never
@@ -147,7 +147,7 @@ def iterate_chunks(
 
 
 def save_part(path: Path, part: Part, *, key: str) -> None:
-    """Write a part made from what ``key`` stands for; it is there whole or not at all."""
+    """Write the chunk of a key atomically."""
     write_tensors(path, part.tensors, {"kind": "part", "key": key, "notes": part.notes})
 
 

@@ -1,4 +1,4 @@
-"""Errors for people: what was got, what was expected, what to do about it."""
+"""User-facing errors: what was found, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import ModuleType
 
 
 class WhorlError(Exception):
-    """A mistake the user can mend. The command line prints its message without a traceback."""
+    """An error that the user can correct. The command line prints its message without a traceback."""
 
 
 class InputError(WhorlError, ValueError):

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, and what every output says of itself."""
+"""Atomic writes, and provenance of outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNWRITABLE = (
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it replaces ``path`` in one step.
+    """Yield a temporary path next to ``path``; on success it replaces ``path`` in one step.
 
     A reader never sees half a file, whether the writer ends, raises or is killed.
 

@@ -1,4 +1,4 @@
-"""Locks: one whorl at a time works in a run folder or writes an output.
+"""Locks: one process at a time uses a run folder or writes an output.
 
 A lock belongs to a process, of which it keeps threads apart too, and ends with it, however it ends: nothing
 is ever left locked.

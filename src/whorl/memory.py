@@ -1,4 +1,4 @@
-"""Memory: how much this process may use, and a refusal of what cannot fit before it is allocated."""
+"""Available memory, and checks that data will fit before it is allocated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spread independent pieces of tensor work over the processor's cores.
+"""Distribution of independent tensor work over processor cores.
 
 PyTorch shares out each operation among its threads, which costs more than it brings for the many small
 operations of a representation. Here each thread takes a piece of the work as a whole instead.

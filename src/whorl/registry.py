@@ -69,7 +69,7 @@ class Registry(Generic[T]):
                 must not run code: its module has to be there already.
 
         Raises:
-            InputError: An unknown name, a path that leads nowhere, a plug-in that fails on import, or an
+            InputError: An unknown name, an invalid import path, a plug-in that fails on import, or an
                 object that is no subclass of the axis' base.
             MissingExtraError: An optional package of a built-in method is not installed.
         """
@@ -107,7 +107,7 @@ class Registry(Generic[T]):
             raise
         except Exception as error:  # whatever a module of others does when it is imported
             raise InputError(
-                f"{what}: cannot be imported from {path} ({type(error).__name__}: {error}). Mend the "
+                f"{what}: cannot be imported from {path} ({type(error).__name__}: {error}). Correct the "
                 f"package, or choose another {self.axis}: {', '.join(self._builtin)}."
             ) from error
         base = _imported(self._base)

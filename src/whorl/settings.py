@@ -1,4 +1,4 @@
-"""Settings: validated sections of hyperparameters, and what is wrong with one in plain words.
+"""Settings: validated sections of hyperparameters, with user-facing errors.
 
 A method's ``Settings`` are the only statement of its hyperparameters, with defaults, ranges and their
 meaning: recipes, command-line options, saved models, reports and the tables of the documentation are made
@@ -161,7 +161,7 @@ def settings_from(
         model: Of the section.
         data: Its keys, or whatever a file holds in their place.
         source: Where they come from, for messages.
-        lines: Where each key stands in a file; None where they are options of a command.
+        lines: Line of each key in a file; None for options of a command.
 
     Raises:
         InputError: All that is wrong with it, in the user's words; of options of a command a ``UsageError``.

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors files that say what they hold, and notice when that was changed.
+"""Tensor files: safetensors with a header and a checksum.
 
 A file holds named tensors, and in its header one JSON object with the SHA-256 of all of it. It is whole or
 absent, can be read without whorl, and runs no code when it is opened.
@@ -42,7 +42,7 @@ def write_tensors(
         path: Where to.
         tensors: Of any shape and type; they may share memory.
         header: What else there is to know.
-        entry: Name in the file's metadata under which the header stands.
+        entry: Name of the header in the file's metadata.
 
     Raises:
         InputError: The disk is full, or the folder cannot be written.
@@ -74,7 +74,7 @@ def read_tensors(
 
     Args:
         path: The file.
-        entry: Name in the file's metadata under which the header stands; several for names of earlier
+        entry: Name of the header in the file's metadata; several for names of earlier
             versions.
         expected: What the file should be, for messages.
         remedy: What to do where it is not.

@@ -1,4 +1,4 @@
-"""YAML for people: read with line numbers and limits, written so that it is read back the same.
+"""YAML reader with line numbers and limits, and a writer whose output reads back unchanged.
 
 Plain values follow YAML 1.2, where ``NO`` and ``No`` are text (nitrogen monoxide, nobelium), ``010`` is ten,
 ``1e-3`` is a number and ``2020-01-31`` is text; ``yes``, ``no``, ``on`` and ``off`` in lower case are truth
@@ -76,7 +76,7 @@ _Dumper.add_implicit_resolver(_TAG + "int", _PATTERNS["int"], None)
 
 
 def load_yaml(text: str, *, source: str) -> tuple[Any, Mapping[Path, int]]:
-    """Read YAML and where each key stands.
+    """Read YAML and the line of each key.
 
     Args:
         text: The document.

@@ -110,7 +110,7 @@ def test_fewer_than_ten_training_rows(whorl, recipe, clusters, representation, t
     assert whorl("encode", clusters, "-o", features, "--settings", representation).code == 0
     said = whorl("data", "sample", features, "--size", 41, "-o", tmp_path / "rows.json")
     assert said.code == 1
-    assert "a training size of 41 was asked for, but the data set has 40 usable rows" in said.err
+    assert "the training size is 41, but the data set has 40 usable rows" in said.err
 
 
 def test_feature_files_of_another_representation(whorl, recipe, clusters, representation, tmp_path):
@@ -172,7 +172,7 @@ def test_corrupt_checkpoints_and_models(whorl, recipe, tmp_path):
         model.write_bytes(damaged)
         said = whorl("run", recipe, "-o", folder, "--until", "train")
         assert said.code == 0
-        assert "generator.safetensors has changed since it was written; this stage is done again" in said.err
+        assert "generator.safetensors has changed since it was written; this stage is run again" in said.err
         assert "✓ train/all" in said.err
         assert model.read_bytes() == whole
     model.write_bytes(b"x" * len(whole))
@@ -265,7 +265,7 @@ def test_targets_outside_the_training_range(whorl, recipe, tmp_path):
         "run", recipe, "--set", "generate.targets=[2.0, 50]", "-o", tmp_path / "run", "--until", "generate"
     )
     assert said.code == 0
-    assert "warning: targets outside the range seen in training (" in said.err
+    assert "warning: targets outside the training range (" in said.err
     assert "50" in said.err
 
 
@@ -276,7 +276,7 @@ def test_targets_outside_the_training_range(whorl, recipe, tmp_path):
         ("evaluate.calculator=no.such:Thing", "no.such"),
         ("surrogate={kind: external, path: nowhere.safetensors}", "nowhere.safetensors: no such file"),
         ("data={files: {path: nowhere.extxyz, property: y}}", "nowhere.extxyz: no such file or folder"),
-        ("sampling.sizes=[400]", "a training size of 400 was asked for"),
+        ("sampling.sizes=[400]", "the training size is 400"),
     ],
 )
 def test_what_is_not_there_is_named(whorl, recipe, tmp_path, change, said):

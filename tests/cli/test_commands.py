@@ -191,7 +191,7 @@ def test_single_commands_do_the_same_from_files_to_files(whorl, clusters, repres
         *search,
     )
     evaluated = good(
-        *("evaluate", generated, "--features", features, "--judge", judge, "--rows", rows),
+        *("evaluate", generated, "--features", features, "--surrogate", judge, "--rows", rows),
         *("--structures", found, "--calculator", "emt", "-o", tmp_path / "results"),
     )
     assert "by the energy method" in evaluated.err
@@ -206,6 +206,19 @@ def test_single_commands_do_the_same_from_files_to_files(whorl, clusters, repres
     shown = good("data", "show", features)
     assert "40 rows of shape (6,)" in shown.out
     assert "Pt" in good("data", "show", clusters).out
+
+
+def test_options_of_earlier_versions_are_accepted_with_a_warning_and_not_shown(whorl):
+    command = ("evaluate", "made.safetensors", "--features", "f.safetensors", "-o", "results")
+    with pytest.warns(FutureWarning, match="--judge is now called --surrogate"):
+        said = whorl(*command, "--judge", "s.safetensors")
+    assert "made.safetensors" in said.err
+    with pytest.warns(FutureWarning, match="--crystals is now called --structures"):
+        whorl(*command, "--crystals", "s.safetensors")
+    said = whorl(*command, "--judge", "s.safetensors", "--surrogate", "s.safetensors")
+    assert "give --surrogate only" in said.err
+    shown = whorl("evaluate", "--help").out
+    assert "--surrogate" in shown and "--judge" not in shown and "--crystals" not in shown
 
 
 def test_ctrl_c_says_how_to_continue(whorl, recipe, tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ def test_from_crystals_to_crystals(whorl, tmp_path):
         made,
         "--features",
         features,
-        "--crystals",
+        "--structures",
         found,
         "--dataset",
         there,

@@ -35,7 +35,7 @@ def test_structures_come_back_and_files_say_so(whorl, structures, tmp_path):
     said = whorl("invert", structures, "--round-trip", "--out", tmp_path / "o", "--seed", 3)
     assert said.code == 0, said.err
     assert said.out.strip().endswith("comparison.html")
-    assert "3 of 3 came back" in said.err
+    assert "3 of 3 recovered" in said.err
     found = ase.io.read(tmp_path / "o" / "solutions.extxyz", ":")
     assert [str(atoms.symbols) for atoms in found] == ["OH2", "NaCl", "CH4"]
     assert [atoms.info["target"] for atoms in found] == [0, 1, 2]
@@ -105,7 +105,7 @@ def test_unusable_entries_are_told_and_the_rest_goes_on(whorl, tmp_path):
     (tmp_path / "in" / "broken.cif").write_text("data_x\n", encoding="utf-8")
     said = whorl("invert", tmp_path / "in", "--round-trip", "-o", tmp_path / "o")
     assert said.code == 3
-    assert "broken.cif: no valid CIF" in said.err and "1 of 1 came back" in said.err
+    assert "broken.cif: no valid CIF" in said.err and "1 of 1 recovered" in said.err
     assert len(rows(tmp_path / "o")) == 1
     settings = yaml.safe_load((tmp_path / "o" / "settings.yaml").read_text(encoding="utf-8"))
     assert "broken.cif" in settings["skipped"][0]["source"]
@@ -147,7 +147,7 @@ def test_every_target_has_a_status_when_it_is_not_found(whorl, molecules, tmp_pa
     command = ("invert", molecules, "--round-trip", "-o", tmp_path / "o", "--solver", "algorithm1", *few)
     said = whorl(*command)
     assert said.code == 0, said.err
-    assert "Give it more --starts or --hops, or use --solver population." in said.err
+    assert "Use more --starts or --hops, or --solver population." in said.err
     table = rows(tmp_path / "o")
     assert {row["status"] for row in table} <= {"local_minimum", "budget_spent"}
     assert all(row["advice"] for row in table)

@@ -194,7 +194,7 @@ def test_what_is_unknown_or_contradicts_is_refused_before_the_work_begins(docume
         ("generate.formula=H2O", "formula: this generator does not know it; it is conditioned on"),
         (
             "generate.atom_count=77",
-            "that the generator was trained on is as requested: 77 atoms",
+            "of the generator satisfies the request: 77 atoms",
         ),
     ):
         recipe = parse_recipe(RECIPE.format(path=molecules, request="elements: [O]"), changes=[change])

@@ -230,12 +230,12 @@ def test_what_follows_from_other_kinds_can_be_requested():
         (
             ("crystal_system",),
             {"crystal_system": "triclinic"},
-            "on is as requested: triclinic. Choose from: tetragonal, hex",
+            "satisfies the request: triclinic. Choose from: tetragonal, hex",
         ),
         (
             ("space_group",),
             {"space_group": 2},
-            "requested: space group 2. Choose from: 136, 194, 221, 225",
+            "request: space group 2. Choose from: 136, 194, 221, 225",
         ),
         (("space_group",), {"space_group": 231}, "from 1 to 230"),
         (KINDS, {"space_group": 221, "crystal_system": "trigonal"}, "221 is cubic, not trigonal"),

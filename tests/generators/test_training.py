@@ -238,7 +238,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, every
     content[middle : middle + 100] = bytes(byte ^ 0xFF for byte in content[middle : middle + 100])
     last.write_bytes(content)
     resumed = model()
-    with pytest.warns(UserWarning, match=r"is damaged; training goes on from .*previous.ckpt"):
+    with pytest.warns(UserWarning, match=r"is damaged; training resumes from .*previous.ckpt"):
         fit(resumed, **data(), **SETTINGS, directory=tmp_path)
     assert same_weights(resumed, reference)
 

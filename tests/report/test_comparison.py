@@ -24,7 +24,7 @@ def comparison(number=0, atoms=None, **changes):
         "seconds": 0.5,
         "evaluations": 100.0,
         "infeasibility": 0.0,
-        "advice": "The atoms came back.",
+        "advice": "The structure was recovered.",
         "representation": "fung2022 (max, min; 4 features)",
         "original": one,
         "found": one,
@@ -43,7 +43,7 @@ def test_the_sentence_counts_what_came_of_it():
     ]
     assert [target.outcome for target in targets] == ["recovered", "other structure", "not found"]
     said = summary(targets)
-    assert said == "1 of 3 came back, 1 as another structure with the same fingerprint, 1 not found"
+    assert said == "1 of 3 recovered, 1 as another structure with the same fingerprint, 1 not found"
 
 
 def test_the_page_holds_everything_and_escapes_names(tmp_path):

@@ -109,7 +109,7 @@ def test_lost_files_of_single_crystals_are_missed(run, tmp_path):
             path.unlink() if path in lost else path.write_text("")
         monitor = Monitor()
         run_recipe(recipe, folder, monitor=monitor)
-        assert sum("done again" in text for text in monitor.warnings) == 1
+        assert sum("run again" in text for text in monitor.warnings) == 1
         assert {path: path.read_bytes() for path in before} == before
 
 

@@ -57,9 +57,9 @@ def test_room_for_atoms_is_that_of_the_largest_crystal(tmp_path):
     made, heard = encoded(tmp_path, kind="crystens")
     assert made.features.shape == (3, 16, 16, 4)
     assert made.representation["max_atoms"] == 4
-    assert heard.notes[0] == "CrysTens with room for 4 atoms, as many as the largest structure has"
+    assert heard.notes[0] == "CrysTens with max_atoms = 4, that of the largest structure"
     given, heard = encoded(tmp_path, kind="crystens", max_atoms=6)
-    assert given.features.shape == (3, 18, 18, 4) and not any("room for" in note for note in heard.notes)
+    assert given.features.shape == (3, 18, 18, 4) and not any("max_atoms" in note for note in heard.notes)
 
 
 def test_room_counts_the_atoms_of_the_cell_that_is_encoded(tmp_path):

@@ -126,7 +126,7 @@ def test_a_damaged_result_is_made_again_and_said(chain, damage, file):
     assert chain.run(monitor=monitor) == ["b"]
     assert path.read_text() == "b"
     said = "is missing" if damage == "deleted" else "has changed"
-    assert any(f"{file} {said}" in message and "done again" in message for message in monitor.warnings)
+    assert any(f"{file} {said}" in message and "run again" in message for message in monitor.warnings)
     again = Monitor()
     assert chain.run(monitor=again) == []
     assert again.warnings == ["a warns"]
@@ -204,7 +204,7 @@ def test_a_finished_step_does_without_its_source_and_says_so(chain, tmp_path):
     moved = chain.source.rename(tmp_path / "elsewhere.csv")
     monitor = Monitor()
     assert chain.run(monitor=monitor) == []
-    assert "data.csv: not there any more" in monitor.warnings[0]
+    assert "data.csv: no longer exists" in monitor.warnings[0]
     with pytest.raises(InputError, match=r"data\.csv: no such file"):
         chain.run(a=1)
     assert (chain.folder / "a" / "result.txt").read_text() == "a"

@@ -22,7 +22,7 @@ def lines_of(name: str) -> int:
 def test_quickstart_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     load("quickstart").main(atoms=4, count=20, epochs=10, samples=2, budget=50)
-    assert "asked for 2.0 eV/atom: mean absolute error" in capsys.readouterr().out
+    assert "target 2.0 eV/atom: mean absolute error" in capsys.readouterr().out
     assert lines_of("quickstart") <= 40
 
 

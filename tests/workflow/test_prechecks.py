@@ -37,7 +37,7 @@ def refused(recipe, folder, until=None):
         ("evaluate.quantity=dipol", "unknown quantity 'dipol'"),
         ("data.clusters.element=N", "N has no reference energy, since its reference state (diatom)"),
         ("data.clusters.element=N", "data.clusters.calculator.bulk_energy: {N: …}"),
-        ("sampling.sizes=[31]", "a training size of 31 was asked for"),
+        ("sampling.sizes=[31]", "the training size is 31"),
         ("sampling.sizes=[11]", "9 rows to train on (11 in all"),
         (
             "surrogate={kind: external, path: nowhere.safetensors}",
@@ -75,7 +75,7 @@ def test_several_mistakes_are_said_together(tmp_path):
         ),
         tmp_path / "run",
     )
-    assert said.startswith("5 things have to be mended first:\n")
+    assert said.startswith("5 problems have to be solved first:\n")
     for words in (
         "nowhere.extxyz: no such",
         "nowhere.safetensors: no such",
@@ -118,7 +118,7 @@ def test_elements_that_no_training_row_has_are_named_before_training(tmp_path):
         ("generate.elements=[O, Na, Ti]", "O, Ti: no structure that the generator was trained on has it"),
         (
             "generate.crystal_system=hexagonal",
-            "no structure that the generator was trained on is as requested: hexagonal",
+            "no training structure of the generator satisfies the request: hexagonal",
         ),
     ):
         folder = tmp_path / words[:1]

@@ -178,7 +178,7 @@ def test_stops_where_it_is_told(tmp_path):
 def test_targets_outside_the_training_range_are_a_warning_that_says_the_range(run):
     monitor = Steps()
     run_recipe(tiny("generate.targets=[2.0, 99.0]"), run, monitor=monitor, until="generate")
-    assert any("outside the range seen in training (" in text and "99" in text for text in monitor.warnings)
+    assert any("outside the training range (" in text and "99" in text for text in monitor.warnings)
 
 
 def test_report_is_written_again_from_the_folder(run, tmp_path):
@@ -274,7 +274,7 @@ def test_a_finished_run_and_its_report_do_without_the_files_it_read(tmp_path, ti
     monitor = Steps()
     run_recipe(tiny(*changes), folder, monitor=monitor)
     assert monitor.done == []
-    assert [text for text in monitor.warnings if "mine.extxyz: not there any more" in text]
+    assert [text for text in monitor.warnings if "mine.extxyz: no longer exists" in text]
     page = folder / "report" / "report.html"
     page.unlink()
     assert report_again(folder) == page and "tiny" in page.read_text(encoding="utf-8")

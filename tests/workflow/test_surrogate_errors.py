@@ -54,7 +54,7 @@ def test_a_surrogate_that_learned_says_its_held_out_error_without_a_warning(tmp_
     warnings, notes, errors = trained(tmp_path, lambda rows, _: rows.sum(1))
     assert warnings == []
     assert notes[0] == f"surrogate: {errors}" and errors.held_out and errors.rows == 12
-    assert notes[1] == "surrogate: 1 of 5 features hardly vary and count as constant"
+    assert notes[1] == "surrogate: 1 of 5 features hardly vary and are treated as constant"
     assert errors.r_squared > 0.9
 
 

@@ -147,7 +147,7 @@ def test_slabs_and_mixtures_need_the_data_set(rows):
 
 
 def test_a_cell_that_cannot_be_is_not_sought(templates):
-    with pytest.raises(InputError, match="without a cell, so there is none to find"):
+    with pytest.raises(InputError, match="without a cell, so there is none to optimise"):
         make_templates(feature_set([0.0], pbc=PERIODIC[[1]]), composition="Pt10", free_cell=True)
     with pytest.raises(InputError, match="not periodic in all three directions"):
         templates(0.0, 1.0, structures=[CRYSTALS[0], Atoms("Pt2", [[0, 0, 0], [0, 0, 2.5]])], free_cell=True)

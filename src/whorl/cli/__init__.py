@@ -22,9 +22,9 @@ def commands() -> typer.Typer:
     from whorl.cli import (  # noqa: F401  (each adds its own)
         data,
         decode,
+        evaluate,
         init,
         invert,
-        judge,
         learn,
         refine,
         run,

@@ -208,7 +208,7 @@ def read(
     """
     from whorl.workflow.stages import data
 
-    check_output(output, path, beside=".extxyz")
+    check_output(output, path, second=".extxyz")
     with monitored() as monitor:
         data.files(
             str(path), property=property, format=format, per_atom=per_atom, output=output, monitor=monitor

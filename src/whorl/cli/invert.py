@@ -1,4 +1,4 @@
-"""``whorl invert``: atoms for generated fingerprints, or the round trip of one's own structures."""
+"""``whorl invert``: reconstruction of structures from features by a search; round trips."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def invert(
             "--output",
             "-o",
             help="Folder for the results of a round trip; for generated features the structures to write "
-            "(.safetensors; .extxyz beside it).",
+            "(.safetensors and .extxyz).",
         ),
     ],
     round_trip: Annotated[
         bool,
         typer.Option(
-            "--round-trip", help="Encode the structures of FILE, forget their atoms, and find them again."
+            "--round-trip", help="Encode the structures of FILE, discard positions, and reconstruct them."
         ),
     ] = False,
     representation: Annotated[
@@ -66,24 +66,24 @@ def invert(
         typer.Option(
             help="fung2022, fung2022-minimum, crystal, another representation such as soap, or a "
             "YAML or JSON file of settings.",
-            show_default="crystal for what is periodic, else fung2022",
+            show_default="crystal for periodic structures, else fung2022",
             rich_help_panel=_ROUND_TRIP,
         ),
     ] = None,
     pooling: Annotated[
         str | None,
         typer.Option(
-            help="From atoms to the structure, such as max,min or mean,std.",
-            show_default="as the representation has it",
+            help="Pooling over atoms, such as max,min or mean,std.",
+            show_default="that of the representation",
             rich_help_panel=_ROUND_TRIP,
         ),
     ] = None,
     budget_seconds: Annotated[
         float | None,
         typer.Option(
-            help="For all targets together.",
+            help="Time budget in seconds for all targets together.",
             parser=POSITIVE,
-            show_default="150 000 evaluations for each, fewer beyond ten atoms",
+            show_default="150 000 evaluations per target, fewer above ten atoms",
             rich_help_panel=_ROUND_TRIP,
         ),
     ] = None,
@@ -94,33 +94,33 @@ def invert(
     dataset: Annotated[
         Path | None,
         typer.Option(
-            help="Data set: the most similar structure gives the cell, and the composition if not requested.",
+            help="Data set; its most similar structure gives the cell, and the composition if not requested.",
             rich_help_panel=_GENERATED,
         ),
     ] = None,
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Of the data set: they show which loss is too high. Needed with --dataset, --rows.",
+            help="Features of the data set, for the threshold of invalid losses and for --dataset, --rows.",
             rich_help_panel=_GENERATED,
         ),
     ] = None,
     rows: Annotated[
         Path | None,
         typer.Option(
-            help="From 'whorl data sample': its validation rows show what the search can reach.",
+            help="Rows from 'whorl data sample'; validation rows are reconstructed as a reference.",
             rich_help_panel=_GENERATED,
         ),
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Find atoms whose fingerprints are the generated ones, or see whether your own structures come back.
+    """Reconstruct structures from generated features by a search, or make a round trip of your structures.
 
-    `whorl invert my.cif --round-trip --out DIR` encodes each structure, forgets its atoms, searches, and
-    compares: a table of status, loss and RMSD, structures as .extxyz and .cif, and a page of pictures.
+    `whorl invert my.cif --round-trip --out DIR` encodes each structure, discards the positions, searches, and
+    compares: a table of status, loss and RMSD, structures as .extxyz and .cif, and an HTML page.
 
-    Every target gets a loss and a status; those that probably no structure has are marked invalid, not
-    hidden. Stopped or killed, it continues when started again.
+    Every target gets a loss and a status; features that probably no structure has are marked invalid. If
+    interrupted, it resumes when started again.
     """
     said, chosen = _changed(locals()), given_settings()
     from whorl.reconstruction import ReconstructorSettings

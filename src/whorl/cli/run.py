@@ -39,10 +39,10 @@ def run(
     ] = None,
     executor: ExecutorName = None,
 ) -> None:
-    """Run a recipe: data, encode, train, generate, reconstruct, refine, evaluate, candidates, report.
+    """Run all stages of a recipe, from data to the report.
 
-    Finished stages are not repeated, and a changed setting repeats only what depends on it. Stop it with
-    Ctrl-C whenever you like; the same command continues.
+    Finished stages are not repeated, and a changed setting reruns only the stages that depend on it. After
+    an interruption (Ctrl-C), the same command continues.
     """
     from whorl.potentials import importable
     from whorl.workflow.recipe import read_recipe

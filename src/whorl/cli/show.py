@@ -202,7 +202,7 @@ def _draw(items: _Items, row: int, path: Path, chosen: dict[str, Any]) -> dict[s
         wanted = {"max_atoms": _STEP * math.ceil(int(structure.n_atoms[0]) / _STEP), **chosen}
         codec = CrysTens(**wanted)
         for why in codec.find_problems(structure).values():
-            remedy = " Raise --max-atoms." if "room for" in why else ""
+            remedy = " Raise --max-atoms." if "max_atoms" in why else ""
             raise InputError(f"{items.file}: structure {items.ids[row]} {why}.{remedy}")
         from whorl.symmetry.detection import known_space_groups
 

@@ -1,4 +1,4 @@
-"""Conditions: what a generator is conditioned on besides the property, and what can be requested of it."""
+"""Conditions of generators in addition to the property, and requests of their values."""
 
 import lazy_loader
 

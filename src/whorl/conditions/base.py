@@ -1,4 +1,4 @@
-"""Contract of conditions: columns of numbers about structures, and what can be requested in their terms."""
+"""Contract of conditions: columns of numbers computed from structures, and requests of their values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from whorl.structures import StructureBatch
 
 
 class Condition(Method, ABC):
-    """What a generator can be conditioned on besides the property, as columns of numbers.
+    """A condition of generators in addition to the property, as columns of numbers.
 
-    An instance knows which columns there are, as they follow from the data that a generator is trained on.
+    An instance holds the columns, which are determined by the training data of a generator.
     It is saved with the model (:meth:`config`).
 
     In a request, ``value`` is plain data as in a recipe, of the type that :attr:`Request` states.
@@ -50,7 +50,7 @@ class Condition(Method, ABC):
     @classmethod
     @abstractmethod
     def of_data(cls, structures: StructureBatch) -> Condition:
-        """Return the condition with the columns that these structures need."""
+        """Return the condition with columns for these structures."""
 
     @property
     @abstractmethod
@@ -66,7 +66,7 @@ class Condition(Method, ABC):
         """
 
     def config(self) -> dict[str, Any]:
-        """Return what :meth:`from_config` rebuilds it from, JSON-able."""
+        """Return the configuration for :meth:`from_config`, JSON-able."""
         return {}
 
     @classmethod
@@ -81,45 +81,45 @@ class Condition(Method, ABC):
         """Make sure that a value can be requested of some generator.
 
         Raises:
-            InputError: It means nothing, such as an unknown element.
+            InputError: An invalid value, such as an unknown element.
         """
 
     @classmethod
     @abstractmethod
     def satisfied(cls, structures: StructureBatch, value: Any) -> Bool[Tensor, "N"]:
-        """Return which structures are what is requested, by their atoms and cells alone."""
+        """Return which structures satisfy a request, by their atoms and cells only."""
 
     @classmethod
     def describe(cls, value: Any) -> str:
-        """Return what is requested in words."""
+        """Return a description of the request."""
         return f"{cls.request.replace('_', ' ')} {value}"
 
     def encode(self, value: Any) -> Float[Tensor, "p"]:
-        """Return the columns of every structure that is what is requested.
+        """Return the columns of all structures that satisfy the request.
 
         Needed where :meth:`distance` or :meth:`write` is not overridden.
         """
         raise NotImplementedError(f"{type(self).__name__}.encode")
 
     def distance(self, columns: Float[Tensor, "N p"], value: Any) -> Float[Tensor, "N"]:
-        """Return how far each row is from what is requested: 0 where it is that, inf where it is of no use.
+        """Return the distance of each row from the request: 0 if satisfied, inf if unusable.
 
-        Requested rows are made from the nearest ones. By default a row is of use only where it equals
+        Condition rows are made from the nearest ones. By default a row is usable only if it equals
         :meth:`encode`.
         """
         same = (columns == self.encode(value)).all(1)
         return torch.where(same, 0.0, torch.inf).double()
 
     def write(self, rows: Float[Tensor, "n p"], value: Any, rng: torch.Generator) -> None:
-        """Make rows what is requested, in place; they are among the nearest in :meth:`distance`."""
+        """Write the request into rows, in place; they are among the nearest in :meth:`distance`."""
         rows[:] = self.encode(value)
 
     def seen(self, columns: Float[Tensor, "N p"]) -> Sequence[str]:
-        """Return what can be requested of a generator trained on these rows, where it is worth a list."""
+        """Return a list of values that can be requested of a generator trained on these rows, if useful."""
         return ()
 
     def require_seen(self, columns: Float[Tensor, "N p"], value: Any) -> None:
-        """Make sure that some row is of use for a request.
+        """Check that some row is usable for a request.
 
         Raises:
             InputError: None is.
@@ -127,7 +127,7 @@ class Condition(Method, ABC):
         if not bool(self.distance(columns, value).isfinite().any()):
             seen = ", ".join(self.seen(columns))
             raise InputError(
-                f"no structure that the generator was trained on is as requested: {self.describe(value)}."
+                f"no training structure of the generator satisfies the request: {self.describe(value)}."
                 f"{f' Choose from: {seen}.' if seen else ''}"
             )
 
@@ -140,7 +140,7 @@ class Condition(Method, ABC):
 
     @classmethod
     def require_agreement(cls, value: Any, coarse: Any) -> None:
-        """Make sure that a request agrees with one of the coarser condition, which it settles.
+        """Check that a request agrees with one of the coarser condition, which it implies.
 
         Raises:
             InputError: They contradict each other.
@@ -155,10 +155,10 @@ class Condition(Method, ABC):
         raise NotImplementedError(f"{type(self).__name__}.coarse_columns")
 
     def write_coarser(self, rows: Float[Tensor, "n p"], value: Any, rng: torch.Generator) -> None:
-        """Make rows what is requested of the coarser condition, in place; by default they are already."""
+        """Write a request of the coarser condition into rows, in place; by default nothing is to be done."""
 
 
 def no_column(row: int, what: str, columns: Sequence[Any]) -> InputError:
-    """Build the error for a structure that has no column, such as one with an element of no other."""
+    """Return the error for a structure without a column, such as one with an unknown element."""
     known = ", ".join(str(column) for column in columns)
     return InputError(f"conditions: structure {row} {what}; there are columns for {known} only.")

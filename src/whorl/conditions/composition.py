@@ -1,4 +1,4 @@
-"""The composition of a structure: for each element of the data, its fraction of the atoms."""
+"""Composition as a condition: the fraction of atoms of each element."""
 
 from __future__ import annotations
 

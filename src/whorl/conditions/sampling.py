@@ -1,8 +1,8 @@
-"""The conditions of a generator: their columns, and rows of them to sample at.
+"""Conditions of a generator: their columns, and condition rows for sampling.
 
-The first column is the property; those of each condition follow, in the order of the registry. Seldom is
-everything requested. The rest is taken from training rows (:meth:`Conditions.draw`), so that the whole stays
-a combination that the generator knows.
+The first column is the property; those of each condition follow, in the order of the registry. Usually not
+everything is requested. The rest is taken from training rows (:meth:`Conditions.draw`), so that the row
+remains a combination known to the generator.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Which columns a generator is conditioned on, and what they mean.
+    """The condition columns of a generator and their meaning.
 
     Attributes:
         property: Name of the first column.
-        conditions: Those of the others, in their order.
+        conditions: Conditions of the other columns, in order.
     """
 
     property: str
@@ -117,7 +117,7 @@ class Conditions:
     # Saved with a model.
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what :meth:`from_dict` rebuilds it from, JSON-able."""
+        """Return the configuration for :meth:`from_dict`, JSON-able."""
         return {
             "property": self.property,
             "conditions": [
@@ -145,7 +145,7 @@ class Conditions:
         conditions = []
         for kind, config in named:
             condition = CONDITIONS.get(kind, imports=False)
-            if "kinds" in values:  # the settings of all conditions stood side by side
+            if "kinds" in values:  # the settings of all conditions were in one mapping
                 config = {field.name: values.get(field.name) for field in fields(condition)}  # type: ignore[arg-type]
             else:
                 del config["kind"]
@@ -197,7 +197,7 @@ class Conditions:
         target: float | None = None,
         **requested: Any,
     ) -> Float[Tensor, "count p"]:
-        """Return rows to sample at: exactly what is requested, the rest from training rows.
+        """Return condition rows: requested values exactly, others from training rows.
 
         For each sample a training row is drawn: of those nearest to what is requested
         (:meth:`Condition.distance`: of the symmetry requested, those that lack fewest of the elements; with a
@@ -207,9 +207,9 @@ class Conditions:
         is left, it is added.
 
         Args:
-            count: Rows wanted.
+            count: Number of rows.
             known: Columns of the training rows.
-            rng: Source of all randomness; not touched where the property is all there is.
+            rng: Source of all randomness; not used if the property is the only condition.
             target: Of the property; drawn with the rest for None.
             **requested: Requested conditions by name, such as ``elements`` or ``space_group``.
 
@@ -234,7 +234,7 @@ class Conditions:
         return rows
 
     def matching(self, known: Float[Tensor, "N p"], **requested: Any) -> Bool[Tensor, "N"]:
-        """Return which training rows are all that is requested, apart from the property.
+        """Return which training rows satisfy all requests, apart from the property.
 
         Raises:
             InputError: As :meth:`draw`.
@@ -242,7 +242,7 @@ class Conditions:
         return self._distance(known, self._requests(known, requested)) == 0
 
     def describe(self, *, target: float | None = None, **requested: Any) -> str:
-        """Return target and requested conditions in words.
+        """Return a description of target and requested conditions.
 
         >>> Conditions(property="heat_all").describe(target=0.5, elements=["Ba", "O"], crystal_system="cubic")
         'heat_all = 0.5, with Ba, O, cubic'
@@ -253,7 +253,7 @@ class Conditions:
     def _requests(self, known: Tensor, requested: Mapping[str, Any]) -> dict[str, Any]:
         """Check requests against what the generator is conditioned on and has seen.
 
-        A request that a finer one settles, as a space group does the crystal system, is left out.
+        A request implied by a finer one, as a crystal system by a space group, is omitted.
         """
         if known.shape[1] != len(self.names) or len(known) == 0:
             raise InputError(

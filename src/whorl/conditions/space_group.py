@@ -1,4 +1,4 @@
-"""The space group of a crystal: for each space group of the data, 1 where the crystal is of it, else 0."""
+"""Space group as a condition, one-hot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SpaceGroup(Condition):
     coarser = CrystalSystem
 
     class Request(Section):
-        """A space group that is requested."""
+        """A requested space group."""
 
         space_group: Annotated[int, Field(ge=1, le=230)] | None = None
         """Number of the space group that each structure must have."""
@@ -77,7 +77,7 @@ class SpaceGroup(Condition):
 
     @classmethod
     def check(cls, value: int) -> None:
-        """Make sure that there is such a space group.
+        """Check that there is such a space group.
 
         Raises:
             InputError: There is none.
@@ -100,14 +100,14 @@ class SpaceGroup(Condition):
 
     @classmethod
     def require_agreement(cls, value: int, coarse: str) -> None:
-        """Make sure that the group is of the crystal system that is requested too.
+        """Check that the group belongs to the requested crystal system.
 
         Raises:
             InputError: It is of another.
         """
         if coarse != crystal_system(value):
             raise InputError(
-                f"space group {value} is {crystal_system(value)}, not {coarse}. Ask for one of the two."
+                f"space group {value} is {crystal_system(value)}, not {coarse}. Request one of the two."
             )
 
     def as_coarser(self) -> CrystalSystem:

@@ -70,7 +70,7 @@ def read_cif(text: str) -> list[CifEntry]:
                 entries.append(CifEntry(block=name, structure=_structure(block)))
             except InputError as error:
                 entries.append(CifEntry(block=name, reason=str(error).removesuffix(".")))
-            except Exception as error:  # whatever becomes of a broken block, the next one shall be read
+            except Exception as error:  # a broken block must not prevent reading the next one
                 entries.append(CifEntry(block=name, reason=f"no valid CIF: {in_words(error)}"))
     if not entries:
         raise InputError("no valid CIF: it holds no structure, for no block of it states atom sites")
@@ -144,7 +144,7 @@ def _chosen(
     """Return the symmetry that the contents of the cell agree with, and what they still disagree about.
 
     Raises:
-        InputError: No site fits the symmetry, or the contents do not tell which of several it is.
+        InputError: No symmetry fits the sites, or the contents do not decide between several.
     """
     attempts, reasons = [], []
     for symmetry in symmetries:

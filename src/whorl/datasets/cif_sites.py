@@ -1,4 +1,4 @@
-"""Atom sites of a CIF block: elements, places and how exactly these are written."""
+"""Atom sites of a CIF block: elements, positions and their precision."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ class _Elements:
         if by_label:  # after the element a label may have anything but another one
             return None if re.search(r"[/,;&]", rest) else (symbol, None)
         charge = _CHARGE.fullmatch(rest)
-        if charge is None:  # a number may stand there, as in Fe1
+        if charge is None:  # it may be a number, as in Fe1
             return (symbol, None) if not rest or rest.isdigit() else None
         size, sign, other_sign, other_size = charge.groups()
         value = float(size or other_size or 1)

@@ -1,4 +1,4 @@
-r"""Symmetry operations of a CIF block: listed, or by a Hall symbol, a Hermann-Mauguin symbol or a number.
+r"""Symmetry operations of a CIF block: listed, or by Hall symbol, Hermann-Mauguin symbol or number.
 
 An operation takes fractional coordinates x to W x + w. The tables of settings are those of gemmi (564, with
 their Hall symbols) and of spglib (full symbols).
@@ -98,7 +98,7 @@ class Symmetry:
 
 
 def find_symmetries(block: Block, cell: Float[np.ndarray, "3 3"]) -> list[Symmetry]:
-    """Return what the symmetry of a block may be: one, or several that only the cell's contents tell apart.
+    """Return the possible symmetries of a block; several if only the contents of the cell can decide.
 
     Operations that are listed go before a Hall symbol, that before a Hermann-Mauguin symbol, that before a
     number. Where nothing is said, the structure is in P1.
@@ -170,7 +170,7 @@ def _fitting(symmetry: Symmetry, cell: Float[np.ndarray, "3 3"]) -> Symmetry:
 
 
 def _texts(block: Block, tags: Sequence[str]) -> tuple[str, ...]:
-    """Return what stands under any of some tags, each text once."""
+    """Return the distinct values of some tags."""
     return tuple(dict.fromkeys(text for tag in tags if (text := block.text(tag)) is not None))
 
 
@@ -405,7 +405,7 @@ def _settings_by_name() -> dict[str, dict[str, list[_Setting]]]:
         add(group.hm, code, setting)
         words = group.hm.split()
         if 3 <= group.number <= 15 and len(words) == 4:
-            # The short symbol does not tell the axis: b is meant where the cell allows it.
+            # The short symbol does not name the axis: it is b if the cell allows it.
             rank = ("b", "c", "a").index(group.monoclinic_unique_axis())
             add(
                 " ".join([words[0], *(word for word in words[1:] if word != "1")]),

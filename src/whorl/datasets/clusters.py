@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.chunked import Part
-from whorl.datasets.collecting import BARREN, collect
+from whorl.datasets.collecting import EXHAUSTED_AFTER, collect
 from whorl.datasets.geometries import random_clusters
 from whorl.datasets.store import Dataset, Skipped, pack_dataset
 from whorl.errors import InputError
@@ -153,7 +153,7 @@ def build_clusters(
         key=asdict(plan),
         processes=processes,
         progress=progress,
-        why_barren=lambda chunks: found.why_barren(chunks * plan.starts, potential.name),
+        why_exhausted=lambda chunks: found.why_exhausted(chunks * plan.starts, potential.name),
     )
     return found.dataset(
         {
@@ -298,12 +298,12 @@ class _Collection:
         self._known.setdefault(bin_, []).append((energy, distances))
         return True
 
-    def why_barren(self, starts: int, name: str) -> str:
-        """Say why nothing is found any more."""
+    def why_exhausted(self, starts: int, name: str) -> str:
+        """Return the error message of an exhausted collection."""
         text = (
             f"{starts} starts gave {self._count} different structures with formation energies in "
-            f"{list(self.window)} eV/atom; {self.wanted} were asked for, and the last {BARREN} chunks had "
-            "nothing new. "
+            f"{list(self.window)} eV/atom; {self.wanted} were requested, and the last "
+            f"{EXHAUSTED_AFTER} chunks had nothing new. "
         )
         if self._seen:
             seen = torch.cat(self._seen)

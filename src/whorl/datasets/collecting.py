@@ -1,4 +1,4 @@
-"""Collecting new structures from chunks without end, until there are enough or nothing new comes."""
+"""Collection of distinct structures from an unlimited sequence of chunks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from whorl.datasets.store import Dataset, unpack_dataset
 from whorl.errors import InputError
 from whorl.executors.processes import executor_for
 
-BARREN = 20
-"""Chunks in a row without a new structure, after which there is no point in going on."""
+EXHAUSTED_AFTER = 20
+"""Chunks in a row without a new structure, after which the collection is exhausted."""
 
 
 @runtime_checkable
 class Collection(Protocol):
-    """Structures, each once, in the order in which they come."""
+    """Distinct structures, in the order of the chunks."""
 
     wanted: int
 
@@ -28,7 +28,7 @@ class Collection(Protocol):
         ...
 
     def add(self, chunk: Dataset) -> None:
-        """Take from a chunk what is new, up to the number wanted."""
+        """Add the new structures of a chunk, up to the number wanted."""
         ...
 
 
@@ -40,24 +40,24 @@ def collect(
     key: Any,
     processes: int | None,
     progress: Callable[[int, int], None] | None,
-    why_barren: Callable[[int], str],
+    why_exhausted: Callable[[int], str],
 ) -> int:
     """Add chunks 0, 1, 2 … to a collection until it has as many structures as are wanted.
 
     Args:
-        found: Is added to.
-        function: Makes the chunk of a number; see :func:`whorl.chunked.iterate_chunks`.
-        folder: Where chunks are kept.
+        found: The collection, which is extended.
+        function: Computes the chunk of a number; see :func:`whorl.chunked.iterate_chunks`.
+        folder: Folder of finished chunks.
         key: Everything but the number that a chunk depends on.
         processes: Worker processes.
         progress: Called with the structures there are and the structures wanted.
-        why_barren: Says, for a number of chunks, why nothing new comes.
+        why_exhausted: Returns the error message, for a number of chunks.
 
     Returns:
-        How many chunks were used.
+        The number of chunks used.
 
     Raises:
-        InputError: ``BARREN`` chunks in a row had nothing new.
+        InputError: ``EXHAUSTED_AFTER`` chunks in a row had no new structure.
     """
     parts = iterate_chunks(
         function,
@@ -67,7 +67,7 @@ def collect(
         name=CHUNK_NAME,
         executor=executor_for(processes),
     )
-    used = barren = 0
+    used = unproductive = 0
     with contextlib.closing(parts):
         for part in parts:
             used, before = used + 1, len(found)
@@ -76,7 +76,7 @@ def collect(
                 progress(len(found), found.wanted)
             if len(found) >= found.wanted:
                 break
-            barren = barren + 1 if len(found) == before else 0
-            if barren == BARREN:
-                raise InputError(why_barren(used))
+            unproductive = unproductive + 1 if len(found) == before else 0
+            if unproductive == EXHAUSTED_AFTER:
+                raise InputError(why_exhausted(used))
     return used

@@ -1,4 +1,4 @@
-"""Crystals as the files that people and programs open: CIF with its space group, POSCAR, extended XYZ."""
+"""Crystal files: CIF with space group, POSCAR, extended XYZ."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def cif_text(
     Args:
         structure: A batch of one, periodic in all directions.
         symprec: Tolerance in Å.
-        notes: What stands as comments at the top.
+        notes: Comments at the top.
 
     Raises:
         InputError: The cell has no volume, or an atomic number is no element's.
@@ -138,7 +138,7 @@ def poscar_text(structure: StructureBatch, *, notes: Mapping[str, Any] | None = 
 
     Args:
         structure: A batch of one, periodic in all directions.
-        notes: What stands as JSON in the first line.
+        notes: Data for the JSON of the first line.
 
     Raises:
         InputError: The cell has no volume, or an atomic number is no element's.

@@ -1,4 +1,4 @@
-"""Data sets and feature files in a few words."""
+"""Summaries of data sets and feature files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every reader yields, and how files are opened."""
+"""Entries yielded by readers, and opening of files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Entry:
 
     Attributes:
         id: A name that is unique in the data set.
-        source: Where it stands, for people.
+        source: File and position, for messages.
         structure: A batch of one; None where it cannot be read.
         columns: Names and values among which the property is looked for.
         reason: Why it cannot be read.

@@ -1,4 +1,4 @@
-"""Extended XYZ, in and out; a broken frame costs itself and no other."""
+"""Extended XYZ reader and writer; a broken frame does not affect others."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _entries(path: Path, lines: list[str], frames: list[_Frame]) -> Iterator[Ent
             continue
         try:
             structure, columns = _frame(lines[start:stop])
-        except Exception as error:  # whatever a parser makes of a broken frame, the next one shall be read
+        except Exception as error:  # a broken frame must not prevent reading the next one
             yield Entry(id=name, source=source, reason=in_words(error))
         else:
             yield Entry(id=name, source=source, structure=structure, columns=columns)
@@ -356,7 +356,7 @@ def write_extxyz(
         for name in [name for name, array in atoms.arrays.items() if array.dtype.kind not in "biufU"]:
             del atoms.arrays[name]
         atoms.set_constraint([c for c in atoms.constraints if isinstance(c, FixAtoms | FixCartesian)])
-        if atoms.calc is not None:  # ASE refuses a result that also stands in info; ours is the later one
+        if atoms.calc is not None:  # ASE rejects a result that is also in info; ours is the later one
             for name in {*atoms.info, *atoms.arrays} & {*atoms.calc.results}:
                 del atoms.calc.results[name]
             for name in OF_EACH_ATOM & {*atoms.calc.results}:

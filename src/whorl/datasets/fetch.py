@@ -1,4 +1,4 @@
-"""The public benchmark sets of crystal generation, downloaded whole or not at all.
+"""Download of public benchmark sets of crystals.
 
 Perov-5, Carbon-24 and MP-20 as Xie et al. (ICLR 2022, arXiv:2110.06197) split them; MPTS-52 as Jiao et al.
 (NeurIPS 2023, arXiv:2309.04475) did. Every address names one commit, so that a file cannot change under it.
@@ -21,7 +21,7 @@ from typing import Any
 from whorl.errors import InputError, WhorlError, unknown_option
 from whorl.files import read_json, stable_hash, write_json
 
-CHECKSUMS = "checksums.json"  # beside the files: where each is from, and its SHA-256 when first seen
+CHECKSUMS = "checksums.json"  # in the same folder: URL of each file, and its SHA-256 at the first download
 _BLOCK = 1 << 16
 
 
@@ -92,13 +92,13 @@ def fetch_benchmark(
     """Download a benchmark set into ``directory/name`` and return its files.
 
     Files that are there already are verified and not fetched again. A checksum that is known beforehand
-    must be met; where none is, that of the first download is written to ``checksums.json`` beside the files
+    is verified; if there is none, that of the first download is written to ``checksums.json`` in the folder
     and must be met from then on, which guards against damage and change, not against a first download that
     was wrong.
 
     Args:
         name: ``"perov_5"``, ``"carbon_24"``, ``"mp_20"`` or ``"mpts_52"``.
-        directory: Where the folder of the set shall be.
+        directory: Parent of the folder of the set.
         progress: Called with bytes received and bytes in all of the file at hand (0 where unknown).
         attempts: Times a broken connection is taken up again.
         timeout: Seconds without a byte after which a connection counts as broken.
@@ -143,14 +143,14 @@ def download(
 ) -> None:
     """Download one file; ``path`` appears when it is whole and has its checksum, and not before.
 
-    What has been received lies in a hidden file beside it, and the next call asks for the rest alone.
+    Received data is kept in a hidden file next to it, and the next call requests only the rest.
 
     Args:
         url: http or https.
         path: Where it goes.
         sha256: Expected checksum.
         progress: Called with bytes received and bytes in all (0 where unknown).
-        attempts: Times a broken connection is taken up again; one that brought something does not count.
+        attempts: Number of retries after broken connections that transferred nothing.
         timeout: Seconds without a byte after which a connection counts as broken.
 
     Raises:
@@ -200,7 +200,7 @@ def download(
 
 
 def _receive(url: str, part: Path, progress: Callable[[int, int], None] | None, timeout: float) -> bool:
-    """Append to ``part`` what it lacks, and tell whether it is whole."""
+    """Append the missing data to ``part``, and return whether it is complete."""
     offset = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "whorl", "Accept-Encoding": "identity"})
     if offset:
@@ -210,7 +210,7 @@ def _receive(url: str, part: Path, progress: Callable[[int, int], None] | None, 
     except urllib.error.HTTPError as error:
         if error.code != 416 or not offset:
             raise
-        # Nothing lies beyond what is there: it is whole, or it is not of this file.
+        # There is no more data: it is complete, or not of this file.
         if error.headers.get("Content-Range", "").rpartition("/")[2] == str(offset):
             return True
         part.unlink()

@@ -1,4 +1,4 @@
-"""Random clusters of many shapes and densities, from which relaxations begin."""
+"""Random clusters of many shapes and densities, as starts of relaxations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from whorl.errors import InputError
 
-_TRIES = 100  # to place an atom before the room for it is widened
+_TRIES = 100  # to place an atom before the volume is increased
 _WIDER = 1.05
 _CLOSEST = 0.75  # atoms are no nearer than this many bond lengths
 

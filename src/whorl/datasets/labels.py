@@ -1,4 +1,4 @@
-"""Forces and stresses as labels: taken from what structures bring along, and doubted where they do not fit.
+"""Forces and stresses as labels: reading and plausibility checks.
 
 Units and signs are ASE's: forces in eV/Å, minus the gradient of the total energy in eV; stresses in eV/Å³,
 positive for a cell that wants to shrink. A structure without them has NaN.
@@ -19,7 +19,7 @@ from whorl.structures.convert import EXTRAS, calculator_results
 
 _NET_FORCE = 0.1  # eV/Å, and share of the forces' lengths: a free cluster with more of it is doubted
 _NEAR = 0.15  # Å root mean square: between structures so near, forces should say how the energy changes
-_SEARCHED = 1000  # structures of one composition and cell among which near ones are sought
+_SEARCHED = 1000  # structures of one composition and cell among which neighbours are searched
 _PAIRS = 3  # near structures, fewer of which say nothing
 _CHANGE = 1e-3  # eV: smaller changes of energy may be noise
 
@@ -136,7 +136,7 @@ def _numbers(values: Any) -> Any:
 def doubt_of_forces(
     structures: StructureBatch, forces: Float[Tensor, "A 3"], property: str, values: Float[Tensor, "B"]
 ) -> str | None:
-    """Say that forces do not fit with the energies beside them; None if they do, or nothing is known.
+    """Return a warning if forces are inconsistent with the energies; None if consistent or unknown.
 
     Energies are those of calculators, and otherwise the property, if it is called one: of the structure or
     per atom, whichever fits.

@@ -1,4 +1,4 @@
-r"""All atoms of a crystal from its sites and operations, special positions found within the digits written.
+r"""Orbits of the sites of a crystal, with special positions recognised within the written digits.
 
 A site at x, written with errors δ between bounds, lies on a special position where some operations
 x → W x + w take one place x + δ within the bounds onto itself. The place nearest to x is then taken, and the

@@ -1,4 +1,4 @@
-"""Values of ``info`` as JSON and flat tensors, and back: exact, and without pickle.
+"""Exact serialisation of ``info`` as JSON and flat tensors, without pickle.
 
 Plain values become JSON as they are. The rest becomes ``{"$": tag, ...}``: NumPy arrays go, end to end, into
 two flat tensors (one of float64, one of int64) and the JSON says where; tuples, complex numbers, non-finite

@@ -1,4 +1,4 @@
-"""POSCAR text to structures, with ASE; what ASE would guess or pass over is checked first."""
+"""POSCAR reader based on ASE, with checks of what ASE would guess or ignore."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_poscar(text: str) -> StructureBatch:
         except Exception:
             # Velocities and the like come after the positions.
             atoms = read_vasp_configuration(StringIO("\n".join(lines[:last]) + "\n"))
-            doubts.append(f"what stands after its positions was not understood ('{_first(lines[last:])}')")
+            doubts.append(f"text after its positions was not understood ('{_first(lines[last:])}')")
         return with_doubts(from_ase(atoms), doubts)
     except Exception as error:  # ASE raises whatever a malformed file leads it to
         raise InputError(f"no valid POSCAR: {in_words(error)}") from None

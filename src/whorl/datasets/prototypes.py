@@ -1,4 +1,4 @@
-"""Crystals without a download: the AFLOW prototypes that come with pymatgen, with other elements in them.
+"""Data sets of crystals: decorations of the AFLOW prototypes that come with pymatgen.
 
 The library (Mehl et al., Comput. Mater. Sci. 136, S1 (2017); Hicks et al., ibid. 161, S1 (2019)) has 288
 crystals. A draw takes one of them and gives it other elements whose oxidation states add up to zero, and a
@@ -22,7 +22,7 @@ import torch
 from ase.data import chemical_symbols, covalent_radii
 
 from whorl.chunked import Part
-from whorl.datasets.collecting import BARREN, collect
+from whorl.datasets.collecting import EXHAUSTED_AFTER, collect
 from whorl.datasets.store import Dataset, Skipped, pack_dataset
 from whorl.errors import InputError, did_you_mean, import_extra
 from whorl.evaluation.validity import is_charge_neutral
@@ -152,9 +152,9 @@ def build_crystals(
         key=asdict(plan),
         processes=processes,
         progress=progress,
-        why_barren=lambda chunks: (
+        why_exhausted=lambda chunks: (
             f"got {len(found)} different crystals from {chunks * plan.draws} draws, expected "
-            f"{count}; the last {BARREN} chunks had nothing new. Remedy: more elements (now "
+            f"{count}; the last {EXHAUSTED_AFTER} chunks had nothing new. Remedy: more elements (now "
             f"{len(chosen)}, which must include some that make anions), a larger max_atoms (now "
             f"{max_atoms}), or a smaller count."
         ),

@@ -1,4 +1,4 @@
-"""Choosing rows: farthest point sampling in feature space, and splits."""
+"""Farthest point sampling in feature space, and splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV and Parquet tables: rows with a structure each, and properties beside a folder of files."""
+"""CSV and Parquet tables of structures, and tables of properties of a folder of files."""
 
 from __future__ import annotations
 
@@ -319,7 +319,7 @@ def info_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-# Properties beside files
+# Tables of properties of files
 
 
 @dataclass(frozen=True)
@@ -340,13 +340,13 @@ class FolderTable:
 
 
 def folder_table(folder: Path, files: Sequence[str]) -> FolderTable | None:
-    """Read the table that lies in a folder of structure files, and find the file of each row.
+    """Read the table in a folder of structure files, and find the file of each row.
 
     The first column holds the files' names, which may lack folder and suffixes; where nothing in it is one,
     another column may. A name as written goes before one without its suffixes.
 
     Args:
-        folder: Where the table lies.
+        folder: Folder of the table.
         files: Paths of the files below it.
 
     Returns:

@@ -15,7 +15,7 @@ _PAIRS_AT_ONCE = 4_000_000  # 32 MB of float64 distances
 def standardized(features: Float[Tensor, "n f"], reference: Float[Tensor, "m f"]) -> Float[Tensor, "n f"]:
     r"""Return :math:`(x - \mu) / \sigma` with mean and standard deviation of ``reference``, in float64.
 
-    A feature that does not vary in ``reference`` has no yardstick and becomes 0.
+    A feature that does not vary in ``reference`` has no scale and becomes 0.
     """
     from whorl.generators.scaling import FeatureScaler  # brings Lightning, too slow for the top of a module
 

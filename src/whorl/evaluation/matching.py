@@ -51,7 +51,7 @@ def rmsd(found: Structures, reference: Structures, *, seed: int = 0) -> Float[Te
     those of the primitive cells: one crystal has supercells of one size and many shapes.
 
     Args:
-        found: Structures to be judged.
+        found: Structures to be compared.
         reference: What they should be.
         seed: Of the random turns among the trial alignments.
 

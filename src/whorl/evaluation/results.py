@@ -23,7 +23,7 @@ _SLACK = 0.1  # of the tolerance: a target this little outside the training rang
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """The samples of one generator, the real data beside them, and what evaluators found out.
+    """The samples of one generator, the reference data, and the metrics of evaluators.
 
     Attributes:
         samples: Of the generator.

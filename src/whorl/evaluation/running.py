@@ -87,7 +87,7 @@ def require_fitting(metrics: Any, samples: Samples, kind: str) -> None:
     Raises:
         InputError: They are not; a fault of the evaluator.
     """
-    remedy = "Mend it, or leave it out of evaluate.evaluators."
+    remedy = "Correct it, or leave it out of evaluate.evaluators."
     if not isinstance(metrics, Metrics) or metrics.evaluator != kind:
         raise InputError(f"evaluator '{kind}': returned {metrics!r:.80}, expected its own Metrics. {remedy}")
     columns: Mapping[str, tuple[int, Mapping[str, list[Any]]]] = {

@@ -1,4 +1,4 @@
-"""Samples: what a generator made, from the value asked for to the atoms; and the real data beside it."""
+"""Samples of a generator, from target values to structures, and the reference data."""
 
 from __future__ import annotations
 

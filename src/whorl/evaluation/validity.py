@@ -92,7 +92,7 @@ def check_validity(
     """Return flags for each structure.
 
     The limits of distance and volume are those of the field's benchmarks (Xie et al., ICLR 2022). They let
-    much pass that no chemist would, so a stricter one stands beside them.
+    unphysical structures pass, so a stricter one is given in addition.
 
     Args:
         structures: Crystals, clusters or anything between.

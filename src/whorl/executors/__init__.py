@@ -1,4 +1,4 @@
-"""Executors of long work: in this process, in threads, in processes, on a Dask cluster."""
+"""Executors of long computations: in this process, in threads, in processes, on a Dask cluster."""
 
 import lazy_loader
 

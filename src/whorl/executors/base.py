@@ -1,7 +1,7 @@
-"""Contract of executors: independent chunks of work, each done whole by one worker with one PyTorch thread.
+"""Contract of executors: independent chunks of work, each done by one worker with one PyTorch thread.
 
-Which executor does the work never changes a result: a chunk is computed by the same operations in the same
-order, on one thread, wherever that is.
+Results do not depend on the executor: a chunk is computed by the same operations in the same
+order, on one thread.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ FINISHED_IS_KEPT = "Finished chunks are kept, and the same command goes on from 
 
 
 class WorkerError(WhorlError):
-    """A chunk cannot be done, since its worker ends or is not to be had."""
+    """A chunk cannot be computed, as workers end or are unavailable."""
 
 
 class Session(ABC):
-    """Chunks handed to workers, all for the same function.
+    """Submission of chunks to workers, all for the same function.
 
     Attributes:
-        limit: How many chunks to hand in before the first result is taken.
+        limit: Number of chunks to submit before the first result is taken.
     """
 
     limit: int
 
     @abstractmethod
     def submit(self, number: int, chunk: Any) -> None:
-        """Hand in a chunk of work under a number of its own."""
+        """Submit a chunk of work under a unique number."""
 
     @abstractmethod
     def next(self) -> tuple[int, Any]:
-        """Wait for a chunk to be finished, whichever it is; return its number and its result.
+        """Wait for any chunk to be finished; return its number and its result.
 
         Raises:
             WorkerError: The workers that did the chunk ended abruptly, several times; or there are none.
@@ -56,7 +56,7 @@ class Session(ABC):
 
 
 class Executor(Method, ABC):
-    """A way to carry out chunks of work that do not depend on one another.
+    """A way to compute independent chunks of work.
 
     As a context manager it keeps its workers between sessions; they end with the context. Outside of one they
     end with each session.
@@ -65,7 +65,7 @@ class Executor(Method, ABC):
         options: Settings other than the defaults of ``Settings``.
 
     Raises:
-        InputError: Options that make no sense.
+        InputError: Invalid options.
     """
 
     Settings: ClassVar[type[Any]] = ExecutorSettings
@@ -92,14 +92,14 @@ class Executor(Method, ABC):
 
     @contextmanager
     def session(self, function: Callable[[Any], Any]) -> Generator[Session]:
-        """Begin work with a function; at the end, whatever ends it, nothing of the session is running.
+        """Begin a session with a function; when it ends, for whatever reason, no work is left running.
 
         Args:
             function: Of a chunk. All executors but ``serial`` need one that can be pickled: defined at the
                 top level of a module, or a ``functools.partial`` of such a one.
 
         Raises:
-            InputError: A function that cannot be sent to workers, or workers that are not to be had.
+            InputError: The function cannot be sent to workers, or workers are unavailable.
         """
         with self, self._session(function) as session:
             yield session
@@ -122,10 +122,10 @@ def current_executor() -> Executor | None:
 
 @contextmanager
 def executing(settings: ExecutorSettings | None) -> Generator[Executor | None]:
-    """Do the long work of the context with an executor; ``None`` leaves the choice as it is.
+    """Use an executor for long computations in the context; ``None`` keeps the present one.
 
     Raises:
-        InputError: Its workers are not to be had.
+        InputError: Its workers are unavailable.
     """
     if settings is None:
         yield current_executor()
@@ -139,15 +139,15 @@ def executing(settings: ExecutorSettings | None) -> Generator[Executor | None]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# What a worker does
+# In the worker
 
 
 def pickled(thing: Any, what: str) -> bytes:
-    """Return a function or a chunk as it travels to workers.
+    """Return a function or a chunk pickled for workers.
 
     Raises:
         InputError: It cannot be pickled.
@@ -168,7 +168,7 @@ def work(function: bytes, chunk: Any, version: str = __version__) -> Any:
     Args:
         function: From :func:`pickled`.
         chunk: Its argument.
-        version: Of whorl where the work comes from.
+        version: Version of whorl of the submitting process.
 
     Raises:
         WhorlError: The worker has another version of whorl, or cannot load the function, or the function
@@ -190,7 +190,9 @@ def work(function: bytes, chunk: Any, version: str = __version__) -> Any:
         if _can_be_sent(error):
             raise
         said = f"{type(error).__name__}: {error}"
-    raise WhorlError(said)  # out here it holds nothing of the other, by which sending it would fail too
+    raise WhorlError(
+        said
+    )  # raised here, it has no reference to the other error, with which it could not be sent either
 
 
 def _can_be_sent(error: Exception) -> bool:
@@ -203,7 +205,7 @@ def _can_be_sent(error: Exception) -> bool:
 
 @lru_cache(maxsize=32)
 def _loaded(function: bytes, thread: int) -> Callable[[Any], Any]:
-    """Load a function once for each thread: what it holds (a calculator) may not bear several at a time."""
+    """Load a function once for each thread, as its contents (a calculator) may not be thread-safe."""
     try:
         return pickle.loads(function)
     except Exception as error:
@@ -219,8 +221,8 @@ class FutureSession(Session):
     Args:
         submit: Begins the work on a chunk.
         limit: See :class:`Session`.
-        watch: Called now and then while nothing is finished; raises where nothing ever will be.
-        explain: Turns what a future raised into an error for people, if it knows it.
+        watch: Called periodically while nothing is finished; raises if nothing can finish any more.
+        explain: Converts known exceptions of futures into user-facing errors.
     """
 
     def __init__(
@@ -253,6 +255,6 @@ class FutureSession(Session):
             raise
 
     def cancel(self) -> None:
-        """Give up what has not begun."""
+        """Cancel chunks that have not begun."""
         for future in self._numbers:
             future.cancel()

@@ -1,4 +1,4 @@
-"""Workers of a Dask cluster: on other machines, by the address of its scheduler, or a cluster on this one."""
+"""Executor on a Dask cluster: an existing one by the address of its scheduler, or a local one."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _LARGE_GRAPH = "distributed.admin.large-graph-warning-threshold"
 class Dask(Executor):
     """Workers of a Dask cluster. Chunks and results travel, so that no folder has to be shared.
 
-    Workers need the same version of whorl. One that dies is replaced by another; a chunk that costs as many
-    workers as the cluster's ``allowed-failures`` says (by default 3) ends the work with an error.
+    Workers need the same version of whorl. One that dies is replaced; a chunk that kills as many
+    workers as the cluster's ``allowed-failures`` (by default 3) ends the computation with an error.
     """
 
     kind = "dask"
@@ -45,9 +45,9 @@ class Dask(Executor):
         """Address of its scheduler, such as tcp://10.0.0.5:8786; by default a cluster is started on this
         machine, with ``workers`` processes."""
         timeout: Positive = 10.0
-        """Seconds within which the scheduler has to answer."""
+        """Timeout in seconds for the connection to the scheduler."""
         patience: Positive = 60.0
-        """Seconds without any worker, after which the work is given up."""
+        """Seconds to wait for a worker, after which the computation is aborted."""
 
         @field_validator("scheduler")
         @classmethod
@@ -62,7 +62,7 @@ class Dask(Executor):
         self._cluster: Any = None
 
     def __enter__(self) -> Executor:
-        """Make sure that the scheduler answers, before any work is done."""
+        """Check that the scheduler answers, before any work is done."""
         if self.settings.scheduler is not None:
             self._connect()
         return super().__enter__()

@@ -1,4 +1,4 @@
-"""Processes of this machine; one that dies is replaced, and its chunk done again."""
+"""Executor in processes of this machine; one that dies is replaced, and its chunk repeated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from whorl.executors.serial import Serial
 from whorl.executors.settings import WorkersSettings
 
 MOST_DEATHS = 3
-"""Workers that a chunk may cost before it is given up."""
+"""Number of workers that a chunk may kill before the computation is aborted."""
 
 
 class Processes(Executor):
@@ -57,7 +57,7 @@ class Processes(Executor):
 
 
 class _Worker:
-    """A process that does what comes through its pipe."""
+    """A process that computes the chunks from its pipe."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -67,11 +67,11 @@ class _Worker:
             self.process.start()
         theirs.close()
         self.number = -1
-        """Of the chunk it is at."""
+        """Number of its present chunk."""
 
     def begin(self, number: int, message: bytes) -> None:
         self.number = number
-        with suppress(OSError):  # it has ended, which shows when its answer is read
+        with suppress(OSError):  # it has ended, which is noticed when its result is read
             self.connection.send_bytes(message)
 
 
@@ -130,7 +130,7 @@ class _Pipes(Session):
         self._waiting.appendleft((number, self._sent.pop(number)))
 
     def abandon(self) -> None:
-        """End the workers that are at a chunk: it is not needed, or will be done again."""
+        """End the workers that compute a chunk: it is not needed, or will be repeated."""
         _end(list(self._busy.values()))
         self._busy.clear()
 
@@ -157,7 +157,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let libraries that read their number of threads as they load have one."""
+    """Set one thread for libraries that read their number of threads when they are loaded."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:

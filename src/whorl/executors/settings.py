@@ -1,4 +1,4 @@
-"""Settings that executors have in common."""
+"""Settings common to all executors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from whorl.settings import Count, SectionOfKind
 class ExecutorSettings(SectionOfKind):
     """Settings of an executor: a name such as ``processes``, the address of a Dask scheduler, or a section.
 
-    No result depends on them.
+    Results do not depend on them.
     """
 
     registry = EXECUTORS
@@ -32,4 +32,4 @@ class WorkersSettings(ExecutorSettings):
     """Settings of an executor with workers on this machine."""
 
     workers: Count | None = None
-    """How many chunks are worked on at the same time; by default one per core."""
+    """Number of chunks computed at the same time; by default one per core."""

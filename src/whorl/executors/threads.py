@@ -1,4 +1,4 @@
-"""Threads of this process: for functions that spend their time outside of Python."""
+"""Executor in threads of this process, for functions that release the interpreter lock."""
 
 from __future__ import annotations
 
@@ -31,4 +31,6 @@ class Threads(Executor):
             yield FutureSession(lambda chunk: pool.submit(work, sent, chunk), limit=workers + 1)
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(before)  # each thread set its own, and thereby the default of new ones
+            torch.set_num_threads(
+                before
+            )  # each thread sets its own number, and thereby the default of new ones

@@ -1,4 +1,4 @@
-"""What the two adversarial generators share: a generator, a critic, and a judgement that is neither's."""
+"""Base of the adversarial generators: generator, critic, and validation by the energy distance."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from whorl.parallel import map_rows
 from whorl.settings import Fraction, Width
 
 _JUDGED_ROWS = 1024
-_AT_ONCE = 2**22  # numbers of samples made at once
+_AT_ONCE = 2**22  # numbers per chunk of samples
 
 
 class AdversarialGenerator(AnyShapeGenerator):
-    r"""A generator G(z, y) and a critic D(R, y) that train against each other.
+    r"""A generator G(z, y) and a critic D(R, y), trained against each other.
 
-    Neither loss says how good samples are. What :meth:`validation_step` returns as ``loss``, and
-    :func:`whorl.generators.fit` keeps the best weights by, is the :func:`energy_distance` between held-out
+    The adversarial losses do not measure quality. :meth:`validation_step` returns as ``loss``, and
+    :func:`whorl.generators.fit` keeps the best weights by, the :func:`energy_distance` between held-out
     rows (R, y) and (G(z, y), y) at the same conditions. Since y is part of the points, samples that are
-    typical but at the wrong y count as wrong.
+    typical but at the wrong y count as errors.
 
     It has two optimisers and takes their steps itself (Lightning's manual optimisation).
 
@@ -62,7 +62,7 @@ class AdversarialGenerator(AnyShapeGenerator):
 
     @classmethod
     def default_size(cls, shape: Sequence[int]) -> tuple[int, int]:
-        """Return the channels and the depth of networks for features of a shape."""
+        """Return default channels and depth of the networks for a feature shape."""
         return (32, max(1, halvings(shape, 6))) if is_image(shape) else (256, 3)
 
     def __init__(self, *, shape: Sequence[int], properties: int = 1, **options: Any) -> None:
@@ -93,15 +93,15 @@ class AdversarialGenerator(AnyShapeGenerator):
             self.critic = VectorCritic(**size)
 
     def make(self, latent: Float[Tensor, "n k"], condition: Float[Tensor, "n p"]) -> Float[Tensor, "n ..."]:
-        """Return G(z, y) as the networks see it; arguments in network units."""
+        """Return G(z, y) in network units; arguments in network units too."""
         return self.generator(latent, condition) * self.varying
 
     @abstractmethod
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Take the steps that a batch (features, conditions) is due, and return the loss of the critic."""
+        """Take the optimiser steps of a batch (features, conditions), and return the loss of the critic."""
 
     def _inside(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features and conditions of a batch as networks see them, and latent noise."""
+        """Return features and conditions of a batch in network units, and latent noise."""
         features, condition = self.to_network(batch[0]), self.condition_inside(batch[1])
         return features, condition, torch.randn(len(features), self.latent, device=self.device).to(features)
 
@@ -173,6 +173,6 @@ def energy_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -
 
 
 def set_trainable(network: nn.Module, trainable: bool) -> None:
-    """Say whether gradients of a network's weights are wanted."""
+    """Switch the gradients of a network's weights on or off."""
     for parameter in network.parameters():
         parameter.requires_grad_(trainable)

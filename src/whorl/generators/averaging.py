@@ -1,4 +1,4 @@
-"""Averages of weights over the steps of a training."""
+"""Moving averages of weights during training."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 class MovingAverage(lightning.Callback):
-    r"""Has a model validated, and so kept, with an exponential moving average of its weights.
+    r"""Validates and checkpoints the exponential moving average of a model's weights.
 
     .. math:: \bar w \leftarrow d\, \bar w + (1 - d)\, w, \qquad d = \min\bigl(decay, t / (t + 10)\bigr)
 
-    after step t = 0, 1, …: the average forgets its beginning. Training itself goes on with w. The average is
-    part of checkpoints.
+    after step t = 0, 1, …, so that the initial weights are forgotten. Training continues with w. The average
+    is part of checkpoints.
 
     Args:
-        decay: Weight of the average so far; it is over some 1 / (1 - decay) steps.
+        decay: Weight of the previous average, which thus covers about 1 / (1 - decay) steps.
     """
 
     def __init__(self, decay: float) -> None:
@@ -32,14 +32,14 @@ class MovingAverage(lightning.Callback):
         return {"steps": self.steps, "average": self.average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what a checkpoint held."""
+        """Restore the state from a checkpoint."""
         self.steps, self.average = state_dict["steps"], state_dict["average"]
 
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
     ) -> None:
-        """Move the average towards the weights."""
+        """Update the average."""
         weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
         if not self.average:
             self.average = {name: weight.clone() for name, weight in weights.items()}
@@ -50,14 +50,14 @@ class MovingAverage(lightning.Callback):
 
     @torch.no_grad()
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Put the average in the place of the weights."""
+        """Replace the weights by the average."""
         self._weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
         for name, parameter in module.named_parameters():
             parameter.copy_(self.average[name])
 
     @torch.no_grad()
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Put the weights back."""
+        """Restore the weights."""
         for name, parameter in module.named_parameters():
             parameter.copy_(self._weights[name])
         self._weights = {}

@@ -1,4 +1,4 @@
-"""What every generator is: a conditional model over tensors. It knows nothing of atoms."""
+"""Contract of generators: conditional models over tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TensorModel(lightning.LightningModule, Method, ABC):
     Scaling is a part of the model (:class:`whorl.generators.scaling.FeatureScaler`) and is saved with it.
     Networks compute in float32, scaling in float64; any floating-point type may come in.
     ``training_step`` and ``validation_step`` take ``(features (n, *shape), properties (n, p))`` and return
-    the loss, the latter a mapping with ``"loss"`` and whatever else is worth reading.
+    the loss, the latter a mapping with ``"loss"`` and other quantities to report.
 
     A subclass names its hyperparameters, with defaults and ranges, in its ``Settings`` (a subclass of
     :class:`~whorl.generators.settings.TrainingSettings` with a field ``scaling``) and finds them in
@@ -38,7 +38,7 @@ class TensorModel(lightning.LightningModule, Method, ABC):
         options: Hyperparameters other than the defaults of ``Settings``.
 
     Raises:
-        InputError: An unknown hyperparameter, or one that makes no sense.
+        InputError: An unknown hyperparameter, or an invalid value.
     """
 
     Settings: ClassVar[type[TrainingSettings]]
@@ -51,7 +51,7 @@ class TensorModel(lightning.LightningModule, Method, ABC):
         self.feature_scaler = FeatureScaler(math.prod(self.shape), self.settings.scaling)
         self.property_scaler = FeatureScaler(self.properties, "standard", negligible=0.0)
         self.training_record: dict[str, Any] | None = None
-        """What :func:`whorl.generators.fit` noted; ``None`` before it."""
+        """Record of :func:`whorl.generators.fit`; ``None`` before it."""
 
     @classmethod
     def _read(cls, options: dict[str, Any]) -> Any:
@@ -74,20 +74,20 @@ class TensorModel(lightning.LightningModule, Method, ABC):
 
     @property
     def trained(self) -> bool:
-        """Whether the model has seen data: before that it has no units."""
+        """Whether the model has been trained; before that it has no units."""
         return bool(self.feature_scaler.fitted)
 
     def fit_scaling(self, features: Float[Tensor, "n *shape"], properties: Float[Tensor, "n p"]) -> None:
-        """Learn the scaling of features and properties from training rows."""
+        """Fit the scaling of features and properties to training rows."""
         self.feature_scaler.fit(features.flatten(1))
         self.property_scaler.fit(properties)
 
     def scale_features(self, features: Float[Tensor, "n *shape"]) -> Float[Tensor, "n F"]:
-        """Return features as the network sees them: flat, scaled, float32."""
+        """Return features in network units: flat, scaled, float32."""
         return self.feature_scaler.transform(features.flatten(1).double()).to(self.dtype)
 
     def scale_properties(self, properties: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-        """Return properties as the network sees them: standardised, float32."""
+        """Return properties in network units: standardised, float32."""
         return self.property_scaler.transform(properties.double()).to(self.dtype)
 
     def _require_training(self) -> None:
@@ -109,11 +109,11 @@ class ConditionalGenerator(TensorModel):
         """Draw one sample for each row of ``condition``.
 
         Args:
-            condition: Properties asked for, in data units, shape (n, p).
+            condition: Target properties and other conditions, in data units, shape (n, p).
             rng: Source of all randomness; numbers are drawn on its device, so the same seed gives the same
                 samples wherever the model is (to rounding).
             temperature: Standard deviation of the latent noise in units of the prior's: above 1 for samples
-                that differ more than the training rows do, below 1 for more typical ones.
+                that vary more than the training rows do, below 1 for more typical ones.
 
         Returns:
             Features in data units, in the floating-point type of ``condition``, on the model's device.
@@ -124,7 +124,7 @@ class ConditionalGenerator(TensorModel):
         """
 
     def check_condition(self, condition: Float[Tensor, "..."]) -> None:
-        """Refuse conditions that cannot be sampled.
+        """Reject conditions that cannot be sampled.
 
         Raises:
             InputError: The model is not trained, or ``condition`` is not finite or not of shape (n, p).
@@ -163,10 +163,10 @@ def condition_range(model: TensorModel) -> Float[Tensor, "p 2"]:
 
 
 def range_warning(model: TensorModel, condition: Float[Tensor, "n p"]) -> str | None:
-    """Return a sentence that says which conditions lie outside the training range, or ``None``.
+    """Return a warning about conditions outside the training range, or ``None``.
 
     >>> range_warning(model, torch.tensor([[9.0]]))  # doctest: +SKIP
-    'outside the range seen in training (1.7 to 3.7): 9. The model extrapolates there.'
+    'outside the training range (1.7 to 3.7): 9. The model extrapolates there.'
     """
     sentences = []
     for column, (low, high) in enumerate(condition_range(model).tolist()):
@@ -178,14 +178,14 @@ def range_warning(model: TensorModel, condition: Float[Tensor, "n p"]) -> str | 
             )
             which = f" of property {column}" if model.properties > 1 else ""
             sentences.append(
-                f"outside the range{which} seen in training ({low:.4g} to {high:.4g}): {values}. "
+                f"outside the training range{which} ({low:.4g} to {high:.4g}): {values}. "
                 "The model extrapolates there."
             )
     return " ".join(sentences) or None
 
 
 def positive(name: str, value: Number, *, allow_zero: bool = False) -> Number:
-    """Return a hyperparameter that must be above zero (or not below it).
+    """Validate a hyperparameter that must be positive (or non-negative).
 
     Raises:
         InputError: It is not.

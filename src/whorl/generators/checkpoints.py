@@ -1,4 +1,4 @@
-"""Checkpoints of one training: the last, and the one before it in case the last is damaged."""
+"""Checkpoints of a training run: the last two, in case the last is damaged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from whorl.files import atomic_path, stable_hash
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that could be read."""
+    """A checkpoint that was read."""
 
     path: Path
     state: dict[str, Any]
@@ -26,8 +26,8 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoint files of one training in ``directory``.
 
-    They hold tensors and plain values alone, and are read as such (``weights_only``): a checkpoint from
-    elsewhere cannot run code. One that was changed since it was written is damaged.
+    They contain only tensors and plain values, and are read as such (``weights_only``): a checkpoint from
+    elsewhere cannot run code. Checksums detect damage.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -35,7 +35,7 @@ class Checkpoints:
         self.previous = directory / f"{name}.previous.ckpt"
 
     def save(self, write: Callable[[str], None]) -> None:
-        """Let ``write`` make the new last checkpoint; a kill at any moment leaves a whole one.
+        """Write a new last checkpoint by ``write``; a kill at any moment leaves a complete one.
 
         Raises:
             InputError: The disk is full or the folder cannot be written.
@@ -48,12 +48,12 @@ class Checkpoints:
                 self.last.replace(self.previous)
 
     def latest(self) -> Checkpoint | None:
-        """Return the latest checkpoint that can be read, or ``None`` where there is none yet.
+        """Return the latest readable checkpoint, or ``None`` if there is none yet.
 
         A damaged one is reported as a ``UserWarning``.
 
         Raises:
-            InputError: There are checkpoints, and all are damaged.
+            InputError: All checkpoints are damaged.
         """
         damaged: list[Path] = []
         for path in (self.last, self.previous):
@@ -66,25 +66,25 @@ class Checkpoints:
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if not {"callbacks", "state_dict", "loops", "epoch"} <= state.keys():
                     raise ValueError("not a training checkpoint")
-            except Exception:  # whatever a damaged file makes the reader raise
+            except Exception:  # any exception that a damaged file may cause
                 damaged.append(path)
                 continue
             if damaged:
                 warnings.warn(
-                    f"{damaged[0]} is damaged; training goes on from the checkpoint before it ({path.name}).",
+                    f"{damaged[0]} is damaged; training resumes from the checkpoint before it ({path.name}).",
                     stacklevel=3,
                 )
             return Checkpoint(path, state)
         if damaged:
             names = " and ".join(str(path) for path in damaged)
             raise InputError(
-                f"{names}: damaged, and there is no other checkpoint to go on from. "
+                f"{names}: damaged, and there is no other checkpoint. "
                 f"Delete {'it' if len(damaged) == 1 else 'them'} to train from the beginning."
             )
         return None
 
 
 def _seal(archive: zipfile.ZipFile) -> bytes:
-    """Return what stands in the archive's comment: a hash of the names and checksums of all its parts."""
+    """Return the comment of the archive: a hash of the names and checksums of all its members."""
     parts = sorted((part.filename, part.CRC, part.file_size) for part in archive.infolist())
     return stable_hash(parts).encode()

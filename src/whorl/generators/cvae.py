@@ -1,4 +1,4 @@
-"""The conditional variational autoencoder of Sohn et al. 2015, as Fung et al. 2022 use it."""
+"""Conditional variational autoencoder (Sohn et al. 2015; Fung et al. 2022)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CVAE(ConditionalGenerator):
         options: Hyperparameters, see :class:`CVAE.Settings`.
 
     Raises:
-        InputError: A hyperparameter that makes no sense.
+        InputError: An invalid hyperparameter.
     """
 
     kind = "cvae"

@@ -1,4 +1,4 @@
-"""The networks that take noise away: a U-Net for images, residual dense layers for vectors."""
+"""Denoising networks: a U-Net for images, residual dense layers for vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from whorl.generators.images import padded
 from whorl.generators.networks import perceptron
 
 _ATTENTION_SIDE = 16
-"""Sides of at most so many pixels have attention: its cost grows with the fourth power of the side."""
+"""Largest side, in pixels, of layers with attention, whose cost grows with the fourth power of the side."""
 
 _TIME_FEATURES = 64
 
@@ -30,17 +30,17 @@ def diffusers() -> ModuleType:
 
 
 class ImageDenoiser(nn.Module):
-    """A U-Net (Ho et al. 2020, arXiv:2006.11239) that knows the noise level, the conditions and where it is.
+    """A U-Net (Ho et al. 2020, arXiv:2006.11239) of images, noise level, conditions and pixel positions.
 
-    Convolutions do not know their place, and in CrysTens each row has a meaning of its own: the row and the
+    Convolutions are translation invariant, but in CrysTens each row has its own meaning: the row and the
     column of each pixel, in [-1, 1], are added as two layers.
 
     Args:
         size: (H, W) of the images; they are padded with zeros to multiples of 2^(depth - 1).
-        inputs: Layers that come in.
-        outputs: Layers that go out.
+        inputs: Input layers.
+        outputs: Output layers.
         conditions: Numbers that describe what is wanted.
-        channels: Of the first level; all others have twice as many, and from the fourth on four times.
+        channels: Channels of the first level; the others have twice as many, from the fourth on four times.
         depth: Levels; each but the first has half the side of the one before.
         blocks: Residual blocks of each level.
     """
@@ -93,10 +93,10 @@ class ImageDenoiser(nn.Module):
 
 
 class VectorDenoiser(nn.Module):
-    """Residual dense layers that know the noise level and the conditions.
+    """Residual dense layers of a vector, the noise level and the conditions.
 
     Args:
-        features: Numbers of a vector.
+        features: Length of the vectors.
         conditions: Numbers that describe what is wanted.
         hidden: Units.
         layers: Residual layers.

@@ -1,4 +1,4 @@
-"""Conditional denoising diffusion, for vectors and for images, whole or in a cascade of two resolutions."""
+"""Conditional denoising diffusion for vectors and images, optionally as a cascade of two resolutions."""
 
 from __future__ import annotations
 
@@ -43,14 +43,15 @@ class Diffusion(AnyShapeGenerator):
         L &= \bigl| f(x_t, t, y) - v_t \bigr|^2, \qquad
         v_t = \sqrt{\bar\alpha_t}\, \varepsilon - \sqrt{1 - \bar\alpha_t}\, x_0
 
-    averaged over features that vary, with x_0 in network units. In training, y is hidden in a share
+    averaged over features that vary, with x_0 in network units. In training, y is dropped in a fraction
     ``dropout`` of the rows, so that f also learns p(R). Samples follow
     :math:`f(x_t, t) + w\,\bigl(f(x_t, t, y) - f(x_t, t)\bigr)` with the ``guidance`` w (Ho & Salimans
     2022, arXiv:2207.12598) from noise down to t = 0. With ``cascade``, one U-Net makes images of half the
-    size and a second makes whole images from them, as in Imagen and in Alverson et al. 2024; both are trained
+    size and a second makes full images from them, as in Imagen and in Alverson et al. 2024; both are trained
     in the same steps.
 
-    Validated, and kept, is an exponential moving average of the weights. Needs the package ``diffusers``.
+    The weights that are validated and kept are an exponential moving average. Needs the package
+    ``diffusers``.
 
     :meth:`paper` has the settings of Alverson et al. 2024 (doi:10.1039/D3DD00137G, appendix B.3), for a GPU;
     with them belong 250,000 steps of 4 rows. See also Salimans & Ho 2022 (arXiv:2202.00512) for velocities,
@@ -65,7 +66,8 @@ class Diffusion(AnyShapeGenerator):
             most 8 pixels; of vectors, that of residual layers (3).
 
     Raises:
-        InputError: A hyperparameter that makes no sense, or no ``diffusers``.
+        InputError: An invalid hyperparameter.
+        MissingExtraError: ``diffusers`` is not installed.
     """
 
     kind = "diffusion"
@@ -78,17 +80,17 @@ class Diffusion(AnyShapeGenerator):
         batch_size: Count = 32
         """Rows of a step."""
         blocks: Depth = 1
-        """Residual blocks of each level; for images alone."""
+        """Residual blocks per level; for images only."""
         cascade: bool = False
-        """Whether a second U-Net doubles the size; for images alone."""
+        """Whether a second U-Net doubles the size; for images only."""
         schedule: Literal["cosine", "linear"] = "cosine"
-        """Schedule of the noise."""
+        """Noise schedule."""
         prediction: Literal["velocity", "noise"] = "velocity"
         """What the network predicts: the velocity v_t, or the noise ε."""
         dropout: Fraction = 0.1
-        """Fraction of the training rows whose condition is hidden."""
+        """Fraction of the training rows whose condition is dropped."""
         guidance: NonNegative = 1.0
-        """Weight w in samples; 1 samples p(R | y) as learned, above 1 sharpens it."""
+        """Guidance weight w; 1 samples p(R | y) as learned, larger values follow y more closely."""
         sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"
         """DPM-Solver++ of second order, DDIM, or DDPM with noise in each step."""
         steps: Annotated[int, Field(ge=1, le=NOISE_LEVELS)] = 50
@@ -178,7 +180,7 @@ class Diffusion(AnyShapeGenerator):
         condition: Tensor,
         beside: Tensor | None = None,
     ) -> Tensor:
-        """Return the mean squared error of what the network is asked for, over features that vary."""
+        """Return the mean squared error of the network's prediction, over features that vary."""
         noise = torch.randn_like(clean) * varying
         level = self._levels.to(self.device)[times].to(clean).reshape(-1, *[1] * (clean.ndim - 1))
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
@@ -188,7 +190,7 @@ class Diffusion(AnyShapeGenerator):
         return error.square().sum() / (len(clean) * varying.sum().clamp(min=1))
 
     def _given(self, condition: Tensor, given: Tensor) -> Tensor:
-        """Return conditions beside whether they are given; zeros where they are not."""
+        """Return conditions (zeros where dropped) and a column that says whether they are present."""
         flag = given.to(condition)[:, None]
         return torch.cat([condition * flag, flag], 1)
 
@@ -239,12 +241,12 @@ class Diffusion(AnyShapeGenerator):
         with the error r of g on its validation rows.
 
         Args:
-            condition: Properties asked for, in data units.
+            condition: Target properties and other conditions, in data units.
             rng: Source of all randomness.
-            temperature: Standard deviation of all noise in units of its proper one.
-            steps: Other than the hyperparameter of this name.
-            sampler: Other than the hyperparameter of this name.
-            guidance: Other than the hyperparameter of this name; 0 leaves the condition to the guide alone.
+            temperature: Factor of the standard deviation of all noise.
+            steps: Replaces the hyperparameter of this name.
+            sampler: Replaces the hyperparameter of this name.
+            guidance: Other than the hyperparameter of this name; with 0, only the guide acts.
             guide: A surrogate for features of this shape.
 
         Raises:
@@ -257,7 +259,7 @@ class Diffusion(AnyShapeGenerator):
         guidance = self.guidance if guidance is None else positive("guidance", guidance, allow_zero=True)
         self._check_guidance(guidance)
         if guide is not None and guide.shape != self.shape:
-            raise InputError(f"guide: is for features of shape {guide.shape}, these have {self.shape}.")
+            raise InputError(f"guide: expects features of shape {guide.shape}, but these have {self.shape}.")
 
         def noise(like: Tensor) -> Tensor:
             drawn = torch.randn(like.shape, generator=rng, device=rng.device)
@@ -294,7 +296,7 @@ class Diffusion(AnyShapeGenerator):
         beside: Tensor | None = None,
         towards: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Go from noise to samples with one network."""
+        """Sample with one network."""
         scheduler = self._scheduler(sampler)
         with warnings.catch_warnings():  # of what diffusers asks of NumPy
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -328,10 +330,10 @@ class Diffusion(AnyShapeGenerator):
         limit: float,
         towards: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> Tensor:
-        """Return what the network would have said, had it seen x_0 within limits and where it is wanted.
+        """Return the prediction corrected for the limits of x_0 and for the guide.
 
         At t = 1000, x_0 follows from ε by a division by almost 0: without limits, the smallest error of ε
-        would throw samples far off (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
+        would displace samples far (Saharia et al. 2022, arXiv:2205.11487, section 2.3).
         """
         signal, spread = level.sqrt(), (1 - level).sqrt()
         velocity = self.prediction == "velocity"
@@ -342,9 +344,9 @@ class Diffusion(AnyShapeGenerator):
         return (signal * noisy - clean) / spread if velocity else (noisy - signal * clean) / spread
 
     def _limit(self) -> float:
-        """Return how far from 0 estimates of x_0 may be, in network units.
+        """Return the largest absolute value of estimates of x_0, in network units.
 
-        As far as training rows are where these lie in [-1, 1]. Elsewhere half as far again if the network is
+        1 if training rows lie in [-1, 1]. Otherwise 1.5 times their largest value if the network predicts
         asked for ε, and any distance for velocities, which need no division.
         """
         if self.bounded:
@@ -366,7 +368,7 @@ class Diffusion(AnyShapeGenerator):
                 (slope,) = torch.autograd.grad(off.sum(), at)
             every = (-1, *[1] * (clean.ndim - 1))
             length = slope.flatten(1).square().sum(1).reshape(every)
-            # Where the guide is flat, its slope says nothing.
+            # No correction where the gradient of the guide vanishes.
             size = variance * off.to(clean).reshape(every) / (variance * length + error**2 + 1e-12)
             return clean - size * slope * (length > 0)
 
@@ -375,8 +377,8 @@ class Diffusion(AnyShapeGenerator):
     def _check_guidance(self, guidance: float) -> None:
         if guidance != 1 and self.dropout == 0:
             raise InputError(
-                f"guidance: got {guidance}, expected 1, since dropout is 0: the model never learns to do "
-                "without conditions. Remedy: train it with dropout 0.1."
+                f"guidance: got {guidance}, expected 1, since dropout is 0 and the model "
+                "has no unconditional prediction. Remedy: train it with dropout 0.1."
             )
 
     def _scheduler(self, sampler: str) -> Any:

@@ -33,11 +33,11 @@ class Flow(ConditionalGenerator):
         L &= -\log p(x \mid y)
 
     f is a chain of coupling layers: each moves half of the features by monotonic rational-quadratic splines
-    on [-5, 5], whose knots a perceptron computes from the other half and from y; outside it is the identity.
-    The halves are drawn at random, the same for every model of one shape, and change places in every second
-    layer. Tensors of any shape are taken as vectors.
+    on [-5, 5], whose knots a perceptron computes from the other half and from y, and by the identity
+    elsewhere. The halves are drawn at random, equal for all models of one shape, and are exchanged in every
+    second layer. Tensors of any shape are flattened.
 
-    A feature that does not vary in training takes no part: it is passed on unchanged, and the density is that
+    Features that do not vary in training are excluded: they are passed on unchanged, and the density is that
     of the others. Needs the package ``zuko``.
 
     Args:
@@ -46,7 +46,7 @@ class Flow(ConditionalGenerator):
         options: Hyperparameters, see :class:`Flow.Settings`.
 
     Raises:
-        InputError: A hyperparameter that makes no sense.
+        InputError: An invalid hyperparameter.
         MissingExtraError: ``zuko`` is not installed: pip install 'whorl[flow]'.
     """
 
@@ -95,7 +95,7 @@ class Flow(ConditionalGenerator):
         return (self.feature_scaler.scale > 0).to(self.dtype)
 
     def transform(self, condition: Float[Tensor, "n p"]) -> Any:
-        """Return f at standardised conditions, from features in network units to noise, as zuko's."""
+        """Return f at standardised conditions as a zuko transform, from network units to noise."""
         zuko = import_extra("zuko", extra="flow")
         return zuko.transforms.ComposedTransform(
             *(
@@ -111,7 +111,7 @@ class Flow(ConditionalGenerator):
         condition: Float[Tensor, "n p"],
         given: Float[Tensor, "n k"],
     ) -> Any:
-        """Return the splines of the features that move: the identity for one that does not vary."""
+        """Return the splines of the transformed features: the identity for those that do not vary."""
         zuko, bins = import_extra("zuko", extra="flow"), self.settings.bins
         numbers = network(torch.cat([given, condition], 1)).unflatten(1, (-1, 3 * bins - 1))
         numbers = numbers * self.varying[moved, None]  # splines of zeros are the identity
@@ -170,7 +170,7 @@ class Flow(ConditionalGenerator):
     def sample(
         self, condition: Float[Tensor, "..."], *, rng: torch.Generator, temperature: float = 1.0
     ) -> Float[Tensor, "n *shape"]:
-        """Draw z from N(0, temperature²) and return the R that it stands for, one a row of ``condition``.
+        """Draw z from N(0, temperature²) and return the corresponding R, for each row of ``condition``.
 
         See :meth:`ConditionalGenerator.sample`.
         """
@@ -190,7 +190,7 @@ class Flow(ConditionalGenerator):
 
 
 def _halves(features: int, count: int) -> Bool[Tensor, "count F"]:
-    """Return which features each coupling layer is given: random halves, each followed by its complement."""
+    """Return the input features of each coupling layer: random halves, each followed by its complement."""
     if features == 1:
         return torch.zeros(count, 1, dtype=torch.bool, device="cpu")
     halves = []

@@ -1,4 +1,4 @@
-"""The generative adversarial network of Goodfellow et al. 2014, conditional, as in Alverson et al. 2024."""
+"""Conditional generative adversarial network (Goodfellow et al. 2014; Alverson et al. 2024)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GAN(AdversarialGenerator):
     normalisation (Radford et al. 2016); for vectors, perceptrons.
 
     :meth:`paper` has the settings of Alverson et al. 2024 (doi:10.1039/D3DD00137G, appendix B.1); with them
-    belong 100 epochs. The defaults are for some thousand rows: a learning rate of 1e-5 learns little from
+    belong 100 epochs. The defaults are for a few thousand rows: a learning rate of 1e-5 learns little from
     them. See also Goodfellow et al. 2014 (arXiv:1406.2661), Mirza & Osindero 2014 (arXiv:1411.1784).
 
     Args:
@@ -32,7 +32,7 @@ class GAN(AdversarialGenerator):
         options: Hyperparameters, see :class:`GAN.Settings` and :class:`AdversarialGenerator`.
 
     Raises:
-        InputError: A hyperparameter that makes no sense.
+        InputError: An invalid hyperparameter.
     """
 
     kind = "gan"

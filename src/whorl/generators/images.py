@@ -1,7 +1,7 @@
-"""What generators for tensors of any shape share: vectors go to perceptrons, images to convolutions.
+"""Base of generators for tensors of any shape: perceptrons for vectors, convolutions for images.
 
-An image is a tensor (H, W, C), channels last, of at least 4 × 4 pixels; any other tensor is a vector of its
-numbers. Networks see images as (n, C, H, W).
+An image is a tensor (H, W, C) of at least 4 × 4 pixels; any other tensor is flattened to a vector.
+Networks process images as (n, C, H, W).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _LEAK = 0.2
 
 
 def is_image(shape: Sequence[int]) -> bool:
-    """Return whether convolutions make sense: (H, W, C) of at least 4 × 4 pixels."""
+    """Return whether a shape is that of an image: (H, W, C) of at least 4 × 4 pixels."""
     return len(shape) == 3 and min(shape[:2]) >= SMALLEST_IMAGE
 
 
 def halvings(shape: Sequence[int], until: int) -> int:
-    """Return how often the shorter side of an image is halved until it is at most ``until`` pixels."""
+    """Return the number of halvings of the shorter side of an image until it is at most ``until`` pixels."""
     side, count = min(shape[:2]), 0
     while side > until:
         side, count = -(-side // 2), count + 1
@@ -39,9 +39,9 @@ def halvings(shape: Sequence[int], until: int) -> int:
 class AnyShapeGenerator(ConditionalGenerator):
     """A generator whose network takes tensors of any shape, centred at 0.
 
-    A feature that does not vary in training is 0 in the network, whatever it says, and comes back exactly.
-    Conditions of 0 and 1 alone (an element that is there or not, a one-hot crystal system) are shown to the
-    network as -1 and 1: standardised, a rare 1 would be a huge number. All others are standardised.
+    A feature that does not vary in training is 0 in network units, and reproduced exactly.
+    Binary conditions (presence of an element, a one-hot crystal system) are given to the
+    network as -1 and 1, as standardisation would make a rare 1 very large. All others are standardised.
 
     Args:
         shape: Shape of one structure's features.
@@ -61,9 +61,9 @@ class AnyShapeGenerator(ConditionalGenerator):
         scaling: Literal["shared", "minmax", "standard"] | None = None
         """Scaling of the features; by default shared for images and standard for vectors."""
         device: str = "auto"
-        """cpu, cuda, cuda:1, or auto for a GPU where there is one."""
+        """cpu, cuda, cuda:1, or auto for a GPU if available."""
         precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-        """Lightning's; bf16-mixed or 16-mixed for large networks on a GPU."""
+        """Numerical precision (of Lightning); bf16-mixed or 16-mixed for large networks on a GPU."""
 
         def fitting(self) -> dict[str, Any]:
             """Return the arguments of :func:`whorl.generators.fit` that these settings decide."""
@@ -92,20 +92,20 @@ class AnyShapeGenerator(ConditionalGenerator):
         return settings.model_copy(update=chosen)
 
     def to_network(self, features: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        """Return features, given in data units, as the network sees them: (n, C, H, W), or (n, F)."""
+        """Return features, given in data units, in network units: (n, C, H, W), or (n, F)."""
         scaled = self.scale_features(features)
         scaled = 2 * scaled - 1 if self.bounded else scaled
         return self._arranged(scaled) * self.varying
 
     def to_data(self, inside: Float[Tensor, "n ..."], dtype: torch.dtype) -> Float[Tensor, "n *shape"]:
-        """Return the network's (n, C, H, W), or (n, F), in data units. Differentiable."""
+        """Return network output, (n, C, H, W) or (n, F), in data units. Differentiable."""
         flat = (inside.permute(0, 2, 3, 1) if self.image else inside).flatten(1).double()
         flat = (flat + 1) / 2 if self.bounded else flat
         return self.feature_scaler.inverse(flat).to(dtype).reshape(-1, *self.shape)
 
     @property
     def varying(self) -> Float[Tensor, "1 ..."]:
-        """1 where a feature varies in training and 0 where it does not, as the network sees features."""
+        """1 where a feature varies in training, else 0, in the layout of the network."""
         return self._arranged((self.feature_scaler.scale > 0).to(self.dtype)[None])
 
     def _arranged(self, flat: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class AnyShapeGenerator(ConditionalGenerator):
         return shaped.permute(0, 3, 1, 2).contiguous() if self.image else shaped.flatten(1)
 
     def condition_inside(self, condition: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-        """Return conditions as the network sees them."""
+        """Return conditions in network units."""
         scaler = self.property_scaler
         # Within [0, 1], the variance is mean (1 - mean) for values of 0 and 1 alone, and else smaller.
         largest = scaler.offset * (1 - scaler.offset)
@@ -122,7 +122,7 @@ class AnyShapeGenerator(ConditionalGenerator):
 
 
 class VectorGenerator(nn.Module):
-    """From latent numbers and conditions to a vector: a perceptron.
+    """Generator of vectors: a perceptron of latent variables and conditions.
 
     Args:
         features: Numbers of the vector.
@@ -149,7 +149,7 @@ class VectorGenerator(nn.Module):
 
 
 class VectorCritic(nn.Module):
-    """From a vector and conditions to one number: a perceptron.
+    """Critic of vectors: a perceptron of a vector and conditions.
 
     Args:
         features: Numbers of the vector.
@@ -175,7 +175,7 @@ class VectorCritic(nn.Module):
 
 
 class ImageGenerator(nn.Module):
-    """From latent numbers and conditions to an image (Radford et al. 2016, DCGAN, arXiv:1511.06434).
+    """Generator of images from latent variables and conditions (DCGAN: Radford 2016, arXiv:1511.06434).
 
     A dense layer makes the smallest image; each stage doubles its sides by a transposed convolution with
     batch normalisation and ReLU. Sides that are no multiple of 2^stages are cropped.
@@ -223,16 +223,16 @@ def _normed(channels: int) -> nn.Sequential:
 
 
 class ImageCritic(nn.Module):
-    """From an image and conditions to one number: strided convolutions, then two dense layers.
+    """Critic of images and conditions: strided convolutions, then two dense layers.
 
-    The conditions enter twice: embedded as constant layers beside those of the image, and at the dense end.
+    The conditions enter twice: embedded as additional constant layers of the image, and in the dense layers.
 
     Args:
         shape: (H, W, C).
         properties: Conditions.
         channels: Channels after the first halving is twice this; each further one doubles them.
         stages: Halvings.
-        norm: Normalisation after all but the first: ``"batch"``, or ``"layer"`` (each image for itself, as a
+        norm: Normalisation after all but the first: ``"batch"``, or ``"layer"`` (each image separately, as a
             gradient penalty needs).
     """
 

@@ -1,4 +1,4 @@
-"""Models on disk: safetensors with the config, the training record and the provenance beside the weights."""
+"""Model files: safetensors with weights, config, training record and provenance."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Model = TypeVar("Model", bound=TensorModel)
 
 
 def make_generator(config: Mapping[str, Any]) -> ConditionalGenerator:
-    """Build an untrained generator from ``kind``, ``shape`` and whatever differs from the defaults.
+    """Build an untrained generator from ``kind``, ``shape`` and options other than the defaults.
 
     >>> make_generator({"kind": "cvae", "shape": [380], "beta": 0.5}).beta
     0.5
 
     Raises:
-        InputError: Unknown kind or option (with the nearest known one), a value that makes no sense, or a
-            network that cannot be trained in the memory there is.
+        InputError: Unknown kind or option (with the most similar known one), an invalid value, or a
+            network that cannot be trained in the available memory.
     """
     return build_model(GENERATORS.get(str(config.get("kind", "none"))), config)
 
 
 def build_model(model: type[Model], config: Mapping[str, Any]) -> Model:
-    """Build an untrained model of a class from ``shape`` and whatever differs from the defaults.
+    """Build an untrained model of a class from ``shape`` and options other than the defaults.
 
     Raises:
         InputError: Unknown options, values that make no sense, or a network that cannot be trained in the
@@ -62,7 +62,7 @@ def _options(model: type[TensorModel], config: Mapping[str, Any]) -> dict[str, A
 
 
 def _model_class(kind: str) -> type[TensorModel]:
-    """Return the class of a stored model: a file must not have a module imported that was not asked for."""
+    """Return the class of a stored model. Files must not cause imports of unregistered modules."""
     kind = _OLD_NAMES.get(kind, kind)
     if kind in SURROGATES:
         surrogate = SURROGATES.get(kind)
@@ -72,7 +72,7 @@ def _model_class(kind: str) -> type[TensorModel]:
 
 
 def _outline(model: type[TensorModel], options: Mapping[str, Any]) -> TensorModel:
-    """Return a model with shapes and no numbers, which takes no memory.
+    """Return a model on the meta device, which takes no memory.
 
     Raises:
         InputError: A value that makes no sense, or a network that no memory can hold.
@@ -87,10 +87,10 @@ def _outline(model: type[TensorModel], options: Mapping[str, Any]) -> TensorMode
         raise
     except (RuntimeError, OverflowError) as error:  # more than 2^63 numbers in one tensor
         raise InputError(
-            f"{model.kind}: no memory can hold it ({shortened(error)}). Choose fewer layers or narrower ones."
+            f"{model.kind}: does not fit into memory ({shortened(error)}). Use fewer or narrower layers."
         ) from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{model.kind}: options that cannot be used ({shortened(error, 200)}).") from None
+        raise InputError(f"{model.kind}: invalid options ({shortened(error, 200)}).") from None
 
 
 def save_model(model: TensorModel, path: Path | str, *, provenance: Mapping[str, Any] | None = None) -> None:
@@ -98,7 +98,7 @@ def save_model(model: TensorModel, path: Path | str, *, provenance: Mapping[str,
 
     Args:
         model: A trained model.
-        path: Where to.
+        path: File to write.
         provenance: What the file should say of its origin; by default whorl's version and the seed.
 
     Raises:

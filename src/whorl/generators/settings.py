@@ -42,18 +42,18 @@ class TrainingSettings(Section):
 
 
 class GeneratorSettings(TrainingSettings, SectionOfKind):
-    """Settings of a conditional generator p(R | y). Which other keys there are depends on its kind."""
+    """Settings of a conditional generator p(R | y); further keys depend on its kind."""
 
     registry = GENERATORS
     default = "cvae"
     of_training = TrainingSettings.of_training | {"members", "keep", "conditions"}
 
     members: Depth = 1
-    """Generators trained alike from different seeds; samples come from all in equal parts."""
+    """Number of generators trained from different seeds; samples are drawn from all in equal parts."""
     keep: Literal["best", "last"] = "best"
     """Weights that are kept: the best by validation, or the last."""
     conditions: list[str] = []
-    """Conditions besides the property, such as the elements of a structure or its space group."""
+    """Conditions in addition to the property, such as the elements of a structure or its space group."""
 
     @field_validator("conditions")
     @classmethod

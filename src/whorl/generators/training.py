@@ -1,11 +1,11 @@
-"""Training of any model of this room, on Lightning: seeded, watched, resumable.
+"""Training of models on Lightning: seeded, validated, resumable.
 
-A training is a number of rounds: some epochs, then a look at the validation rows. Everything random in a
-round follows from the seed and the number of the round alone, and checkpoints are taken between rounds. So a
-training that was interrupted and continued ends with the same weights as one that was not.
+Training consists of rounds: some epochs, then validation. All randomness of a
+round is determined by the seed and the number of the round, and checkpoints are written between rounds. A
+training that was interrupted and resumed thus ends with the same weights as one that was not.
 
-To Lightning, a round is what it calls an epoch: what it does once per epoch would cost small networks more
-time than their training. Schedulers that count epochs count rounds.
+For Lightning, a round is an epoch, as its work per epoch would cost small networks more
+time than their training. Schedulers that count epochs thus count rounds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from whorl.generators.checkpoints import Checkpoints
 from whorl.generators.scaling import check_finite
 
 Progress = Callable[..., object]
-"""Called with (epochs done, epochs in all, a few words) some ten times a second at most."""
+"""Called with (epochs done, epochs in all, message) at most about ten times a second."""
 
 MINIMUM_ROWS = 10
 
@@ -67,28 +67,28 @@ def fit(
     state is as before when this returns.
 
     With a ``directory``, the state of the training is saved there every ``checkpoint_seconds``. The same
-    call goes on from there after Ctrl-C or a kill, and ends with the same weights; once finished, it only
-    reads them. Calls with other data or settings have files of their own. A damaged checkpoint is reported
+    call resumes from there after Ctrl-C or a kill, and ends with the same weights; once finished, it only
+    reads them. Calls with other data or settings use other files. A damaged checkpoint is reported
     (``UserWarning``) and the one before it used.
 
     Args:
-        model: What to train.
+        model: Model to train.
         features: One row per structure, in data units, any floating-point type.
         properties: Shape (n,) or (n, p).
         validation: Indices of the rows that validate; all others train.
-        seed: All randomness follows from it.
+        seed: Random seed.
         epochs: Passes over the training rows.
         batch_size: Rows of a step; the last step of an epoch may have fewer.
-        directory: Where to keep checkpoints; without it, nothing is written.
+        directory: Folder of checkpoints; without it, nothing is written.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` for a GPU where there is one.
         precision: Lightning's: ``"32-true"``, or for networks that are large ``"bf16-mixed"`` or
             ``"16-mixed"`` (on a GPU).
         validate_every: Epochs between validations; by default 10, or fewer where those are more than
             200 steps.
         keep: ``"best"`` by validation, or ``"last"``. Trained on few rows, a generator may make better
-            samples with its last weights than with those that reconstruct the few validation rows best.
-        checkpoint_seconds: Seconds between checkpoints: at most so much work is lost.
-        progress: Called as epochs pass.
+            samples with its last weights than with the best by a few validation rows.
+        checkpoint_seconds: Seconds between checkpoints.
+        progress: Called after each epoch.
 
     Returns:
         The training record, also kept as ``model.training_record`` and saved with the model: the settings,
@@ -181,7 +181,7 @@ def fit(
 
 
 class _Rounds:
-    """The batches of one round, from rows that are on the device from the start: no loader, no workers."""
+    """Batches of one round, from rows that stay on the device, without loader workers."""
 
     trainer: lightning.Trainer
 
@@ -198,7 +198,7 @@ class _Rounds:
 
 
 class _Rows:
-    """Validation rows, in chunks that fit any memory."""
+    """Validation rows, in chunks of limited memory."""
 
     def __init__(self, features: Tensor, properties: Tensor, rows: Tensor, device: torch.device) -> None:
         self.features = features[rows].to(device).split(8192)
@@ -247,8 +247,8 @@ class _Watcher(lightning.Callback):
         self.finished = state_dict["finished"]
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        # Here nothing is half done. Lightning resumes at the beginning of this round, provided that the count
-        # of its batches is back at zero; Lightning itself would do that only after this hook.
+        # The state is consistent here. Lightning resumes at the beginning of this round, provided that the
+        # count of its batches is back at zero; Lightning itself would do that only after this hook.
         trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         if trainer.current_epoch > 0 and time.monotonic() - self._saved_at >= self.seconds:
             self._save(trainer)
@@ -381,7 +381,7 @@ def _torch_device(name: str) -> torch.device:
 
 @contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Leave the global random state and the determinism switch as they were."""
+    """Restore the global random state and the determinism switch."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     devices = [device.index or 0] if device.type == "cuda" else []
     try:
@@ -393,7 +393,7 @@ def _own_randomness(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's notices from the user, and turn its exit on Ctrl-C back into Ctrl-C."""
+    """Suppress Lightning's notices, and turn its exit on Ctrl-C back into KeyboardInterrupt."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     in_main_thread = threading.current_thread() is threading.main_thread()

@@ -1,4 +1,4 @@
-"""The Wasserstein GAN with gradient penalty of Gulrajani et al. 2017, as Alverson et al. 2024 use it."""
+"""Wasserstein GAN with gradient penalty (Gulrajani et al. 2017; Alverson et al. 2024)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WGANGP(AdversarialGenerator):
 
     averaged over a batch, in network units. Each batch is one step for D; each ``critic_steps``-th is also
     one for G. The critic has no batch normalisation, which would make the penalty of a row depend on the
-    others, but normalises each image for itself.
+    others, but normalises each image separately.
 
     Defaults are those of Gulrajani et al. 2017 (arXiv:1704.00028) and of Alverson et al. 2024
     (doi:10.1039/D3DD00137G, appendix B.2); with them belong 100 epochs of 54,000 rows, or more of fewer.
@@ -34,7 +34,7 @@ class WGANGP(AdversarialGenerator):
         options: Hyperparameters, see :class:`WGANGP.Settings` and :class:`AdversarialGenerator`.
 
     Raises:
-        InputError: A hyperparameter that makes no sense.
+        InputError: An invalid hyperparameter.
     """
 
     kind = "wgan_gp"
@@ -49,7 +49,7 @@ class WGANGP(AdversarialGenerator):
         penalty: Positive = 10.0
         """Weight λ of the gradient penalty."""
         critic_steps: Count = 5
-        """Steps of the critic for each of the generator."""
+        """Critic steps per generator step."""
         learning_rate: Positive = 1e-4
         """Step size of both Adam optimisers."""
 
@@ -81,9 +81,9 @@ class WGANGP(AdversarialGenerator):
         return self.penalty * (slope - 1).square().mean() - distance
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Take a step for D on a batch (features, conditions), and for G where it is due; return L_D."""
+        """Take a step for D on a batch, and for G after ``critic_steps`` of these; return L_D."""
         real, condition, latent = self._inside(batch)
-        # Counted in optimiser steps, which a resumed training knows: five of D and one of G make six.
+        # Counted in optimiser steps, which resuming restores: five of D and one of G make six.
         due = self.global_step % (self.critic_steps + 1) == self.critic_steps - 1
         with torch.no_grad():
             fake = self.make(latent, condition)

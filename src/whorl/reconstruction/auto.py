@@ -13,12 +13,12 @@ from whorl.representations.base import Representation
 
 
 class Auto(Reconstructor):
-    """Chooses by the representation. A recipe names what was chosen, with its settings."""
+    """Choice by the representation. Recipes are written with the chosen method and its settings."""
 
     kind = "auto"
 
     class Settings(ReconstructorSettings):
-        """Settings that every reconstructor has; those of the chosen one are its defaults."""
+        """Settings common to all reconstructors; others are the defaults of the chosen one."""
 
     @staticmethod
     def choice(representation: type[Representation]) -> type[Reconstructor]:
@@ -28,6 +28,6 @@ class Auto(Reconstructor):
     def reconstruct(
         self, features: Float[Tensor, "B *shape"], context: ReconstructionContext
     ) -> Reconstruction:
-        """Reconstruct by the reconstructor that suits the representation; see the base class."""
+        """Reconstruct by the method chosen for the representation; see the base class."""
         chosen = self.choice(type(context.representation))
         return chosen(chosen.Settings(samples=self.settings.samples)).reconstruct(features, context)

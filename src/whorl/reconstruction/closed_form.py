@@ -1,4 +1,4 @@
-"""Closed form: structures that follow from features of an invertible representation, without a search."""
+"""Closed-form reconstruction by an invertible representation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AT_ONCE = 200  # tensors between two saves
 
 
 class ClosedForm(Reconstructor):
-    """The decoding of :class:`whorl.representations.InvertibleRepresentation`."""
+    """Decoding by a :class:`whorl.representations.InvertibleRepresentation`."""
 
     kind = "closed_form"
     searches = False
@@ -33,26 +33,26 @@ class ClosedForm(Reconstructor):
         """Settings of the decoding."""
 
         clustering: Literal["auto", "paper", "none"] = "auto"
-        """auto finds how many different elements and coordinates there are; paper takes k-means with fixed
-        numbers of them; none takes the means as they are."""
+        """auto determines the numbers of distinct elements and coordinates; paper uses k-means with fixed
+        numbers; none uses means without clustering."""
         k_elements: Count = 3
-        """Different elements, of the paper's clustering."""
+        """Number of distinct elements, for clustering paper."""
         k_coordinates: Count = 6
-        """Different coordinates in each direction, of the paper's clustering."""
+        """Number of distinct coordinates in each direction, for clustering paper."""
         refine: bool = True
-        """Find the symmetry and make it exact."""
+        """Detect the symmetry and symmetrise."""
         elements: Literal["data", "any"] = "data"
-        """data takes for each site the nearest element of those that the data have; with generate.formula of
-        those in the formula, and generate.elements are all there. any takes the nearest of all elements."""
+        """data: each site gets the nearest element that occurs in the data; with generate.formula of
+        those in the formula, and all generate.elements occur. any: the nearest of all elements."""
 
         def summary(self) -> str:
-            """Return the decoding in a line of a report."""
+            """Return a one-line summary for reports."""
             how = {
                 "auto": "numbers of elements and coordinates found",
                 "paper": f"k-means of {self.k_elements} elements and {self.k_coordinates} coordinates",
-                "none": "means as they are",
+                "none": "means without clustering",
             }[self.clustering]
-            return f"decoded in closed form, {how}, symmetry {'made exact' if self.refine else 'as it comes'}"
+            return f"decoded in closed form, {how}, symmetry {'detected' if self.refine else 'not detected'}"
 
     @classmethod
     def why_not(cls, representation: type[Representation]) -> str | None:
@@ -64,7 +64,7 @@ class ClosedForm(Reconstructor):
     def reconstruct(
         self, features: Float[Tensor, "B *shape"], context: ReconstructionContext
     ) -> Reconstruction:
-        """Decode features; see the base class. Those that are no structure are skipped with a reason."""
+        """Decode features; see the base class. Those that cannot be decoded are skipped with a reason."""
         codec, own = context.representation, self.settings
         if not isinstance(codec, InvertibleRepresentation):
             raise InputError(f"closed form: {self.why_not(type(codec))}.")

@@ -247,7 +247,7 @@ class InversionProblem:
         return self.target.shape[1]
 
     def features(self, structures: StructureBatch) -> Float[Tensor, "T F"]:
-        """Return R(x) as it stands beside the target.
+        """Return R(x) in the form in which it is compared with the target.
 
         It is differentiable in the positions and cells, unless the problem has orbits.
         """

@@ -1,4 +1,4 @@
-"""Settings that reconstructors have in common."""
+"""Settings common to all reconstructors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from whorl.settings import Count, Positive, SectionOfKind
 
 
 class ReconstructorSettings(SectionOfKind):
-    """Settings of a reconstructor. Which other keys there are depends on its kind."""
+    """Settings of a reconstructor; further keys depend on its kind."""
 
     registry = RECONSTRUCTORS
     default = "auto"
     most_samples: ClassVar[int | None] = None
-    """Samples of each target that are reconstructed where nothing else is said; None for all."""
+    """Default number of samples of each target that are reconstructed; None for all."""
 
     samples: Count | None = None
     """Generated samples of each target that are reconstructed; by default 100 by a search, all in closed
@@ -30,31 +30,31 @@ class ReconstructorSettings(SectionOfKind):
 
 
 class SearchSettings(ReconstructorSettings):
-    """Settings that all searches for atoms have in common."""
+    """Settings common to all searches."""
 
     most_samples = 100
 
     weights: Literal["none", "whitening"] = "none"
-    """Weights of the features in the loss: all alike (the paper), or each by its spread in the data."""
+    """Weights of the features in the loss: none (the paper), or whitening by the spread in the data."""
     reference: Annotated[int, Field(ge=0)] = 50
-    """Held-out real features reconstructed too, which shows how many the search solves; 0 for none."""
+    """Held-out real features that are reconstructed too, to measure the success rate; 0 for none."""
     quantile: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Fraction of the real structures whose nearest neighbour is not too far away."""
+    """Quantile of the nearest-neighbour distances of real structures, for the threshold of invalid losses."""
     margin: Positive = 1.0
-    """A sample is invalid where its loss is more than so many times the distance of such neighbours: then no
+    """Factor of this distance: a sample is invalid if its loss is larger, as then no
     structure is as near to it as real ones are to one another."""
     composition: str | None = None
-    """Atoms to place, such as BaTiO3; by default those requested in generate, or of the most similar
+    """Composition, such as BaTiO3; by default that requested in generate, or of the most similar
     structure."""
     template: str | None = None
-    """File with one structure that gives composition, cell, periodicity and the places of frozen atoms."""
+    """File with one structure that gives composition, cell, periodicity and the positions of frozen atoms."""
     cell: str | tuple[float, float, float, float, float, float] | None = None
-    """Cell in which atoms are placed: a file with a structure that has it, or a, b, c in Å and α, β, γ in
+    """Cell: a file with a structure that has it, or a, b, c in Å and α, β, γ in
     degrees."""
     frozen: list[Annotated[int, Field(ge=0)]] = []
-    """Atoms that do not move, counted from 0: of the template, the start, or the most similar structure."""
+    """Indices of frozen atoms, from 0: of the template, the start, or the most similar structure."""
     frozen_tag: int | None = None
-    """Tag (as ASE has them) of the atoms that do not move."""
+    """ASE tag of frozen atoms."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -63,12 +63,12 @@ class SearchSettings(ReconstructorSettings):
 
     @property
     def begins_with(self) -> str | None:
-        """Structures that the search begins with: a file, or ``decoded``; None for random ones alone."""
+        """Initial structures of the search: a file, or ``decoded``; None for random ones only."""
         return None
 
     @property
     def freezes(self) -> bool:
-        """Whether some atoms do not move."""
+        """Whether some atoms are frozen."""
         return bool(self.frozen) or self.frozen_tag is not None
 
     @field_validator("cell", mode="before")

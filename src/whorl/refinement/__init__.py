@@ -1,4 +1,4 @@
-"""From structures to better structures."""
+"""Refinement of structures."""
 
 import lazy_loader
 

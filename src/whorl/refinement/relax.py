@@ -1,4 +1,4 @@
-"""Relaxation: atoms moved downhill with an energy method, cells fixed."""
+"""Relaxation of positions with an energy method, at fixed cells."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from whorl.settings import Count, Positive
 
 
 class Relax(Refiner):
-    """Moves the atoms downhill until all forces are small, by any energy method.
+    """Relaxes the positions by any energy method, at fixed cells.
 
-    A structure that the method fails on comes back as it was. One whose forces are not small enough after all
-    steps comes back as far as it came, with the status ``"not converged"``.
+    A structure that the method fails on is returned unchanged. One whose forces are not small enough after
+    all steps is returned as it is then, with the status ``"not converged"``.
     """
 
     kind = "relax"
@@ -34,9 +34,9 @@ class Relax(Refiner):
         calculator: CalculatorSettings | None = None
         """The energy method: a name, or {name: …, options: {…}}; by default that of the recipe."""
         fmax: Positive = 0.05
-        """Largest force on any atom, in eV/Å, at which a structure counts as relaxed."""
+        """Convergence criterion: largest force on any atom, in eV/Å."""
         steps: Count = 200
-        """At most so many steps, each of which is an energy call."""
+        """Maximum number of steps, each of which is an energy call."""
 
         def summary(self) -> str:
             """Return the relaxation in a line of a report."""

@@ -1,4 +1,4 @@
-"""Settings that refiners have in common."""
+"""Settings common to all refiners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from whorl.surrogates.settings import SurrogateSettings
 
 
 class RefinerSettings(SectionOfKind):
-    """Settings of a refiner. Which other keys there are depends on its kind."""
+    """Settings of a refiner; further keys depend on its kind."""
 
     registry = REFINERS
     default = "relax"

@@ -1,4 +1,4 @@
-"""A page that shows, for each target of a round trip, the original beside what was found."""
+"""Comparison page of a round trip: original and solution of each target."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Comparison:
         name: Where it comes from.
         formula: Such as CH4O.
         status: Of the search, such as ``converged``.
-        recovered: Whether the same atoms came back.
+        recovered: Whether the structure was recovered.
         loss: Between the fingerprints, in the terms of the search.
         rmsd: Between the atoms, in Å; infinite where they cannot be laid upon one another.
         seconds: That the search took.
@@ -101,7 +101,7 @@ def summary(targets: Sequence[Comparison]) -> str:
     if not targets:
         return "no targets"
     counts = Counter(target.outcome for target in targets)
-    text = f"{counts['recovered']} of {len(targets)} came back"
+    text = f"{counts['recovered']} of {len(targets)} recovered"
     if counts["other structure"]:
         text += f", {counts['other structure']} as another structure with the same fingerprint"
     if counts["not found"]:

@@ -1,4 +1,4 @@
-"""Plots of generated crystals beside real ones, each one panel as SVG: histograms, bars, violins."""
+"""Plots that compare generated with real crystals: histograms, bars, violins as SVG panels."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def violins(
     asked: Sequence[float | None] = (),
     below: str = "",
 ) -> Plot:
-    """Draw the distribution of a property in several sets beside one another, their medians as dots.
+    """Draw the distributions of a property in several sets side by side, with medians as dots.
 
     Args:
         sets: Name, values and colour of each, the real one first.

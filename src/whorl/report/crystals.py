@@ -1,4 +1,4 @@
-"""Crystals of all generators beside real ones, for the sections that compare them."""
+"""Crystals of all generators and real ones, for the sections that compare them."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def energy_histogram(
     potential_name: str,
     title: str,
 ) -> Plot:
-    """Draw how the property of samples asked for one value is distributed, beside that of the real data.
+    """Draw the distribution of the property of samples for one target, compared with the real data.
 
     Each distribution has area 1 over the values shown. What lies beyond the axis, and what failed, is told.
     """

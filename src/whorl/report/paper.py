@@ -1,4 +1,4 @@
-"""What Fung et al. 2022 (Mach. Learn.: Sci. Technol. 3, 045018) report for Pt10, to stand beside ours."""
+"""Results of Fung et al. 2022 (Mach. Learn.: Sci. Technol. 3, 045018) for Pt10, for comparison."""
 
 from __future__ import annotations
 

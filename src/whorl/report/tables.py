@@ -81,7 +81,7 @@ def make_table(results: Results, kind: str, *, compare_with_paper: bool = False)
     Args:
         results: Of the run.
         kind: ``"surrogate"`` (the paper's table 1), ``"potential"`` (its table 2), or ``"diversity"``.
-        compare_with_paper: Put the numbers of Fung et al. 2022 beside ours, for training sizes it has.
+        compare_with_paper: Add the numbers of Fung et al. 2022 for its training sizes.
 
     Returns:
         ``None`` when nothing was evaluated that way.

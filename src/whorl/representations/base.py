@@ -23,15 +23,15 @@ from whorl.structures.convert import Structures, as_batch
 from whorl.symmetry.coordinates import SymmetryCoordinates
 
 MOST_FEATURES = 2_000_000
-"""Of one structure: 16 MB. A data set of a few hundred such rows is more than most computers hold."""
+"""Maximum number of features of one structure (16 MB)."""
 
 
 def require_few_features(count: int, what: str, remedy: str) -> None:
-    """Refuse a representation before its layout is made, which would take minutes and all memory.
+    """Reject a representation with too many features before its layout is built, which would take all memory.
 
     Args:
         count: Features of one structure.
-        what: What makes so many, such as ``"56 elements"``.
+        what: Cause, such as ``"56 elements"``.
         remedy: A sentence.
 
     Raises:
@@ -46,7 +46,7 @@ def require_few_features(count: int, what: str, remedy: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureLayout:
-    """Which number stands where. It follows from species and hyperparameters, never from data.
+    """Order of the features. It depends on species and hyperparameters only, never on data.
 
     Attributes:
         names: One name per feature, unique, in order.
@@ -64,11 +64,11 @@ class FeatureLayout:
 
 
 def sound(structures: Structures) -> StructureBatch:
-    """Return structures as a batch, and refuse what would be encoded as something that it is not.
+    """Return structures as a batch, and reject those that cannot be encoded correctly.
 
     Raises:
         InputError: A structure without atoms, with a position or cell that is not finite, or an index of
-            structures that is not sorted or out of range; it names the first one.
+            structures that is not sorted or out of range; the first one is named.
     """
     structures = as_batch(structures)
     structures.check()
@@ -83,7 +83,7 @@ def sound(structures: Structures) -> StructureBatch:
         raise InputError(
             f"structure {int(structures.structure_index[atom])}: its atom "
             f"{int(structures.position_in_structure[atom])} is at ({where}), expected finite coordinates. "
-            "whorl.structures.find_problems names all that cannot be encoded."
+            "whorl.structures.find_problems lists all that cannot be encoded."
         )
     return structures
 
@@ -96,19 +96,19 @@ class Representation(nn.Module, Method, ABC):
 
     Settings: ClassVar[type[RepresentationSettings]] = RepresentationSettings
     fewer_features: ClassVar[str] = "settings that give fewer features"
-    """How a user comes to fewer features, for messages."""
+    """Remedy against too many features, for messages."""
     species: tuple[str, ...] | None = None
-    """Chemical symbols that structures may have; None: any."""
+    """Chemical symbols that structures may contain; None: any."""
     layout: FeatureLayout
     invariances: frozenset[str] = frozenset({"permutation", "rotation", "translation", "lattice_shift"})
-    """Changes of a structure that leave its features as they are: some of ``permutation`` (of the atoms),
+    """Changes of a structure that do not change its features: some of ``permutation`` (of the atoms),
     ``rotation``, ``translation``, ``lattice_shift`` (of single atoms), ``lattice_basis`` (the choice of the
     lattice vectors) and ``supercell``."""
     differentiable: bool = True
     """Whether features have derivatives in positions and cell."""
 
     def describe(self) -> str:
-        """Return in a few words what the representation is."""
+        """Return a short description."""
         return f"{type(self).__name__}, {len(self.layout):,} features"
 
     def __repr__(self) -> str:
@@ -116,10 +116,10 @@ class Representation(nn.Module, Method, ABC):
         return f"{type(self).__name__}({' × '.join(map(str, self.layout.shape))} features)"
 
     def __call__(self, structures: Structures) -> Float[Tensor, "B *shape"]:
-        """Return R of each structure, after a look at them (:func:`sound`).
+        """Return R of each structure, after validation (:func:`sound`).
 
         Raises:
-            InputError: A structure that is not sound, or that this representation was not made for.
+            InputError: An invalid structure, or one that this representation does not support.
         """
         structures = sound(structures)
         if len(structures) == 0:
@@ -141,7 +141,7 @@ class Representation(nn.Module, Method, ABC):
         return cls(**{key: value for key, value in config.items() if key != "kind"})
 
     def fit(self, structures: Structures) -> Representation:
-        """Return this representation adapted to structures, where it has something to learn from them."""
+        """Return this representation adapted to structures, if it depends on data."""
         return self
 
     def find_problems(self, structures: Structures) -> dict[int, str]:
@@ -150,19 +150,19 @@ class Representation(nn.Module, Method, ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of :meth:`config`: feature files carry it, so that two representations never mix."""
+        """Hash of :meth:`config`, stored in feature files so that representations are never mixed."""
         return stable_hash(self.config())
 
     def sharpness(self) -> Float[Tensor, "F"]:
         """Return for each feature the inverse of the length (1/Å) over which it changes.
 
-        A search that goes from coarse to fine begins with the features of low sharpness. All zeros, this
-        default, is for representations that make no difference between their features.
+        A coarse-to-fine search begins with the features of low sharpness. All zeros, this
+        default, is for representations whose features are equally sharp.
         """
         return torch.zeros(len(self.layout), dtype=torch.float64)
 
     def seconds(self, structures: StructureBatch) -> Float[Tensor, "B"]:
-        """Return roughly how long one core takes for each structure; zeros where that is next to nothing."""
+        """Return the approximate time per structure on one core; zeros if negligible."""
         return torch.zeros(len(structures), dtype=torch.float64)
 
     def value_and_jacobian(
@@ -171,7 +171,7 @@ class Representation(nn.Module, Method, ABC):
         r"""Return R and its Jacobian :math:`\partial R_f / \partial x_{a}` in the atoms' positions.
 
         Args:
-            structures: Where to compute it.
+            structures: B structures.
             strain: Also differentiate in a strain ε, which takes positions and lattice vectors, as rows, to
                 :math:`x (1 + \varepsilon)`.
 
@@ -197,7 +197,7 @@ class Representation(nn.Module, Method, ABC):
             value = self(moved).flatten(1)
             rows = []
             for feature in range(value.shape[1]):
-                # Structures do not see one another, so one backward pass serves the whole batch.
+                # Structures are independent, so one backward pass serves the whole batch.
                 total = value[:, feature].sum()
                 rows.append(torch.autograd.grad(total, variables, retain_graph=True, materialize_grads=True))
         n_max = max(structures.n_atoms.tolist(), default=0)
@@ -215,13 +215,13 @@ class Representation(nn.Module, Method, ABC):
 
         Args:
             structures: Structures that have the symmetry, all of equally many atoms.
-            orbits: Which atoms are alike, and how they move.
+            orbits: Orbits of equivalent atoms, and their free coordinates.
 
         Returns:
             ``value`` (B, F) and the Jacobian (B, F, Q) in feature units per unit of each coordinate.
 
-        This default computes the Jacobian of all atoms; a representation of pooled atoms computes those that
-        stand for the others.
+        This default computes the Jacobian of all atoms; pooled atomic representations compute one atom
+        per orbit.
         """
         strain = bool((orbits.strain != 0).any())
         value, jacobian = self.value_and_jacobian(structures, strain=strain)
@@ -231,15 +231,15 @@ class Representation(nn.Module, Method, ABC):
 
 
 class InvertibleRepresentation(Representation):
-    """A representation with a closed-form inverse: structures follow from tensors without a search."""
+    """A representation with a closed-form inverse."""
 
     @abstractmethod
     def decode(self, tensors: Float[Tensor, "B *shape"]) -> Any:
         """Return the structures of tensors.
 
         Returns:
-            An object with ``structures``, ``index`` (the tensor of each) and ``skipped`` (why others have
-            none).
+            An object with ``structures``, ``index`` (the tensor of each) and ``skipped`` (reasons of the
+            others).
         """
 
 
@@ -251,7 +251,7 @@ def make_representation(config: Mapping[str, Any]) -> Representation:
     """
     settings = {name: value for name, value in config.items() if name != "kind"}
     kind = str(config.get("kind", RepresentationSettings.default))
-    # The config may come from a feature file, which must not have a module imported.
+    # The config may come from a feature file, which must not cause an import.
     representation = REPRESENTATIONS.get(kind, imports=False)
     try:
         return representation.from_config(settings)

@@ -1,4 +1,4 @@
-"""One way to write a crystal down, of the many that there are: order of the atoms, and origin."""
+"""Canonical order of the atoms and canonical origin of crystals."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def sorted_atoms(structures: StructureBatch, fractional: Float[Tensor, "A 3"]) -
 
 
 def canonical_origins(structures: StructureBatch, fractional: Float[Tensor, "A 3"]) -> Int[Tensor, "B"]:
-    """Return for each structure the atom that shall be at the origin.
+    """Return for each structure the atom at the canonical origin.
 
-    It is one of the element of which there are fewest (of several such, the lightest). Of these atoms that
-    one is taken with which the sorted list of atoms (atomic number, x, y, z in [0, 1)) comes first in the
-    alphabet. So the list is the same wherever the origin was before, if the lattice vectors are.
+    It is an atom of the rarest element (of several such, the lightest). Of these atoms, that
+    one is taken for which the sorted list of atoms (atomic number, x, y, z in [0, 1)) is
+    lexicographically smallest. The list thus does not depend on the previous origin.
     """
     index, numbers = structures.structure_index, structures.atomic_numbers
     of_element = torch.bincount(index * 128 + numbers, minlength=128 * len(structures))
@@ -46,7 +46,7 @@ def canonical_origins(structures: StructureBatch, fractional: Float[Tensor, "A 3
 
 
 def _first_in_alphabet(structures: StructureBatch, fractional: Tensor, candidates: Tensor) -> Tensor:
-    """Return that candidate of each structure whose list of atoms comes first."""
+    """Return the candidate of each structure with the lexicographically smallest list of atoms."""
     owner = structures.structure_index[candidates]
     n = structures.n_atoms[owner]
     line = torch.repeat_interleave(torch.arange(len(candidates), device=n.device), n)
@@ -64,6 +64,6 @@ def _first_in_alphabet(structures: StructureBatch, fractional: Tensor, candidate
 
 
 def _keys(numbers: Int[Tensor, "A"], fractional: Float[Tensor, "A 3"]) -> Int[Tensor, "A"]:
-    """Return one whole number for each atom that sorts as (atomic number, x, y, z) does."""
+    """Return one integer per atom with the order of (atomic number, x, y, z)."""
     step = torch.round(fractional.detach() * _STEPS).to(torch.int64) % _STEPS
     return ((numbers * _STEPS + step[:, 0]) * _STEPS + step[:, 1]) * _STEPS + step[:, 2]

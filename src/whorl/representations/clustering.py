@@ -1,14 +1,14 @@
-r"""Values that were meant to be the same: clusters along a line or a circle, for many structures at once.
+r"""One-dimensional clustering on a line or a circle, for many structures at once.
 
-**How many clusters.** The standard error s of the values is known. Among all ways to cut the sorted values
-into clusters of :math:`n_k` values, that one is taken for which
+**Number of clusters.** The standard error s of the values is known. Among all divisions of the sorted values
+into clusters of :math:`n_k` values, the one is taken that minimises
 
 .. math::
    \sum_k \Bigl[ \frac{1}{2 s^2} \sum_{i \in k} (v_i - \bar v_k)^2 - n_k \ln\frac{n_k}{n} + \ln n \Bigr]
 
-is least: the integrated completed likelihood (Biernacki, Celeux, Govaert, IEEE Trans. Pattern Anal. Mach.
-Intell. 22, 719, 2000) of a mixture of Gaussians of width s, whose second term keeps noise from being cut into
-pieces. Values in one dimension are clustered in their order, so dynamic programming finds the least one.
+the integrated completed likelihood (Biernacki, Celeux, Govaert, IEEE Trans. Pattern Anal. Mach. Intell. 22,
+719, 2000) of a mixture of Gaussians of width s, whose second term keeps noise from being divided.
+In one dimension clusters are contiguous, so dynamic programming finds the minimum.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def merge_on_circle(
 
     Args:
         values: On a circle of circumference 1.
-        present: Which of them count; the others come back as they are.
+        present: Mask of the values to cluster; the others are returned unchanged.
         error: Standard error s of the values of each row.
     """
     rows = torch.where(present, values - torch.floor(values), _FAR)
@@ -45,7 +45,7 @@ def merge_on_circle(
     gap = torch.where(ordered < _FAR, following - ordered, -1.0)
     start = following.gather(1, gap.argmax(1, keepdim=True))  # first value behind the largest gap
     start = start - torch.floor(start)
-    # Values at the cut itself may be on its wrong side by rounding.
+    # Values at the cut itself may be on the wrong side by rounding.
     unrolled = rows - start
     unrolled = torch.where(unrolled < -1e-12, unrolled + 1.0, unrolled)
     centres = merge_on_line(unrolled, present, error) + start
@@ -57,7 +57,7 @@ def merge_on_line(
     present: Bool[Tensor, "P n"],
     error: Float[Tensor, "P"],
 ) -> Float[Tensor, "P n"]:
-    """Return each value's cluster centre; see the module for how many there are."""
+    """Return each value's cluster centre; see the module for the number of clusters."""
     return _centres(values, present, lambda sums: _best_cuts(sums, present.sum(1), error))
 
 
@@ -66,13 +66,13 @@ def k_means(
 ) -> Float[Tensor, "P n"]:
     """Return each value's centre of the best k-means clustering with ``clusters`` centres, or fewer values.
 
-    In one dimension the optimum can be computed, which Lloyd's iterations only approach.
+    In one dimension the optimum is computed exactly, which Lloyd's iterations only approximate.
     """
     return _centres(values, present, lambda sums: _fixed_cuts(sums, present.sum(1), clusters))
 
 
 class _Sums:
-    """Sums of sorted values and of their squares, from which the spread of any range follows."""
+    """Cumulative sums of sorted values and of their squares, for the variance of any range."""
 
     def __init__(self, ordered: Tensor) -> None:
         zero = torch.zeros_like(ordered[:, :1])
@@ -107,7 +107,7 @@ def _best_cuts(sums: _Sums, counts: Tensor, error: Tensor) -> Int[Tensor, "P n"]
     share = counts.to(kind).clamp(min=1.0)[:, None]
     best = sums.first.new_zeros(len(counts), n + 1)
     source = torch.zeros(len(counts), n + 1, dtype=torch.int64, device=counts.device)
-    for end in range(1, n + 1):  # over the size of one structure, all structures at once
+    for end in range(1, n + 1):  # over the length of a structure, all structures at once
         size = torch.arange(end, 0, -1, dtype=kind, device=counts.device)
         cost = sums.spread_before(end) / (2.0 * error[:, None].square())
         cost = best[:, :end] + cost - size * torch.log(size / share) + torch.log(share)
@@ -123,7 +123,7 @@ def _fixed_cuts(sums: _Sums, counts: Tensor, clusters: int) -> Int[Tensor, "P n"
     spreads = [sums.spread_before(end) for end in range(1, n + 1)]
     for _ in range(min(clusters, n)):
         following = torch.full_like(best, torch.inf)
-        following[:, 0] = 0.0  # fewer clusters, where there are fewer values
+        following[:, 0] = 0.0  # fewer clusters than values are possible
         source = torch.zeros(best.shape, dtype=torch.int64, device=counts.device)
         for end in range(1, n + 1):
             following[:, end], source[:, end] = (best[:, :end] + spreads[end - 1]).min(1)
@@ -141,7 +141,7 @@ def _fixed_cuts(sums: _Sums, counts: Tensor, clusters: int) -> Int[Tensor, "P n"
 
 
 def _labels(counts: Tensor, source_of: Callable[[Tensor, Tensor], Tensor], n: int) -> Int[Tensor, "P n"]:
-    """Return for each sorted value where its cluster begins, walking back from the last one."""
+    """Return for each sorted value the start of its cluster, by backtracking from the last one."""
     rows = torch.arange(len(counts), device=counts.device)
     place = torch.arange(n, device=counts.device)
     label = torch.zeros(len(counts), n, dtype=torch.int64, device=counts.device)
@@ -151,6 +151,6 @@ def _labels(counts: Tensor, source_of: Callable[[Tensor, Tensor], Tensor], n: in
         inside = (place >= start[:, None]) & (place < end[:, None])
         label = torch.where(inside, start[:, None], label)
         end = start
-    # Padding stands behind the values of its row, in a cluster of its own.
+    # Padding follows the values of its row, in a separate cluster.
     behind = place >= counts[:, None]
     return torch.where(behind, counts.clamp(max=n - 1)[:, None], label)

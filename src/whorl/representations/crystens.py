@@ -13,18 +13,18 @@ row   value                      row   value
 
 The N × N block of the first layer holds the distance of each pair of atoms, those of the other three the
 directed differences :math:`x_j - x_i`, :math:`y_j - y_i`, :math:`z_j - z_i` in row i and column j. What
-belongs to no atom is zero. So a length, an angle and the space group are there 8 A times, what belongs to an
-atom 8 times, and differences give A guesses of each coordinate.
+belongs to no atom is zero. Thus a length, an angle and the space group occur 8 A times, quantities of an
+atom 8 times, and differences give A estimates of each coordinate.
 
 Further layers may each carry a chemical descriptor, such as the electronegativity (the paper's outlook): in
 row and column 0 that of the atom, in the block the directed differences, that of atom j less that of atom i.
 The rest of them is empty.
 
 **Normalisation.** Every value is divided by the upper end of the range of its quantity: 0 stays 0, so that
-empty places do not move, and values lie in [0, 1]. Differences lie between -1 and 1 and are taken to
-[0, 1] by :math:`(d + 1) / 2`, empty places with them. Descriptors are divided by the largest of all elements.
-The ranges are hyperparameters: :meth:`CrysTens.fit`
-learns them from data, and :meth:`CrysTens.config` carries them wherever features or models are saved.
+empty entries are unchanged, and values lie in [0, 1]. Differences lie between -1 and 1 and are mapped to
+[0, 1] by :math:`(d + 1) / 2`, including empty entries. Descriptors are divided by the largest of all
+elements. The ranges are hyperparameters: :meth:`CrysTens.fit`
+determines them from data, and :meth:`CrysTens.config` includes them in feature and model files.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ ELEMENTS = ("number", "periodic")
 ORDERS = ("as_is", "canonical")
 ORIGINS = ("as_is", "canonical")
 
-_AT_ONCE = 64  # structures encoded together: their arrays of pairs shall stay in the caches
+_AT_ONCE = 64  # structures encoded together, so that their arrays of pairs fit into the caches
 
 
 class CrysTens(InvertibleRepresentation):
-    r"""The tensor of the paper, with a closed-form inverse (:meth:`decode`).
+    r"""CrysTens: crystals as images, with a closed-form inverse (:meth:`decode`).
 
     The cell enters by its lengths and angles, so neither a rotation nor the handedness of the lattice vectors
     is kept; a left-handed cell is described by the vectors -a, -b, -c, of which the structure is the same.
@@ -79,8 +79,8 @@ class CrysTens(InvertibleRepresentation):
         pairwise: ``"fractional"``, as published: the length of the difference of fractional coordinates; or
             ``"cartesian"``: the distance to the nearest periodic image in Å.
         elements: ``"number"``, as published: the atomic number in row 0 of every layer. ``"periodic"``: what
-            the periodic table says, so that elements are far apart in at least one layer: the atomic number,
-            the period (1–7), the block (s, p, d, f as 1–4), and the place in the block (1–14).
+            position in the periodic table, so that elements are far apart in at least one layer: atomic
+            number, period (1–7), block (s, p, d, f as 1–4), and position in the block (1–14).
         cell: Cell that is encoded: ``"as_is"``, spglib's standardized ``"primitive"`` or ``"conventional"``
             cell (with the standard origin), or ``"niggli"``, the Niggli-reduced lattice of the primitive
             cell.
@@ -92,7 +92,7 @@ class CrysTens(InvertibleRepresentation):
             ``"covalent_radius"``, ``"valence_electrons"`` and ``"mendeleev_number"``. Elements are decoded
             from them too.
         symprec: Tolerance in Å with which space groups and standardized cells are found.
-        ranges: Upper end of the range of each quantity; see :data:`RANGES`. Those not given are its.
+        ranges: Upper end of the range of each quantity, by default those of :data:`RANGES`.
 
     Raises:
         InputError: Unknown options, or ranges that are not positive numbers.
@@ -113,33 +113,33 @@ class CrysTens(InvertibleRepresentation):
     class Settings(RepresentationSettings):
         """Settings of crystals as images.
 
-        Some defaults differ from those of :class:`CrysTens`, the published ones: these serve generators
-        better.
+        Some defaults differ from the published ones of :class:`CrysTens`: they are
+        better for generators.
         """
 
         max_atoms: Count | Literal["auto"] = "auto"
-        """Room for atoms; the image has so many rows and columns and twelve more. auto: for those of the
+        """Maximum number of atoms; the image has twelve more rows and columns. auto: that of the
         largest crystal of the data."""
         pairwise: Literal["fractional", "cartesian"] = "fractional"
         """Distances as differences of fractional coordinates (as published), or in Å."""
         elements: Literal["number", "periodic"] = "periodic"
-        """Elements by number (as published), or by what the periodic table says of them."""
+        """Elements by atomic number (as published), or by position in the periodic table."""
         cell: Literal["as_is", "primitive", "conventional", "niggli"] = "as_is"
         """Cell that is encoded."""
         order: Literal["as_is", "canonical"] = "canonical"
         """Order of the atoms."""
         origin: Literal["as_is", "canonical"] = "as_is"
-        """The origin as it is, or one that does not depend on how a crystal is written."""
+        """Origin as it is, or canonical."""
         descriptors: list[
             Literal["electronegativity", "covalent_radius", "valence_electrons", "mendeleev_number"]
         ] = []
-        """Further layers, each with one property of the elements."""
+        """Additional layers, each with one property of the elements."""
         symprec: Positive = 0.01
         """Tolerance in Å with which space groups are found."""
 
         def summary(self) -> str:
-            """Return the form of the tensor in a line of a report."""
-            room = "the largest crystal" if self.max_atoms == "auto" else f"{self.max_atoms} atoms"
+            """Return a one-line summary of the tensor for reports."""
+            limit = "that of the largest crystal" if self.max_atoms == "auto" else self.max_atoms
             words: dict[str, dict[str, str]] = {
                 "elements": {
                     "periodic": "elements by the periodic table",
@@ -154,7 +154,7 @@ class CrysTens(InvertibleRepresentation):
                 "order": {"canonical": "atoms sorted"},
                 "origin": {"canonical": "canonical origin"},
             }
-            parts = [f"CrysTens with room for {room}"]
+            parts = [f"CrysTens with max_atoms = {limit}"]
             parts += [of[getattr(self, key)] for key, of in words.items() if getattr(self, key) in of]
             if self.descriptors:
                 names = [name.replace("_", " ") for name in self.descriptors]
@@ -164,7 +164,7 @@ class CrysTens(InvertibleRepresentation):
 
         @property
         def fits_data(self) -> bool:
-            """Whether the data say how many atoms a structure may have."""
+            """Whether ``max_atoms`` is determined by the data."""
             return self.max_atoms == "auto"
 
         def build(
@@ -176,15 +176,14 @@ class CrysTens(InvertibleRepresentation):
         ) -> CrysTens:
             """Return the codec.
 
-            With ``max_atoms`` auto it has room for the largest of ``structures``, or as ``shape`` has;
-            without these for one atom, the least.
+            ``max_atoms`` auto is that of the largest of ``structures``, or that of ``shape``, else 1.
             """
-            room = self.max_atoms
+            max_atoms = self.max_atoms
             if self.fits_data:
-                room = 1 if shape is None else max(1, shape[0] - HEADER)
-            codec = CrysTens(**{**self.options(), "max_atoms": room})
+                max_atoms = 1 if shape is None else max(1, shape[0] - HEADER)
+            codec = CrysTens(**{**self.options(), "max_atoms": max_atoms})
             if self.fits_data and structures is not None:
-                codec = codec.with_room(max(1, codec.largest(structures)))
+                codec = codec.with_max_atoms(max(1, codec.largest(structures)))
             return codec
 
     def __init__(
@@ -269,14 +268,14 @@ class CrysTens(InvertibleRepresentation):
             **later,
         }
 
-    def with_room(self, max_atoms: int) -> CrysTens:
-        """Return this codec with room for another number of atoms."""
+    def with_max_atoms(self, max_atoms: int) -> CrysTens:
+        """Return this codec with another ``max_atoms``."""
         options = {name: value for name, value in self.config().items() if name != "kind"}
         return CrysTens(**{**options, "max_atoms": max_atoms})
 
     def describe(self) -> str:
-        """Return in a few words what the codec has room for."""
-        return f"CrysTens with room for {self.max_atoms} atoms"
+        """Return a short description."""
+        return f"CrysTens with max_atoms = {self.max_atoms}"
 
     def largest(self, structures: StructureBatch) -> int:
         """Return how many atoms the largest crystal has in the cell that is encoded; 0 without crystals.
@@ -348,9 +347,7 @@ class CrysTens(InvertibleRepresentation):
             for i in torch.nonzero(bad).flatten().tolist():
                 problems.setdefault(i, reason)
         for i in torch.nonzero(too_many).flatten().tolist():
-            problems.setdefault(
-                i, f"has {int(counts[i])} atoms, but the tensor has room for {self.max_atoms}"
-            )
+            problems.setdefault(i, f"has {int(counts[i])} atoms, more than max_atoms = {self.max_atoms}")
         return dict(sorted(problems.items()))
 
     def standardized(self, structures: StructureBatch) -> StructureBatch:

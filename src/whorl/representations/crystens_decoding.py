@@ -1,9 +1,9 @@
-r"""From CrysTens tensors to crystals, in closed form, and how well the tensors agree with themselves.
+r"""Closed-form decoding of CrysTens tensors, and their self-consistency.
 
-A tensor says everything several times, and so it tells its own noise. For each tensor:
+A tensor is redundant, so its noise can be estimated. For each tensor:
 
-1. **Number of atoms.** With :math:`f_i` the means over all repeats of what slot i says of cell and space
-   group (normalised), the best division into A slots that say the same and N - A that say zero has
+1. **Number of atoms.** With :math:`f_i` the mean entries of cell and space group in slot i
+   (normalised), the best division into A equal slots and N - A empty slots has
    :math:`A = \arg\max_A |\sum_{i \le A} f_i|^2 / A`.
 2. **Means.** Lengths, angles and the space group over their 8 A repeats, what belongs to an atom over its 8;
    coordinates on the circle. The variances :math:`\sigma^2` of the repeats are the noise.
@@ -39,17 +39,17 @@ from whorl.symmetry.detection import TOLERANCES, Refined, refine
 
 CLUSTERINGS = ("auto", "paper")
 
-_AT_ONCE = 32  # tensors decoded together: their arrays of pairs shall stay in the processor's caches
-_SMALLEST_ANGLE = 15.0  # degrees; slots that say less hold no atoms
+_AT_ONCE = 32  # tensors decoded together, so that their arrays of pairs fit into the processor's caches
+_SMALLEST_ANGLE = 15.0  # degrees; slots with less are empty
 _SMALLEST_VOLUME = 0.1  # Å³
-_NEW_ELEMENT = math.log(118.0)  # what one more element costs: the choice among all; see _parsimonious
+_NEW_ELEMENT = math.log(118.0)  # cost of one more element: the choice among all; see _parsimonious
 _ERROR = {"coordinate": 1e-4, "length": 1e-3, "angle": 1e-2, "space_group": 0.25, "element": 1e-3}
-"""Least standard errors, since models make errors alike in all repeats; that of elements is normalised."""
+"""Minimum standard errors, since errors of models are correlated; that of elements is normalised."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """How far each tensor contradicts itself; zeros where it does not, NaN where there are no atoms.
+    """Self-consistency of each tensor: 0 for consistent tensors, NaN for those without atoms.
 
     The first four are table 1 of the paper, the last two are table 2; the paper gives means over tensors.
 
@@ -60,8 +60,8 @@ class Measures:
         variance_coordinates: Variance of the 8 repeats of a fractional coordinate (on the circle), averaged
             over atoms and directions.
         coordinate_agreement: Mean over atoms and directions of the absolute difference between a coordinate's
-            mean and the mean of its A - 1 guesses from the differences; fractional.
-        coordinate_agreement_squared: The mean of its square. The paper does not say which it means.
+            mean and the mean of its A - 1 estimates from the differences; fractional.
+        coordinate_agreement_squared: Mean of its square. The paper does not say which of the two it uses.
         pairwise_difference: Sum over pairs (i, j) of the absolute difference between the distances in the
             first layer and those of the decoded coordinates, over A; fractional, or Å for
             ``pairwise="cartesian"``.
@@ -76,11 +76,11 @@ class Measures:
     pairwise_difference: Float[Tensor, "B"]
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each over the tensors that have atoms."""
+        """Return the mean of each measure over the tensors that have atoms."""
         return {one.name: float(getattr(self, one.name).nanmean()) for one in fields(self)}
 
     def __getitem__(self, index: Tensor) -> Measures:
-        """Return those of some tensors."""
+        """Return the measures of some tensors."""
         return Measures(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
 
     @classmethod
@@ -91,19 +91,19 @@ class Measures:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedCrystals:
-    """Crystals from tensors, and why some tensors gave none.
+    """Crystals decoded from tensors, and reasons for the skipped tensors.
 
     Attributes:
         structures: G ≤ B crystals; ``info`` has the encoded ``space_group_number`` and the measures as
             ``crystens_…``.
-        index: Which tensor each crystal is from.
-        skipped: Reason for each tensor that is no crystal.
+        index: Index of the tensor of each crystal.
+        skipped: Reason for each tensor that was not decoded.
         measures: Of the crystals' tensors.
-        space_group: Mean of what the tensor says of the space group's number; not whole.
+        space_group: Mean encoded number of the space group; not an integer.
         space_group_error: Standard error of that.
-        position_error: Standard error in Å of an atom's place, from the noise of the tensor.
-        snapped: Sites of each crystal that were given another element than the tensor's nearest, since that
-            may not be there.
+        position_error: Standard error in Å of the positions, from the noise of the tensor.
+        snapped: Number of sites of each crystal whose nearest element was replaced, as it
+            is not allowed.
     """
 
     structures: StructureBatch
@@ -118,12 +118,12 @@ class DecodedCrystals:
     def refined(self, *, tolerances: Sequence[float] = TOLERANCES, most: float | None = None) -> Refined:
         """Return the crystals refined to their symmetry; see :func:`whorl.symmetry.detection.refine`.
 
-        The space group that the tensor names is preferred. ``info`` of the structures gets the
+        The encoded space group is preferred. ``info`` of the structures gets the
         ``space_group_number`` found, ``symmetry_symprec`` and ``symmetry_displacement`` (Å).
 
         Args:
             tolerances: Tolerances in Å.
-            most: Greatest distance in Å an atom may be moved; by default five standard errors of its place,
+            most: Largest displacement of an atom in Å; by default five standard errors of its position,
                 at least 0.1 and at most 0.8.
         """
         limit = (5.0 * self.position_error).clamp(0.1, 0.8)
@@ -166,21 +166,21 @@ def decode(
     required: Sequence[str] = (),
     formula: Mapping[str, int] | None = None,
 ) -> DecodedCrystals:
-    """Return the crystals of tensors. One that is none is skipped with a reason, and the rest goes on.
+    """Return the crystals of tensors; those that cannot be decoded are skipped with a reason.
 
-    A model that is not certain of an element says something between elements, and the nearest may be one that
-    no one has in mind. With ``elements``, sites are given the nearest of these.
+    An uncertain model interpolates between elements, and the nearest element may be
+    unrelated. With ``elements``, sites get the nearest of these.
 
     Args:
-        codec: With which they were encoded, or their generator was trained.
-        tensors: Shape (B, H, W, C), or a sequence of tensors, of which each has its own chance.
+        codec: Representation of the tensors.
+        tensors: Shape (B, H, W, C), or a sequence of tensors.
         clustering: ``"auto"``, ``"paper"``, or None for the means as they are; see the module.
         k_elements: K of the paper's clustering of atomic numbers.
         k_coordinates: K of its clustering of coordinates, for each direction.
         elements: Chemical symbols that sites may have; all by default.
-        required: Elements that each crystal has: one that is missing takes the place of the nearest element
-            that is not required, where there is one.
-        formula: Atoms of each element, such as those of BaTiO3: sites have no other element, and in a crystal
+        required: Elements that each crystal must contain: a missing one replaces the nearest element
+            that is not required, if there is one.
+        formula: Atoms of each element, such as those of BaTiO3: sites get no other element, and in a crystal
             of whole formula units they are divided among them in these proportions, at the least misfit.
 
     Raises:
@@ -212,7 +212,7 @@ def decode(
 
 @torch.no_grad()
 def measures(codec: CrysTens, tensors: Float[Tensor, "B H W C"]) -> Measures:
-    """Return how far each tensor contradicts itself: what tables 1 and 2 of the paper are made of.
+    """Return the self-consistency of each tensor, as in tables 1 and 2 of the paper.
 
     Raises:
         InputError: Tensors of another shape.
@@ -238,7 +238,7 @@ def measures(codec: CrysTens, tensors: Float[Tensor, "B H W C"]) -> Measures:
 def _sound(
     codec: CrysTens, tensors: Tensor | Sequence[Tensor], start: int
 ) -> tuple[Tensor, Tensor, dict[int, str]]:
-    """Return index and tensors of those that can be read, as float64, and why the others cannot."""
+    """Return index and tensors of those that can be decoded, as float64, and reasons for the others."""
     shape, skipped = codec.layout.shape, {}
     index = torch.arange(start, start + len(tensors))
     if not isinstance(tensors, Tensor) or tuple(tensors.shape[1:]) != shape:
@@ -257,7 +257,7 @@ def _sound(
 
 
 class _Reading:
-    """What B tensors say of N slots; arrays are padded by slots that are not ``present``."""
+    """Contents of B tensors of N slots; arrays are padded by slots that are not ``present``."""
 
     def __init__(self, codec: CrysTens, tensors: Tensor) -> None:
         self.codec = codec
@@ -280,13 +280,13 @@ class _Reading:
         spread = (of_crystal - mean[:, :, None, None]).square() * weight
         self.crystal = mean  # (B, 7): a, b, c, α, β, γ, space group
         self.crystal_variance = spread.sum((2, 3)) / self.repeats[:, None]
-        # Coordinates: a mean direction on the circle, then the mean of what is left along it.
+        # Coordinates: a mean direction on the circle, then the mean of the remainders.
         x = values[:, :, :3]  # (B, n, 3, 8)
         angle = 2.0 * torch.pi * x
         near = torch.atan2(torch.sin(angle).mean(-1), torch.cos(angle).mean(-1)) / (2.0 * torch.pi)
         apart = _nearest(x - near[..., None])
         direct = near + apart.mean(-1)
-        # In the period of the values themselves: noise about 0 shall not become 0.99.
+        # In the period of the values themselves, so that noise about 0 does not become 0.99.
         self.direct = direct + torch.round(x.mean(-1) - direct)
         self.direct_variance = (apart - apart.mean(-1, keepdim=True)).square().mean(-1)  # (B, n, 3)
         block = slice(HEADER, HEADER + n)
@@ -297,7 +297,7 @@ class _Reading:
 
     @cached_property
     def holds_atoms(self) -> Bool[Tensor, "B"]:
-        """Whether there are atoms at all: no cell has angles below 15°."""
+        """Whether there are any atoms: no cell has angles below 15°."""
         return self.crystal[:, 3:6].mean(1) > _SMALLEST_ANGLE
 
     def _mean(self, values: Tensor, of: Tensor, size: Tensor) -> Tensor:
@@ -307,7 +307,7 @@ class _Reading:
 
     @cached_property
     def disagreement(self) -> Tensor:
-        """What others' differences and direct values differ by: d_ji - (x_i - x_j) in row i, (B, n, n, 3)."""
+        """Disagreement of differences and direct values, d_ji - (x_i - x_j) in row i, (B, n, n, 3)."""
         between = self.direct[:, :, None] - self.direct[:, None, :]
         return torch.where(self.others[..., None], _nearest(self.differences.transpose(1, 2) - between), 0.0)
 
@@ -319,13 +319,13 @@ class _Reading:
     def _least_squares(
         self, direct: Tensor, variance: Tensor, repeats: float, apart: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Combine means of direct values with what the block says of their differences.
+        """Combine means of direct values with the differences in the block.
 
         Args:
             direct: Means (B, n, k) of the repeats.
             variance: Their variances (B, n, k), with the number of repeats as divisor.
             repeats: How many there are.
-            apart: What differences and direct values differ by, d_ji - (x_i - x_j), (B, n, n, k).
+            apart: Disagreement of differences and direct values, d_ji - (x_i - x_j), (B, n, n, k).
 
         Returns:
             The best values (B, n, k), and their standard errors (B,).
@@ -336,7 +336,7 @@ class _Reading:
         odd = (apart + apart.transpose(1, 2)).square()
         pairs = (size * (size - 1.0)).clamp(min=1.0)
         from_two = odd.flatten(1).sum(1) / (2.0 * k * pairs)
-        # A model may contradict itself in the same way in both entries.
+        # Errors of a model may be the same in both entries.
         from_direct = 2.0 * (both.square().flatten(1).sum(1) / (k * pairs) - 2.0 * noise / repeats)
         other = torch.maximum(from_two, from_direct)
         w_x = repeats / noise.clamp(min=1e-20)
@@ -345,7 +345,7 @@ class _Reading:
         return direct + share[:, None, None] * both.sum(2), (w_x + size * w_d).rsqrt()
 
     def guesses(self) -> Tensor:
-        """Return the paper's coordinates: the mean of A guesses of equal weight, (B, n, 3)."""
+        """Return the paper's coordinates: the unweighted mean of A estimates, (B, n, 3)."""
         return self.direct + self.disagreement.sum(2) / self.count[:, None, None]
 
     def measures(self) -> Measures:
@@ -368,7 +368,7 @@ class _Reading:
         )
 
     def _image_distances(self, x: Tensor) -> Tensor:
-        """Return distances to nearest images; zeros where the cell is none."""
+        """Return distances to nearest images; zeros for invalid cells."""
         expected = torch.zeros_like(self.distances)
         sound = torch.tensor([not reason for reason in self.problems], device=x.device)
         if bool(sound.any()):
@@ -378,7 +378,7 @@ class _Reading:
 
     @cached_property
     def problems(self) -> list[str]:
-        """Return why each tensor is no crystal, or nothing."""
+        """Return the reasons for tensors that cannot be decoded."""
         reasons = []
         for atoms, (a, b, c, *angles) in zip(
             self.holds_atoms.tolist(), self.crystal[:, :6].tolist(), strict=True
@@ -422,7 +422,7 @@ class _Reading:
         return costs + self.descriptor_costs() if self.codec.descriptors else costs
 
     def descriptor_costs(self) -> Tensor:
-        """Return what the layers of descriptors add to that."""
+        """Return the contribution of the descriptor layers."""
         table = self.codec.element_descriptors[1:].to(self.descriptors)
         n = self.present.shape[1]
         block = slice(HEADER, HEADER + n)
@@ -454,7 +454,7 @@ def _decode(
     reading = everything if bool(good.all()) else _Reading(codec, tensors[good])
     present, crystal = reading.present, reading.crystal
     size = reading.count.to(crystal)
-    # The mean of 8 A repeats; of these as many tell the variance, but for one.
+    # The mean of 8 A entries, whose variance has one degree of freedom less.
     errors = (reading.crystal_variance / (reading.repeats - 1.0)[:, None]).sqrt()
     space_group_error = errors[:, 6].clamp(min=_ERROR["space_group"])
     x, x_error = reading.coordinates
@@ -511,7 +511,7 @@ def _decode(
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
-    """Which elements sites may have, in places of the 118 costs: that of hydrogen is 0.
+    """Allowed elements of sites, as indices of the 118 costs: hydrogen is 0.
 
     Attributes:
         allowed: All of them, ascending.
@@ -544,7 +544,7 @@ class _Choice:
     def requested(
         self, kinds: Int[Tensor, "B n"], costs: Float[Tensor, "B n e"], present: Bool[Tensor, "B n"]
     ) -> Int[Tensor, "B n"]:
-        """Return kinds that are what was asked for where they were not, at the least misfit."""
+        """Return kinds changed to satisfy the request, at the smallest cost."""
         if not self.required and not self.shares:
             return kinds
         kinds = kinds.clone()
@@ -559,7 +559,7 @@ class _Choice:
         return kinds
 
     def _in_proportion(self, kinds: Int[Tensor, "a"], misfit: Float[Tensor, "a e"]) -> Int[Tensor, "a"]:
-        """Divide sites among the elements of the formula; as they are where these are no whole units."""
+        """Assign sites to the elements of the formula; unchanged if there are no whole formula units."""
         from scipy.optimize import linear_sum_assignment
 
         units, rest = divmod(len(kinds), sum(self.shares))
@@ -570,9 +570,9 @@ class _Choice:
         return places[torch.as_tensor(chosen)].to(kinds)
 
     def _with_required(self, kinds: Int[Tensor, "a"], misfit: Float[Tensor, "a e"]) -> Int[Tensor, "a"]:
-        """Put each required element that is missing in the place of the nearest that is not required.
+        """Replace the nearest element that is not required by each missing required element.
 
-        All sites of that element change: they may be alike by symmetry.
+        All sites of that element change, as they may be equivalent by symmetry.
         """
         for wanted in self.required:
             there = set(kinds.tolist())
@@ -586,13 +586,13 @@ class _Choice:
 
 
 def _parsimonious(costs: Float[Tensor, "B n e"], present: Bool[Tensor, "B n"]) -> Int[Tensor, "B n"]:
-    r"""Return the place in ``costs`` of each atom's element, so that there are few different ones.
+    r"""Return the index in ``costs`` of each atom's element, favouring few distinct elements.
 
     The criterion is that of the clustering of coordinates. With :math:`c_{iz}` the misfit of atom i to
-    element z, what shall be small is :math:`\sum_i c_{i z_i} - \sum_z n_z \ln(n_z / n)`, and ln 118 for each
-    element. At first each atom is of its likeliest element. Elements are given up one at a time, each time
-    that which brings most, its atoms going to the next best ones; then the atoms of an element choose theirs
-    together. All this twice.
+    element z, the criterion is :math:`\sum_i c_{i z_i} - \sum_z n_z \ln(n_z / n)`, plus ln 118 for each
+    element. At first each atom has its most likely element. Elements are removed one at a time, each time
+    the one with the largest gain, its atoms going to the next best ones; then the atoms of an element are
+    reassigned together. This is done twice.
     """
     costs = torch.where(present[..., None], costs, 0.0)
     numbers = costs.argmin(-1)
@@ -604,7 +604,7 @@ def _parsimonious(costs: Float[Tensor, "B n e"], present: Bool[Tensor, "B n"]) -
 
 
 def _merged(costs: Tensor, numbers: Tensor, present: Tensor) -> Tensor:
-    """Give up elements as long as that lowers the criterion; candidates are the elements there are."""
+    """Remove elements as long as that lowers the criterion; candidates are the present elements."""
     n = numbers.shape[1]
     slots = torch.arange(n, device=numbers.device)
     same = (numbers[:, :, None] == numbers[:, None, :]) & present[:, :, None] & present[:, None, :]

@@ -1,4 +1,4 @@
-"""What is known of the elements, as numbers by which tensors tell them apart."""
+"""Numerical descriptors of the elements, by which tensors distinguish them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def element_table(elements: str) -> Float[Tensor, "119 4"]:
 def descriptor_table(descriptors: tuple[str, ...]) -> Float[Tensor, "119 d"]:
     """Return chemical descriptors of each atomic number, 0 (no atom) first, over the largest of each.
 
-    What is not known of an element (the electronegativity of helium) is 0.
+    Unknown values (the electronegativity of helium) are 0.
     """
     columns = [_column(name) for name in descriptors]
     table = torch.tensor(columns, dtype=torch.float64).reshape(len(descriptors), HEAVIEST + 1).T

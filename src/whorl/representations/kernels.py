@@ -1,4 +1,4 @@
-"""Kernels: features of atoms and their derivatives, in blocks of columns, and the pooling of the latter."""
+"""Kernels: features of atoms and their derivatives in blocks of columns, and pooled Jacobians."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Columns = slice | Tensor
-"""Some of the features of an atom; a slice is much faster to read and to write."""
+"""Columns of features of an atom; a slice is much faster than a tensor of indices."""
 
 
 class Kernel(ABC):
     """Some features of N atoms, each with its own neighbours: the rows of a ``Pairs``.
 
-    What both methods need is computed once; a kernel serves one call of each. Columns that are not yielded
-    are zero.
+    Shared intermediate results are computed once; a kernel serves one call of each method. Columns not
+    yielded are zero.
 
     Attributes:
-        least_is_flat: Whether no feature of it is below zero, and one at zero has no derivative.
+        least_is_flat: Whether all its features are non-negative with a zero derivative at zero.
     """
 
     least_is_flat: ClassVar[bool] = False

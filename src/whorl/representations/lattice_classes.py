@@ -1,13 +1,13 @@
-r"""Which class of lattices six noisy cell parameters belong to.
+r"""Lattice class of six noisy cell parameters.
 
-A class ties some parameters together (a = b) and fixes others (γ = 120°). Of all classes that one is taken
-for which
+A class ties some parameters together (a = b) and fixes others (γ = 120°). Of all classes, the one is taken
+that minimises
 
 .. math:: \chi^2 + 9 k + \min\bigl(25, (\Delta / s_g)^2\bigr)
 
-is least: :math:`\chi^2` of the parameters against the class at its best, k its free parameters (a parameter
-is worth keeping if it is three standard errors off), and Δ by how much the number of the space group, known
-within :math:`s_g`, is outside the numbers that crystals of the class have.
+with :math:`\chi^2` of the parameters relative to the best fit of the class, k its free parameters (a
+parameter is worth keeping if it is three standard errors off), and Δ by how much the number of the space
+group, known within :math:`s_g`, is outside the numbers that crystals of the class have.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 _KEEP = 9.0
-_MOST = 25.0  # what the space group may weigh: it may be wrong too
+_MOST = 25.0  # maximum weight of the space group, which may be wrong too
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def most_likely_lattice(
     Args:
         parameters: a, b, c in Å, α, β, γ in degrees.
         error: Their standard errors, greater than 0.
-        space_group: Number of the space group as far as it is known, not whole; None where cells are not
-            conventional, so that it says nothing of them.
+        space_group: Estimated number of the space group, not an integer; None where cells are not
+            conventional, so that it does not constrain them.
         space_group_error: Its standard error.
     """
     best, least = parameters, torch.full_like(parameters[:, 0], torch.inf)

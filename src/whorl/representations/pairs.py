@@ -1,12 +1,12 @@
-r"""Pairs of neighbouring atoms in padded arrays, and how they move with the coordinates of a structure.
+r"""Pairs of neighbouring atoms in padded arrays, and their derivatives in the coordinates of a structure.
 
-The *lever* of a pair says how its vector v moves with coordinate r of the structure: +1 for the neighbour,
--1 for the centre, v itself for a strain. A feature :math:`G_i` of the vectors :math:`v_j` to the neighbours
-of atom i has the derivative
+The *lever* of a pair is the derivative of its vector v in coordinate r of the structure: +1 for the
+neighbour, -1 for the centre, v itself for a strain. A feature :math:`G_i` of the vectors :math:`v_j` to the
+neighbours of atom i has the derivative
 
 .. math:: \frac{\partial G_i}{\partial x_r} = \sum_j \frac{\partial G_i}{\partial v_{jx}} \ell_{jr} .
 
-Pairs stand in one block of columns per species, or pair of species, so that each product runs over the pairs
+Pairs are in one block of columns per species, or pair of species, so that each product runs over the pairs
 that exist and none is multiplied by zero for being of another kind.
 """
 
@@ -23,18 +23,18 @@ _TINY = 1e-12  # Å; nearer than this, two atoms have no direction
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Pairs in N rows of M; zero where padded, so that they count for nothing.
+    """Pairs in N rows of M; zero where padded, so that padding does not contribute.
 
     Attributes:
         blocks: For each kind of pair that occurs, its number and its columns.
-        row_kind: Species of the atom that each row is about, -1 where there is no atom or rows are about
+        row_kind: Species of the atom of each row, -1 where there is no atom or rows are of
             something else, shape (N,).
         vectors: In Å, 0 where padded, shape (N, 3, M).
         r: Distances in Å, 1 where padded, shape (N, M).
         real: 1, or 0 where padded, shape (N, M).
         inverse_r: 1/r, 0 where padded or without direction, shape (N, M).
         unit: Unit vectors, 0 where padded or without direction, shape (N, 3, M).
-        lever: How each vector moves with the R coordinates of its structure, shape (N, R, M) where a
+        lever: Derivative of each vector in the R coordinates of its structure, shape (N, R, M) where a
             coordinate is a direction of one atom, or (N, 3, M, R).
         ends: One where the pair begins, and one where it ends, shape (2, N, n, M).
         by_atom: Whether the column of a pair is the place of the atom where it ends; ends and lever are not
@@ -134,7 +134,7 @@ class Pairs:
         """Return derivatives in the coordinates from those in the vectors of some columns; rows are centres.
 
         The result may take the memory of the slopes. x is the direction in which a coordinate moves an atom,
-        or of length one where ``levers`` tell the direction.
+        or of length one where ``levers`` give the direction.
         """
         if self.lever.dim() == 4:
             return (slopes.transpose(1, 2).flatten(2) @ self.lever[:, :, columns].flatten(1, 2))[:, None]

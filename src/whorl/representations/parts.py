@@ -1,4 +1,4 @@
-"""Whole structures that are computed together, cut from a batch so that memory is bounded."""
+"""Parts of a batch: whole structures that are computed together, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from whorl.structures.neighbors import NeighborList
 
 @dataclass(frozen=True, kw_only=True)
 class Atoms:
-    """Where the atoms of B structures stand in arrays that are padded to n of them."""
+    """Positions of the atoms of B structures in arrays padded to n atoms."""
 
     structure: Int[Tensor, "A"]
     place: Int[Tensor, "A"]  # within the structure
@@ -82,7 +82,7 @@ class Part:
 
     @cached_property
     def atoms(self) -> Atoms:
-        """Where the atoms stand in arrays that are padded to the largest structure."""
+        """Positions of the atoms in arrays padded to the largest structure."""
         return Atoms(
             structure=self.structure,
             place=self.place,
@@ -111,7 +111,7 @@ class Part:
         atoms = self.atoms
         n, size = atoms.n, atoms.n_structures
         slots = atoms.structure * n + atoms.place
-        # Where nearly every atom sees every other one, their own order saves a product.
+        # If nearly all atoms are neighbours, the order of the atoms saves a product.
         isolated = not bool(self.shift.any()) and self.n_species == 1 and not strain
         return Pairs.of(
             self.vectors,

@@ -1,4 +1,4 @@
-r"""Representations that pool the features of single atoms, whatever these are.
+r"""Base of representations that pool atomic features.
 
 For the features :math:`G_{if}` of the atoms i of a structure, the pooled feature (p, f) has with
 :math:`w_{pif}`, its derivative in the feature of atom i, the Jacobian
@@ -35,7 +35,7 @@ from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list, surr
 from whorl.symmetry.coordinates import SymmetryCoordinates
 
 PAIR_NUMBERS = 2_000_000
-"""That the arrays of a part may hold: few enough for the caches, enough to amortise a call."""
+"""Numbers in the arrays of a part: few enough for the caches, enough to amortise a call."""
 
 _ATOMS_AT_ONCE = 2500
 _POOLED_AT_ONCE = 10_000_000
@@ -52,7 +52,7 @@ class AtomicRepresentation(Representation):
         species: Chemical symbols of all elements that may occur, in any order.
         cutoff: Radius in Å.
         pooling: Names from :mod:`whorl.representations.pooling`.
-        per_centre_species: Pool the atoms of each species apart.
+        per_centre_species: Pool the atoms of each species separately.
         images: ``"all"`` periodic images within the cutoff, or ``"minimum"``, only the nearest of each atom.
 
     Raises:
@@ -100,15 +100,15 @@ class AtomicRepresentation(Representation):
             f"{', '.join(self.pooling.names)}; {len(self.layout)} features)"
         )
 
-    # What a representation of atoms gives.
+    # To be implemented by subclasses.
 
     @abstractmethod
     def kernels(self, pairs: Pairs) -> Sequence[Kernel]:
-        """Return what computes the features of the atoms in the rows of pairs, all columns together."""
+        """Return the kernels of the features of the atoms in the rows of pairs, for all columns."""
 
     @abstractmethod
     def pairs_at_once(self, pools: int) -> int:
-        """Return how many pairs may be held at a time, so that kernels hold about :data:`PAIR_NUMBERS`.
+        """Return the number of pairs per part, so that kernels hold about :data:`PAIR_NUMBERS`.
 
         ``pools`` is the number of pooled features, or of atoms, that each feature of an atom goes to.
         """
@@ -155,7 +155,7 @@ class AtomicRepresentation(Representation):
         """Name the features of an atom, ``count`` of them, and with them those of a structure.
 
         Raises:
-            InputError: So many that no data set of them could be held.
+            InputError: There are too many features.
         """
         centres = self.species if self.per_centre_species else ("",)
         n = len(self.species)
@@ -200,12 +200,12 @@ class AtomicRepresentation(Representation):
             raise InputError(
                 f"structure {int(structures.structure_index[atom])} contains {_symbol(int(numbers[atom]))}, "
                 f"but this representation was made for {', '.join(self.species)}. "
-                "Declare every element that occurs."
+                "Declare all elements that occur."
             )
         return index
 
     def expected_neighbors(self, structures: StructureBatch) -> Float[Tensor, "B"]:
-        """Return roughly how many neighbours an atom has: in crystals from the density, else all others."""
+        """Return the expected number of neighbours: in crystals from the density, else all other atoms."""
         counts = structures.n_atoms.double()
         density = counts / volumes(structures.cells.detach()).double().clamp(min=1e-3)
         around = 4.0 / 3.0 * math.pi * self.radius**3 * density
@@ -224,7 +224,7 @@ class AtomicRepresentation(Representation):
         needs_gradient = structures.positions.requires_grad or structures.cells.requires_grad
         if len(structures) <= 1 or (needs_gradient and torch.is_grad_enabled()):
             return self._forward(structures)
-        # A few structures at a time: memory is bounded, and used again while it is in the caches.
+        # A few structures at a time: memory is bounded, and reused while it is in the caches.
         largest = max(1, int(structures.n_atoms.max()))
         numbers = len(self.layout) + largest * len(self.atomic_names)  # of one structure
         most = max(1, min(_ATOMS_AT_ONCE // largest, _POOLED_AT_ONCE // numbers))
@@ -237,7 +237,7 @@ class AtomicRepresentation(Representation):
 
     def neighbors(self, structures: StructureBatch) -> NeighborList:
         """Find the pairs, those of a centre with one species of neighbours standing together."""
-        species = self.species_index(structures)  # an undeclared element is the first thing to say
+        species = self.species_index(structures)  # report undeclared elements first
         pairs = neighbor_list(structures, cutoff=self.radius, images=self.images)
         if len(self.species) == 1:
             return pairs
@@ -253,7 +253,7 @@ class AtomicRepresentation(Representation):
         *,
         pairs_at_once: int,
     ) -> list[Part]:
-        """Cut structures into parts of about so many pairs."""
+        """Divide structures into parts of about ``pairs_at_once`` pairs."""
         return list(
             cut(
                 structures,
@@ -341,7 +341,7 @@ class AtomicRepresentation(Representation):
             result = jacobian.new_empty(*jacobian.shape[:3], n + 3 * strain, 3)
         if len(centred.blocks) < part.n_species or len(part.vectors) == 0:  # not all columns follow
             result.zero_()
-        # Which atoms count in which of the pools that share a name: all, or those of one species.
+        # Atoms of each of the pools that share a name: all, or those of one species.
         many = self.pooling.groups
         groups = atoms.groups(many, value)  # (B, G, n)
         if of_pairs:
@@ -447,7 +447,7 @@ class AtomicRepresentation(Representation):
         for kernel in kernels:
             for columns, of_rows in kernel.values():
                 features[:, columns] = of_rows
-        # Every atom takes part in a pool with the features of the one that stands for it.
+        # In a pool, every atom has the features of the representative of its orbit.
         rows = row_of.gather(1, orbits.head).flatten()
         pooled, weights = self.pooling.with_weights(
             features[rows], structures.structure_index, species.flatten(), size

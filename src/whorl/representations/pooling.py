@@ -1,4 +1,4 @@
-r"""Pooling: from the features of atoms to those of a structure, whatever the order of the atoms.
+r"""Permutation-invariant pooling of atomic features to features of a structure.
 
 For atoms i = 1 … n of a structure and a feature G:
 
@@ -106,7 +106,7 @@ def _find_pool(name: str) -> _Pool:
 
 
 class Pooling:
-    """Any combination of pools, in the order given, for all atoms or for each centre species apart.
+    """Any combination of pools, in the order given, for all atoms or for each centre species separately.
 
     Args:
         names: Such as ``("max", "min")`` or ``("mean", "std", "quantile:0.9")``.

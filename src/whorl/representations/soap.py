@@ -61,7 +61,7 @@ class SOAP(AtomicRepresentation):
         l_max: Largest order of the spherical harmonics.
         sigma: Width of an atom in Å.
         pooling: Names from :mod:`whorl.representations.pooling`.
-        per_centre_species: Pool the atoms of each species apart.
+        per_centre_species: Pool the atoms of each species separately.
         images: ``"all"`` periodic images within the cutoff, or ``"minimum"``, only the nearest of each atom.
 
     Raises:
@@ -79,7 +79,7 @@ class SOAP(AtomicRepresentation):
         """Settings of power spectra."""
 
         species: Annotated[list[str], Field(min_length=1)] | None = None
-        """Declared chemical symbols; by default those of the data."""
+        """Chemical symbols of all elements; by default those of the data."""
         cutoff: Annotated[float, Field(gt=1)] = 5.0
         """Radius in Å."""
         n_max: Annotated[int, Field(ge=1, le=20)] = 6
@@ -89,11 +89,11 @@ class SOAP(AtomicRepresentation):
         sigma: Positive = 0.5
         """Width of an atom in Å."""
         pooling: Annotated[list[str], Field(min_length=1)] = ["mean", "std"]
-        """From atoms to the structure."""
+        """Pooling over atoms."""
         per_centre_species: bool = False
-        """Pool the atoms of each species apart."""
+        """Pool the atoms of each species separately."""
         images: Literal["all", "minimum"] = "all"
-        """Periodic images that count: all within the cutoff, or the nearest."""
+        """Periodic images: all within the cutoff, or the nearest."""
 
         @property
         def declared(self) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Atoms as every other room receives them: batched tensors, and the ways in and out of them."""
+"""Batched atomic structures, and conversion from and to other libraries."""
 
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems

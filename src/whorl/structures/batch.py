@@ -1,4 +1,4 @@
-"""Many structures as a few flat tensors: the currency of every room."""
+"""Batches of structures as flat tensors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StructureBatch:
         pbc: Periodicity along each lattice vector, shape (B, 3).
         atomic_numbers: Shape (A,).
         structure_index: Sorted, 0 … B-1, shape (A,).
-        info: One mapping per structure with whatever else it brought along (labels, origin); or empty.
+        info: One mapping per structure with other data (labels, origin); or empty.
 
     Raises:
         InputError: Shapes or types that do not fit together. Values are looked at by :meth:`check` alone.

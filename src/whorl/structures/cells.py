@@ -1,4 +1,4 @@
-r"""Lattice vectors and what follows from them: batched, differentiable, ASE's conventions.
+r"""Lattice vectors and derived quantities: batched, differentiable, in ASE's conventions.
 
 Rows of a cell are lattice vectors, so Cartesian = fractional @ cell. Lattice vectors of no length, as
 clusters and many slabs have them, count as unit vectors orthogonal to the others (:func:`complete_cells`).

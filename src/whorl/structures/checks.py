@@ -1,4 +1,4 @@
-"""Checks of structures: what cannot be meant is found at once, before it costs hours or memory."""
+"""Validation of input structures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces that structures have fallen into: connected components of the graph of bonds."""
+"""Fragments of structures: connected components of the graph of bonds."""
 
 from __future__ import annotations
 

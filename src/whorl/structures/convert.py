@@ -1,4 +1,4 @@
-"""ASE and pymatgen, in and out, without loss.
+"""Conversion from and to ASE and pymatgen.
 
 What a :class:`StructureBatch` has no tensor for travels in ``info``: a structure's own ``info`` (ASE) or
 ``properties`` (pymatgen) under their own keys, and everything else under the one reserved key
@@ -98,7 +98,7 @@ def from_ase(
     Args:
         atoms: One structure or a sequence of them; left as they are.
         dtype: Floating-point type of positions and cells.
-        device: Where the tensors shall be.
+        device: Device of the tensors.
 
     Raises:
         InputError: An item is not ``ase.Atoms``.
@@ -163,7 +163,7 @@ def from_pymatgen(
     Args:
         structures: One structure or molecule, or a sequence of them; left as they are.
         dtype: Floating-point type of positions and cells.
-        device: Where the tensors shall be.
+        device: Device of the tensors.
 
     Raises:
         InputError: A structure is disordered (several species on a site, or a partly empty one), holds a

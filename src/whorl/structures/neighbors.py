@@ -30,7 +30,7 @@ _MOST_PAIRS = 100_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborList:
-    """Directed pairs, sorted by their first atom; every pair stands in both directions.
+    """Directed pairs, sorted by their first atom; every pair is contained in both directions.
 
     Attributes:
         first: Flat index of the atom that looks, shape (P,).
@@ -48,7 +48,7 @@ class NeighborList:
 
     @classmethod
     def from_half(cls, i: Tensor, j: Tensor, shift: Tensor) -> NeighborList:
-        """Build from pairs that stand in one direction each."""
+        """Build from pairs in one direction each."""
         unsorted = cls(
             first=torch.cat([i, j]),
             second=torch.cat([j, i]),

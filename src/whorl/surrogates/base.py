@@ -22,7 +22,7 @@ from whorl.surrogates.settings import SurrogateSettings
 from whorl.tensor_files import read_safetensors
 
 Progress = Callable[..., object]
-"""Called with (done, in all), and perhaps a few words."""
+"""Called with (done, in all), optionally with a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class Surrogate(Method, ABC):
         """
 
     def check_features(self, features: Tensor) -> None:
-        """Refuse features of another shape than the surrogate's own.
+        """Reject features of another shape than the surrogate's.
 
         Raises:
             InputError: They have.

@@ -1,4 +1,4 @@
-"""Ensemble of a Gaussian process and small networks: a property from features, with its uncertainty."""
+"""Ensemble surrogate with uncertainty: a Gaussian process and small networks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MINIMUM_ROWS = 10
 GP_ROWS = 3000
-"""The Gaussian process sees at most so many rows, evenly taken: its cost grows with their cube."""
+"""Maximum number of rows, evenly drawn, of the Gaussian process, whose cost grows with their cube."""
 
 COMMON_SIZE = 3.0
 """Root mean square of the features on their common scale."""
@@ -38,7 +38,7 @@ _FORMAT = 1
 
 
 class EnsembleSurrogate(nn.Module, Surrogate):
-    r"""Members that err differently: one Gaussian process g, and M small networks f.
+    r"""One Gaussian process g, and M small networks f.
 
     .. math::
         p &= \tfrac12\, g + \tfrac1{2M} \textstyle\sum_m f_m \\
@@ -47,18 +47,18 @@ class EnsembleSurrogate(nn.Module, Surrogate):
     g has the kernel :math:`c\,e^{-\|R - R'\|^2 / 2\ell^2} + \nu\,\delta` on features scaled to [0, 1], its
     hyperparameters by maximum likelihood (scikit-learn), and :math:`\sigma_g` is its standard deviation
     without the noise ν. The f are ReLU networks, trained by AdamW with a cosine schedule for so few epochs
-    that they do not overfit, each from weights of its own. Those of even number see
-    standardised features; those of odd number see all features on one common scale about zero, where a
-    feature that hardly varies hardly counts. What one scaling gets wrong, the other seldom gets wrong too.
+    that they do not overfit, each from different initial weights. Those of even number use
+    standardised features; those of odd number use all features on one common scale about zero, where a
+    feature that hardly varies hardly contributes. The errors of the two scalings are largely independent.
 
-    It learns hundreds of rows well, where a single large network does not, and its uncertainty grows away
-    from the rows it knows. Make one with :meth:`fit` or :meth:`load`.
+    It is accurate with hundreds of rows, where a single large network is not, and its uncertainty grows away
+    from the training rows. Create one with :meth:`fit` or :meth:`load`.
 
     Attributes:
         shape: Shape of one structure's features.
         networks: The f, on the CPU.
         property_scaler: Mean and standard deviation of the property.
-        record: How it was fitted: ``rows``, ``seed``, the settings, and ``validation_mae`` where measured.
+        record: Training record: ``rows``, ``seed``, the settings, and ``validation_mae`` if measured.
     """
 
     kind = "ensemble"
@@ -73,11 +73,11 @@ class EnsembleSurrogate(nn.Module, Surrogate):
         hidden: Width = 128
         """Units of a hidden layer."""
         epochs: tuple[Count, Count] = (15, 100)
-        """Passes over the rows of networks that see standardised features, and of the others."""
+        """Epochs of the networks with standardised features, and of the others."""
         batch_size: Count = 64
-        """Rows of a step; fewer where an epoch would have less than four steps."""
+        """Rows of a step; fewer if an epoch would have less than four steps."""
         learning_rate: Positive = 1e-3
-        """Step size of AdamW, at the start."""
+        """Initial step size of AdamW."""
         weight_decay: NonNegative = 1e-2
         """Weight decay of AdamW."""
 
@@ -119,8 +119,8 @@ class EnsembleSurrogate(nn.Module, Surrogate):
     ) -> EnsembleSurrogate:
         """Fit an ensemble to labelled rows; see the base class.
 
-        The validation rows are those that a first ensemble does without, to measure its error; the ensemble
-        returned is fitted to all rows, these included. It takes too little time for checkpoints.
+        The validation rows are held out from a first ensemble, to measure its error; the ensemble
+        returned is fitted to all rows. Fitting takes too little time for checkpoints.
         """
         settings = settings_from(cls.Settings, options, source=cls.kind)
         networks = settings.networks
@@ -220,12 +220,12 @@ class EnsembleSurrogate(nn.Module, Surrogate):
         self._process = process
 
     def _inputs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what networks of even number see, and what those of odd number see."""
+        """Return the inputs of networks of even number, and of those of odd number."""
         return self.standard_scaler.transform(rows).float(), (rows * self.common_scale).float()
 
     @torch.no_grad()
     def predict(self, features: Float[Tensor, "n *shape"], *, batch_size: int = 4096) -> Prediction:
-        """Return the property of each row as the ensemble predicts it, float64.
+        """Return the predicted property of each row, in float64.
 
         Raises:
             InputError: The features have another shape than its own.
@@ -282,7 +282,7 @@ class EnsembleSurrogate(nn.Module, Surrogate):
 
     @classmethod
     def load(cls, path: Path | str) -> EnsembleSurrogate:
-        """Read an ensemble that :meth:`save` wrote; it reads the same from the same features.
+        """Read an ensemble written by :meth:`save`; its predictions are identical.
 
         Raises:
             InputError: No such file, not an ensemble, damaged, or made by a newer whorl.
@@ -300,12 +300,12 @@ class EnsembleSurrogate(nn.Module, Surrogate):
             record = dict(description["record"])
             size = {name: record[name] for name in ("networks", "layers", "hidden")}
             if max(size["networks"], size["layers"]) > len(tensors):
-                raise ValueError("it says more layers than it has")
+                raise ValueError("fewer layers than stated")
             with torch.device("meta"):  # shapes alone: a damaged file must not take memory
                 expected = cls(shape=description["shape"], rows=description["rows"], **size).state_dict()
             shapes = {name: tuple(values.shape) for name, values in expected.items()}
             if shapes != {name: tuple(values.shape) for name, values in tensors.items()}:
-                raise ValueError("its tensors are not those that it says")
+                raise ValueError("unexpected tensors")
             ensemble = cls(shape=description["shape"], rows=description["rows"], **size)
             ensemble.load_state_dict(tensors)
             ensemble.record = record

@@ -1,4 +1,4 @@
-"""How well a surrogate predicts a property."""
+"""Prediction errors of surrogates."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionErrors:
-    """How well a property is predicted for labelled structures.
+    """Errors of predictions for labelled structures.
 
     Attributes:
         rows: Structures.
-        held_out: Whether training did without them.
+        held_out: Whether they were excluded from training.
         mean_absolute_error: In units of the property.
         root_mean_square_error: Likewise.
         r_squared: 1 minus the ratio of the mean square error to the variance of the property: 1 is perfect, 0
-            as bad as the mean of the property for every structure; ``None`` where they are all alike.
+            as bad as predicting the mean; ``None`` if all labels are equal.
     """
 
     rows: int
@@ -28,7 +28,7 @@ class PredictionErrors:
     r_squared: float | None
 
     def __str__(self) -> str:
-        """Return them in words."""
+        """Return a summary in one line."""
         share = "" if self.r_squared is None else f", R² {self.r_squared:.3g}"
         which = (
             f"{self.rows:,} {'held-out' if self.held_out else 'labelled'} row{'' if self.rows == 1 else 's'}"
@@ -37,19 +37,19 @@ class PredictionErrors:
 
     @property
     def warning(self) -> str | None:
-        """A sentence where the predictions are worse than the mean of the data; else ``None``."""
+        """A warning if the predictions are worse than the mean of the data; else ``None``."""
         if self.r_squared is None or self.r_squared >= 0:
             return None
         return (
-            f"the surrogate is worse than the mean of the data ({self}): what it says of generated samples "
-            "means nothing. Train it on more rows, for more epochs, or with another representation."
+            f"the surrogate is worse than the mean of the data ({self}): its predictions for generated "
+            "samples are meaningless. Train it on more rows, for more epochs, or with another representation."
         )
 
 
 def prediction_errors(
     predicted: Float[Tensor, "n"], actual: Float[Tensor, "n"], *, held_out: bool
 ) -> PredictionErrors:
-    """Return how far predictions are from the labels of the same structures, at least one; all finite.
+    """Return the errors of predictions for at least one labelled structure; all values finite.
 
     >>> prediction_errors(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), held_out=True).r_squared
     0.5

@@ -1,4 +1,4 @@
-"""A network of another program, read from its weights."""
+"""Surrogate networks of other programs, read from their weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class ExternalSurrogate(Surrogate):
 
     Args:
         tensors: Weights and biases by name.
-        source: Where they are from, for messages.
+        source: Origin, for messages.
 
     Raises:
-        InputError: They are no such network.
+        InputError: They are not such a network.
     """
 
     kind = "external"
@@ -45,7 +45,7 @@ class ExternalSurrogate(Surrogate):
 
         @property
         def inputs(self) -> tuple[str, ...]:
-            """Files that the method reads: results depend on their contents."""
+            """Input files, on whose contents the results depend."""
             return (self.path,)
 
     def __init__(self, tensors: dict[str, Tensor], *, source: str) -> None:
@@ -87,14 +87,14 @@ class ExternalSurrogate(Surrogate):
         progress: Progress | None = None,
         **options: Any,
     ) -> Surrogate:
-        """Return the surrogate in the file ``path``, which may be one of whorl's own; nothing is fitted.
+        """Return the surrogate in the file ``path``, which may also be one of whorl's; nothing is fitted.
 
         The error of another program's network is measured on the validation rows.
         """
         surrogate = load_surrogate(options["path"], shape=tuple(features.shape[1:]))
         rows = torch.arange(len(features)) if validation is None else validation
         if isinstance(surrogate, ExternalSurrogate) and len(rows):
-            # Which rows it was trained on, no one knows.
+            # Its training rows are unknown.
             predicted = surrogate.predict(features[rows]).mean
             surrogate._errors = prediction_errors(predicted, properties[rows], held_out=False)
         return surrogate
@@ -104,12 +104,12 @@ class ExternalSurrogate(Surrogate):
         """Return the property of each row.
 
         Raises:
-            InputError: As many numbers a row are not what the network takes.
+            InputError: The number of features does not match the network.
         """
         numbers = math.prod(features.shape[1:])
         if (numbers,) != self.shape:
             raise InputError(
-                f"external surrogate: takes {self.shape[0]} numbers, but these features have {numbers}. "
+                f"external surrogate: expects {self.shape[0]} features, but got {numbers}. "
                 "Use a network made for these features."
             )
         return Prediction(mean=self.network(features.flatten(1).double()).squeeze(1))

@@ -39,7 +39,7 @@ class NetworkSurrogate(TensorModel, Surrogate):
         options: Hyperparameters, see :class:`NetworkSurrogate.Settings`.
 
     Raises:
-        InputError: A hyperparameter that makes no sense.
+        InputError: An invalid hyperparameter.
     """
 
     kind = "network"
@@ -84,7 +84,7 @@ class NetworkSurrogate(TensorModel, Surrogate):
         """Return the property of each row without gradients, ``batch_size`` rows at a time.
 
         Raises:
-            InputError: The model is not trained, or the features have another shape than its own.
+            InputError: The model is not trained, or the features have another shape.
         """
         self._require_training()
         self.check_features(features)
@@ -132,7 +132,7 @@ class NetworkSurrogate(TensorModel, Surrogate):
 
     @classmethod
     def load(cls, path: Path | str) -> Surrogate:
-        """Read what :meth:`save` wrote.
+        """Read a file written by :meth:`save`.
 
         Raises:
             InputError: No such file, another kind of file, or a damaged one.

@@ -1,17 +1,17 @@
-r"""Selection: of many candidates for one target, those that surely have it and still differ from one another.
+r"""Selection of accurate and diverse samples from a pool.
 
-A conditional generator trained on few rows makes samples whose property scatters about the one asked for. A
-:class:`whorl.surrogates.EnsembleSurrogate`, fitted to the same labelled rows, says how likely each sample is
-to hit the target; the best of a large pool hit it nearly always. But the best resemble each other, so the
-choice is made under a constraint: the chosen stay as far apart as real structures with that property are. The
+The samples of a conditional generator trained on few rows scatter about the target property. A
+:class:`whorl.surrogates.EnsembleSurrogate`, fitted to the same labelled rows, estimates how likely each
+sample is to hit the target; the best of a large pool nearly always do. As the best resemble each other, the
+selection is constrained: selected samples are as far apart as real structures with that property. The
 steps:
 
-1. :func:`calibrate`: the condition c₀ at which the ensemble reads the target from the samples, on average.
+1. :func:`calibrate`: the condition c₀ at which the mean prediction for the samples is the target.
 2. :func:`draw_pool`: samples at conditions about c₀, with the ensemble's mean p and uncertainty u for each.
 3. :func:`miss_probability`: the risk P(|y - t| > tolerance) of each, if y ~ N(p, u²).
 4. :func:`choose`: the samples of least risk whose mean pairwise distance is at least the one required.
 
-:func:`select` does all four. Nothing here sees the judge of the results.
+:func:`select` does all four. The surrogate that evaluates the results is not used.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ PILOT_WIDTH = 0.6
 CONDITION_WIDTH = 0.3
 """Standard deviation of the pool's conditions about c₀, in standard deviations of the property."""
 CANDIDATES = (2, 4, 8)
-"""So many times as many as are wanted come into question, those that the ensemble reads nearest to the
-target; the larger numbers where the smaller leave no choice that is spread enough."""
+"""Candidates per selected sample, those with predictions nearest to the
+target; larger numbers are used if smaller ones do not reach the spread."""
 MOST_CANDIDATES = 12_000
-"""So many at most, unless more are wanted: their distances to one another are held in memory."""
+"""Maximum number of candidates, unless more samples are selected: their distance matrix is held in memory."""
 LARGEST_WEIGHT = 100.0
-"""Of the spread against the risk, in their own units: more changes the choice no more."""
+"""Largest weight of the spread relative to the risk: larger ones do not change the selection."""
 REFERENCE_ROWS = 5
-"""Rows that tell how spread real structures are, where fewer lie within the tolerance."""
+"""Minimum number of rows of the reference spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Samples with what the ensemble thinks of them.
+    """Samples with the predictions of the ensemble.
 
     Attributes:
         features: In data units.
         predicted: Property that the ensemble reads from them.
-        uncertainty: Standard deviation that it gives for it.
+        uncertainty: Standard deviation of the prediction.
     """
 
     features: Float[Tensor, "n *shape"]
@@ -62,12 +62,12 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which candidates were chosen.
+    """Selected candidates.
 
     Attributes:
-        rows: Their indices, by rising risk.
+        rows: Their indices, by increasing risk.
         spread: Their mean pairwise distance.
-        weight: The λ of :func:`choose`; 0 where the candidates of least risk were spread enough.
+        weight: The λ of :func:`choose`; 0 if the candidates of least risk have the spread.
         feasible: Whether the spread asked for was reached.
     """
 
@@ -84,11 +84,11 @@ class Selection:
     Attributes:
         features: In data units.
         predicted: Property that the ensemble reads from them.
-        risk: Probability of a miss that follows from the ensemble.
-        candidates: How many samples of the pool came into question.
+        risk: Probability of a miss, by the ensemble.
+        candidates: Number of candidates from the pool.
         spread_ratio: Mean pairwise distance over that of the real rows near the target.
         feasible: Whether the spread asked for was reached.
-        advice: What to do where it was not; else empty.
+        advice: Remedy if it was not; else empty.
     """
 
     features: Float[Tensor, "n *shape"]
@@ -108,11 +108,11 @@ def calibrate(
     rng: torch.Generator,
     temperature: float = 1.0,
 ) -> float:
-    r"""Return the condition at which the ensemble reads the target from the samples, on average.
+    r"""Return the condition at which the mean prediction for the samples is the target.
 
-    The line :math:`p \approx a + b\,c` through the ensemble's readings p of samples at conditions c about
-    the target is solved for p = target. A line that does not rise says nothing: the target itself is taken.
-    The condition stays near the target, and goes no further beyond what the generator was trained on than
+    The line :math:`p \approx a + b\,c` through the predictions p for samples at conditions c about
+    the target is solved for p = target. If its slope is not positive, the target itself is returned.
+    The condition stays near the target, and exceeds the training range no more than
     the target does.
     """
     width = float(ensemble.property_scaler.scale[0])
@@ -175,12 +175,12 @@ def reference_spread(
 ) -> float:
     """Return the mean pairwise distance of the real rows within the tolerance of the target.
 
-    Where they are fewer than 5, it is that of the 5 rows whose property is nearest.
+    If there are fewer than 5, it is that of the 5 rows with the nearest property.
 
     Args:
         features: Standardised features of labelled rows.
         properties: Their property.
-        target: The value asked for.
+        target: Target value.
         tolerance: In units of the property.
     """
     error = (properties - target).abs()
@@ -198,24 +198,24 @@ def choose(
     rounds: int = 10,
     bisections: int = 10,
 ) -> Choice:
-    r"""Choose the candidates of least risk whose mean pairwise distance is at least ``spread``.
+    r"""Select the candidates of least risk with a mean pairwise distance of at least ``spread``.
 
-    With the Lagrange multiplier λ of the constraint, the set S wanted has the lowest
+    With the Lagrange multiplier λ of the constraint, the selected set S minimises
     :math:`\sum_{i \in S} r_i - \lambda\, \bar d_i(S)`, where :math:`\bar d_i(S)` is the mean distance of i to
-    S. It is sought by repeatedly taking the ``count`` lowest :math:`r_i - \lambda\,\bar d_i(w)`, w being a
-    running average of the sets taken so far; and λ by bisection. Of the sets met that keep the constraint,
-    that of least risk is returned. Risks are in units of their standard deviation, distances in units of the
-    candidates' mean distance.
+    S. It is approximated by repeatedly taking the ``count`` lowest :math:`r_i - \lambda\,\bar d_i(w)`, w
+    being a running average of the sets so far; λ is found by bisection. Of the sets that satisfy the
+    constraint, that of least risk is returned. Risks are in units of their standard deviation, distances in
+    units of the candidates' mean distance.
 
-    When no λ reaches ``spread``, the most spread set met is returned, with ``feasible`` false.
+    If no λ reaches ``spread``, the set with the largest spread is returned, with ``feasible`` false.
 
     Args:
         features: Candidates, standardised.
-        risk: What to keep low.
-        count: How many to choose; all when there are no more.
-        spread: Mean pairwise distance required.
-        rounds: Sets taken for one λ.
-        bisections: Values of λ tried.
+        risk: Quantity to minimise.
+        count: Number to select; all if there are no more.
+        spread: Required mean pairwise distance.
+        rounds: Iterations for each λ.
+        bisections: Number of bisection steps.
 
     Raises:
         InputError: No candidates, or ``count`` is not above zero.
@@ -271,19 +271,19 @@ def select(
     temperature: float = 1.4,
     rng: torch.Generator,
 ) -> Selection:
-    """Generate ``count`` samples for one target: a pool, of which the surest and still different are chosen.
+    """Generate ``count`` samples for one target: a pool, from which accurate and diverse ones are selected.
 
     Args:
-        generators: Trained on the same representation; two from different seeds differ more than one.
-        ensemble: Fitted to labelled rows; it alone says what is sure.
-        features: The labelled rows, which say what "different" means.
+        generators: Trained on the same representation; several seeds give more diversity.
+        ensemble: Fitted to labelled rows.
+        features: The labelled rows, which define distances.
         properties: Their property.
         target: The value asked for.
-        count: Samples wanted.
+        count: Number of samples.
         tolerance: Within this of the target is a hit, in units of the property.
-        pool: Samples drawn to choose from.
-        spread: Mean pairwise distance wanted, as a share of that of the real rows near the target. Larger is
-            more different, smaller is surer.
+        pool: Size of the pool.
+        spread: Required mean pairwise distance, as a fraction of that of the real rows near the target.
+            Larger is more diverse, smaller is more accurate.
         temperature: Of the latent noise of the pool.
         rng: Source of all randomness.
 
@@ -321,8 +321,8 @@ def select(
     advice = ""
     if not choice.feasible:
         advice = (
-            f"target {target:g}: the samples' spread is {ratio:.2f} of that of real structures, wanted was "
-            f"{spread:g}. Remedy: a larger pool or a higher temperature."
+            f"target {target:g}: the samples' spread is {ratio:.2f} of that of real structures, requested "
+            f"was {spread:g}. Remedy: a larger pool or a higher temperature."
         )
     return Selection(
         features=drawn.features[chosen],

@@ -1,4 +1,4 @@
-"""Settings that surrogates have in common."""
+"""Settings common to all surrogates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from whorl.settings import SectionOfKind
 
 
 class SurrogateSettings(SectionOfKind):
-    """Settings of a surrogate. Which other keys there are depends on its kind."""
+    """Settings of a surrogate; further keys depend on its kind."""
 
     registry = SURROGATES
     default = "network"

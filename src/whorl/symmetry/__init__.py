@@ -1,4 +1,4 @@
-"""Symmetry of crystals and clusters: groups, their sites, detection, and coordinates that keep it."""
+"""Symmetry of crystals and clusters: groups, Wyckoff positions, detection, symmetric coordinates."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Symmetric structures of few coordinates: which atoms are alike, and how they move together.
+"""Symmetry-preserving coordinates: orbits of equivalent atoms and their free coordinates.
 
 A symmetry takes each atom to others of its *orbit*. Their surroundings are alike, so that one atom of each
 orbit stands for all, and a few coordinates q move the whole structure without breaking the symmetry.

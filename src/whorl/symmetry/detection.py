@@ -1,4 +1,4 @@
-r"""Space groups of crystals: their numbers, standardized cells, and crystals refined to their symmetry.
+r"""Space groups of crystals: detection, standardized cells, and symmetrisation.
 
 spglib finds the operations :math:`x \to W x + w` (fractional coordinates) that take a crystal onto itself
 within a tolerance. :func:`refine` then makes them exact: each atom goes to the mean of all images that fall
@@ -84,7 +84,7 @@ class Symmetric:
         translations: w of each operation in [0, 1), multiples of 1/4 or 1/6.
         number: Of the space group.
         setting: Which setting of it the tables (gemmi's) have with these operations; ``None`` where none.
-        displacement: Greatest distance in Å that an atom was moved, beside the move of the origin.
+        displacement: Largest displacement of an atom in Å, apart from the shift of the origin.
     """
 
     crystal: StructureBatch

@@ -1,4 +1,4 @@
-r"""Symmetric arrangements: many structures have few free coordinates, and a search may start there.
+r"""Random symmetric arrangements, as starts of a search.
 
 An operation of a crystal takes fractional coordinates x to :math:`W x + w` with an integer matrix W that
 leaves the lattice as it is; translations w are counted in 24ths, so that groups close exactly. Those of

@@ -1,7 +1,7 @@
-r"""Point groups of clusters and molecules, and random ones of them.
+r"""Point groups of clusters and molecules.
 
 An operation takes Cartesian coordinates x about the centre to :math:`W x` with an orthogonal matrix W. Axes
-of order two to six stand along z, with mirrors and twofold axes in all usual ways; beside these there are the
+of order two to six along z, with mirrors and twofold axes in all usual ways; in addition there are the
 cubic groups and the icosahedral ones. A *site* is what the operations of a subgroup leave as it is: the
 centre, a line, a plane, or all of space.
 """

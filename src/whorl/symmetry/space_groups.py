@@ -1,4 +1,4 @@
-"""Which groups of operations a crystal can have in a given cell, and random ones of them.
+"""Space groups that a crystal can have in a given cell.
 
 The space groups are known in the settings of their conventional cells. In another cell of the same lattice,
 such as a primitive one, they are those whose translations hold the vectors of that cell.

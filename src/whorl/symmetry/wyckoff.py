@@ -1,4 +1,4 @@
-r"""Wyckoff positions: the kinds of sites that a group of operations has, and how atoms can fill them.
+r"""Wyckoff positions of a group, and their occupation by atoms.
 
 A *site* is a point, line, plane or all of space that some operations leave as it is, as
 

@@ -135,16 +135,14 @@ def _rows_are_independent(
 ) -> None:
     alone = reconstructor.reconstruct(features[1:2], context.select([1]))
     place = made.rows.tolist().index(1) if 1 in made.rows.tolist() else None
-    assert (place is None) == (len(alone) == 0), (
-        "what is beside a feature must not decide whether it succeeds"
-    )
+    assert (place is None) == (len(alone) == 0), "success must not depend on the other features of the batch"
     if place is not None:
         torch.testing.assert_close(
             alone.structures.positions,
             made.structures[place].positions,
             rtol=0,
             atol=1e-5,
-            msg="a structure must not depend on what is reconstructed beside it",
+            msg="a structure must not depend on the others of the batch",
         )
 
 
@@ -159,7 +157,7 @@ def _bad_rows_are_skipped(
         raise AssertionError(f"one bad feature must not stop the others: {error}") from error
     assert 0 in found.skipped, "features of NaN must be skipped with a reason"
     assert found.rows.tolist() == [row for row in made.rows.tolist() if row], (
-        "features beside bad ones must be reconstructed as before"
+        "features must be reconstructed as before if others are bad"
     )
 
 

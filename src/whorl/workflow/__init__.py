@@ -1,4 +1,4 @@
-"""One recipe runs the whole line, stage by stage; what is finished is not repeated."""
+"""Workflow: recipes run stage by stage, resumable."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Steps that are done once: what is finished stays; what changed is done again, with what follows from it.
+"""Engine of resumable steps: finished steps are kept, changed ones and their dependents are run again.
 
-Each step owns a folder. Its key is the hash of its settings, of its code's version and of the keys of the
-steps it needs. The folder's ``stage.json`` with that key is written last, so its presence means all is there;
+Each step has a folder. Its key is the hash of its settings, of its code's version and of the keys of the
+steps it needs. The folder's ``stage.json`` with that key is written last, so its presence means completeness;
 it lists the step's files with their checksums, so that damage is noticed.
 """
 
@@ -31,14 +31,14 @@ class Step:
     """One piece of a run.
 
     Attributes:
-        name: Also its folder within the run folder, such as ``train/n300``.
-        settings: JSON-able; everything but other steps' results that its own result depends on.
+        name: Its folder within the run folder, such as ``train/n300``.
+        settings: JSON-able; everything that its result depends on, except results of other steps.
         run: Does the work, called with ``monitor``: reads finished folders, writes into its own.
         needs: Names of the steps whose results it reads.
         sources: Files or folders from elsewhere that it reads; their contents count as settings.
-        keeps: Folders within its own that survive a change of settings, since they guard themselves.
-        scratch: Folders within its own that serve only to go on after an interruption, and guard themselves.
-        version: Raised when the same settings begin to mean another result.
+        keeps: Subfolders that survive a change of settings, since their files are keyed by their inputs.
+        scratch: Subfolders that serve only to resume, with files keyed by their inputs.
+        version: Increased when the same settings begin to give another result.
     """
 
     name: str
@@ -52,24 +52,24 @@ class Step:
 
 
 class _ControlFile(BaseModel):
-    """What a control file says; one that is damaged or of another form says nothing."""
+    """Contents of a control file; empty if it is damaged or of another form."""
 
 
 _Form = TypeVar("_Form", bound=_ControlFile)
 
 
 class Marker(_ControlFile):
-    """``stage.json``: what a finished step says of itself.
+    """``stage.json``: the record of a finished step.
 
     Attributes:
         key: Of the step.
         files: SHA-256 of each of its files, by their paths within its folder.
-        results: By the names of the steps it needs, the hash of what these had made when it read them.
+        results: Hashes of the results that it read, by the names of the steps.
         sources: Hashes of the contents of its sources, as it read them.
         seconds: That the work took.
         warnings: For the reader of the results.
-        skipped: Input entries that were left out, with reasons.
-        doubts: Input entries that may not be what their file means, with reasons.
+        skipped: Input entries that were skipped, with reasons.
+        doubts: Input entries with a doubtful interpretation, with reasons.
     """
 
     key: str
@@ -83,12 +83,12 @@ class Marker(_ControlFile):
 
     @property
     def result(self) -> str:
-        """Hash of all that the step has made."""
+        """Hash of all output of the step."""
         return stable_hash(self.files)
 
 
 class _Begun(_ControlFile):
-    """``.begun.json``: what is being worked at, and for how long already."""
+    """``.begun.json``: the step in progress, and the time spent on it."""
 
     key: str | None
     seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -102,7 +102,7 @@ def _read(form: type[_Form], path: Path) -> _Form | None:
 
 
 def read_marker(folder: Path, name: str) -> Marker:
-    """Return what the finished step ``name`` says of itself.
+    """Return the record of the finished step ``name``.
 
     Raises:
         InputError: It is not finished, or its ``stage.json`` is damaged.
@@ -135,7 +135,7 @@ def keys(steps: Sequence[Step], sources: Mapping[str, list[str]] | None = None) 
 
 
 def unfinished(steps: Sequence[Step], folder: Path) -> list[Step]:
-    """Return the steps that have no result for their settings and sources yet; damage is not looked for."""
+    """Return the steps without a result for their settings and sources; damage is not checked."""
     try:
         key_of = keys(steps, {step.name: _hashes_of_sources(step, folder / step.name) for step in steps})
     except InputError:  # a source is missing, so nothing that reads it is finished
@@ -145,13 +145,13 @@ def unfinished(steps: Sequence[Step], folder: Path) -> list[Step]:
 
 
 def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
-    """Carry out the steps that are not finished, in order.
+    """Run the steps that are not finished, in order.
 
-    Warnings, skipped and doubtful entries of steps finished earlier are told again. A finished step whose
-    files are damaged, or that read what was made anew since, is carried out again, and a warning says why.
+    Warnings, skipped and doubtful entries of steps finished earlier are repeated. A finished step whose
+    files are damaged, or whose inputs were made again since, is run again, and a warning says why.
 
     Raises:
-        InputError: A step's folder cannot be worked in, or a source of it is gone.
+        InputError: A step's folder cannot be used, or a source of it is gone.
     """
     for step in steps:
         _check_folder(folder / step.name, step)
@@ -168,7 +168,7 @@ def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
                 results[step.name] = marker.result
                 _tell_finished(step, marker, monitor)
                 continue
-            monitor.warn(f"{directory}: {reason}; this stage is done again.")
+            monitor.warn(f"{directory}: {reason}; this stage is run again.")
         for source in step.sources:
             if not source.exists():
                 contents_hash(source)  # says so, before anything is removed
@@ -177,7 +177,7 @@ def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
 
 
 def _check_folder(directory: Path, step: Step) -> None:
-    """Make sure that a step may work in this folder, before anything is done.
+    """Check that a step may use this folder, before anything is done.
 
     Raises:
         InputError: It is a file, or has files that whorl did not write.
@@ -194,7 +194,7 @@ def _check_folder(directory: Path, step: Step) -> None:
 
 
 def _hashes_of_sources(step: Step, directory: Path) -> list[str]:
-    """Return the hashes of a step's sources; where one is gone, that of what the finished step read."""
+    """Return the hashes of a step's sources; if one is gone, that read by the finished step."""
     marker = _read(Marker, directory / MARKER)
     known = marker.sources if marker is not None and len(marker.sources) == len(step.sources) else None
     return [
@@ -204,7 +204,7 @@ def _hashes_of_sources(step: Step, directory: Path) -> list[str]:
 
 
 def _damage(directory: Path, marker: Marker) -> str | None:
-    """Say which file of a finished step is not as the step left it."""
+    """Return which file of a finished step was changed or deleted."""
     for name, checksum in marker.files.items():
         path = directory / name
         if not path.is_file():
@@ -215,10 +215,10 @@ def _damage(directory: Path, marker: Marker) -> str | None:
 
 
 def _other_results(marker: Marker, results: Mapping[str, str]) -> str | None:
-    """Say which step has made something else since this one read its results."""
+    """Return which step has other results than those this one read."""
     for name, made in results.items():
         if marker.results.get(name) != made:
-            return f"the results of {name} are others than those it was made from"
+            return f"the results of {name} have changed since it read them"
     return None
 
 
@@ -227,7 +227,7 @@ def _tell_finished(step: Step, marker: Marker, monitor: Monitor) -> None:
     for gone in step.sources:
         if not gone.exists():
             monitor.warn(
-                f"{gone}: not there any more, so whether it changed is not known. The run goes on with what "
+                f"{gone}: no longer exists, so whether it changed is not known. The run goes on with what "
                 "was read from it."
             )
     for message in marker.warnings:
@@ -289,7 +289,7 @@ def _checksums(directory: Path, *, leave_out: set[str]) -> dict[str, str]:
 
 
 def refresh(folder: Path, name: str) -> None:
-    """Take the files of a finished step as they are now, after it was done once more by itself."""
+    """Update the record of a finished step after it was run again by itself."""
     directory = folder / name
     marker = _read(Marker, directory / MARKER)
     if marker is not None:
@@ -299,10 +299,10 @@ def refresh(folder: Path, name: str) -> None:
 
 
 def _prepare(directory: Path, key: str, step: Step) -> float:
-    """Make the folder ready for this key; return the seconds already spent on it.
+    """Prepare the folder for this key; return the seconds already spent on it.
 
     Partial results of the same key are kept for the step to continue from; those of another key are removed.
-    Of a step that was finished and is damaged, what serves to go on is kept.
+    Of a finished step that is damaged, files for resuming are kept.
     """
     directory.mkdir(parents=True, exist_ok=True)
     marker, begun = _read(Marker, directory / MARKER), _read(_Begun, directory / _BEGUN)

@@ -1,4 +1,4 @@
-"""Where long work says how far it is and what it had to leave out."""
+"""Monitors: progress, notes, warnings and skipped entries of long computations."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class ProgressCallback(Protocol):
-    """Called as work goes on."""
+    """Progress callback."""
 
     def __call__(self, done: int, total: int, message: str = "") -> None:
-        """Say how many of how many units are done, and what is at hand."""
+        """Report the number of finished units, their total, and a message."""
 
 
 class Monitor:
-    """Collects warnings, skipped and doubtful entries in silence. The command line shows them at once."""
+    """Collects warnings, skipped and doubtful entries silently. The command line also shows them."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -33,16 +33,16 @@ class Monitor:
         """Note that a step is ``finished`` (before), ``started`` or ``done``."""
 
     def note(self, message: str) -> None:
-        """Tell something about the work that is neither a result nor a warning."""
+        """Report information that is neither a result nor a warning."""
 
     def warn(self, message: str) -> None:
-        """Note something the reader of the results should know."""
+        """Record a warning for the reader of the results."""
         self.warnings.append(message)
 
     def skip(self, source: str, reason: str) -> None:
-        """Note an input entry that could not be used."""
+        """Record an input entry that could not be used."""
         self.skipped.append((source, reason))
 
     def doubt(self, source: str, reason: str) -> None:
-        """Note an input entry that was used, but may not be what its file means."""
+        """Record an input entry that was used, but whose interpretation is doubtful."""
         self.doubts.append((source, reason))

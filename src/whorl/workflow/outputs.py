@@ -1,4 +1,4 @@
-"""Where single commands write: asked before the work begins, so that none of it is lost."""
+"""Checks of output paths of single commands, before the work begins."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from whorl.files import check_folder
 _SUFFIX = ".safetensors"
 
 
-def check_output(output: Path, *inputs: Path | None, beside: str | None = None) -> None:
-    """Make sure that a result can have this name, and takes the place of nothing that it is made of.
+def check_output(output: Path, *inputs: Path | None, second: str | None = None) -> None:
+    """Check that a result can have this name, and does not overwrite its inputs.
 
     Args:
-        output: Where the result is to go.
-        inputs: What it is made of.
-        beside: Suffix of a further file that is written beside it.
+        output: File to write.
+        inputs: Input files.
+        second: Suffix of a second file that is written next to it.
 
     Raises:
         InputError: Another suffix than ``.safetensors``, a folder, within a file, or one of the inputs.
@@ -29,7 +29,7 @@ def check_output(output: Path, *inputs: Path | None, beside: str | None = None) 
     check_folder(output.parent)
     if output.is_dir():
         raise InputError(f"{output}: is a folder, expected the name of a file to write.")
-    written = [output, *([output.with_suffix(beside)] if beside else [])]
+    written = [output, *([output.with_suffix(second)] if second else [])]
     for path in written:
         for given in inputs:
             if given is not None and path.exists() and given.exists() and path.samefile(given):

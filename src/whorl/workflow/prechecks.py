@@ -1,4 +1,4 @@
-"""What can be known to fail before the work begins, or once the data are there: all of it is told at once."""
+"""Checks before a run, and once the data is available; all problems are reported together."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FAR = 1000  # ranges of the data
 
 
 def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
-    """Refuse a recipe of which some stage is bound to fail, whatever the data are.
+    """Reject a recipe of which some stage would fail for any data.
 
     Args:
-        recipe: What to do.
-        stages: Those that are to be done.
+        recipe: The recipe.
+        stages: Stages to run.
 
     Raises:
-        InputError: All that has to be mended.
-        MissingExtraError: An optional package is not installed, and nothing else has to be mended.
+        InputError: Lists all problems.
+        MissingExtraError: A missing optional package is the only problem.
     """
     checks: list[Callable[[], Iterable[WhorlError] | None]] = []
 
@@ -100,7 +100,7 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
         yield from _failing(lambda: require_answerable(kinds, recipe.property_name, requested))
         if recipe.generate.selection is not None and recipe.generator.conditions:
             yield InputError(
-                "generate.selection chooses by the property alone, and the generator is conditioned on "
+                "generate.selection uses the property only, but the generator is conditioned on "
                 f"{', '.join(recipe.generator.conditions)} too (generator.conditions). Leave out one of the "
                 "two."
             )
@@ -138,7 +138,7 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
 
 
 def require_possible(recipe: Recipe, folder: Path, sizes: Iterable[str]) -> None:
-    """Refuse, before anything is trained, what cannot be generated or judged with these data.
+    """Reject, before training, what cannot be generated or evaluated with these data.
 
     Args:
         recipe: What to do.
@@ -168,7 +168,7 @@ def require_possible(recipe: Recipe, folder: Path, sizes: Iterable[str]) -> None
 
 
 def _require_near(targets: Iterable[float], labels: Tensor, property: str) -> None:
-    """Refuse targets so far away that nothing learned from the labels can mean anything there."""
+    """Reject targets that are too far from the labels."""
     known = labels[labels.isfinite()]
     if not len(known):
         raise InputError(f"no row has a finite '{property}' to train on.")
@@ -183,13 +183,13 @@ def _require_near(targets: Iterable[float], labels: Tensor, property: str) -> No
 
 
 def _require_seen(recipe: Recipe, folder: Path, known: FeatureSet) -> None:
-    """Refuse elements and symmetry that no training row has."""
+    """Reject elements and symmetries that no training row has."""
     from whorl.conditions import Conditions, kinds_answering
     from whorl.datasets.store import labels_of, structures_of
 
     requested = recipe.generate.requested
     conditions, columns = Conditions.of_data(
-        # Symmetry is sought only where it is requested.
+        # Symmetry is detected only if it is requested.
         kinds_answering(recipe.generator.conditions, requested),
         property=recipe.property_name,
         labels=labels_of(known, recipe.property_name),
@@ -199,17 +199,17 @@ def _require_seen(recipe: Recipe, folder: Path, known: FeatureSet) -> None:
 
 
 def raise_together(problems: Iterable[WhorlError]) -> None:
-    """Raise the only problem as it is, or several as one error; nothing where there are none."""
+    """Raise a single problem as it is, or several as one error."""
     different = list({str(problem): problem for problem in problems}.values())
     if len(different) == 1:
         raise different[0]
     if different:
         lines = "".join(f"\n  {problem}" for problem in different)
-        raise InputError(f"{len(different)} things have to be mended first:{lines}")
+        raise InputError(f"{len(different)} problems have to be solved first:{lines}")
 
 
 def _failing(function: Callable[[], object]) -> Iterable[WhorlError]:
-    """Give the error that a call raises, if any."""
+    """Yield the error that a call raises, if any."""
     try:
         function()
     except (InputError, MissingExtraError) as error:
@@ -229,7 +229,7 @@ def _elements(key: str, symbols: Iterable[str]) -> Iterable[WhorlError]:
 
 
 def _calculator(key: str, method: CalculatorSettings, *, quantity: str = "auto") -> Iterable[WhorlError]:
-    """Make the calculator once: that it cannot be imported or made is known before hours of work."""
+    """Create the calculator once, to find errors early."""
     from whorl.evaluation.evaluators.energy import require_quantity
 
     def make() -> None:
@@ -240,7 +240,7 @@ def _calculator(key: str, method: CalculatorSettings, *, quantity: str = "auto")
 
 
 def _reference(element: str, method: CalculatorSettings) -> Iterable[WhorlError]:
-    """Say that clusters of an element cannot be labelled: their formation energy needs its bulk."""
+    """Yield an error for elements without a bulk energy, which formation energies need."""
     from whorl.potentials.reference import why_no_reference
 
     if element not in method.bulk_energy and (reason := why_no_reference(element)) is not None:
@@ -251,7 +251,7 @@ def _reference(element: str, method: CalculatorSettings) -> Iterable[WhorlError]
 
 
 def _require_memory(recipe: Recipe) -> None:
-    """Refuse networks or samples that cannot fit into memory.
+    """Reject networks or samples that cannot fit into memory.
 
     The data may have more elements, and so more features, than the recipe names: this is a lower bound.
     """

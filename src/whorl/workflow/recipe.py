@@ -1,4 +1,4 @@
-"""Recipes: read one, change a key, say in plain words what is wrong with it; recipes shipped with whorl."""
+"""Recipes: reading, changed keys, user-facing errors, and the example recipes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_recipe(path: Path | str, *, changes: Iterable[str] = ()) -> Recipe:
         changes: Such as ``"generator.epochs=100"``; each replaces or adds one key, its value read as YAML.
 
     Raises:
-        InputError: What is wrong, with the key, its line, and what is expected there.
+        InputError: With the key, its line, and the expected value.
     """
     path = Path(path)
     try:
@@ -50,7 +50,7 @@ def parse_recipe(
         _apply(data, change, lines)
     if name is not None:
         data.setdefault("name", name)
-    # A section whose keys are all commented out reads as null: its defaults are meant. With invert and
+    # A section whose keys are all commented out is read as null: its defaults are meant. With invert and
     # decode, null means: not at all.
     for key in [
         key for key, value in data.items() if value is None and key not in ("reconstruct", "invert", "decode")
@@ -72,12 +72,12 @@ def read_section(model: type[Model], path: Path, name: str) -> Model:
 
 
 def shipped_recipes() -> dict[str, str]:
-    """Return the name of each recipe that comes with whorl, and what it does."""
+    """Return name and description of each example recipe."""
     return {name: _shipped(name).partition("\n")[0].removeprefix("# ") for name in _shipped_names()}
 
 
 def write_shipped(name: str, path: Path | None = None) -> Path:
-    """Write a recipe that comes with whorl, and return where it is.
+    """Write an example recipe, and return its path.
 
     Args:
         name: Its name, such as ``pt10_emt``.
@@ -106,7 +106,7 @@ def _shipped(name: str) -> str:
 
 
 def save_recipe(recipe: Recipe, path: Path | str) -> None:
-    """Write a recipe with every default spelt out; reading it again gives the same recipe."""
+    """Write a recipe with all defaults; reading it again gives the same recipe."""
     body = dump_yaml(recipe.model_dump(mode="json"))
     write_text(path, f"# Every setting of this run, defaults included (whorl {__version__}).\n{body}")
 
@@ -124,7 +124,7 @@ def _text_of(path: Path) -> str:
 
 
 def _nearby(path: Path) -> str:
-    """Name recipes that may have been meant."""
+    """Return similar names of recipes."""
     if path.stem in _shipped_names():
         return f" Write the one that comes with whorl: whorl init {path.stem}"
     folder = path.parent
@@ -133,7 +133,7 @@ def _nearby(path: Path) -> str:
 
 
 def _apply(data: dict[str, Any], change: str, lines: dict[KeyPath, int]) -> None:
-    """Carry out one ``section.key=value``."""
+    """Apply one ``section.key=value``."""
     option = f"--set {shortened(change)}"
     key, equals, text = change.partition("=")
     if not equals or not key.strip():

@@ -1,7 +1,7 @@
-"""Round trips: encode structures, forget their atoms, search, and see whether the atoms came back.
+"""Round trips: encode structures, discard positions, reconstruct, and compare with the originals.
 
-The search gets the fingerprints, and of the structures their elements, periodicity and (unless it is sought
-too) cell; no positions, and the atoms sorted by element. Only what it found is compared with the originals.
+The search gets the fingerprints and, of the structures, their elements, periodicity and (unless it is free)
+cell; no positions, and the atoms sorted by element. Only the results are compared with the originals.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ _ENDLESS = 10**12  # evaluations
 
 
 def forget(structures: StructureBatch, *, cell: bool = False) -> StructureBatch:
-    """Return elements, cells and periodicity; atoms sorted by element, all at the origin, nothing else.
+    """Return structures without positions: elements, cells and periodicity, with atoms sorted by element.
 
     Args:
-        structures: What to forget.
-        cell: Forget the cells too: each becomes a cube of :data:`VOLUME_PER_ATOM` for each atom.
+        structures: Structures whose positions are discarded.
+        cell: Discard the cells too: each becomes a cube of :data:`VOLUME_PER_ATOM` per atom.
     """
     order = np.lexsort((structures.atomic_numbers.numpy(), structures.structure_index.numpy()))
     cells = structures.cells.clone()
@@ -98,21 +98,21 @@ class _Group:
 def round_trip(
     path: Path, *, settings: RoundTripSettings, output: Path, monitor: Monitor
 ) -> list[Comparison]:
-    """Make the round trip of every structure of a file, and write what came of it.
+    """Make the round trip of every structure of a file, and write the results.
 
     Into ``output``: ``solutions.extxyz`` (one structure a target), ``alternatives.extxyz`` (other structures
-    with the same fingerprints, where there are any), ``result.csv``, ``settings.yaml``, ``comparison.html``,
+    with the same fingerprints, if any), ``result.csv``, ``settings.yaml``, ``comparison.html``,
     and ``solutions/NNN.cif`` of each periodic one. Finished searches are kept in ``.search``: started again
-    with the same settings, it goes on from there.
+    with the same settings, it resumes from there.
 
     Args:
         path: Structures in any format of :func:`whorl.datasets.read_dataset`, or a data set of whorl.
-        settings: Of encoding and search.
+        settings: Settings of encoding and search.
         output: Folder.
-        monitor: Told of progress, warnings and entries that cannot be used.
+        monitor: Receives progress, warnings and entries that cannot be used.
 
     Raises:
-        InputError: Nothing in the file can be used, or the output would overwrite it.
+        InputError: The file has no usable entry, or the output would overwrite it.
     """
     _check_output(path, output)
     data = _read(path, settings, monitor)
@@ -153,7 +153,7 @@ def round_trip(
             names=tuple(data.ids[number] for number in group.members),
         )
         nearer = problem.replace(min_distance=MIN_DISTANCE).contacts(group.originals)
-        if bool(nearer.any()):  # what is there is never excluded from the search
+        if bool(nearer.any()):  # existing results are not excluded from the search
             problem = problem.replace(min_distance=0.0)
         began = time.monotonic()
         result = _search(problem, settings, share, output / ".search", progress.part(group, len(groups)))
@@ -189,7 +189,7 @@ def _read(path: Path, settings: RoundTripSettings, monitor: Monitor) -> Dataset:
     if path.suffix == ".safetensors":
         data = load_dataset(path)
         if data.structures is None:
-            raise InputError(f"{path}: holds no structures.")
+            raise InputError(f"{path}: contains no structures.")
     else:
         data = read_dataset(path, property=None, progress=monitor.progress("reading"))
     for entry in data.skipped:
@@ -219,10 +219,10 @@ def _groups(structures: StructureBatch, settings: RoundTripSettings, monitor: Mo
     if fixed:
         monitor.warn(
             f"{listed(fixed)}: periodic in one or two directions, so the cell is kept; only cells that are "
-            "periodic in all three are sought."
+            "periodic in all three are optimised."
         )
     elif settings.free_cell and not any(free for _, _, free in keys):
-        monitor.warn("nothing in the file is periodic, so there is no cell to find.")
+        monitor.warn("no structure of the file is periodic, so there is no cell to optimise.")
     return [
         _Group(
             members=members,
@@ -248,25 +248,25 @@ def _configs(groups: Sequence[_Group]) -> list[dict[str, Any]]:
 
 
 class _Ledger:
-    """Budgets given and seconds taken, kept so that a run that goes on gives each group the same again.
+    """Budgets and run times of groups, stored so that a resumed run uses the same budgets.
 
-    A search is taken up where its settings are the same, and the budget is one of them.
+    A search is resumed if its settings are the same, including the budget.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: dict[str, float | None] = {}
         if path.exists():
-            # Where it is damaged, the searches are made again.
+            # If it is damaged, the searches are repeated.
             with contextlib.suppress(InputError, ValidationError):
                 self.entries = _LEDGER.validate_python(read_json(path))
 
     def budget(self, group: int, share: float | None) -> float | None:
-        """Return what the group was given before, or note what it is given now."""
+        """Return the stored budget of a group, or store the present one."""
         return self._note(f"budget {group}", share)
 
     def seconds(self, group: int, taken: float) -> float:
-        """Return the longest time that the group took: the first one, if it was finished at once."""
+        """Return the longest run time of the group."""
         longest = max(taken, self.entries.get(f"seconds {group}") or 0.0)
         self.entries[f"seconds {group}"] = longest
         write_json(self.path, self.entries)
@@ -311,7 +311,7 @@ def _search(
     checkpoint: Path,
     progress: ProgressCallback,
 ) -> InversionResult:
-    # With a clock, the clock alone decides. That no structure has the fingerprint is known to be wrong here.
+    # With a time budget, only the time decides. The structure exists, so no target is infeasible.
     clock: dict[str, Any] = (
         {} if seconds is None else {"budget_evaluations": _ENDLESS, "budget_seconds": seconds}
     )
@@ -334,7 +334,7 @@ def _compare(
     settings: RoundTripSettings,
     shared_seconds: float,
 ) -> list[Comparison]:
-    """Lay what was found beside the originals: only here are they looked at again."""
+    """Compare solutions with the originals, which are used only here."""
     distances = rmsd(result.structures, group.originals).tolist()
     with torch.no_grad():
         reached = group.representation(result.structures).flatten(1)
@@ -370,7 +370,7 @@ def _compare(
 
 
 def _others(result: InversionResult, target: int) -> StructureBatch:
-    """Return the solutions of a target that are neither the one given nor like one another."""
+    """Return the distinct solutions of a target other than the given one."""
     best = result.structures[target]
     kept: list[StructureBatch] = []
     for one in result.solutions[target] if result.solutions else ():
@@ -382,12 +382,12 @@ def _others(result: InversionResult, target: int) -> StructureBatch:
 def _laid(
     found: StructureBatch, original: StructureBatch, distance: float, *, free_cell: bool
 ) -> StructureBatch:
-    """Return what was found in the place and order of the original, where they can be laid on one another."""
+    """Return the solution superposed on the original and in its order of atoms, if they can be superposed."""
     laid = superimpose(found, original) if math.isfinite(distance) else None
     if laid is None:
         return found
     if not free_cell and torch.allclose(laid.cells, original.cells, atol=1e-6):
-        laid = laid.replace(cells=original.cells)  # the same, without what turning it left in the last digits
+        laid = laid.replace(cells=original.cells)  # the same, without rounding errors of the rotation
     # The same structure still?
     return laid if float(rmsd(laid, found)) < 1e-3 else found
 
@@ -402,39 +402,37 @@ def _formula(structure: StructureBatch) -> str:
 
 
 def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: RoundTripSettings) -> str:
-    """Say what the outcome means, knowing that the structure exists."""
+    """Return advice about the outcome, given that the structure exists."""
     if status == "converged" and recovered:
-        text = "The atoms came back."
+        text = "The structure was recovered."
         if others:
             text += (
                 f" But {others} other structure{'s have' if others > 1 else ' has'} the same fingerprint: it "
-                "does not tell them apart (alternatives.extxyz)."
+                "does not distinguish them (alternatives.extxyz)."
             )
         return text
     if status == "converged":
-        text = (
-            "Another structure has the same fingerprint, so the fingerprint alone cannot tell which was meant"
-        )
+        text = "Another structure has the same fingerprint, which therefore does not determine the structure"
         if twin:
             return f"{text}; the original is among the alternatives (alternatives.extxyz)."
-        pools = "" if settings.pooling else ", or other pools (--pooling mean,std)"
+        pools = "" if settings.pooling else ", or other pooling (--pooling mean,std)"
         return (
             f"{text}. Use a representation with more functions or a longer cutoff (--representation){pools}."
         )
     if recovered:
         return (
-            "The atoms came back, but the search did not get below its tolerance before it ended: they are "
-            f"right to about the RMSD. {_more(settings)}"
+            "The structure was recovered, but not to the tolerance of the search: positions are accurate to "
+            f"about the RMSD. {_more(settings)}"
         )
     if status == "failed":
-        return "No start gave a finite loss: look at the structure and its cell, or try another --seed."
-    return f"Not found: what the search has is the nearest so far, not a solution. {_more(settings)}"
+        return "No start had a finite loss: check the structure and its cell, or try another --seed."
+    return f"Not found: the result is the best so far, not a solution. {_more(settings)}"
 
 
 def _more(settings: RoundTripSettings) -> str:
     if not settings.reconstructor.stops_by_the_clock:
         more = settings.reconstructor.more
-        return f"Give it more {more}, or use --solver population."
+        return f"Use more {more}, or --solver population."
     if settings.budget_seconds is not None:
-        return f"Give it more time (--budget-seconds {3 * settings.budget_seconds:g}), or try another --seed."
-    return "Give it a budget by the clock (--budget-seconds) longer than it took, or try another --seed."
+        return f"Use more time (--budget-seconds {3 * settings.budget_seconds:g}), or try another --seed."
+    return "Use a time budget (--budget-seconds) longer than this run, or try another --seed."

@@ -1,4 +1,4 @@
-"""What a round trip leaves in its folder: structures, a table, CIFs, and the outcome in words."""
+"""Output files of a round trip: structures, a table, CIFs, and a summary."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _write_cifs(folder: Path, targets: Sequence[Comparison], monitor: Monitor) -
 
 
 def outcome_lines(targets: Sequence[Comparison]) -> list[str]:
-    """Say in plain words how it went: a sentence about all, then what to do about which."""
+    """Return a summary of the outcome, and advice for some targets."""
     notes: dict[str, list[int]] = {}
     for target in targets:
         if not target.recovered or target.status != "converged" or len(target.alternatives):

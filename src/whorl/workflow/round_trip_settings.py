@@ -1,4 +1,4 @@
-"""Settings of a round trip: which fingerprint, which search, and what both may cost."""
+"""Settings of a round trip: representation, search and budget."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RoundTripSettings:
         representation: One of ``PRESETS``, the name of a representation, or its settings; ``None``: fung2022
             for clusters and molecules, crystal for what is periodic.
         pooling: From atoms to the structure; ``None``: as the representation has it.
-        free_cell: Whether cells are forgotten and sought too.
+        free_cell: Whether cells are discarded and reconstructed too.
         budget_seconds: For all targets together, however many evaluations that is; ``None``: as many
             evaluations as :func:`whorl.reconstruction.solve` gives each.
         solver: Name of a reconstructor that searches.

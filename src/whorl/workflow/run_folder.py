@@ -1,4 +1,4 @@
-"""Run folders: where each result of a run lies."""
+"""Run folders: paths of the results of a run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RunFolder:
         return self.path / "sampling" / label / "rows.json"
 
     def generator(self, label: str) -> Path:
-        """The generator; further members lie beside it."""
+        """The generator; further members are in the same folder."""
         return self.path / "train" / label / "generator.safetensors"
 
     def ensemble(self, label: str) -> Path:
@@ -132,7 +132,7 @@ class RunFolder:
 
     @property
     def candidates(self) -> Path:
-        """Table of the candidates; their files lie beside it."""
+        """Table of the candidates; their files are in the same folder."""
         return self.path / "candidates" / "candidates.csv"
 
     @property

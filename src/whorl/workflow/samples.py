@@ -1,4 +1,4 @@
-"""Samples and reference data, read from the files that hold them."""
+"""Samples and reference data, read from their files."""
 
 from __future__ import annotations
 
@@ -164,13 +164,13 @@ def read_arm(structures: Path) -> Samples:
 
 
 def record_of(structures: Path) -> Path:
-    """Return the file beside structures that says how they were reconstructed."""
+    """Return the file that describes the reconstruction of structures."""
     older = structures.with_name(f"{structures.stem}-decoded.json")
     return older if older.is_file() else structures.with_name(f"{structures.stem}-reconstruction.json")
 
 
 def read_record(structures: Path) -> dict[str, Any]:
-    """Read how structures were reconstructed, from the file beside them.
+    """Read the description of a reconstruction, from the file next to the structures.
 
     Raises:
         InputError: There is none, or it is damaged.
@@ -178,8 +178,8 @@ def read_record(structures: Path) -> dict[str, Any]:
     record = record_of(structures)
     if not record.is_file():
         raise InputError(
-            f"{structures}: not structures from 'whorl invert' or 'whorl decode', which write {record.name} "
-            "beside them. Give those, with the files that belong to them."
+            f"{structures}: not structures from 'whorl invert' or 'whorl decode', which also write "
+            f"{record.name}. Give those, with the files that belong to them."
         )
     with damage_named(record):
         data = dict(read_json(record))

@@ -1,4 +1,4 @@
-"""What a recipe may say: one model per section, the paper's settings as defaults (Fung et al. 2022)."""
+"""Sections of a recipe: one model each, with the paper's settings as defaults (Fung et al. 2022)."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ __all__ = [
 
 
 class ClusterSettings(Section):
-    """Build the data set: random clusters, relaxed, minima and intermediates kept.
+    """Build the data set: minima and intermediate geometries of relaxations of random clusters.
 
     Attributes:
         formula: Atoms in each cluster, such as Pt10 or Au6Cu7; or else
         element: chemical symbol and
         atoms: number of atoms of a cluster of one element.
-        count: Structures wanted.
+        count: Number of structures.
         calculator: Energy method that relaxes and labels.
         window: Formation energies kept, in eV/atom.
-        directory: Where the builder keeps its chunks; by default in the run folder. A directory of one's own
+        directory: Folder of finished chunks; by default in the run folder. A separate one
             can be shared by several recipes.
         processes: Worker processes; by default one per core.
     """
@@ -108,16 +108,16 @@ class ClusterSettings(Section):
 
 
 class CrystalSettings(Section):
-    """Build the data set: AFLOW prototypes with other, charge-balanced elements.
+    """Build the data set: AFLOW prototypes decorated with charge-balanced elements.
 
     Attributes:
-        count: Crystals wanted.
-        max_atoms: Most atoms in a cell.
+        count: Number of crystals.
+        max_atoms: Maximum number of atoms in a cell.
         elements: Chemical symbols to choose from; by default nearly all.
         calculator: Energy method that labels them, with energy_per_atom in eV/atom. Without one the property
             is the formation energy per atom that CGCNN predicts.
-        relax: Also move the atoms downhill with the calculator, cells fixed.
-        directory: Where the builder keeps its chunks; by default in the run folder.
+        relax: Relax the positions with the calculator, at fixed cells.
+        directory: Folder of finished chunks; by default in the run folder.
         processes: Worker processes; by default one per core.
     """
 
@@ -141,7 +141,7 @@ class FilesSettings(Section):
     Attributes:
         path: extxyz, ASE database, CSV or Parquet with a ``cif`` column, POSCAR, or a folder of CIF files.
         property: Name of the property column.
-        format: One of the readers' formats, where the name of the file does not tell it.
+        format: One of the readers' formats; by default inferred from the file name.
     """
 
     path: str
@@ -150,13 +150,13 @@ class FilesSettings(Section):
 
 
 class FeaturesSettings(Section):
-    """Read finished features, without structures.
+    """Read precomputed features, without structures.
 
     Attributes:
         path: An ``.npz`` file.
         features: Name of the array with one row per structure.
         property: Name of the array with the property.
-        composition: What the structures are made of, such as ``Pt10``; needed to invert.
+        composition: Composition of the structures, such as ``Pt10``; needed for reconstruction.
     """
 
     path: str
@@ -166,7 +166,7 @@ class FeaturesSettings(Section):
 
 
 class DataSettings(Section):
-    """Where labelled structures come from: exactly one of the four."""
+    """Source of labelled structures: exactly one of the four."""
 
     clusters: ClusterSettings | None = None
     crystals: CrystalSettings | None = None
@@ -184,11 +184,11 @@ class DataSettings(Section):
 
 
 class SamplingSettings(Section):
-    """How many structures a generator is trained on.
+    """Training rows of generators.
 
     Attributes:
-        sizes: Training sizes, drawn by farthest point sampling in feature space; or ``all``.
-        split: Share of them that trains; the rest validates.
+        sizes: Training sizes, selected by farthest point sampling in feature space; or ``all``.
+        split: Fraction used for training; the rest is for validation.
     """
 
     sizes: Annotated[list[Count], Field(min_length=1)] | Literal["all"] = "all"
@@ -208,29 +208,29 @@ class SamplingSettings(Section):
 
 
 class SelectionSettings(Section):
-    """Samples chosen from a pool: surely on target by an ensemble, and as different as real ones are."""
+    """Selection of accurate and diverse samples from a pool, by an ensemble surrogate."""
 
     pool: Count = 20_000
     """Samples drawn for each target."""
     spread: NonNegative = 0.85
-    """Mean pairwise distance wanted, as a fraction of that of real structures near the target."""
+    """Required mean pairwise distance, as a fraction of that of real structures near the target."""
     temperature: Positive = 1.4
     """Scale of the latent noise of the pool."""
     tolerance: Positive = 0.1
-    """Within this of the target is a hit, in units of the property."""
+    """A sample within this distance of the target is a hit, in units of the property."""
 
 
 class GenerateSettings(SectionByData):
-    """What is requested of the generator.
+    """Targets and other requests of generated samples.
 
-    Conditions that are requested besides the property have a key each, of the name and type that the
+    Other requested conditions have a key each, with the name and type that the
     condition states (:class:`whorl.conditions.Condition`). The generator has to be conditioned on them
     (``generator.conditions``).
 
     Attributes:
         targets: Property values requested.
-        samples: Representations for each target.
-        selection: Choose them from a larger pool; by default all that is drawn is taken, as in the paper.
+        samples: Samples for each target.
+        selection: Select them from a larger pool; by default there is no selection, as in the paper.
     """
 
     targets: Annotated[list[float], Field(min_length=1)]
@@ -287,14 +287,14 @@ class EvaluateSettings(Section):
         evaluators: By name, or as sections with settings of their own; by default all that are installed and
             apply. The keys below are those of every evaluator that has them and does not state them.
         calculator: Energy method; by default the one that labelled the clusters.
-        quantity: What of it is compared with the property: formation_energy, energy_per_atom, energy, or
+        quantity: Its quantity that is the property: formation_energy, energy_per_atom, energy, or
             another property of the calculator, such as dipole. With auto, one that agrees with the labels of
-            real structures, or else none.
-        subtract_offset: Subtract its mean difference from these labels.
-        tolerance: Within this of the target counts as a hit, in units of the property.
-        cgcnn: Of crystals: also predict seven properties by CGCNN, of generated and of real ones; by default
-            where they are decoded in closed form, or the package is installed.
-        real: Of crystals: at most so many real ones to compare with, drawn evenly; novelty knows all.
+            real structures, if any.
+        subtract_offset: Subtract the mean difference from these labels.
+        tolerance: A sample within this distance of the target is a hit, in units of the property.
+        cgcnn: For crystals: predict seven properties by CGCNN, of generated and real ones; by default
+            if they are decoded in closed form, or the package is installed.
+        real: For crystals: maximum number of real ones to compare with, evenly drawn; novelty uses all.
     """
 
     evaluators: Annotated[list[SerializeAsAny[EvaluatorSettings]], Field(min_length=1)] | None = None
@@ -322,7 +322,7 @@ class EvaluateSettings(Section):
             calculator: The energy method, if there is any.
             structures: Whether there are structures to evaluate.
             closed_form: Whether these were decoded in closed form.
-            real: Whether there are real structures beside them.
+            real: Whether there are real structures to compare with.
         """
         shared = {
             "calculator": calculator,
@@ -357,7 +357,7 @@ def _installed(package: str) -> bool:
 
 
 class ReportSettings(Section):
-    """What the report shows.
+    """Settings of the report.
 
     Attributes:
         title: Heading of the page; by default the recipe's name.
@@ -410,12 +410,12 @@ class Recipe(Section):
 
     Attributes:
         name: Name of the run and of its folder.
-        seed: The one number all randomness follows from.
-        reconstruct: Structures for generated features; ``null`` stops at these.
-        refine: What is done with these structures, one refiner after the other; nothing by default.
-        executor: Does the long work: serial, threads, processes, dask, or the address of a Dask scheduler.
-            By default data sets are built by processes, and the rest is done in this one. No result depends
-            on it.
+        seed: Random seed.
+        reconstruct: Reconstruction of structures from generated features; ``null`` for none.
+        refine: Refinement of these structures, by one refiner after the other; none by default.
+        executor: Executor of long computations: serial, threads, processes, dask, or the address of a Dask
+            scheduler. By default data sets are built by processes, and the rest is done in this one. Results
+            do not depend on it.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
@@ -464,7 +464,7 @@ class Recipe(Section):
         if isinstance(features, dict) and not features.get("composition"):
             if value.get("reconstruct") is not None:
                 raise ValueError(
-                    "reconstruct: features alone do not say which atoms to place. Give "
+                    "reconstruct: features alone do not determine the composition. Give "
                     "data.features.composition (such as Pt10), or write reconstruct: null"
                 )
             return {**value, "reconstruct": None}
@@ -512,7 +512,7 @@ class Recipe(Section):
 
     @property
     def calculator(self) -> CalculatorSettings | None:
-        """The energy method that judges atoms, if there is any."""
+        """The energy method that evaluates structures, if there is any."""
         if self.evaluate.calculator is None and self.data.clusters is not None:
             return self.data.clusters.calculator
         return self.evaluate.calculator

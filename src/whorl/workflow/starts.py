@@ -42,7 +42,7 @@ def starts_of(samples: FeatureSet, given: str, context: ReconstructionContext, m
         given: ``decoded``, or a file. Where an id of the file is that of a sample, each structure is for the
             sample of its id, or else for all samples.
         context: Of the reconstruction.
-        monitor: Told of samples without a start.
+        monitor: Receives samples without a start.
 
     Raises:
         InputError: A representation without a closed form, or a file without structures.

@@ -1,8 +1,8 @@
-"""Templates of a search: composition, periodicity and cell in which a fingerprint's atoms are sought.
+"""Templates of a search: composition, periodicity and cell of each fingerprint.
 
-A composition that was requested comes before that of the most similar structure. The cell is that of the most
+A requested composition overrides that of the most similar structure. The cell is that of the most
 similar structure of the same composition; else of the same number of atoms, its volume scaled by that of the
-atoms (spheres of their covalent radii). Without any, it is a cube of 20 Å³ per atom and sought too.
+atoms (spheres of their covalent radii). Without any, it is a cube of 20 Å³ per atom and optimised too.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from whorl.structures.composition import covalent_radii
 from whorl.workflow.starts import read_structures
 
 VOLUME_PER_ATOM = 20.0
-"""In Å³, of the cube in which the search for an unknown cell begins."""
+"""Initial volume per atom, in Å³, of an unknown cell."""
 
 _HOW_TO_GIVE_A_CELL = (
-    "Give a data set that has one (--dataset, --features), or let the cell be sought too (--free-cell, in a "
+    "Give a data set that has one (--dataset, --features), or optimise the cell too (--free-cell, in a "
     "recipe reconstruct.free_cell: true)."
 )
 
 
 @dataclass(frozen=True)
 class Templates:
-    """One structure for each fingerprint: the composition and cell in which its atoms are sought.
+    """Composition and cell of the structure of each fingerprint.
 
     Attributes:
         structures: Species, cell and periodicity.
-        free_cell: Whether the cells are only a first guess.
+        free_cell: Whether the cells are only initial guesses.
         known: The structures that real features belong to, by their ids; ``None`` without a data set.
-        placed: Whether their atoms have places, so that some can be frozen there.
+        placed: Whether their positions are meaningful, so that atoms can be frozen there.
     """
 
     structures: StructureBatch
@@ -54,7 +54,7 @@ class Templates:
     placed: bool = False
 
     def of_real(self, rows: Int[Tensor, "n"]) -> StructureBatch | None:
-        """Return in what rows of the real features are to be inverted; ``None`` where it is not known."""
+        """Return the templates of rows of the real features; ``None`` if unknown."""
         if self.known is not None:
             return self.known[rows]
         return None if self.free_cell else self.structures[[0] * len(rows)]
@@ -71,21 +71,21 @@ def make_templates(
     given: StructureBatch | None = None,
     cell: Float[Tensor, "3 3"] | None = None,
 ) -> Templates:
-    """Return in which composition and cell each fingerprint is to be inverted.
+    """Return composition and cell for the reconstruction of each fingerprint.
 
     Args:
         generated: The fingerprints.
         real: Features of real structures.
         dataset: Those structures; needs ``real``.
-        composition: The atoms to place, such as ``Ba2Ti2O6``.
-        requested: What the structures were requested to have, such as ``{"formula": "BaTiO3"}``: one or more
-            of such units, as the cells of the most similar structures have room for.
-        free_cell: Whether cells are sought too.
+        composition: Composition, such as ``Ba2Ti2O6``.
+        requested: Requested conditions, such as ``{"formula": "BaTiO3"}``: one or more
+            formula units, as in the cells of the most similar structures.
+        free_cell: Whether cells are optimised too.
         given: Structures that are the templates, one for all or one for each.
-        cell: Lattice vectors in the place of those of the templates.
+        cell: Lattice vectors that replace those of the templates.
 
     Raises:
-        InputError: It is not known which atoms to place, or in which cell; no structure of the data set has
+        InputError: Composition or cell are unknown; no structure of the data set has
             the requested elements; ``free_cell`` of what is not periodic.
     """
     requested = dict(requested or {})
@@ -110,7 +110,7 @@ def make_templates(
         free_cell = free_cell or (bool(structures.pbc.any()) and cell is None)
     else:
         raise InputError(
-            "it is not known which atoms to place: give the data set that the features were made of "
+            "the composition is unknown: give the data set that the features were made of "
             "(--dataset), or a composition such as Pt10 (--composition)."
         )
     if free_cell:
@@ -176,10 +176,12 @@ def _require_crystals(structures: StructureBatch) -> None:
     if bool(structures.pbc.any()):
         raise InputError(
             f"{len(flat)} of {len(structures)} features are of structures that are not periodic in all three "
-            "directions, so a cell cannot be sought for all of them. Give the data set that the features "
+            "directions, so cells cannot be optimised for all of them. Give the data set that the features "
             "were made of (--dataset, --features), and leave the cells as they are."
         )
-    raise InputError("free cell: the features are of structures without a cell, so there is none to find.")
+    raise InputError(
+        "free cell: the features are of structures without a cell, so there is none to optimise."
+    )
 
 
 def _of_similar(
@@ -237,7 +239,7 @@ def _fitting(structures: StructureBatch, counts: Mapping[str, int], *, exact: bo
 
 
 def _unit(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return the smallest formula of the same shares."""
+    """Return the reduced formula."""
     common = math.gcd(*counts.values())
     return {symbol: count // common for symbol, count in counts.items()}
 
@@ -250,7 +252,7 @@ def _with(structure: StructureBatch, counts: Mapping[str, int]) -> StructureBatc
         return structure
     before, after = (covalent_radii(z).pow(3).sum() for z in (structure.atomic_numbers, numbers))
     scale = ((after / before) ** (1 / 3)).to(structure.dtype)
-    # Vectors that are not periodic, as those of a slab, stay.
+    # Vectors that are not periodic, as those of a slab, are kept.
     cells = torch.where(structure.pbc[:, :, None], structure.cells * scale, structure.cells)
     return structure.replace(atomic_numbers=numbers, cells=cells)
 

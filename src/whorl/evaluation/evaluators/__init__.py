@@ -1,1 +1,1 @@
-"""Ways of judging samples, one a file."""
+"""Evaluators of samples, one file each."""

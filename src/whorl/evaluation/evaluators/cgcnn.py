@@ -24,7 +24,7 @@ _AT_ONCE = 500
 
 
 class CGCNNEvaluator(Evaluator):
-    """Properties that CGCNN predicts, and their distributions beside those of real crystals.
+    """Properties predicted by CGCNN, and their distributions compared with those of real crystals.
 
     Columns of structures: one for each property, by its name.
     """

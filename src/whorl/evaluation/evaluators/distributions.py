@@ -1,4 +1,4 @@
-"""Cells, symmetry and elements of generated crystals, beside those of real ones."""
+"""Distributions of cells, symmetry and elements, compared with those of real crystals."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class DiversityEvaluator(Evaluator):
     """Copies of training rows, and spread against real data, of generated features and of structures' own.
 
     Distances are Euclidean in features standardised by the whole labelled set, so that training sizes are
-    measured with one yardstick.
+    measured on one scale.
     """
 
     kind = "diversity"

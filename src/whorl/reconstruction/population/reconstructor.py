@@ -1,4 +1,4 @@
-"""Population search: structures by Levenberg–Marquardt steps from many starts, whose best are combined."""
+"""Population search: descents from many starts, and moves of the best structures."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ class PopulationSearch(SearchReconstructor):
         """Settings of the population search."""
 
         budget_evaluations: Count = 2000
-        """Evaluations of features and their derivatives for each generated sample. These mostly have no exact
+        """Evaluations of features and derivatives per generated sample. Most samples have no exact
         structure, and more gains little."""
         reference_evaluations: Count = 10_000
-        """The same for each held-out real one. These do have an exact structure, where the search ends."""
+        """The same per held-out real sample; the search stops when it is solved."""
         free_cell: bool = False
-        """Seek the cells too, instead of taking those of the most similar structures."""
+        """Optimise the cells too, instead of using those of the most similar structures."""
         min_distance: Annotated[float, Field(ge=0, lt=1)] = 0.55
         """Minimum distance of two atoms as a fraction of the sum of their covalent radii; 0 for none."""
         space_group: Annotated[int, Field(ge=1, le=230)] | None = None
-        """Space group that crystals must have, by number or symbol: starts have it and moves keep it."""
+        """Space group of the crystals, by number or symbol: starts have it and moves keep it."""
         starts: str | None = None
-        """Structures that the search begins with, besides random ones: a file of them, each for the sample
+        """Initial structures in addition to random ones: a file of them, each for the sample
         whose id it has, else for all samples; or decoded, those of the closed form."""
         batch_size: Count | None = None
-        """Structures that are worked on at once, which bounds the memory; 64 by default."""
+        """Structures per batch, which limits the memory; 64 by default."""
         solver: SolverSettings | None = Field(None, json_schema_extra={"option": "descent"})
         """Solver of the descents, by name or as a section with its settings; levenberg_marquardt by default.
-        The others hold cells fixed and keep no symmetry."""
+        The others keep cells fixed and do not preserve symmetry."""
 
         @property
         def begins_with(self) -> str | None:
-            """Structures that the search begins with: a file, or ``decoded``; None for random ones alone."""
+            """Initial structures of the search: a file, or ``decoded``; None for random ones only."""
             return self.starts
 
         @property
@@ -97,17 +97,17 @@ class PopulationSearch(SearchReconstructor):
             return self
 
         def summary(self) -> str:
-            """Return the search in a line of a report."""
+            """Return a one-line summary for reports."""
             steps = "Levenberg–Marquardt" if self.solver is None else self.solver.kind.replace("_", "-")
             cells = ", cells free" if self.free_cell else ""
             if self.space_group is not None:
                 cells += f", space group {self.space_group} kept"
             if self.starts is not None:
-                begins = "decoded structures" if self.starts == DECODED else "structures that are given"
-                cells += f", beginning with {begins}"
+                begins = "decoded structures" if self.starts == DECODED else "given structures"
+                cells += f", starting from {begins}"
             return (
-                f"population search with {steps} steps, from coarse to fine (sharp features count "
-                f"little at first), {self.budget_evaluations:,} evaluations for each representation{cells}"
+                f"population search with {steps} steps, from coarse to fine (low weight of "
+                f"sharp features at first), {self.budget_evaluations:,} evaluations per sample{cells}"
             )
 
     def found(self, features: Float[Tensor, "B *shape"], context: ReconstructionContext) -> InversionResult:

@@ -1,4 +1,4 @@
-"""Section of self-consistency: how far generated tensors contradict themselves, beside the paper's."""
+"""Section of the self-consistency of generated tensors, compared with the paper."""
 
 from __future__ import annotations
 

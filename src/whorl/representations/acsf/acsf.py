@@ -39,7 +39,7 @@ from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import Structures, as_batch
 
 _FACTORS_AT_ONCE = 300_000
-# Of one atom; diamond has 5,900 within 20 Å. Their triples are numbered at once: 8 bytes × the square.
+# Per atom; diamond has 5,900 within 20 Å. Their triples are indexed at once: 8 bytes × the square.
 _MOST_NEIGHBORS = 16_000
 _SECONDS = 1e-8  # for each function of each pair or triple of atoms
 _BOND = 2.5  # Å
@@ -61,7 +61,7 @@ class ACSF(AtomicRepresentation):
         g4: Triples (η in Å⁻², ζ ≥ 1, λ = ±1).
         g5: Triples (η in Å⁻², ζ ≥ 1, λ = ±1).
         pooling: Names from :mod:`whorl.representations.pooling`; the paper's max and min by default.
-        per_centre_species: Pool the atoms of each species apart.
+        per_centre_species: Pool the atoms of each species separately.
         images: ``"all"`` periodic images within the cutoff, or ``"minimum"``, the paper's convention.
 
     Raises:
@@ -80,7 +80,7 @@ class ACSF(AtomicRepresentation):
     presets: ClassVar[tuple[str, ...]] = ("fung2022", "crystal")
 
     class Settings(ACSFSettings):
-        """Settings of symmetry functions: a preset, or functions of one's own."""
+        """Settings of symmetry functions: a preset, or custom functions."""
 
     def __init__(
         self,
@@ -140,14 +140,14 @@ class ACSF(AtomicRepresentation):
     def crystal(
         cls, species: Sequence[str], *, cutoff: float = 5.0, pooling: Sequence[str] = ("mean", "std")
     ) -> ACSF:
-        r"""Build a fingerprint that tells crystals apart: 20 radial and 16 angular functions at 5 Å.
+        r"""Build a fingerprint for crystals: 20 radial and 16 angular functions with a cutoff of 5 Å.
 
-        Atoms of each species are pooled apart, and every periodic image within the cutoff counts, so that it
+        Atoms of each species are pooled separately, with all periodic images within the cutoff, so that it
         is the same for a supercell. The radial functions come in three widths: η = 8 Å⁻² (σ = 0.25 Å) at
         every 0.25 Å resolves shells of neighbours, η = 1 (0.7 Å) at every 1 Å and η = 0.1 (2.2 Å) at every
-        2 Å lead to them from afar. The angular functions tell apart what has equal distances: ζ = 1, 2, 4, 16
-        (from 81° to 20° wide) with λ = ±1, once over all neighbours (η = 0.02) and once over the nearest
-        (η = 0.1).
+        2 Å guide a search from far away. The angular functions distinguish structures with equal distances: ζ
+        = 1, 2, 4, 16 (from 81° to 20° wide) with λ = ±1, once over all neighbours (η = 0.02) and once over
+        the nearest (η = 0.1).
 
         With S species and two pools these are 2 S (20 S + 8 S (S + 1)) features: 72, 352, 936, 1920 and 3400
         for S = 1 … 5.
@@ -205,7 +205,7 @@ class ACSF(AtomicRepresentation):
         return (torch.tensor(atomic, dtype=torch.float64) + self.cutoff.radius**-2).sqrt()
 
     def seconds(self, structures: StructureBatch) -> Float[Tensor, "B"]:
-        """Return roughly how long one core takes for each structure: most of it is spent on triples."""
+        """Return the approximate time per structure on one core, which is mostly spent on triples."""
         counts, neighbors = structures.n_atoms.double(), self.expected_neighbors(structures)
         radial, angular = len(self.g2) + len(self.g3), len(self.g4) + len(self.g5)
         return _SECONDS * counts * neighbors * (radial + 0.5 * neighbors * angular)
@@ -213,7 +213,7 @@ class ACSF(AtomicRepresentation):
     def find_problems(self, structures: Structures) -> dict[int, str]:
         """Return the index of each structure that cannot be encoded, and why.
 
-        Besides those of :func:`whorl.structures.find_problems`: so many neighbours within the cutoff that the
+        In addition to :func:`whorl.structures.find_problems`: so many neighbours within the cutoff that the
         triples of a single atom would take many GB.
         """
         structures = as_batch(structures)
@@ -252,7 +252,7 @@ class ACSF(AtomicRepresentation):
     def pooled_kernels(
         self, pairs: Pairs, undirected: Callable[[], Pairs]
     ) -> tuple[list[PairKernel], list[Kernel]]:
-        """Return the same with each undirected pair serving both of its atoms in the radial functions."""
+        """Return kernels in which each undirected pair serves both of its atoms in the radial functions."""
         radial: list[PairKernel] = []
         if self.g2 or self.g3:
             radial = [PairRadialKernel(self._functions, undirected())]

@@ -1,4 +1,4 @@
-"""Symmetry functions put together in kernels that share work, and where their results stand."""
+"""Groups of symmetry functions that share work, and their columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ G4 = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class AngularGroup:
-    """Kernels for some functions, and where their results stand among the angular columns."""
+    """Kernels for some functions, and their columns among the angular ones."""
 
     kernel: Angular
     columns: Tensor  # (k,) column among the angular functions

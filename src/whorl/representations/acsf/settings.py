@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class ACSFSettings(RepresentationSettings):
-    """Settings of symmetry functions: a preset, or functions of one's own."""
+    """Settings of symmetry functions: a preset, or custom functions."""
 
     preset: Literal["fung2022", "crystal"] | None = None
-    """A set of symmetry functions: that of Fung et al. 2022, which is taken where no functions are given,
+    """A set of symmetry functions: that of Fung et al. 2022, the default if no functions are given,
     or one for crystals."""
     species: Annotated[list[str], Field(min_length=1)] | None = None
-    """Declared chemical symbols; by default those of the data."""
+    """Chemical symbols of all elements; by default those of the data."""
     images: Literal["all", "minimum"] = "all"
-    """Periodic images that count: all within the cutoff, or the nearest (the paper's convention)."""
+    """Periodic images: all within the cutoff, or the nearest (the paper's convention)."""
     cutoff: CutoffSettings | None = None
-    """Radius in Å, with functions of one's own."""
+    """Cutoff radius in Å, for custom functions."""
     g2: list[tuple[float, float]] = []
     """Pairs [η, R_s]."""
     g3: list[float] = []
@@ -36,9 +36,9 @@ class ACSFSettings(RepresentationSettings):
     g5: list[tuple[float, float, float]] = []
     """Triples [η, ζ, λ]."""
     pooling: list[str] | None = None
-    """From atoms to the structure, such as [max, min]."""
+    """Pooling over atoms, such as [max, min]."""
     per_centre_species: bool = False
-    """Pool the atoms of each species apart."""
+    """Pool the atoms of each species separately."""
 
     @model_validator(mode="after")
     def _preset_or_own(self) -> ACSFSettings:
@@ -49,7 +49,7 @@ class ACSFSettings(RepresentationSettings):
                 f"preset {self.preset} fixes {', '.join(own)}; give the preset or these, not both"
             )
         if own and self.cutoff is None:
-            raise ValueError("functions of one's own need a cutoff in Å")
+            raise ValueError("custom functions need a cutoff in Å")
         return self
 
     def summary(self) -> str:

@@ -38,14 +38,14 @@ def run_recipe(
     Args:
         recipe: What to do.
         folder: Where everything is written; made when absent.
-        monitor: Told of progress, warnings and skipped entries.
+        monitor: Receives progress, warnings and skipped entries.
         until: The last stage to do; by default all.
 
     Returns:
         The report, or the folder when stopped before it.
 
     Raises:
-        InputError: Something in recipe or data has to be mended; finished steps are kept.
+        InputError: Invalid recipe or data; finished steps are kept.
         MissingExtraError: An optional package is not installed that the recipe needs.
     """
     folder = Path(folder)

@@ -29,7 +29,7 @@ from whorl.workflow.settings import (
     CrystalSettings,
 )
 
-_FEW = 10  # structures, below which a correlation says nothing
+_FEW = 10  # minimum number of structures for a correlation
 
 
 def clusters(
@@ -81,13 +81,13 @@ def crystals(
     if method is None and dataset.structures is not None:
         from whorl.evaluation.cgcnn import CGCNN
 
-        # A quick label that needs no download; what it says of unrelaxed cells is rough.
+        # A fast label without a download; it is rough for unrelaxed cells.
         labels = CGCNN(["formation energy"]).predict(dataset.structures, progress=monitor.progress("CGCNN"))
         energies = labels["formation energy"]
         dataset = replace(dataset, properties={settings.property: energies})
         unknown = torch.nonzero(~torch.isfinite(energies)).flatten().tolist()
         for row in unknown:
-            monitor.skip(dataset.ids[row], "CGCNN has no formation energy for it")
+            monitor.skip(dataset.ids[row], "CGCNN cannot predict its formation energy")
         dataset = dataset.select([row for row in range(len(dataset)) if row not in set(unknown)])
     _tell_failures(dataset, method.name if method else "CGCNN", monitor)
     store(dataset, output, monitor)
@@ -102,7 +102,7 @@ def files(
     output: Path,
     monitor: Monitor,
 ) -> None:
-    """Read labelled structures from files into ``output``, without unusable entries, with doubtful ones.
+    """Read labelled structures from files into ``output``: unusable entries are skipped, doubtful ones kept.
 
     With ``per_atom`` the property is divided by the number of atoms and called ``<property>_per_atom``.
     """
@@ -126,7 +126,7 @@ def files(
         elif _grows_with_atoms(values, counts):
             monitor.warn(
                 f"'{property}' grows with the number of atoms ({int(counts.min())} to {int(counts.max())}), "
-                "which then is most of what a model learns of it. Read it with --per-atom if it is extensive."
+                "which then dominates what a model learns. Read it with --per-atom if it is extensive."
             )
     store(dataset, output, monitor)
     monitor.note(summary(dataset))
@@ -140,9 +140,9 @@ def _grows_with_atoms(values: Tensor, counts: Tensor) -> bool:
 
 
 def store(dataset: Dataset, output: Path, monitor: Monitor) -> None:
-    """Write a data set, and beside it the extxyz that other programs read."""
+    """Write a data set, and an extxyz file for other programs."""
     for what in save_dataset(dataset, output):
-        monitor.doubt(str(output), f"could not be stored and was left out: {what}")
+        monitor.doubt(str(output), f"not stored, as it has no plain representation: {what}")
     if dataset.structures is not None:
         write_extxyz(
             dataset.structures,
@@ -156,7 +156,7 @@ def store(dataset: Dataset, output: Path, monitor: Monitor) -> None:
 
 
 def steps(run: RunFolder) -> Iterator[Step]:
-    """Yield the step that builds or reads the data set; none where features came finished."""
+    """Yield the step that builds or reads the data set; none for precomputed features."""
     recipe = run.recipe
     built = recipe.data.clusters or recipe.data.crystals
     if built is not None:

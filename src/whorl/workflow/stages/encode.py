@@ -1,4 +1,4 @@
-"""Stage ``encode``: features of structures, or finished features."""
+"""Stage ``encode``: features of structures, or precomputed features."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from whorl.workflow.settings import (
 )
 
 _ENCODE_AT_ONCE = 1000
-_PIECE_SECONDS = 10.0  # between two signs of life
+_PIECE_SECONDS = 10.0  # between progress reports
 
 
 @one_at_a_time
 def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, monitor: Monitor) -> None:
     """Compute the features of every structure of a data set.
 
-    Finished chunks lie in a folder beside ``output`` until all are there; an interruption costs one chunk.
-    Structures that cannot be encoded (atoms at one place, species not declared …) are told and left out.
+    Finished chunks are kept in a folder next to ``output`` until all are finished.
+    Structures that cannot be encoded (coinciding atoms, undeclared species …) are reported and skipped.
     """
     data = load_dataset(dataset)
     if data.structures is None:
-        raise InputError(f"{dataset}: holds no structures, so there is nothing to encode.")
+        raise InputError(f"{dataset}: contains no structures to encode.")
     representation = settings.build(species_of(data.structures), structures=data.structures)
     if settings.fits_data:
-        monitor.note(f"{representation.describe()}, as many as the largest structure has")
+        monitor.note(f"{representation.describe()}, that of the largest structure")
     problems = find_problems(data.structures, species=settings.declared)
     problems |= {
         i: why for i, why in representation.find_problems(data.structures).items() if i not in problems
@@ -98,7 +98,7 @@ def _row_bytes(representation: Representation, structures: StructureBatch) -> in
 
 
 def _require_room(representation: Representation, structures: StructureBatch) -> None:
-    """Refuse features that do not fit into memory before they are computed."""
+    """Reject features that do not fit into memory, before they are computed."""
     count = len(representation.layout)
     species = len(species_of(structures))
     require_memory(
@@ -109,17 +109,17 @@ def _require_room(representation: Representation, structures: StructureBatch) ->
 
 
 def _some_time(seconds: float) -> str:
-    """Say roughly how long work takes, where that is worth waiting for."""
+    """Return an estimate of the run time for a note; empty if short."""
     if seconds < 60:
         return ""
     size, unit = (seconds / 3600, "hours") if seconds >= 5400 else (seconds / 60, "minutes")
-    return f"; some {size:.0f} {unit} on one core"
+    return f"; about {size:.0f} {unit} on one core"
 
 
 def _pieces(seconds: Tensor) -> list[list[int]]:
-    """Divide rows into pieces that take some ten seconds each, and have at most so many rows.
+    """Divide rows into chunks that take about ten seconds each, of limited size.
 
-    What is computed together follows from the structures alone, not from the machine: so do rounding errors.
+    Chunks, and thus rounding errors, depend on the structures only, not on the machine.
     """
     pieces: list[list[int]] = []
     left = 0.0
@@ -140,10 +140,10 @@ def _features(representation: Representation, structures: StructureBatch) -> Par
 def finished_features(
     settings: FeaturesSettings, representation: RepresentationSettings, *, output: Path, monitor: Monitor
 ) -> None:
-    """Read features that were computed elsewhere.
+    """Read precomputed features.
 
     Raises:
-        InputError: Arrays missing or of another shape than the representation's, or no row usable.
+        InputError: Arrays are missing or do not have the representation's shape, or no row is usable.
     """
     path = Path(settings.path)
     species = list(composition(settings.composition)) if settings.composition else representation.declared

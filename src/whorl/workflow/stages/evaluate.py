@@ -168,7 +168,7 @@ def evaluate_files(
         settings: As in a recipe.
         features: Of real structures.
         output: Folder.
-        monitor: Told of progress and warnings.
+        monitor: Receives progress and warnings.
         rows: Rows trained on; None for all.
         structures: Reconstructed from the generated features.
         dataset: Real structures of ``features``.
@@ -271,7 +271,7 @@ def evaluate(
         seed: Of all randomness.
         output: Folder.
         made_with: Provenance.
-        monitor: Told of progress and warnings.
+        monitor: Receives progress and warnings.
         arms: Structures of each training size that are compared by the energy method, by what was done; their
             metrics go to ``<label>/<arm>/``.
 

@@ -1,4 +1,4 @@
-"""Stage ``generate``: features for the values asked for."""
+"""Stage ``generate``: samples of features for target property values."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ def generate(
     ensemble: Path | None = None,
     dataset: Path | None = None,
 ) -> None:
-    """Draw samples for each target and write them as features, with ``target`` as their property.
+    """Draw samples for each target and write them as features with the property ``target``.
 
-    The samples of a target depend on the seed and on that target alone, not on the others.
+    The samples of a target depend on the seed and on that target only, not on the others.
 
     Args:
-        models: Generators; each draws an equal part.
-        features: Those they were trained on: they say which representation.
-        property: Which of its properties, where there are several.
-        settings: Targets, number of samples, selection, and conditions requested besides the property.
+        models: Generators, each for an equal part of the samples.
+        features: Their training features, which determine the representation.
+        property: Name of the property, if there are several.
+        settings: Targets, number of samples, selection, and other requested conditions.
         output: The generated features.
-        seed: Of all randomness.
-        monitor: Told of progress, and of targets outside the training range.
-        rows: Rows they were trained on, with ``selection`` or several conditions; all for None.
-        ensemble: Says what is sure; needed with ``selection``.
-        dataset: Structures of the features; needed where the generators are conditioned on more than the
+        seed: Random seed.
+        monitor: Receives progress, and warnings about targets outside the training range.
+        rows: Their training rows, for ``selection`` or several conditions; all for None.
+        ensemble: Ensemble surrogate; needed for ``selection``.
+        dataset: Structures of the features; needed if the generators are conditioned on more than the
             property.
 
     Raises:
-        InputError: Files that do not belong together, or ``selection`` without ``ensemble``.
+        InputError: Files that do not match, or ``selection`` without ``ensemble``.
     """
     check_output(output, features, dataset, rows, ensemble, *models)
     real = load_features(features)
@@ -90,7 +90,7 @@ def generate(
     draw = _plainly(generators, settings, conditions, columns)
     if settings.selection is not None:
         if ensemble is None:
-            raise InputError("selection needs an ensemble, which says how sure a prediction is: --ensemble.")
+            raise InputError("selection needs the uncertainty of an ensemble: --ensemble.")
         if conditions.kinds:
             raise InputError(
                 "selection chooses by the property alone, and this generator is conditioned on "
@@ -126,7 +126,7 @@ def generate(
 
 
 def require_memory_for_samples(settings: GenerateSettings, shape: Sequence[int]) -> None:
-    """Refuse to draw more samples of features of this shape than fit into memory.
+    """Reject more samples of features of this shape than fit into memory.
 
     Raises:
         InputError: They do not fit.
@@ -136,7 +136,7 @@ def require_memory_for_samples(settings: GenerateSettings, shape: Sequence[int])
     require_memory(
         rows * (math.prod(shape) * 12 + 200),
         f"generate: {rows:,} samples of {math.prod(shape):,} features",
-        "Ask for fewer samples, or of fewer targets at once.",
+        "Use fewer samples, or fewer targets at once.",
     )
 
 
@@ -159,7 +159,7 @@ def _generator(path: Path, real: FeatureSet, features: Path) -> ConditionalGener
             f"{path}: makes features of shape {model.shape}, but {features} has "
             f"{tuple(real.features.shape[1:])}. Give the features that it was trained on."
         )
-    # Of one shape, but with other ranges or another order, the tensors would be read as something else.
+    # With the same shape but other ranges or another order, the tensors would be misinterpreted.
     trained_on = (model.training_record or {}).get(_REPRESENTATION, real.fingerprint)
     if trained_on != real.fingerprint:
         raise InputError(
@@ -191,7 +191,7 @@ def _plainly(
     conditions: Conditions,
     known: Tensor,
 ) -> Draw:
-    """Take what the generators draw, as in the paper."""
+    """Return plain samples of the generators, as in the paper."""
     sizes = [len(part) for part in torch.arange(settings.samples).tensor_split(len(generators))]
 
     def draw(target: float, rng: torch.Generator) -> Tensor:
@@ -200,7 +200,7 @@ def _plainly(
             for size in sizes
             if size
         ]
-        # Of fewer samples than generators, the last ones draw none.
+        # With fewer samples than generators, the last ones draw none.
         return torch.cat([g.sample(c, rng=rng) for g, c in zip(generators, rows, strict=False)])
 
     return draw
@@ -215,7 +215,7 @@ def _selecting(
     property: str | None,
     monitor: Monitor,
 ) -> Draw:
-    """Choose from a larger pool what is surely on target and still different."""
+    """Select accurate and diverse samples from a larger pool."""
     judge = EnsembleSurrogate.load(ensemble)
     labels = labels_of(known, property)
 
@@ -263,5 +263,5 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 f"train/{label}",
                 *((f"train/{label}-ensemble",) if selecting else ()),
             ),
-            version=2,  # 1 did not say what was requested besides the property
+            version=2,  # 1 did not include requested conditions
         )

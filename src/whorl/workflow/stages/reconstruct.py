@@ -119,13 +119,13 @@ def reconstruct(
     Args:
         generated: Generated features, or with a closed form any.
         settings: Of the reconstructor.
-        output: Structures, ``.safetensors``. Beside it, ``.extxyz``; of a search the features of the
+        output: Structures, ``.safetensors``. With it, ``.extxyz``; of a search the features of the
             structures (``…-features.safetensors``) and the held-out ones found again
             (``…-reference.safetensors``); of crystals in closed form the folder ``<stem>`` with CIF, POSCAR
             and extended XYZ, invalid ones apart, and ``<stem>.csv``; and ``…-reconstruction.json``: which
             sample each structure is from, why others have none, how far samples contradict themselves, and
             the threshold of invalid ones.
-        monitor: Told of progress, warnings, and samples without a structure.
+        monitor: Receives progress, warnings, and samples without a structure.
         skip: Samples of each target to leave out before the first.
         seed: Of all randomness.
         features: Features of real structures.
@@ -140,7 +140,7 @@ def reconstruct(
     """
     reconstructor: Reconstructor = settings.method(settings)
     searches = reconstructor.searches
-    check_output(output, generated, features, rows, dataset, beside=".extxyz" if searches else None)
+    check_output(output, generated, features, rows, dataset, second=".extxyz" if searches else None)
     folder = output.with_suffix("")
     if not searches and folder.exists() and not folder.is_dir():
         raise InputError(
@@ -411,16 +411,14 @@ def _requested(
     if composition is not None:
         formula = requested.get("formula")
         if formula is not None and Composition.fractions(formula) != Composition.fractions(composition):
-            monitor.warn(
-                f"the features were generated for {formula}, and {composition} is to be placed in its stead."
-            )
+            monitor.warn(f"the features were generated for {formula}, and {composition} replaces it.")
         requested["formula"] = composition
     if space_group is not None:
         earlier = requested.get("space_group")
         if earlier not in (None, space_group):
             monitor.warn(
                 f"the features were generated for space group {earlier}, and structures of {space_group} "
-                "are sought in its stead."
+                "are searched instead."
             )
         requested["space_group"] = space_group
     checked_requests(requested)

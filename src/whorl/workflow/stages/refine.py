@@ -1,6 +1,6 @@
 """Stage ``refine``: better structures of those that were reconstructed, one refiner after the other.
 
-Beside it, ``train/<label>-atoms``: the surrogate of structures by which refiners move them, fitted to the
+In addition, ``train/<label>-atoms``: the surrogate of structures by which refiners move them, fitted to the
 rows that the generator was given and to no other label; and ``refine/<label>/baseline``: random structures of
 these rows put through the same refiner, which shows what the generator adds.
 """
@@ -178,7 +178,7 @@ def fit_surrogate(
         labelled: The structures.
         settings: Of the surrogate.
         output: ``.safetensors``.
-        monitor: Told of progress.
+        monitor: Receives progress.
         seed: Of all randomness.
         choice: What of an energy method the property is; by default the property's name says it.
 
@@ -233,10 +233,10 @@ def refine(
         settings: Of the refiner.
         output: ``.safetensors``, in the form of reconstructed structures, with ``displacement`` (Å),
             ``energy_calls`` of all refiners so far and ``draws`` as properties, and the status as
-            ``refinement_status``. Beside it ``.extxyz``; the features of the structures now
+            ``refinement_status``. With it ``.extxyz``; the features of the structures now
             (``…-features.safetensors``) where there are those before; ``…-labels.safetensors`` with all that
             an energy method computed; and ``…-refinement.json``, a summary.
-        monitor: Told of progress, and of structures that came back as they were.
+        monitor: Receives progress, and of structures that were returned unchanged.
         seed: Of all randomness.
         generated: Generated features that the structures were reconstructed from.
         spare: Structures of further samples: those that reach their targets take the place of those that do
@@ -253,7 +253,7 @@ def refine(
     Raises:
         InputError: Files without structures or that do not belong together, or something the refiner lacks.
     """
-    check_output(output, structures, generated, *origins, spare, surrogate, beside=".extxyz")
+    check_output(output, structures, generated, *origins, spare, surrogate, second=".extxyz")
     data = _read(structures, monitor, target)
     further = None if spare is None else load_dataset(spare)
     before = [load_dataset(path) for path in origins] or [data, *([] if further is None else [further])]
@@ -301,7 +301,7 @@ def baseline(
         labelled: The training structures.
         surrogate: File of the surrogate of structures.
         output: As of :func:`refine`.
-        monitor: Told of progress.
+        monitor: Receives progress.
         seed: Of all randomness.
         tolerance: Difference from the target that counts as a hit.
     """

@@ -26,14 +26,14 @@ from whorl.workflow.run_folder import RunFolder
 
 
 def require_enough(size: int | None, there: int, fraction: float) -> None:
-    """Make sure that ``there`` rows are enough for a training size (all of them for None).
+    """Check that ``there`` rows suffice for a training size (all of them for None).
 
     Raises:
-        InputError: More rows asked for than there are, or fewer than 10 to train on.
+        InputError: The training size exceeds the rows, or there are fewer than 10 training rows.
     """
     if size is not None and size > there:
         raise InputError(
-            f"a training size of {size} was asked for, but the data set has {there} usable rows. Ask for at "
+            f"the training size is {size}, but the data set has {there} usable rows. Ask for at "
             f"most {there}, or for 'all'."
         )
     rows = there if size is None else size
@@ -48,9 +48,9 @@ def require_enough(size: int | None, there: int, fraction: float) -> None:
 def training_rows(
     features: Path, *, size: int | None, fraction: float, seed: int, output: Path, monitor: Monitor
 ) -> None:
-    """Draw ``size`` rows by farthest point sampling (all for None) and split them to train and to validate.
+    """Select ``size`` rows by farthest point sampling (all for None) and split off validation rows.
 
-    Rows that are not finite are told and left out.
+    Rows that are not finite are reported and skipped.
 
     Raises:
         InputError: More rows asked for than there are, or fewer than 10 to train on.
@@ -80,7 +80,7 @@ def training_rows(
 
 
 def read_rows(path: Path) -> dict[str, Tensor]:
-    """Read what :func:`training_rows` wrote: ``rows``, ``train`` and ``validation`` of the feature file."""
+    """Read ``rows``, ``train`` and ``validation`` as written by :func:`training_rows`."""
     data = read_json(path)
     try:
         rows = {name: data[name] for name in ("rows", "train", "validation")}

@@ -36,7 +36,7 @@ from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages.sample import read_rows
 from whorl.workflow.stages.stated import stated
 
-SPLIT = 0.8  # share of rows that trains where nothing else was asked for
+SPLIT = 0.8  # default fraction of training rows
 _REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
 
 
@@ -52,11 +52,11 @@ def train_generator(
     monitor: Monitor,
     dataset: Path | None = None,
 ) -> None:
-    """Train a generator on the given rows of a feature file (all for None) and write it to ``output``.
+    """Train a generator on rows of a feature file (all for None) and write it to ``output``.
 
     With ``conditions`` among the settings, their columns come from the structures in ``dataset``.
-    Checkpoints lie beside ``output``. With several ``members``, the others are written beside it too; see
-    :func:`member_paths`. Rows that are not finite are told and left out.
+    Checkpoints are next to ``output``, and with several ``members`` the other models too; see
+    :func:`member_paths`. Rows that are not finite are reported and skipped.
     """
     check_output(output, features, dataset, rows)
     real = load_features(features)
@@ -118,9 +118,9 @@ def train_surrogate(
     monitor: Monitor,
     rows: Path | None = None,
 ) -> None:
-    """Fit a surrogate to rows of a feature file (all for None, split 80:20), and write it.
+    """Fit a surrogate to rows of a feature file (all for None, split 80:20), and write it to ``output``.
 
-    Rows that are not finite are reported and left out.
+    Rows that are not finite are reported and skipped.
     """
     check_output(output, features, rows)
     real = load_features(features)
@@ -156,7 +156,7 @@ def train_surrogate(
 
 
 def _usable(features: FeatureSet, labels: Tensor, monitor: Monitor) -> Tensor:
-    """Return which rows are finite, features and property, and tell of the others."""
+    """Return which rows have finite features and property; report the others."""
     finite, labelled = features.features.isfinite().flatten(1).all(1), labels.isfinite()
     for row in torch.nonzero(~(finite & labelled)).flatten().tolist():
         what = "property is" if bool(finite[row]) else "features are"
@@ -165,7 +165,7 @@ def _usable(features: FeatureSet, labels: Tensor, monitor: Monitor) -> Tensor:
 
 
 def _save(model: TensorModel, features: FeatureSet, path: Path) -> None:
-    """Write a model that knows which features it was trained on."""
+    """Write a model with the fingerprint of its training features."""
     _note_representation(model, features)
     save_model(model, path)
 
@@ -181,7 +181,7 @@ def _note_representation(model: TensorModel, features: FeatureSet) -> None:
 
 
 def _rows_to_fit(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows that a model is given, and which of these validate.
+    """Return the rows of a model, and which of these are for validation.
 
     Raises:
         InputError: Too few.
@@ -198,7 +198,7 @@ def _rows_to_fit(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
 def _say_constant(model: TensorModel, what: str, monitor: Monitor) -> None:
     if constant := model.feature_scaler.constant:
         count = math.prod(model.shape)
-        monitor.note(f"{what}: {constant:,} of {count:,} features hardly vary and count as constant")
+        monitor.note(f"{what}: {constant:,} of {count:,} features hardly vary and are treated as constant")
 
 
 @contextmanager

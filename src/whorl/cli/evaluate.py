@@ -1,7 +1,8 @@
-"""``whorl evaluate`` and ``report``: results and pages."""
+"""``whorl evaluate`` and ``whorl report``."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,19 +22,20 @@ def evaluate(
     ],
     features: Annotated[Path, typer.Option(help="Features of the real structures.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json and samples.csv.")],
-    judge: Annotated[
-        Path | None, typer.Option("--surrogate", "--judge", help="Surrogate that evaluates the features.")
-    ] = None,
-    rows: Annotated[Path | None, typer.Option(help="Rows trained on, from 'whorl data sample'.")] = None,
+    surrogate: Annotated[Path | None, typer.Option(help="Surrogate that evaluates the features.")] = None,
+    judge: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    rows: Annotated[Path | None, typer.Option(help="Training rows, from 'whorl data sample'.")] = None,
     structures: Annotated[
-        Path | None, typer.Option(help="Reconstructed from them, by 'whorl invert' or 'whorl decode'.")
+        Path | None, typer.Option(help="Reconstructed structures, from 'whorl invert' or 'whorl decode'.")
     ] = None,
-    crystals: Annotated[Path | None, typer.Option(help="Another name of --structures.")] = None,
+    crystals: Annotated[Path | None, typer.Option(hidden=True)] = None,
     dataset: Annotated[
         Path | None,
-        typer.Option(help="Real structures of the features: for novelty, distributions, and --calculator."),
+        typer.Option(
+            help="Data set of the real structures, for novelty, distributions, and labels for --calculator."
+        ),
     ] = None,
-    cgcnn: Annotated[bool, typer.Option(help="Of crystals: predict seven properties by CGCNN.")] = True,
+    cgcnn: Annotated[bool, typer.Option(help="Predict seven properties of crystals by CGCNN.")] = True,
     calculator: Annotated[str | None, typer.Option(help="Energy method, such as chgnet or emt.")] = None,
     option: Annotated[
         list[str] | None,
@@ -45,49 +47,49 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="ELEMENT=EV",
-            help="Reference of the formation energy in eV/atom; repeat for several.",
+            help="Bulk energy in eV/atom, for formation energies; may be repeated.",
             show_default="computed",
         ),
     ] = None,
     quantity: Annotated[
         str,
         typer.Option(
-            help="What of the calculator is the property: formation_energy, energy_per_atom, energy, or "
-            "another one that it has, such as dipole; auto: one that agrees with the labels in --dataset."
+            help="Quantity that is the property: formation_energy, energy_per_atom, energy, or another of "
+            "the calculator, such as dipole; auto: one that agrees with the labels of --dataset."
         ),
     ] = "auto",
     subtract_offset: Annotated[
-        bool, typer.Option("--subtract-offset", help="Subtract its mean difference from these labels.")
+        bool, typer.Option("--subtract-offset", help="Subtract the mean difference from the labels.")
     ] = False,
     property: Annotated[
-        str | None, typer.Option(help="Which property of the features.", show_default="the only one there is")
+        str | None, typer.Option(help="Name of the property.", show_default="the only one")
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Within this of the target is a hit.")] = 0.1,
+    tolerance: Annotated[
+        float, typer.Option(help="A sample within this distance of the target is a hit.")
+    ] = 0.1,
     evaluator: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name or import path of an evaluator. May be repeated.", show_default="all that apply"
+            help="Name or import path of an evaluator; may be repeated.", show_default="all that apply"
         ),
     ] = None,
     executor: ExecutorName = None,
 ) -> None:
-    """Evaluate generated features and the structures reconstructed from them, by all evaluators that apply.
+    """Evaluate generated features and reconstructed structures, by all evaluators that apply.
 
     Writes results.json, results.csv, samples.csv, the metrics of each evaluator and the structures as
-    .extxyz; shows the tables. Structures are also ranked, best first:
-    candidates/candidates.csv, and a CIF or extended XYZ file of each.
+    .extxyz, and prints the tables. Structures are also ranked, best first, in candidates/candidates.csv, with
+    a CIF or extended XYZ file each.
     """
     from whorl.potentials import importable
     from whorl.workflow.settings import EvaluateSettings
     from whorl.workflow.stages.evaluate import evaluate_files
     from whorl.workflow.stages.report import summary
 
-    if structures is not None and crystals is not None:
-        raise InputError("--structures and --crystals are the same: give one of them.")
-    if calculator is not None and structures is None and crystals is None:
-        raise InputError("--calculator computes structures: give them with --structures.")
-    if crystals is not None and dataset is None:
-        raise InputError("--crystals are compared with real ones: give both --crystals and --dataset.")
+    surrogate = _renamed("--judge", judge, "--surrogate", surrogate)
+    structures = _renamed("--crystals", crystals, "--structures", structures)
+    if calculator is not None and structures is None:
+        raise InputError("--calculator evaluates structures: give them with --structures.")
     given: dict[str, Any] = {"tolerance": tolerance, "quantity": quantity, "subtract_offset": subtract_offset}
     if not cgcnn:
         given["cgcnn"] = False
@@ -107,13 +109,23 @@ def evaluate(
             output=output,
             monitor=monitor,
             rows=rows,
-            structures=structures or crystals,
+            structures=structures,
             dataset=dataset,
-            surrogate=judge,
+            surrogate=surrogate,
             property=property,
         )
         show_summary(*summary(results))
         out.print(str(results))
+
+
+def _renamed(old: str, value: Path | None, new: str, present: Path | None) -> Path | None:
+    """Return the value of an option that may be given by its name of earlier versions."""
+    if value is None:
+        return present
+    if present is not None:
+        raise InputError(f"{new} and {old} are the same option: give {new} only.")
+    warnings.warn(f"{old} is now called {new}.", FutureWarning, stacklevel=2)
+    return value
 
 
 @app.command()
@@ -124,7 +136,7 @@ def report(
         typer.Option("--output", "-o", help="Page to write.", show_default="<folder>/report/report.html"),
     ] = None,
 ) -> None:
-    """Write the report of a run again: one self-contained HTML page."""
+    """Write the HTML report of a run again."""
     from whorl.workflow.stages.report import report_again
 
     out.print(str(report_again(folder, output=output)))
