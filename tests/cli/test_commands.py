@@ -40,7 +40,7 @@ def test_every_command_has_help(whorl, command):
 
 def test_help_tells_the_exit_codes(whorl):
     said = whorl("--help").out
-    for code in ("0 done", "1 something", "2 wrong usage", "3 done, but", "130 stopped"):
+    for code in ("0 success", "1 invalid input", "2 wrong usage", "3 success, but", "130 stopped"):
         assert code in said
 
 

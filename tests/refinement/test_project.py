@@ -281,6 +281,25 @@ def test_the_refiner_fits_to_the_training_rows_and_says_what_it_did():
     assert refined.structures.positions.dtype == torch.float64
 
 
+@pytest.mark.parametrize(("name", "used"), [("energy_per_atom", True), ("band_gap", False)])
+def test_forces_are_derivatives_of_energies_alone(name, used, monkeypatch):
+    structures = clusters(30)
+    forces = Pairs()(structures).forces
+    labelled = reference_of(structures).replace(
+        name=name, forces=forces, training_rows=torch.arange(29, 4, -1)
+    )
+    given, fit = [], AdditiveSurrogate.fit
+    monkeypatch.setattr(
+        AdditiveSurrogate, "fit", lambda *of, **labels: given.append(labels["forces"]) or fit(*of, **labels)
+    )
+    starts = clusters(1, seed=5)
+    context = RefinementContext(reference=labelled, tolerance=0.1, seed=3)
+    refiner().refine(samples_of(starts, Pairs()(starts).energy / 4), context)
+    assert (given[0] is not None) == used
+    if used:
+        assert torch.equal(given[0], forces.reshape(30, -1, 3)[5:].flip(0).reshape(-1, 3))
+
+
 def test_a_hit_that_is_not_likely_is_called_uncertain():
     starts = clusters(3)
     doubtful = Known(spread, lambda positions, cells, owner: torch.full((len(cells),), 0.2).double())

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.evaluation.samples import Reference, Samples
+from whorl.potentials.quantity import Quantity, quantity_named
 from whorl.refinement.base import RefinementContext, Refiner, refine_in_chunks
 from whorl.refinement.settings import RefinerSettings
 from whorl.settings import Count, Fraction, NonNegative, Positive, Share
@@ -399,7 +400,10 @@ class Project(Refiner):
                 "project: got neither a surrogate of structures nor labelled structures to fit one to. "
                 "Labels without atoms are not enough."
             )
-        rows, forces, stresses = reference.training_rows, reference.forces, reference.stresses
+        quantity = context.quantity or Quantity(name=quantity_named(reference.name) or "")
+        # Forces are derivatives of an energy, and say nothing of another property.
+        forces = reference.forces if quantity.is_energy else None
+        stresses, rows = reference.stresses if quantity.is_energy else None, reference.training_rows
         surrogate = settings.method.fit(
             reference.structures[rows],
             reference.training_properties,
