@@ -232,3 +232,10 @@ def _raising(get):
         return get(name)
 
     return wrapped
+
+
+def test_refiners_are_in_the_request(small, page):
+    small.recipe = {**small.recipe, "refine": [{"kind": "relax", "fmax": 0.2}, {"kind": "relax"}]}
+    words = page(small).words
+    assert "forces are below 0.2 eV/Å" in words and ", then relaxed" in words
+    assert "structures, as refined" in words and "without relaxation" not in words

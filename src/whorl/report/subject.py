@@ -8,6 +8,7 @@ from typing import Any
 from whorl.conditions import describe_requests
 from whorl.evaluation.results import Results
 from whorl.reconstruction.settings import ReconstructorSettings
+from whorl.refinement.base import RefinerSettings
 from whorl.representations.settings import RepresentationSettings
 
 _KINDS = {
@@ -37,6 +38,7 @@ def describe(recipe: Mapping[str, Any], results: Results) -> list[tuple[str, str
         ("Surrogate", _surrogate(recipe.get("surrogate") or {})),
         ("Samples", _samples(recipe)),
         ("Reconstruction", _reconstruction(recipe.get("reconstruct"))),
+        ("Refinement", _refinement(recipe.get("refine"))),
         ("Evaluated by", _evaluated_by(recipe, results)),
     ]
     return [(heading, text) for heading, text in lines if text]
@@ -155,6 +157,10 @@ def _reconstruction(section: Any) -> str:
     return ReconstructorSettings.model_validate(dict(section)).summary() if section else ""
 
 
+def _refinement(sections: Any) -> str:
+    return ", then ".join(RefinerSettings.model_validate(dict(of)).summary() for of in sections or ())
+
+
 def _evaluated_by(recipe: Mapping[str, Any], results: Results) -> str:
     name = calculator_name(recipe)
     closed = (recipe.get("reconstruct") or {}).get("kind") == "closed_form"
@@ -164,7 +170,8 @@ def _evaluated_by(recipe: Mapping[str, Any], results: Results) -> str:
     compared = any(t.potential is not None for size in results.sizes.values() for t in size.targets)
     if not name or not compared:
         return "the surrogate alone"
-    return f"the surrogate (features) and {name} (structures, without relaxation or screening)"
+    how = "as refined" if recipe.get("refine") else "without relaxation or screening"
+    return f"the surrogate (features) and {name} (structures, {how})"
 
 
 def _listed(words: Sequence[str]) -> str:
