@@ -59,7 +59,7 @@ QUANTILE = 1.645  # of the normal distribution: 90 % of errors are within so man
 # structures, and of their errors 90 % are then covered.
 COVERED = 0.95
 _ENTRY, _FORMAT = "whorl_additive", 1
-_PENALTIES = tuple(10.0 ** (power / 2) for power in range(-20, 3))
+_PENALTIES = (-10.0, 1.0)  # powers of ten, of the typical diagonal of AᵀA
 _COMPOSITION = 10.0  # amplitude of the elements' columns: hardly penalised
 _ATOMS_AT_ONCE = 1000
 _NUMBERS_AT_ONCE = 8_000_000  # of the fingerprints' Jacobian
@@ -300,24 +300,24 @@ class AdditiveSurrogate(StructureSurrogate):
 
     def _best_penalty(self) -> float:
         """Return the λ of the largest evidence, with the noise that is best for each."""
-        best, found = -math.inf, _PENALTIES[0]
-        top = float(self._normal.diagonal().mean())
-        for relative in _PENALTIES:
-            penalty = relative * top
-            factor, info = torch.linalg.cholesky_ex(self._normal + penalty * torch.eye(len(self._right)))
-            if int(info):
-                continue
+        from scipy.optimize import minimize_scalar
+
+        size, eye = len(self._right), torch.eye(len(self._right), dtype=torch.float64)
+        typical = float(self._normal.diagonal().mean())
+
+        def surprise(power: float) -> float:
+            """Return −2 log of the evidence, up to a constant."""
+            penalty = typical * 10.0**power
+            factor, failed = torch.linalg.cholesky_ex(self._normal + penalty * eye)
+            if int(failed):
+                return math.inf
             half = torch.linalg.solve_triangular(factor, self._right[:, None], upper=False)
             left = max(self._squares - float(half.square().sum()), 1e-12 * self._squares + 1e-300)
-            log_determinant = 2.0 * float(factor.diagonal().log().sum())
-            evidence = -0.5 * (
-                self._rows * math.log(left / self._rows)
-                + log_determinant
-                - len(self._right) * math.log(penalty)
-            )
-            if evidence > best:
-                best, found = evidence, penalty
-        return found
+            determinant = 2.0 * float(factor.diagonal().log().sum()) - size * math.log(penalty)
+            return self._rows * math.log(left / self._rows) + determinant
+
+        found = minimize_scalar(surprise, bounds=_PENALTIES, method="bounded", options={"xatol": 0.1})
+        return typical * 10.0 ** float(found.x)
 
     def _solve(self) -> None:
         eye = torch.eye(len(self._right), dtype=torch.float64)
