@@ -33,3 +33,10 @@ def test_forms_that_no_command_writes(tiny_run, tmp_path, form):
     (tmp_path / "reconstruct" / "structures-reconstruction.json").write_text(json.dumps(form))
     with pytest.raises(InputError, match=r"structures-reconstruction\.json: (damaged|does not say)"):
         read_samples(files, features=features)
+
+
+def test_results_of_an_earlier_version_say_what_to_do(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"format": "whorl verdict 1", "sizes": {}}))
+    with pytest.raises(InputError, match=r"results\.json: results of an earlier version.*'whorl run' with"):
+        summary(path)

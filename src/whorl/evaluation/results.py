@@ -228,8 +228,7 @@ class Results:
         """
         if data.get("format") != _FORMAT:
             raise InputError(
-                f"results: got format {data.get('format')!r}, expected {_FORMAT!r}. Evaluate again: "
-                "'whorl run' with the same recipe and folder does so, and keeps all other stages."
+                f"results: got format {data.get('format')!r}, expected {_FORMAT!r}. Evaluate again."
             )
         try:
             sizes = {label: _size_from(size) for label, size in data["sizes"].items()}

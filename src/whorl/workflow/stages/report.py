@@ -102,8 +102,14 @@ def read_results(path: Path) -> Results:
     Raises:
         InputError: It is damaged, or of another version.
     """
+    data = read_json(path)
+    if isinstance(data, dict) and str(data.get("format", "")).startswith("whorl verdict"):
+        raise InputError(
+            f"{path}: results of an earlier version of whorl. Evaluate again: 'whorl run' with the same recipe "
+            "and folder does so, and keeps the other stages."
+        )
     with damage_named(path):
-        return Results.from_dict(read_json(path))
+        return Results.from_dict(data)
 
 
 def summary(path: Path) -> tuple[dict[str, Table], list[str]]:
