@@ -1,7 +1,9 @@
 """Every registered evaluator keeps the contract, and broken ones are found out."""
 
 import dataclasses
+import importlib
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
@@ -265,3 +267,12 @@ def test_a_surrogate_that_is_not_there_is_asked_for(samples, reference):
     context = dataclasses.replace(CONTEXT, surrogate=None)
     with pytest.raises(InputError, match="needs generated features and a surrogate"):
         EVALUATORS.get("surrogate")().evaluate(samples, reference, context)
+
+
+def test_the_evaluator_of_the_docs_keeps_the_contract(samples, reference, tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    code = page.split("## To add an evaluator")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "evaluator_of_the_docs.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    size = importlib.import_module("evaluator_of_the_docs").Size
+    check_evaluator(size(size.Settings(widest=3.0)), samples, reference, CONTEXT)

@@ -105,8 +105,8 @@ def read_results(path: Path) -> Results:
     data = read_json(path)
     if isinstance(data, dict) and str(data.get("format", "")).startswith("whorl verdict"):
         raise InputError(
-            f"{path}: results of an earlier version of whorl. Evaluate again: 'whorl run' with the same recipe "
-            "and folder does so, and keeps the other stages."
+            f"{path}: results of an earlier version of whorl. Evaluate again: 'whorl run' with the same "
+            "recipe and folder does so, and keeps the other stages."
         )
     with damage_named(path):
         return Results.from_dict(data)
