@@ -15,7 +15,6 @@ from itertools import zip_longest
 from typing import Any
 
 from whorl.evaluation.results import Evaluated
-from whorl.evaluation.samples import Samples
 from whorl.structures.batch import StructureBatch
 from whorl.structures.composition import formula
 
@@ -115,15 +114,13 @@ def _candidates(of: Evaluated, label: str) -> Iterator[Candidate]:
     samples, property = of.samples, of.reference.name
     if samples.structures is None or not len(samples.structures):
         return
-    count = len(samples.structures)
+    count, targets = len(samples.structures), samples.structure_targets.double().tolist()
     computed, computed_by = _computed(of)
     invalid, why = _invalid(of)
     failures = _column(of, "energy", "failure") or [None] * count
     space_groups = _column(of, "symmetry", "space_group") or [None] * count
     new = _column(of, "novelty", "novel") or [None] * count
-    values = [
-        abs(c - t) if c is not None else math.inf for c, t in zip(computed, _targets(samples), strict=True)
-    ]
+    values = [abs(c - t) if c is not None else math.inf for c, t in zip(computed, targets, strict=True)]
     unique = _unique(of, values, invalid)
     for k, row in enumerate(samples.rows.tolist()):
         refined = samples.refinement[k] if samples.refinement else ""
@@ -133,7 +130,7 @@ def _candidates(of: Evaluated, label: str) -> Iterator[Candidate]:
             formula=_formula(samples.structures[k]),
             space_group=str(space_groups[k] or ""),
             property=property,
-            requested=_targets(samples)[k],
+            requested=targets[k],
             computed=computed[k],
             computed_by=computed_by,
             valid=not invalid[k],
@@ -149,10 +146,6 @@ def _candidates(of: Evaluated, label: str) -> Iterator[Candidate]:
             sample=samples.ids[row],
             index=k,
         )
-
-
-def _targets(samples: Samples) -> list[float]:
-    return [float(value) for value in samples.structure_targets.tolist()]
 
 
 def _computed(of: Evaluated) -> tuple[list[float | None], str]:
