@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
 from whorl.datasets import (
     Dataset,
     build_clusters,
@@ -21,6 +23,7 @@ from whorl.datasets import (
 from whorl.datasets.describe import summary
 from whorl.datasets.labels import doubt_of_forces
 from whorl.errors import InputError
+from whorl.structures.batch import StructureBatch
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
@@ -29,6 +32,11 @@ from whorl.workflow.settings import (
     CrystalSettings,
 )
 
+if TYPE_CHECKING:
+    from whorl.evaluation.cgcnn import CGCNN
+
+_LABEL = "formation energy"
+_AT_ONCE = 500  # crystals between two saves of their labels
 _FEW = 10  # minimum number of structures for a correlation
 
 
@@ -82,8 +90,14 @@ def crystals(
         from whorl.evaluation.cgcnn import CGCNN
 
         # A fast label without a download; it is rough for unrelaxed cells.
-        labels = CGCNN(["formation energy"]).predict(dataset.structures, progress=monitor.progress("CGCNN"))
-        energies = labels["formation energy"]
+        parts = map_chunks(
+            partial(_labelled, CGCNN([_LABEL])),
+            list(dataset.structures.replace(info=()).chunks(_AT_ONCE)),
+            folder=parts_folder(output, [seed, settings.model_dump(mode="json")]),
+            key=_LABEL,
+            progress=monitor.progress("CGCNN"),
+        )
+        energies = torch.cat([part.tensors[_LABEL] for part in parts])
         dataset = replace(dataset, properties={settings.property: energies})
         unknown = torch.nonzero(~torch.isfinite(energies)).flatten().tolist()
         for row in unknown:
@@ -91,6 +105,11 @@ def crystals(
         dataset = dataset.select([row for row in range(len(dataset)) if row not in set(unknown)])
     _tell_failures(dataset, method.name if method else "CGCNN", monitor)
     store(dataset, output, monitor)
+    remove_parts(output)
+
+
+def _labelled(network: CGCNN, crystals: StructureBatch) -> Part:
+    return Part(network.predict(crystals))
 
 
 def files(
