@@ -1,8 +1,8 @@
 """CIF text to structures, block by block.
 
-The symmetry and the special positions are made out, and the result is checked against the formula, number of
+Symmetry and special positions are determined, and the result is checked against the formula, number of
 formula units, volume and density that the block states. gemmi reads the syntax and knows the tables of space
-groups. What cannot be understood is refused by name, and what may be meant otherwise is a doubt.
+groups. What cannot be interpreted is rejected with a reason; ambiguous interpretations give a doubt.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _chosen(
 
 
 def _require_certain(sites: Sites, expanded: Expanded, contents: _Contents) -> None:
-    """Refuse sites of which it is not clear whether they are on a special position.
+    """Reject sites that may or may not be on a special position.
 
     Raises:
         InputError: There is such a site.
@@ -229,7 +229,7 @@ class _Contents:
         return Counter(chemical_symbols[z] for z in self.sites.numbers[expanded.site].tolist())
 
     def mismatches(self, expanded: Expanded) -> list[str]:
-        """Say where a cell of atoms differs from what is stated."""
+        """Return the differences between a cell of atoms and the stated contents."""
         numbers = self.sites.numbers[expanded.site]
         volume = abs(float(np.linalg.det(self.cell)))
         found = [*self._of_formula(self._counts(expanded)), *self._of_multiplicities(expanded)]

@@ -41,11 +41,12 @@ class Sites:
         labels: Their names in the file.
         numbers: Atomic numbers, shape (n,).
         fractional: Coordinates as written, shape (n, 3).
-        low: Least error δ (place = coordinate + δ) that rounding or the uncertainty allows, shape (n, 3).
+        low: Smallest error δ (position = coordinate + δ) that rounding or the uncertainty allows, shape (n,
+            3).
         high: Greatest error δ, shape (n, 3).
         multiplicities: Stated number of atoms of each site; 0 where there is none.
         species: Symbol, or symbol, oxidation state and None where it has one.
-        doubts: What may be meant otherwise.
+        doubts: Doubts about the interpretation.
     """
 
     labels: tuple[str, ...]
@@ -220,7 +221,7 @@ def _require_full(columns: Mapping[str, list[str]], labels: tuple[str, ...]) -> 
 
 
 def _require_one_alternative(columns: Mapping[str, list[str]], labels: tuple[str, ...]) -> None:
-    """Refuse sites that the file calls alternatives of one another, be they fully occupied."""
+    """Reject sites that are alternatives of one another, even if fully occupied."""
     first: dict[str, int] = {}
     groups = columns.get("disorder_group", ())
     assemblies = columns.get("disorder_assembly", ["."] * len(groups))
@@ -241,7 +242,7 @@ def _whole(text: str) -> int:
 
 
 class _Elements:
-    """Which element a site is, by its type symbol, else by its label."""
+    """Elements of sites, by type symbol, else by label."""
 
     def __init__(self, columns: Mapping[str, list[str]], formula: Mapping[str, float]) -> None:
         self.types = columns.get("type_symbol", ())

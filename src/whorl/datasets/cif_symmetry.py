@@ -1,6 +1,6 @@
 r"""Symmetry operations of a CIF block: listed, or by Hall symbol, Hermann-Mauguin symbol or number.
 
-An operation takes fractional coordinates x to W x + w. The tables of settings are those of gemmi (564, with
+An operation maps fractional coordinates x to W x + w. The tables of settings are those of gemmi (564, with
 their Hall symbols) and of spglib (full symbols).
 """
 
@@ -82,12 +82,12 @@ class Operations:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """Operations that a block may mean.
+    """A possible symmetry of a block.
 
     Attributes:
         operations: The operations.
-        source: Which operations they are, in words.
-        doubts: What speaks against them.
+        source: Description of their origin.
+        doubts: Doubts about them.
         rank: Of several that fit the cell equally well, those of the lowest rank are meant.
     """
 
@@ -101,7 +101,7 @@ def find_symmetries(block: Block, cell: Float[np.ndarray, "3 3"]) -> list[Symmet
     """Return the possible symmetries of a block; several if only the contents of the cell can decide.
 
     Operations that are listed go before a Hall symbol, that before a Hermann-Mauguin symbol, that before a
-    number. Where nothing is said, the structure is in P1.
+    number. Without any of these, the structure is in P1.
 
     Args:
         block: The block.
@@ -181,7 +181,7 @@ def _number(text: str) -> int:
 
 
 def _require_nothing_else(block: Block) -> None:
-    """Refuse a block that says by other tags (misspelled, or a Schoenflies symbol) that it is not in P1.
+    """Reject a block that states a symmetry by other tags only (misspelled, or a Schoenflies symbol).
 
     Raises:
         InputError: It does.

@@ -154,7 +154,7 @@ def download(
         timeout: Seconds without a byte after which a connection counts as broken.
 
     Raises:
-        InputError: The checksum differs; what was received is thrown away.
+        InputError: The checksum differs; the received data is deleted.
         WhorlError: The address does not exist or cannot be reached.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def download(
         )
     try:
         _verify(
-            part, sha256, remedy="What was received has been thrown away; run the same command again", url=url
+            part, sha256, remedy="The received data has been deleted; run the same command again", url=url
         )
     except InputError:
         part.unlink()
@@ -260,7 +260,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def _check_table(path: Path, url: str) -> None:
-    """Refuse what is no table of structures, such as the page of a network that wants a login first."""
+    """Reject files that are no table of structures, such as the login page of a network."""
     with path.open("rb") as file:
         first = file.readline(4096).decode("utf-8", errors="replace").strip()
     if "cif" not in first.split(","):

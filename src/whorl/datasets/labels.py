@@ -18,14 +18,16 @@ from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import EXTRAS, calculator_results
 
 _NET_FORCE = 0.1  # eV/Å, and share of the forces' lengths: a free cluster with more of it is doubted
-_NEAR = 0.15  # Å root mean square: between structures so near, forces should say how the energy changes
+_NEAR = (
+    0.15  # Å root mean square: between structures this similar, forces should predict the energy difference
+)
 _SEARCHED = 1000  # structures of one composition and cell among which neighbours are searched
-_PAIRS = 3  # near structures, fewer of which say nothing
+_PAIRS = 3  # minimum number of similar pairs
 _CHANGE = 1e-3  # eV: smaller changes of energy may be noise
 
 _GUESS = "So they may be"
 
-# What the energy changes by, in units of what the forces say, where these are not in eV/Å.
+# Energy differences relative to those predicted by forces in other units.
 _UNITS = {
     51.422: "in Hartree/Bohr (1 is 51.422 eV/Å)",
     27.211: "in Hartree/Å (1 is 27.211 eV/Å)",
@@ -41,7 +43,7 @@ _UNITS = {
 def labels_of_calculators(structures: StructureBatch) -> tuple[Tensor | None, Tensor | None]:
     """Return forces (A, 3) and stresses (B, 3, 3) that came with ASE's calculators; None where none did.
 
-    Only those that belong to these very positions and cells count.
+    Only those computed for exactly these positions and cells are returned.
     """
     results = list(calculator_results(structures))
     if not any("forces" in one or "stress" in one for one in results):
@@ -55,7 +57,7 @@ def labels_of_calculators(structures: StructureBatch) -> tuple[Tensor | None, Te
 def labels_as_read(
     structure: StructureBatch, property: str | None
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "3 3"], list[str]]:
-    """Return forces and stress of one structure as it came from a file, and what is doubtful about them.
+    """Return forces and stress of one structure read from a file, and doubts about them.
 
     Taken are the results of a calculator (``forces``, ``stress``), columns named ``forces`` or ``force``,
     and a ``stress`` or ``virial`` (minus the stress times the volume) of the comment line. Where the property
@@ -138,7 +140,7 @@ def doubt_of_forces(
 ) -> str | None:
     """Return a warning if forces are inconsistent with the energies; None if consistent or unknown.
 
-    Energies are those of calculators, and otherwise the property, if it is called one: of the structure or
+    Energies are those of calculators, or the property if its name is that of an energy: of the structure or
     per atom, whichever fits.
 
     Args:
@@ -163,7 +165,7 @@ def doubt_of_forces(
 def doubt_of_units(
     structures: StructureBatch, forces: Float[Tensor, "A 3"], energies: Float[Tensor, "B"]
 ) -> str | None:
-    r"""Say that forces do not fit with energies, by finite differences; None if they do.
+    r"""Return a warning if forces disagree with finite differences of energies; None if they agree.
 
     Between two structures of the same atoms that differ by :math:`\delta x`, the energy changes by
     :math:`-\tfrac12 (F_1 + F_2) \cdot \delta x` up to third order.
@@ -183,10 +185,19 @@ def doubt_of_units(
     agree = abs(actual)[(ratio / factor > 0.5) & (ratio / factor < 2)].sum() / abs(actual).sum()
     if agree > 0.5 and 0.75 < factor < 1.33:
         return None
-    text = (
-        f"the forces do not fit with the energies (eV and eV/Å expected): between {len(ratio)} pairs of near "
-    )
-    if agree <= 0.5:
+    text
+
+
+
+
+
+
+
+
+
+
+    = f"the forces
+    are inconsistent with the energies (eV and eV/Å expected): between {len(ratio)} pairs of near " if agree <= 0.5:
         return (
             f"{text}structures, the energy does not follow them. Are they of these atoms, in this order, and "
             "of the same method?"
@@ -197,7 +208,7 @@ def doubt_of_units(
 
 
 def _changes(structures: StructureBatch, forces: Tensor, energies: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return changes of energy between near structures: by the forces, and as labelled."""
+    """Return energy differences of similar structures: by the forces, and as labelled."""
     from scipy.spatial import cKDTree
 
     ends = torch.cumsum(structures.n_atoms, 0).tolist()

@@ -187,7 +187,7 @@ def _checked_elements(elements: Sequence[str] | None) -> tuple[str, ...]:
 
 
 class _Collection:
-    """Crystals, each once, in the order in which they come."""
+    """Distinct crystals, in the order of the chunks."""
 
     def __init__(self, *, wanted: int) -> None:
         from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -203,7 +203,7 @@ class _Collection:
         return self._count
 
     def add(self, chunk: Dataset) -> None:
-        """Take from a chunk what is new, up to the number wanted."""
+        """Add the new crystals of a chunk, up to the number wanted."""
         self._skipped += chunk.skipped
         if not len(chunk):
             return
@@ -222,7 +222,7 @@ class _Collection:
             self._chosen.append(chunk.select(rows))
 
     def dataset(self, origin: dict[str, Any]) -> Dataset:
-        """Return all that was taken."""
+        """Return the collected crystals."""
         return replace(Dataset.concatenate(self._chosen, provenance=origin), skipped=tuple(self._skipped))
 
 
@@ -230,7 +230,7 @@ class _Collection:
 
 
 def _compute(plan: _Plan, potential: Potential | None, number: int) -> Part:
-    """Decorate prototypes, label what is sound, and return it."""
+    """Decorate prototypes, and return the valid crystals with labels."""
     random = np.random.default_rng(int(stable_hash([plan.seed, number])[:12], 16))
     library = [p for p in _library() if len(p.crystal) <= plan.max_atoms]
     weights = np.array([_ELEMENTAL if len(p.species) == 1 else 1.0 for p in library])
@@ -298,7 +298,7 @@ def _neutral_elements(
 
 
 def _can_be_neutral(elements: Sequence[str], counts: Iterable[int]) -> bool:
-    """Tell whether common oxidation states add up to zero with the anions the more electronegative ones."""
+    """Return whether common oxidation states can add up to zero, with more electronegative anions."""
     chemistry = [_chemistry(symbol) for symbol in elements]
     if len(chemistry) == 1:
         return True
@@ -315,7 +315,7 @@ def _can_be_neutral(elements: Sequence[str], counts: Iterable[int]) -> bool:
 
 @lru_cache(maxsize=256)
 def _is_metallic(symbol: str) -> bool:
-    """Tell whether an element is a metal or a metalloid."""
+    """Return whether an element is a metal or a metalloid."""
     from pymatgen.core import Element
 
     return bool(Element(symbol).is_metal or Element(symbol).is_metalloid)
@@ -331,7 +331,7 @@ def _chemistry(symbol: str) -> tuple[tuple[int, ...], float]:
 
 
 def _decorated(prototype: _Prototype, elements: Sequence[str]) -> Structure | None:
-    """Return the prototype with other elements in a cell of the size that suits them."""
+    """Return the prototype with other elements in a cell of suitable size."""
     from pymatgen.core import Structure
     from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 
@@ -360,14 +360,14 @@ def _decorated(prototype: _Prototype, elements: Sequence[str]) -> Structure | No
 
 
 def _is_sound(crystal: Structure, plan: _Plan) -> bool:
-    """Tell whether no atoms are too close, and the cell is neither too full nor too empty."""
+    """Return whether no atoms are too close, and the packing fraction is in range."""
     spheres = 4 / 3 * np.pi * float((covalent_radii[list(crystal.atomic_numbers)] ** 3).sum())
     lowest, highest = plan.packing
     return lowest <= spheres / float(crystal.volume) <= highest and _shortest_ratio(crystal) >= plan.closest
 
 
 def _shortest_ratio(crystal: Structure) -> float:
-    """Return the least distance of two atoms as a share of the sum of their covalent radii."""
+    """Return the smallest distance of two atoms, relative to the sum of their covalent radii."""
     radii = covalent_radii[list(crystal.atomic_numbers)]
     widest = reach = 2.0 * float(radii.max())
     while True:

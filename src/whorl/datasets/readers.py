@@ -1,4 +1,4 @@
-"""Labelled structures from the files of the field; an entry that cannot be read is skipped and says why."""
+"""Readers of labelled structures; entries that cannot be read are skipped with a reason."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def read_dataset(
 
     Args:
         path: The file or folder.
-        property: Name of the column; None for structures alone.
-        format: One of ``FORMATS``; None to tell by name and contents.
+        property: Name of the column; None for structures without a property.
+        format: One of ``FORMATS``; by default recognised by name and contents.
         progress: Called with (entries done, entries in all).
 
     Raises:
         InputError: No such file, a format that is not known, or no entry has the property.
 
     Returns:
-        The entries that can be used, in the order of the source; there may be none.
+        The usable entries, in the order of the source; there may be none.
     """
     path = Path(path)
     if format is not None and format not in FORMATS:
@@ -146,13 +146,13 @@ def _require(path: Path, property: str, columns: Iterable[str], columns_from: st
 
 
 def _number(columns: Any, name: str) -> tuple[float, str | None]:
-    """Return the property as a finite number, or why it is none."""
+    """Return the property as a finite number, or the reason why not."""
     value = columns.get(name, columns.get(ANY_PROPERTY))
     if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan, f"has no '{name}'"
     try:
         if isinstance(value, str) and "_" in value:
-            raise ValueError  # Python alone takes 1_000 for a number
+            raise ValueError  # only Python accepts 1_000 as a number
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan, f"its '{name}' is {shortened(value, 40)!r}, expected a number"
@@ -185,10 +185,10 @@ def _format_of(path: Path) -> str | None:
 
 
 def _sniff(path: Path) -> str:
-    """Tell the format by the first bytes.
+    """Recognise the format by the first bytes.
 
     Raises:
-        InputError: They say nothing.
+        InputError: It is not recognised.
     """
     known = f"Give format: one of {', '.join(FORMATS)}."
     suffix = path.suffix.lower()
@@ -269,7 +269,7 @@ def _folder(folder: Path, format: str | None, property: str | None) -> Source:
 def _files_below(folder: Path, lost: list[Skipped]) -> Iterator[Path]:
     """Yield all files below a folder, in order, each folder once: links to folders come after real ones.
 
-    Folders that cannot be listed and structure files that are links to nothing are added to ``lost``.
+    Folders that cannot be listed and dangling links are added to ``lost``.
     """
     seen: set[tuple[int, int]] = set()
     waiting, links = [folder], list[Path]()
@@ -278,7 +278,10 @@ def _files_below(folder: Path, lost: list[Skipped]) -> Iterator[Path]:
         here = waiting.pop() if waiting else links.pop(0)
         try:
             about = here.stat()
-            if (about.st_dev, about.st_ino) in seen:  # a link that leads back, or to what is read already
+            if (
+                about.st_dev,
+                about.st_ino,
+            ) in seen:  # a link to a parent folder, or to one that was read already
                 continue
             seen.add((about.st_dev, about.st_ino))
             for path in sorted(here.iterdir()):
@@ -298,10 +301,10 @@ def _file_entries(path: Path, name: str, kind: str, columns: Mapping[str, Any]) 
     try:
         text = read_text(path)
         blocks = read_cif(text) if kind == "cif" else [CifEntry(block="", structure=read_poscar(text))]
-    except Exception as error:  # whatever a parser makes of a broken file, the next one shall be read
+    except Exception as error:  # a broken file must not prevent reading the next one
         yield Entry(id=name, source=str(path), columns=columns, reason=in_words(error))
         return
-    # A row beside a file says nothing of which of several structures it means.
+    # A row does not say which of several structures of a file it belongs to.
     shared = f"its file holds {len(blocks)} structures, and one row" if columns and len(blocks) > 1 else None
     for number, block in enumerate(blocks):
         suffix = f"@{number}" if len(blocks) > 1 else ""
@@ -320,10 +323,10 @@ def _file_entries(path: Path, name: str, kind: str, columns: Mapping[str, Any]) 
 
 
 def _read_database(path: Path) -> Source:
-    """Go through the rows of an ASE database, SQLite or JSON.
+    """Yield the rows of an ASE database, SQLite or JSON.
 
     Raises:
-        InputError: It is none.
+        InputError: It is not an ASE database.
     """
     try:
         with open_binary(path) as file:
@@ -339,7 +342,7 @@ def _read_database(path: Path) -> Source:
             name, source = f"{path.name}@{number}", f"{path} row {number}"
             try:
                 structure, columns = _row(row_of(number))
-            except Exception as error:  # a broken row shall not hide the next
+            except Exception as error:  # a broken row must not prevent reading the next one
                 yield Entry(id=name, source=source, reason=in_words(error))
             else:
                 yield Entry(id=name, source=source, structure=structure, columns=columns)
@@ -371,7 +374,7 @@ def _json_rows(path: Path) -> tuple[list[Any], Callable[[Any], Any]]:
 def _row(row: Any) -> tuple[StructureBatch, dict[str, Any]]:
     """Return the structure of a database's row, and its results and keys.
 
-    What ASE cannot rebuild, and the structure does not need, is left out and doubted.
+    Dispensable parts that ASE cannot rebuild are left out, with a doubt.
     """
     import numpy as np
     from ase import Atoms
@@ -423,7 +426,7 @@ def _row(row: Any) -> tuple[StructureBatch, dict[str, Any]]:
 def read_features(
     path: Path | str, *, property: str, features: str = "features"
 ) -> tuple[Float[Tensor, "n *shape"], Float[Tensor, "n"]]:
-    """Read finished features and one property from a ``.npz`` file, as float64.
+    """Read precomputed features and one property from a ``.npz`` file, as float64.
 
     Args:
         path: The file.

@@ -9,16 +9,16 @@ from torch import Tensor
 from whorl.errors import InputError
 from whorl.linalg import principal_axes
 
-_SHORT = 32  # principal axes for a first look at distances
+_SHORT = 32  # principal axes for a first estimate of distances
 _ROWS_AT_ONCE = 10_000  # bounds the memory of exact distances
-# Of a lower bound, relative to the largest squared length: what is this near is computed exactly.
+# Margin of the lower bound, relative to the largest squared length; within it, distances are exact.
 _ROUNDING = 1e-7
 
 
 def farthest_point_sampling(
     features: Float[Tensor, "n f"], count: int, *, seed: int, start: int | None = None
 ) -> Int[Tensor, "count"]:
-    r"""Choose ``count`` rows, each as far as possible from those chosen before it.
+    r"""Select ``count`` rows, each as far as possible from those selected before.
 
     .. math:: s_k = \arg\max_i \min_{j<k} \lVert x_i - x_{s_j} \rVert_2
 
@@ -28,7 +28,7 @@ def farthest_point_sampling(
 
     Args:
         features: One row per structure.
-        count: Rows to choose, at most n.
+        count: Number of rows, at most n.
         seed: Draws the first row.
         start: The first row itself, instead of a drawn one.
 
@@ -98,11 +98,11 @@ def training_count(n: int, fraction: float) -> int:
 
 
 def split(n: int, *, fraction: float = 0.8, seed: int) -> tuple[Int[Tensor, "t"], Int[Tensor, "v"]]:
-    """Divide rows 0 … n-1 at random into those to train on and those to validate on.
+    """Divide rows 0 … n-1 at random into training and validation rows.
 
     Args:
         n: Number of rows.
-        fraction: Share of the first part, rounded to whole rows; where n allows, no part is empty.
+        fraction: Fraction of training rows, rounded to whole rows; if n allows, no part is empty.
         seed: The same seed gives the same split.
 
     Returns:

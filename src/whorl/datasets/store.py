@@ -39,11 +39,11 @@ Index = int | slice | Sequence[int] | Tensor
 
 @dataclass(frozen=True)
 class Skipped:
-    """An entry that was left out, and why.
+    """A skipped entry and the reason.
 
     Attributes:
-        source: File, and frame or row where it holds several.
-        reason: In the user's words.
+        source: File, and frame or row if it contains several.
+        reason: Reason, in terms of the input.
     """
 
     source: str
@@ -61,11 +61,11 @@ class Dataset:
         forces: Minus the gradient of the total energy in eV/Å, shape (A, 3) for A atoms in all, float64; NaN
             in all rows of a structure of which not all are known; None where no structure has any. By
             default those that came with ASE's calculators.
-        stresses: In eV/Å³, shape (B, 3, 3), with ASE's sign (positive for a cell that wants to shrink); NaN
+        stresses: In eV/Å³, shape (B, 3, 3), with ASE's sign (positive if the cell tends to shrink); NaN
             and None as for forces.
-        ids: A name for each structure; readers make it of source file and frame.
-        provenance: Where the set comes from: files, settings, seed, whorl's version. JSON-able.
-        skipped: What was left out when the set was read or built.
+        ids: A name for each structure; for readers, source file and frame.
+        provenance: Origin of the data: files, settings, seed, whorl's version. JSON-able.
+        skipped: Entries that were skipped when the set was read or built.
 
     Raises:
         InputError: Lengths that differ.
@@ -105,7 +105,7 @@ class Dataset:
 
     @property
     def doubts(self) -> list[tuple[str, str]]:
-        """Id and doubt of every entry that was read, but may not be what its file means."""
+        """Id and doubt of every entry whose interpretation is doubtful."""
         infos = () if self.structures is None else self.structures.info
         doubts = []
         for name, info in zip(self.ids, infos, strict=False):
@@ -200,17 +200,17 @@ def _whole(structures: StructureBatch | None, label: str, values: Tensor | None)
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
-    """Features of B structures, and by which representation they were made.
+    """Features of B structures, and their representation.
 
     Attributes:
         features: Shape (B, *shape).
         representation: Its ``config()``.
-        fingerprint: Its ``fingerprint``, the hash of that.
+        fingerprint: Its ``fingerprint``, a hash of the config.
         properties: One float64 tensor of shape (B,) per name.
         ids: A name for each row, the same as in the data set it was made of.
         pbc: Periodicity of each structure along its lattice vectors, shape (B, 3); ``None`` where it is not
             known. Of generated rows: that of the most similar structure of the training set.
-        requested: Of generated rows: the conditions requested besides the property, by name.
+        requested: Of generated rows: the other requested conditions, by name.
         elements: Chemical symbols in the structures, or of generated rows in the training set; none where
             they are not known.
 
@@ -300,10 +300,10 @@ def save_dataset(dataset: Dataset, path: Path | str) -> list[str]:
     cannot be rebuilt …) are left out.
 
     Returns:
-        What was left out; ``provenance["not_stored"]`` of the stored set says the same.
+        What was left out, which is also in ``provenance["not_stored"]`` of the stored set.
 
     Raises:
-        InputError: Structures that no one could load again (see :meth:`StructureBatch.check`).
+        InputError: Structures that could not be loaded again (see :meth:`StructureBatch.check`).
     """
     if dataset.structures is not None:
         dataset.structures.check()
@@ -313,7 +313,7 @@ def save_dataset(dataset: Dataset, path: Path | str) -> list[str]:
 
 
 def load_dataset(path: Path | str) -> Dataset:
-    """Read what :func:`save_dataset` wrote.
+    """Read a file written by :func:`save_dataset`.
 
     Raises:
         InputError: The file is absent, damaged, or holds something else.
@@ -357,7 +357,7 @@ def unpack_dataset(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
     """Return the data set that :func:`pack_dataset` packed.
 
     Raises:
-        InputError: What is there does not fit together.
+        InputError: The contents are inconsistent.
     """
     structures = None
     if "positions" in tensors:
@@ -385,7 +385,7 @@ def unpack_dataset(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
 
 
 def save_features(features: FeatureSet, path: Path | str) -> None:
-    """Write features, and what made them, to one ``.safetensors`` file, atomically."""
+    """Write features and their representation to one ``.safetensors`` file, atomically."""
     tensors = {f"property/{name}": values for name, values in features.properties.items()}
     if features.pbc is not None:
         tensors["pbc"] = features.pbc
@@ -405,14 +405,14 @@ def save_features(features: FeatureSet, path: Path | str) -> None:
 
 
 def load_features(path: Path | str, *, representation: Representation | None = None) -> FeatureSet:
-    """Read what :func:`save_features` wrote.
+    """Read a file written by :func:`save_features`.
 
     Args:
         path: The file.
-        representation: Where given, the features must have been made by it.
+        representation: If given, the features must be of this representation.
 
     Raises:
-        InputError: The file is absent, damaged, holds something else, or was made by another representation.
+        InputError: The file is absent, damaged, of another kind, or of another representation.
     """
     tensors, header = _read(path, "features")
     with damage_named(path):
@@ -436,7 +436,7 @@ def load_features(path: Path | str, *, representation: Representation | None = N
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Say in which settings two representations differ."""
+    """Return in which settings two representations differ."""
     here = json.loads(json.dumps(here, default=str))
     parts = [
         f"{key} is {_short(there.get(key))} in the file, {_short(here.get(key))} here"

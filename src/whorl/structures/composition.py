@@ -44,7 +44,7 @@ def composition(formula: str) -> dict[str, int]:
     """Read a chemical formula.
 
     Raises:
-        InputError: It is none, or has unknown elements.
+        InputError: It is not a formula, or has unknown elements.
 
     >>> composition("Pt10")
     {'Pt': 10}

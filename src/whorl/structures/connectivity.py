@@ -14,7 +14,7 @@ BOND = 1.3  # longest bond, in sums of covalent radii
 
 
 def count_pieces(structures: Structures, *, bond: float = BOND) -> Int[Tensor, "B"]:
-    """Return into how many pieces each structure has fallen; 1 is whole.
+    """Return the number of fragments of each structure; 1 if it is connected.
 
     Atoms are bonded where their distance, to any periodic image, is at most ``bond`` times the sum of their
     covalent radii. The layers of a crystal are pieces of it.

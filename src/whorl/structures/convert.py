@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     OneOrMore: TypeAlias = StructureBatch | Atoms | IStructure | IMolecule
     Structures: TypeAlias = OneOrMore | Iterable[OneOrMore]
     BatchField: TypeAlias = StructureBatch
-else:  # pymatgen is slow to import and not everyone's format
+else:  # pymatgen is slow to import and not always needed
     IMolecule = IStructure = Molecule = Structure = Structures = Any
     BatchField = Any  # of a dataclass that takes structures of any form and holds a batch
 
@@ -91,9 +91,9 @@ def from_ase(
 ) -> StructureBatch:
     """Make a batch of one or many ``ase.Atoms``.
 
-    Kept for the way back: ``info``, every per-atom array (tags, momenta, initial magnetic moments and
+    Kept for conversion back: ``info``, every per-atom array (tags, momenta, initial magnetic moments and
     charges, masses, your own), constraints, the cell's displacement, and the results of a calculator where
-    they belong to these very positions. Nothing is calculated, and the calculator itself is not kept.
+    they belong to exactly these positions. Nothing is calculated, and the calculator itself is not kept.
 
     Args:
         atoms: One structure or a sequence of them; left as they are.
@@ -157,8 +157,8 @@ def from_pymatgen(
 ) -> StructureBatch:
     """Make a batch of one or many pymatgen ``Structure`` or ``Molecule`` objects.
 
-    Kept for the way back: ``properties``, site properties, oxidation states and spins of the species, labels,
-    charge and spin multiplicity.
+    Kept for conversion back: ``properties``, site properties, oxidation states and spins of the species,
+    labels, charge and spin multiplicity.
 
     Args:
         structures: One structure or molecule, or a sequence of them; left as they are.
@@ -196,7 +196,7 @@ def to_pymatgen(structures: StructureBatch) -> list[Structure | Molecule]:
 
     Coming from ASE, per-atom arrays become site properties (``initial_magmoms`` is ``magmom``,
     ``initial_charges`` is ``charge``) and ``info`` becomes ``properties``. ASE's constraints and calculator
-    results have no counterpart and stay behind.
+    results have no counterpart and are dropped.
 
     Raises:
         InputError: A cell has no volume, an atomic number is no element's, or a per-atom property does not

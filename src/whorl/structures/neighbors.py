@@ -33,8 +33,8 @@ class NeighborList:
     """Directed pairs, sorted by their first atom; every pair is contained in both directions.
 
     Attributes:
-        first: Flat index of the atom that looks, shape (P,).
-        second: Flat index of the atom that is seen, shape (P,).
+        first: Flat index of the central atom, shape (P,).
+        second: Flat index of the neighbour, shape (P,).
         shift: Lattice translation of the second atom, in units of the lattice vectors, shape (P, 3).
         undirected: Number of the pair without its direction, 0 … P/2-1, shape (P,).
         directions: The two directed pairs of each undirected one, shape (P/2, 2).
@@ -105,8 +105,8 @@ class NeighborList:
 def neighbor_list(structures: Structures, *, cutoff: float, images: str = "all") -> NeighborList:
     """Find all pairs closer than ``cutoff``.
 
-    Any cell will do: smaller than the cutoff, skewed, left-handed, periodic along some directions only; atoms
-    may lie outside it.
+    Any cell is allowed: smaller than the cutoff, skewed, left-handed, periodic along some directions only;
+    atoms may be outside the cell.
 
     Args:
         structures: Where to search; anything that :func:`whorl.structures.as_batch` takes.
@@ -294,7 +294,7 @@ def _reduce(cells: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_reduced(cells: Tensor, pbc: Tensor) -> Bool[Tensor, "B"]:
-    """Tell whether the periodic vectors are a Minkowski-reduced basis, in any order."""
+    """Return whether the periodic vectors are a Minkowski-reduced basis, in any order."""
     gram = cells @ cells.transpose(1, 2)
     square = torch.diagonal(gram, dim1=1, dim2=2)
     tolerance = 1 + 1e-12
@@ -331,7 +331,7 @@ def _translations(structures: StructureBatch, lattice: _Lattice, cutoff: float) 
         dim=1,
     )
     shift = shift - reach[structure]
-    # A translation longer than the cutoff plus the extent of the wrapped atoms brings nobody near.
+    # A longer translation than the cutoff plus the extent of the wrapped atoms gives no neighbour.
     low = torch.full_like(lattice.heights, torch.inf)
     index = structures.structure_index[:, None].expand(-1, 3)
     low = low.scatter_reduce(0, index, lattice.positions, "amin")
@@ -343,7 +343,7 @@ def _translations(structures: StructureBatch, lattice: _Lattice, cutoff: float) 
 
 
 def _refuse_too_many(structures: StructureBatch, lattice: _Lattice, images: Tensor, cutoff: float) -> None:
-    """Refuse what would take many GB: cells far thinner than the cutoff, many atoms in little space.
+    """Reject structures that would take many GB: cells far thinner than the cutoff, very high densities.
 
     Raises:
         InputError: Names the first such structure, and what is wrong with it.
