@@ -91,7 +91,7 @@ def labels_as_read(
         net, lengths = float(forces.sum(0).norm()), float(forces.norm(dim=1).sum())
         if net > _NET_FORCE and net > _NET_FORCE * lengths:
             doubts.append(
-                f"its '{name}' add up to {net:.2g} eV/Å, and those of a free cluster to nothing: are they "
+                f"its '{name}' add up to {net:.2g} eV/Å, and those of a free cluster to zero: are they "
                 "of these atoms?"
             )
     name, given = first(of_cell, "stress", "virial")
@@ -185,19 +185,11 @@ def doubt_of_units(
     agree = abs(actual)[(ratio / factor > 0.5) & (ratio / factor < 2)].sum() / abs(actual).sum()
     if agree > 0.5 and 0.75 < factor < 1.33:
         return None
-    text
-
-
-
-
-
-
-
-
-
-
-    = f"the forces
-    are inconsistent with the energies (eV and eV/Å expected): between {len(ratio)} pairs of near " if agree <= 0.5:
+    text = (
+        "the forces are inconsistent with the energies (eV and eV/Å expected): "
+        f"between {len(ratio)} pairs of near "
+    )
+    if agree <= 0.5:
         return (
             f"{text}structures, the energy does not follow them. Are they of these atoms, in this order, and "
             "of the same method?"
