@@ -1,4 +1,4 @@
-r"""Atomwise targets: a list of atomic fingerprints, one for each atom, and nothing says which atom it is of.
+r"""Atomwise targets: one fingerprint per atom, in unknown order.
 
 With the features :math:`G_{if}` of atom i, the targets :math:`G^*_{rf}` in rows r, weights w and a penalty ρ,
 the loss of a structure of n atoms is the least over all ways π to give each row an atom of its species:
@@ -107,7 +107,7 @@ class AtomList(Representation):
 
 @dataclass(frozen=True, kw_only=True)
 class AtomwiseProblem(InversionProblem):
-    """T targets of one fingerprint for each atom, in any order. Best made with :meth:`of`.
+    """T targets with one fingerprint per atom, in any order; see :meth:`of`.
 
     Attributes are those of :class:`~whorl.reconstruction.InversionProblem`. The representation is an
     :class:`AtomList`; a target is its rows one after another, each of the species that the template has in
@@ -136,7 +136,7 @@ class AtomwiseProblem(InversionProblem):
         """Return the problem of fingerprints of single atoms.
 
         Args:
-            atomic: What the fingerprints were made with, by its ``atomic_features``.
+            atomic: Representation of the fingerprints, by its ``atomic_features``.
             target: One row for each atom of the template, in any order within the atoms of a species.
             template: T structures that give species, cell and pbc.
             weights: One factor per feature of an atom, shape (f,).

@@ -25,24 +25,24 @@ Progress = Callable[..., None]
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionContext:
-    """What a reconstructor is given besides features.
+    """Input of a reconstructor in addition to features.
 
     Attributes:
-        representation: That the features are of.
-        templates: Composition, periodicity and (unless it is sought too) cell for each of the B features;
+        representation: Representation of the features.
+        templates: Composition, periodicity and (unless it is free) cell for each of the B features;
             None where these follow from the features themselves.
-        free_cell: Whether the templates' cells are only a first guess.
-        frozen: Atoms of the templates that do not move, shape (A,); None for none.
-        starts: For each of the features structures that the search begins with besides random ones.
+        free_cell: Whether the templates' cells are only initial guesses.
+        frozen: Frozen atoms of the templates, shape (A,); None for none.
+        starts: Initial structures for each of the features, in addition to random ones.
         names: A name for each of the features; random numbers follow from it. Empty for none.
         elements: Chemical symbols that structures may have; empty for any.
-        requested: What structures were requested to have: ``elements``, ``formula``, ….
+        requested: Requested conditions: ``elements``, ``formula``, ….
         real: Whether the features are those of real structures, so that an exact structure exists.
         seed: Of all randomness.
-        invalid_above: Loss above which a structure does not stand for its features; None where unknown.
+        invalid_above: Threshold of invalid losses; None if unknown.
         weights: Of the features in the loss, shape (F,); None for the reconstructor's own.
-        directory: Where finished pieces are kept.
-        progress: Called as it goes on.
+        directory: Folder of finished chunks.
+        progress: Progress callback.
     """
 
     representation: Representation
@@ -91,7 +91,7 @@ class ReconstructionContext:
             template=self.templates,
             free_cell=self.free_cell,
             frozen=self.frozen,
-            # With weights of its own the search would look for what is nearest by another measure.
+            # With its own weights the search would minimise another loss.
             weights=torch.ones(flat.shape[1], dtype=torch.float64) if self.weights is None else self.weights,
             **options,
         )
@@ -104,12 +104,12 @@ class Reconstruction:
     Attributes:
         structures: The k structures.
         rows: Which of the B features each is for, shape (k,).
-        loss: What is left, shape (k,); NaN of a closed form, infinite where a search failed.
-        status: How each ended, such as ``"converged"`` or ``"decoded"``.
-        consistency: How far features contradict themselves, by name, each of shape (B,).
-        skipped: Features without a structure, and why.
-        notes: What a reader should know.
-        summary: Numbers of its own that are kept with the result, JSON-able.
+        loss: Remaining loss, shape (k,); NaN for a closed form, infinite where a search failed.
+        status: Status of each, such as ``"converged"`` or ``"decoded"``.
+        consistency: Self-consistency measures of the features, by name, each of shape (B,).
+        skipped: Features without a structure, with reasons.
+        notes: Remarks for the reader of the results.
+        summary: Further numbers to store with the result, JSON-able.
     """
 
     structures: StructureBatch
@@ -123,7 +123,7 @@ class Reconstruction:
 
     @classmethod
     def of(cls, result: InversionResult) -> Reconstruction:
-        """Return the result of a search in the common form."""
+        """Return the result of a search as a reconstruction."""
         rows = [row for row in range(len(result)) if row not in result.refused]
         return cls(
             structures=result.structures[rows],
@@ -139,15 +139,15 @@ class Reconstruction:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many ended in each status."""
+        """Number of structures by status."""
         return {status: self.status.count(status) for status in dict.fromkeys(self.status)}
 
 
 class Reconstructor(Method, ABC):
-    """A way from features back to structures. A failure is a status or a reason, and hides no other one.
+    """A method that reconstructs structures from features. Failures are statuses or reasons, not exceptions.
 
     Attributes:
-        searches: Whether it needs templates: composition and cell of what is sought.
+        searches: Whether it needs templates: composition and cell of the structures.
     """
 
     Settings: ClassVar[type[ReconstructorSettings]] = ReconstructorSettings
@@ -158,7 +158,7 @@ class Reconstructor(Method, ABC):
 
     @classmethod
     def why_not(cls, representation: type[Representation]) -> str | None:
-        """Return why features of a class of representations cannot be reconstructed so; None if they can."""
+        """Return why features of a class of representations are not supported; None if they are."""
         return None
 
     @abstractmethod
@@ -168,7 +168,7 @@ class Reconstructor(Method, ABC):
         """Return structures that have the features.
 
         Raises:
-            InputError: Features of a representation or shape that it cannot do, or a context that lacks what
+            InputError: An unsupported representation or shape of features, or a context that lacks what
                 it needs.
         """
 
@@ -178,9 +178,9 @@ class SearchReconstructor(Reconstructor):
 
     Attributes:
         search: The search: a problem and options, a result with a status for each target.
-        frees_cells: Whether it seeks cells too.
-        stops_by_the_clock: Whether it takes ``budget_seconds``.
-        more: Options that make it longer, where it does not.
+        frees_cells: Whether it can optimise cells too.
+        stops_by_the_clock: Whether it accepts ``budget_seconds``.
+        more: Options that make the search longer, otherwise.
     """
 
     search: ClassVar[Callable[..., InversionResult]]
@@ -190,7 +190,7 @@ class SearchReconstructor(Reconstructor):
 
     @abstractmethod
     def found(self, features: Float[Tensor, "B *shape"], context: ReconstructionContext) -> InversionResult:
-        """Return what the search finds for features that are all finite; see :meth:`reconstruct`."""
+        """Return the result of the search for finite features; see :meth:`reconstruct`."""
 
     def reconstruct(
         self, features: Float[Tensor, "B *shape"], context: ReconstructionContext

@@ -1,4 +1,4 @@
-"""Checkpoints of a search: finished pieces on disk, so that a killed one loses only the piece it was at."""
+"""Checkpoints of a search: finished chunks on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from whorl.tensor_files import tensors_hash
 
 
 class Checkpoint:
-    """A folder of ``.safetensors`` files, one a piece.
+    """A folder of ``.safetensors`` files, one per chunk.
 
     The pieces of a search lie in a folder named by a hash of its problem and settings, so those of another
     search are never taken for its own, and are not lost either. Each carries that hash and a checksum.

@@ -100,11 +100,11 @@ def algorithm1(
     and from the target's name, or itself, so they are the same whatever else is in the batch.
 
     The learning rates and the noise were chosen on Pt10 with the 380 features of the paper and the raw mean
-    absolute error. With them most relaxed clusters come back within 0.05 Å; disordered ones mostly come back
+    absolute error. With them most relaxed clusters are recovered within 0.05 Å; disordered ones mostly end
     as another structure with a similar fingerprint, a local minimum.
 
     Args:
-        problem: What is sought.
+        problem: The targets.
         starts: Random starts for each target.
         hops: Runs of Adam from each start, with noise between them.
         iterations: Steps of each hop.
@@ -119,8 +119,8 @@ def algorithm1(
             representation of zeros would have.
         invalid_above: Loss above which a target is called invalid; see
             :func:`whorl.reconstruction.result.invalid_threshold`.
-        checkpoint: Folder in which finished pieces are kept. The same call made again goes on from there;
-            pieces made with other targets or settings are left alone and not used.
+        checkpoint: Folder of finished chunks. The same call resumes from there;
+            chunks made with other targets or settings are ignored.
         progress: Called as ``progress(done, total, message)``, in structures × steps.
 
     Returns:
@@ -148,7 +148,7 @@ def algorithm1(
     if checkpoint is not None:
         store = Checkpoint(Path(checkpoint), problem=problem, settings=dataclasses.asdict(settings))
         if store.others:
-            meter.say(f"{checkpoint}: pieces made with other targets or settings are left alone")
+            meter.say(f"{checkpoint}: chunks made with other targets or settings are ignored")
 
     # Chunks of equal size, so that none is left over that is too small to be worth a batch.
     n_chunks = -(-len(problem) // batch_size)
@@ -189,22 +189,22 @@ class Algorithm1(SearchReconstructor):
         starts: Count = 10
         """Random initialisations of each sample."""
         hops: Count = 5
-        """Noise-and-descend rounds of each start."""
+        """Hops of each start: displacement and descent."""
         iterations: Count = 140
-        """Descent steps of each round."""
+        """Descent steps of each hop."""
         polish: Annotated[int, Field(ge=0)] = 900
-        """Descent steps for the best of all."""
+        """Descent steps of the polish of the best structure."""
         learning_rate: Positive = 0.4
-        """Step size of the rounds, in Å."""
+        """Step size of the hops, in Å."""
         polish_learning_rate: Positive = 0.1
         """Step size of the polish, in Å."""
         noise: NonNegative = 0.3
-        """Displacement between rounds, in Å."""
+        """Standard deviation of the displacements between hops, in Å."""
         batch_size: Count | None = None
-        """Structures that are worked on at once, which bounds the memory; 256 by default."""
+        """Structures per batch, which limits the memory; 256 by default."""
 
         def summary(self) -> str:
-            """Return the search in a line of a report."""
+            """Return a one-line summary for reports."""
             polish = f", {self.polish} steps of polish" if self.polish else ""
             return f"Algorithm 1: {self.starts} starts × {self.hops} hops × {self.iterations} steps{polish}"
 

@@ -46,29 +46,29 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 MIN_DISTANCE = 0.55
-"""Least distance of two atoms in a search, as a part of the sum of their covalent radii."""
+"""Minimum distance of two atoms in a search, as a fraction of the sum of their covalent radii."""
 
-_CONTACT = 100.0  # weight of a contact: little is given way, even where all features pull
+_CONTACT = 100.0  # weight of a contact: nearly a hard constraint
 
 
 @dataclass(frozen=True, kw_only=True)
 class InversionProblem:
-    """T targets, each with the composition and cell in which its structure is sought.
+    """T targets, each with composition and cell of its structure.
 
     Attributes:
         representation: The map R.
-        target: The fingerprints R* sought, flattened, shape (T, F).
+        target: The target fingerprints R*, flattened, shape (T, F).
         template: T structures that give species, cell and pbc; of their positions only those of frozen atoms
             are used, and their ``info`` is dropped. Anything that :func:`whorl.structures.as_batch` takes.
         loss: ``"mae"``, ``"squared"`` or ``"huber"`` (bends at a weighted residual of 1).
         weights: One factor per feature, not negative, shape (F,), or one row per target, shape (T, F);
-            ``None`` weighs all alike. With features of very different size, :func:`whitening_weights` keeps
-            the large ones from deciding alone.
-        frozen: Atoms that stay where the template has them, shape (A,); ``None``: all may move.
-        free_cell: Whether the lattice is sought too. The template's cells are then only a first guess.
-        min_distance: Least distance s of two atoms, as a part of the sum of their covalent radii; 0: none.
-            ``None``: 0.55 in :func:`whorl.reconstruction.solve`; none in single solvers and in Algorithm 1,
-            whose atoms pass through one another.
+            ``None`` weighs all equally. With features of very different size, :func:`whitening_weights` keeps
+            the large ones from dominating.
+        frozen: Atoms that keep the positions of the template, shape (A,); ``None``: all may move.
+        free_cell: Whether the lattice is optimised too. The template's cells are then only initial guesses.
+        min_distance: Minimum distance s of two atoms, as a fraction of the sum of their covalent radii; 0:
+            none. ``None``: 0.55 in :func:`whorl.reconstruction.solve`; none in single solvers and in
+            Algorithm 1, whose atoms pass through one another.
         space_group: Number of the space group that crystals must have, in any setting of the cell
             (any origin among those tabulated); ``None``: any symmetry or none.
             :func:`whorl.reconstruction.solve` keeps to it, single solvers do where the start has it.
@@ -296,7 +296,7 @@ class InversionProblem:
         return loss / self.n_features
 
     def contacts(self, structures: StructureBatch) -> Float[Tensor, "T n"]:
-        """Return how far each atom is inside the distances it must keep, :math:`c_a`; else 0."""
+        """Return the violation of the minimum distances of each atom, :math:`c_a`; else 0."""
         rows, _ = self._contacts(structures, jacobian=False)
         return rows
 

@@ -1,4 +1,4 @@
-"""Result of a search: a structure, a loss, a status and an advice for every target."""
+"""Result of a search: structure, loss, status and advice for each target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from whorl.structures.batch import StructureBatch
 
 
 class InversionStatus(Enum):
-    """How the search for one target ended. A failure is a value; it never hides the other targets."""
+    """Status of the search for one target. Failures are statuses and do not affect other targets."""
 
     CONVERGED = "converged"
     LOCAL_MINIMUM = "local_minimum"
@@ -26,13 +26,13 @@ class InversionStatus(Enum):
 
     @property
     def advice(self) -> str:
-        """What it means, and what one can do about it."""
+        """Explanation and advice."""
         return _ADVICE[self].format(longer=_LARGER)
 
 
 _LARGER = "a larger budget"
 _ADVICE = {
-    InversionStatus.CONVERGED: "the structure has the fingerprint asked for, within the tolerance.",
+    InversionStatus.CONVERGED: "the structure has the target fingerprint, within the tolerance.",
     InversionStatus.LOCAL_MINIMUM: (
         "the loss stopped falling above the tolerance: either a local minimum, or no structure has exactly "
         "this fingerprint (usual for generated ones). If the loss matters, give the search {longer}, or "
@@ -43,8 +43,7 @@ _ADVICE = {
         "fingerprint. Leave it out, or give the search {longer} if many targets end so."
     ),
     InversionStatus.BUDGET_SPENT: (
-        "the search ended before it was done, and the best so far is given. Give it {longer}, or another "
-        "seed."
+        "the budget was spent, and the best structure so far is returned. Give it {longer}, or another seed."
     ),
     InversionStatus.FAILED: (
         "no start gave a finite loss. Check the target and the cell, or try another seed."
@@ -63,16 +62,16 @@ class InversionResult:
         status: One per target.
         start_losses: Of :func:`~whorl.reconstruction.algorithm1`: best loss of each start before the polish,
             shape (T, starts).
-        evaluations: How often a fingerprint was computed for each target, with its derivatives, shape (T,).
+        evaluations: Number of evaluations of fingerprint and derivatives for each target, shape (T,).
         seconds: Time spent on each target, shape (T,); targets that are searched together share the time.
-        solutions: For each target, all different structures found that have its fingerprint, best first;
-            empty where there is none.
-        restarts: How many times the search for each target was begun, shape (T,).
-        agreeing: How many of these ended in the best structure found, shape (T,): an unsolved target whose
-            best structure comes again and again has hardly a better one.
-        infeasibility: How likely it is that no structure has the fingerprint, from 0 to 1, shape (T,); see
+        solutions: For each target, all distinct structures with its fingerprint, best first;
+            empty if there is none.
+        restarts: Number of populations started for each target, shape (T,).
+        agreeing: Number of these that ended in the best structure, shape (T,): if the same unsolved
+            structure is found repeatedly, a better one is unlikely.
+        infeasibility: Estimated probability that no structure has the fingerprint, shape (T,); see
             :func:`whorl.reconstruction.population.feasibility.infeasibility`.
-        refused: Targets that could not be searched, and why: their structures mean nothing.
+        refused: Targets that could not be searched, with reasons; their structures are meaningless.
     """
 
     structures: StructureBatch
@@ -88,21 +87,21 @@ class InversionResult:
     refused: Mapping[int, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Return in one line how the searches ended."""
+        """Return the counts of the statuses in one line."""
         counts = Counter(status.value.replace("_", " ") for status in self.status)
         ends = ", ".join(f"{count} {name}" for name, count in counts.most_common())
         return f"InversionResult({len(self.status)} targets{': ' if ends else ''}{ends})"
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """What to do about each target, in words."""
+        """Explanation and advice for each target."""
         of_solvers = "more iterations" if self.restarts is None else _LARGER
         longer = "more starts or hops" if self.start_losses is not None else of_solvers
         advice = [_ADVICE[status].format(longer=longer) for status in self.status]
         for target, found in enumerate(self.solutions):
             if len(found) > 1:
                 advice[target] += (
-                    f" {len(found)} different structures have it: it does not tell them apart. Choose among "
+                    f" {len(found)} different structures have it: it does not distinguish them. Choose among "
                     "them by energy, or add features."
                 )
         if self.restarts is not None and self.agreeing is not None:
@@ -115,7 +114,7 @@ class InversionResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many targets ended in each status, by its value."""
+        """Number of targets by status."""
         found = Counter(status.value for status in self.status)
         return {status.value: found[status.value] for status in InversionStatus if found[status.value]}
 
@@ -125,7 +124,7 @@ class InversionResult:
 
 
 def centred(structures: StructureBatch) -> StructureBatch:
-    """Move what is free to move as a whole: clusters drift, and nothing in their loss says where they are."""
+    """Centre clusters: their loss is translation invariant, so that they drift."""
     index, counts = structures.structure_index, structures.n_atoms
     sums = structures.positions.new_zeros(len(structures), 3).index_add(0, index, structures.positions)
     shift = 0.5 * structures.cells.sum(1) - sums / counts[:, None]
@@ -144,9 +143,9 @@ def statuses(
 
     Args:
         loss: Of each target.
-        stalled: Whether it had stopped falling.
+        stalled: Whether it had stopped decreasing.
         tolerance: At or below it the target counts as reproduced.
-        invalid_above: Above it the target counts as one that no structure has; ``None``: no such limit.
+        invalid_above: Above it the target counts as invalid; ``None``: no such limit.
     """
     finite = torch.isfinite(loss).tolist()
     reached = (loss <= tolerance).tolist()
@@ -167,7 +166,7 @@ def statuses(
 def invalid_threshold(
     losses_of_known_feasible: Float[Tensor, "n"] | Sequence[float], *, quantile: float = 0.95
 ) -> float:
-    """Return the loss above which a target is called invalid.
+    """Return the loss above which a target counts as invalid.
 
     Fingerprints of real structures can be reconstructed, so what the search leaves of *their* loss is its own
     shortfall: reconstruct some held-out ones with the same settings and weights, and give their losses here.

@@ -1,4 +1,4 @@
-r"""Random starts: atoms at random, none upon another.
+r"""Random starts without overlapping atoms.
 
 A periodic structure begins with its atoms uniformly in the cell. A cluster begins in a ball, by default of
 the volume :math:`\sum_i \frac43 \pi r_i^3 / \varphi` with covalent radii r and packing fraction φ. Directions

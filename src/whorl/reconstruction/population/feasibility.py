@@ -1,4 +1,4 @@
-r"""Infeasibility: is what is left of the loss the search's failure, or has no structure this fingerprint?
+r"""Infeasibility: probability that no structure has the fingerprint of an unsolved target.
 
 Targets that do have a structure are solved sooner or later. Of real clusters of 6 to 12 atoms, the share that
 is still unsolved after E evaluations falls about as

@@ -1,4 +1,4 @@
-r"""Moves of a population search: from one arrangement of the atoms to another one worth descending from.
+r"""Moves of a population search: modifications of arrangements of atoms.
 
 A population holds C arrangements of the same n atoms: positions (C, n, 3) and cells (C, 3, 3) in Å. Distances
 are between nearest images; in a very skewed cell another image may be nearer still, which matters little
@@ -33,7 +33,7 @@ CLOSEST = 0.75  # atoms that a move brings nearer than this part of the sum of t
 
 @dataclass(frozen=True)
 class Atoms:
-    """What all arrangements of one target share.
+    """Common properties of all arrangements of one target.
 
     Attributes:
         numbers: Atomic numbers, shape (n,).

@@ -1,15 +1,15 @@
-r"""Population search: for each target a small population, all of them improved together in batches.
+r"""Population search: a small population for each target, optimised together in batches.
 
 For each target:
 
 1. Many random arrangements of different size and shape are compared with the target. The nearest ones in the
    broad features become the first population.
 2. Every round, good members are moved (:mod:`whorl.reconstruction.population.moves`) and their children
-   improved by Levenberg–Marquardt from coarse to fine: first the sharp features count little, and only the
+   optimised by Levenberg–Marquardt from coarse to fine: first with low weights of sharp features, and only the
    more promising third goes on to where all features count. The best that differ from one another stay.
-3. A population that has not improved for some rounds starts afresh; the best of all is kept.
+3. A population that has not improved for some rounds is replaced by a new one; the best of all is kept.
 
-A target is left as soon as it is solved, and another one takes its place.
+A solved target is replaced by the next one.
 """
 
 from __future__ import annotations
@@ -83,16 +83,16 @@ def solve(
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
 ) -> InversionResult:
-    """Find the structures that have the fingerprints asked for.
+    """Find structures that have the target fingerprints.
 
     Random numbers of a target follow from ``seed`` and from the target's name, or itself, so that it does not
     matter what else is searched with it. Without ``budget_seconds`` the same call gives the same result.
 
     Args:
-        problem: What is sought. Without weights of its own, the search weighs each feature by its spread over
+        problem: The targets. If it has no weights, the search weighs each feature by its spread over
             random arrangements; the losses returned are those of the problem as it is. Without a least
             distance of its own, atoms keep 0.55 of the sum of their covalent radii.
-        budget_evaluations: How often the fingerprint and its derivatives may be computed for one target;
+        budget_evaluations: Maximum number of evaluations of fingerprint and derivatives for one target;
             ``None``: 150 000 times, or as many fewer as a target has more than ten atoms.
         budget_seconds: For all targets together; they are then searched side by side. Each gets its first
             population, even if that takes longer.
@@ -100,18 +100,18 @@ def solve(
         batch_size: Structures that are evaluated at once; with larger ones fewer, so that memory is bounded.
         tolerance: A target is solved where the root mean square of its residuals, each as a part of the
             spread of its feature, is below this. What is below is polished as far as it goes.
-        population: How the search is laid out.
+        population: Settings of the populations.
         solver: Of the descents; ``None``: Levenberg–Marquardt. One that is not ``general`` holds cells fixed
             and keeps no symmetry.
         starts: For each target structures that its first population begins with, besides random ones; of the
             composition of its template, in any order of the atoms. In a fixed cell they are strained to it.
         invalid_above: Loss above which an unsolved target is called invalid. ``None`` leaves that to
             :func:`whorl.reconstruction.population.feasibility.infeasibility`.
-        checkpoint: Folder in which finished targets are kept. The same call made again goes on from there.
+        checkpoint: Folder of finished targets. The same call resumes from there.
         progress: Called as ``progress(done, targets, message)``.
 
     Returns:
-        For each target the best structure, its loss, a status, and all different solutions that were found.
+        For each target the best structure, its loss, a status, and all distinct solutions.
 
     Raises:
         InputError: A setting out of range, a solver that cannot do what is asked, starts that do not fit,

@@ -1,4 +1,4 @@
-"""Search for one target: its settings, its members, and what they become."""
+"""Search for one target: its settings and its population."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _IMPROVED = 0.98  # a population that lowers its loss by less than this factor h
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationSettings:
-    r"""How the search for one target is laid out.
+    r"""Settings of the population of a target.
 
     Attributes:
         candidates: Random arrangements that are compared with the target at the start of a population.
-        first: Of these, how many are improved.
+        first: Number of these that are optimised.
         members: Arrangements kept.
         children: New ones in each round.
-        promising: Of these, how many are improved to the end.
+        promising: Number of these that are optimised to convergence.
         parents: Part of the members, best first, that have children.
-        patience: Rounds without improvement after which a population is given up.
+        patience: Rounds without improvement after which a population is replaced.
         length: ℓ in Å; in broad descents a feature of sharpness s counts
             :math:`(1 + (s \ell)^4)^{-1/2}` times.
         opening: Steps of the first improvement: broad ones, and such in which every feature counts fully.
         coarse: Broad steps for all children.
         fine: Further steps for the promising ones.
-        moves: Which of :mod:`whorl.reconstruction.population.moves` may be made, where the atoms allow them.
+        moves: Names of moves (:mod:`whorl.reconstruction.population.moves`), used if the atoms allow them.
         symmetric: Part of the random arrangements that have a symmetry, where one is looked for: in crystals,
             and in every other population of clusters above 12 atoms.
     """
@@ -90,7 +90,7 @@ def symmetry_class(group: Group | None) -> int:
 
 
 class TargetSearch:
-    """Search for one target, and all that it has found."""
+    """Search for one target, and its results."""
 
     def __init__(
         self,
