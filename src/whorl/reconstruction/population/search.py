@@ -5,8 +5,8 @@ For each target:
 1. Many random arrangements of different size and shape are compared with the target. The nearest ones in the
    broad features become the first population.
 2. Every round, good members are moved (:mod:`whorl.reconstruction.population.moves`) and their children
-   optimised by Levenberg–Marquardt from coarse to fine: first with low weights of sharp features, and only the
-   more promising third goes on to where all features count. The best that differ from one another stay.
+   optimised by Levenberg–Marquardt from coarse to fine: first with low weights of sharp features, and only
+   the more promising third goes on to where all features count. The best that differ from one another stay.
 3. A population that has not improved for some rounds is replaced by a new one; the best of all is kept.
 
 A solved target is replaced by the next one.
