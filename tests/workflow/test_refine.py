@@ -14,6 +14,7 @@ from whorl.errors import InputError
 from whorl.evaluation.samples import Samples
 from whorl.files import read_json
 from whorl.potentials import bulk_energy, make_potential
+from whorl.refinement import displacement
 from whorl.representations import make_representation
 from whorl.structures import from_ase
 from whorl.surrogates import load_surrogate
@@ -184,7 +185,6 @@ def test_only_what_is_needed_besides_is_done(projected):
     of_one = [step for step in done if "n15" in step]
     assert of_one == [
         "train/n15-atoms",
-        "reconstruct/n15-spare",
         "refine/n15/1-project",
         "refine/n15/baseline",
         "refine/n15/2-oracle",
@@ -198,12 +198,30 @@ def test_the_surrogate_of_atoms_knows_the_training_rows_and_no_other(projected):
         assert surrogate._structures == count
 
 
-def test_spare_samples_are_others_of_the_same_targets(projected):
+def test_samples_drawn_again_are_others_of_the_same_targets_and_as_few_as_are_needed(projected):
+    folder, _ = projected
+    run, count = RunFolder(folder, tiny(PROJECT)), 0
+    for label in run.labels:
+        first, path = load_dataset(run.structures(label)), run.refinements(label)[0]
+        names, summary = set(first.ids), read_json(path.with_name("structures-refinement.json"))
+        for drawn_again in sorted(path.parent.glob("drawn-*/structures.safetensors")):
+            data = load_dataset(drawn_again)
+            assert not names & set(data.ids) and set(data.properties["target"].tolist()) <= {2.0, 3.0}
+            names |= set(data.ids)
+            count += len(data)
+        assert set(summary["ids"]) <= names
+        assert sum(summary["draws"]) == len(names)  # none was drawn that was not needed
+    assert count
+
+
+def test_structures_before_the_first_refiner_are_kept_for_each_place(projected):
     folder, _ = projected
     run = RunFolder(folder, tiny(PROJECT))
-    first, spare = load_dataset(run.structures("n15")), load_dataset(run.spare("n15"))
-    assert not set(first.ids) & set(spare.ids) and len(spare) == 4
-    assert spare.properties["target"].tolist() == [2.0, 2.0, 3.0, 3.0]
+    for path in (*run.refinements("n24"), run.baseline("n24")):
+        before, after = load_dataset(path.with_name("structures-before.safetensors")), load_dataset(path)
+        assert before.ids == after.ids
+        moved = displacement(before.structures, after.structures)
+        assert torch.allclose(moved, after.properties["displacement"])
 
 
 def test_all_arms_stand_side_by_side(projected):

@@ -61,7 +61,7 @@ def refine(
     from whorl.potentials import importable
     from whorl.refinement import RefinerSettings
     from whorl.settings import settings_from
-    from whorl.workflow.stages.refine import Labelled
+    from whorl.workflow.stages.atoms import Labelled
     from whorl.workflow.stages.refine import refine as refine_structures
 
     with importable("."), monitored(executor) as monitor:

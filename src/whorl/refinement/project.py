@@ -355,8 +355,8 @@ class Project(Refiner):
         free_cell: bool = False
         """Move the lattice vectors too."""
         spare: Annotated[int, Field(ge=0)] = 50
-        """Further samples of each target that a run reconstructs, to take the place of those that do not
-        reach it; of the first refiner."""
+        """Most further samples of each target that a run draws in the place of those that do not reach it, if
+        this is its first refiner."""
         tolerance: Positive | None = None
         """Difference that counts as a hit; by default that of the evaluation."""
 

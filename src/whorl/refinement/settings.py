@@ -31,11 +31,6 @@ class RefinerSettings(SectionOfKind):
         return getattr(self, "spare", 0)
 
     @property
-    def projects(self) -> bool:
-        """Whether it moves structures onto a value by a surrogate, as it may do with real ones too."""
-        return self.surrogate_settings is not None
-
-    @property
     def folder_name(self) -> str:
         """Its kind, as it may be part of a folder's name."""
         return re.sub(r"[^\w-]", "_", self.kind)

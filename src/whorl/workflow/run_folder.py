@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from whorl.surrogates.settings import SurrogateSettings
 from whorl.workflow.settings import Recipe
 
 
@@ -78,18 +79,15 @@ class RunFolder:
         return self.path / "reconstruct" / label / "structures.safetensors"
 
     @property
-    def spare_samples(self) -> int:
-        """Further samples of each target that are reconstructed for the first refiner to draw from."""
-        recipe = self.recipe
-        if not recipe.refine or recipe.reconstruct is None or recipe.reconstruct.wanted is None:
-            return 0
-        return max(
-            0, min(recipe.refine[0].spare_samples, recipe.generate.samples - recipe.reconstruct.wanted)
-        )
+    def surrogate_of_atoms(self) -> SurrogateSettings | None:
+        """Settings of the surrogate of structures by which refiners move them; None where none does."""
+        of = (settings.surrogate_settings for settings in self.recipe.refine)
+        return next((settings for settings in of if settings is not None), None)
 
-    def spare(self, label: str) -> Path:
-        """Structures reconstructed from further samples, to take the place of those out of reach."""
-        return self.path / "reconstruct" / f"{label}-spare" / "structures.safetensors"
+    @property
+    def choice(self) -> Path | None:
+        """What of the energy method is the property; None where no energies are evaluated."""
+        return self.prepared("energy") if any(of.kind == "energy" for of in self.recipe.evaluators) else None
 
     def atoms_surrogate(self, label: str) -> Path:
         """The surrogate of structures by which refiners move them, fitted to the training rows alone."""
@@ -104,7 +102,7 @@ class RunFolder:
         arms = {"plain": self.structures(label)}
         for method, path in zip(self.recipe.refine, self.refinements(label), strict=True):
             arms[method.kind if method.kind not in arms else path.parent.name] = path
-        if any(method.projects for method in self.recipe.refine):
+        if self.surrogate_of_atoms is not None:
             arms["baseline"] = self.baseline(label)
         return arms
 

@@ -70,6 +70,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     """
     # Imported here, since they bring torch: reading a recipe does without.
     from whorl.workflow.stages import (
+        atoms,
         candidates,
         data,
         encode,
@@ -83,6 +84,6 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     )
 
     run = RunFolder(folder, recipe)
-    stages = (data, encode, sample, train, generate, reconstruct, refine, evaluate, candidates, report)
+    stages = (data, encode, sample, train, atoms, generate, reconstruct, refine, evaluate, candidates, report)
     steps = [step for stage in stages for step in stage.steps(run)]
     return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))

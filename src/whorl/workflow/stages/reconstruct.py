@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,31 +65,29 @@ def steps(run: RunFolder) -> Iterator[Step]:
     settings, given = recipe.reconstruct, recipe.data.features
     if settings is None:
         return
-    spare = run.spare_samples
-    alternates = settings.model_copy(update={"samples": spare, "reference": 0})
-    for label, structures, own, skip in (
-        *((label, run.structures(label), settings, 0) for label in run.labels),
-        *((label, run.spare(label), alternates, settings.wanted or 0) for label in run.labels if spare),
-    ):
+    for label in run.labels:
+        structures = run.structures(label)
         yield Step(
             name=run.step_of(structures),
-            settings={"seed": recipe.seed, **stated(own, _YOUNGER), **({"skip": skip} if skip else {})},
-            run=partial(
-                reconstruct,
-                run.generated(label),
-                settings=own,
-                skip=skip,
-                output=structures,
-                seed=recipe.seed,
-                features=run.features,
-                rows=run.rows(label),
-                dataset=run.structures_of_features,
-                composition=given.composition if given else None,
-            ),
-            sources=tuple(Path(path) for path in settings.inputs),
+            settings={"seed": recipe.seed, **stated(settings, _YOUNGER)},
+            run=partial(reconstruct, output=structures, **reconstruction_of_run(run, label)),
             needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
             scratch=(f"{structures.stem}-search",),
         )
+
+
+def reconstruction_of_run(run: RunFolder, label: str) -> dict[str, Any]:
+    """Return the arguments of :func:`reconstruct` for one training size, but for where its results go."""
+    recipe, given = run.recipe, run.recipe.data.features
+    return {
+        "generated": run.generated(label),
+        "settings": recipe.reconstruct,
+        "seed": recipe.seed,
+        "features": run.features,
+        "rows": run.rows(label),
+        "dataset": run.structures_of_features,
+        "composition": given.composition if given else None,
+    }
 
 
 @one_at_a_time
@@ -99,7 +97,7 @@ def reconstruct(
     settings: ReconstructorSettings,
     output: Path,
     monitor: Monitor,
-    skip: int = 0,
+    ranges: Mapping[float, tuple[int, int]] | None = None,
     seed: int | None = None,
     features: Path | None = None,
     rows: Path | None = None,
@@ -126,7 +124,8 @@ def reconstruct(
             sample each structure is from, why others have none, how far samples contradict themselves, and
             the threshold of invalid ones.
         monitor: Receives progress, warnings, and samples without a structure.
-        skip: Samples of each target to leave out before the first.
+        ranges: Which samples of each target: behind how many, and how many; by default the first of each, as
+            many as the settings say.
         seed: Of all randomness.
         features: Features of real structures.
         rows: Which of them trained and which were held out.
@@ -152,7 +151,9 @@ def reconstruct(
     representation = make_representation(samples.representation)
     if reason := reconstructor.why_not(type(representation)):
         raise InputError(f"{generated}: features of {reason}.")
-    samples = _first_of_each_target(samples, settings.wanted, skip)
+    samples = _of_each_target(samples, settings.wanted, ranges)
+    if not len(samples):
+        raise InputError(f"{generated}: has no more samples of these targets. Generate more.")
     source = contents_hash(generated)
     made_with = provenance(seed=seed, settings=settings.model_dump(mode="json"))
     context = ReconstructionContext(
@@ -456,13 +457,21 @@ def neighbour_distance(
     return float(torch.quantile(found, quantile)) if len(found) else None
 
 
-def _first_of_each_target(generated: FeatureSet, count: int | None, skip: int = 0) -> FeatureSet:
-    """Keep ``count`` samples of each target behind the first ``skip``: a fair draw of what is independent."""
+def _of_each_target(
+    generated: FeatureSet, count: int | None, ranges: Mapping[float, tuple[int, int]] | None
+) -> FeatureSet:
+    """Keep the first ``count`` samples of each target, or those in ``ranges``.
+
+    Samples are independent, so that any are a fair draw.
+    """
     targets = generated.properties.get("target")
-    if count is None or targets is None:
+    if targets is None or (count is None and ranges is None):
         return generated
+    chosen = {float(t): (0, count) for t in targets.unique()} if ranges is None else ranges
     return generated.select(
-        torch.cat([torch.nonzero(targets == t).flatten()[skip : skip + count] for t in targets.unique()])
+        torch.cat(
+            [torch.nonzero(targets == t).flatten()[skip : skip + n] for t, (skip, n) in chosen.items() if n]
+        )
     )
 
 

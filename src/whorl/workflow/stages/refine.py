@@ -1,22 +1,20 @@
 """Stage ``refine``: better structures of those that were reconstructed, one refiner after the other.
 
-In addition, ``train/<label>-atoms``: the surrogate of structures by which refiners move them, fitted to the
-rows that the generator was given and to no other label; and ``refine/<label>/baseline``: random structures of
-these rows put through the same refiner, which shows what the generator adds.
+Beside these, ``refine/<label>/baseline``: random structures of the training rows put through the refiner that
+moves structures onto a value by a surrogate, which shows what the generator adds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from whorl.chunked import parts_folder, remove_parts
@@ -30,90 +28,53 @@ from whorl.datasets import (
     save_features,
     write_extxyz,
 )
-from whorl.datasets.store import entries_of, labels_of, property_name
 from whorl.errors import InputError
-from whorl.evaluation.samples import Reference, Samples
+from whorl.evaluation.samples import Computed, Samples
 from whorl.files import provenance, read_json, write_json
 from whorl.locks import one_at_a_time
-from whorl.potentials.quantity import Quantity, quantity_named
+from whorl.potentials.quantity import Quantity
 from whorl.potentials.reference import bulk_energy
 from whorl.potentials.settings import CalculatorSettings
+from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.refinement.base import AS_IT_WAS, REACHED, RefinementContext, Refiner, displacement
 from whorl.refinement.settings import RefinerSettings
 from whorl.representations import make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
 from whorl.structures.composition import species_of
-from whorl.surrogates.base import StructureSurrogate, load_surrogate
-from whorl.surrogates.settings import SurrogateSettings
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.run_folder import RunFolder
-from whorl.workflow.stages.sample import read_rows
+from whorl.workflow.stages.atoms import Labelled, read_atoms_surrogate, read_labelled, read_quantity
+from whorl.workflow.stages.reconstruct import reconstruct, reconstruction_of_run
 
 _LOSS, _STATUS = "reconstruction_loss", "reconstruction_status"
 _BASELINE = 100  # structures of each target, where all samples are reconstructed
 
-
-@dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """Where the labelled data lie.
-
-    Attributes:
-        dataset: Structures with the property, and with forces where there are any.
-        property: Its name; None for the only one there is.
-        features: Of these structures; None where they are not needed.
-        rows: Which of them count; None for all.
-    """
-
-    dataset: Path
-    property: str | None = None
-    features: Path | None = None
-    rows: Path | None = None
+Draw = Callable[[int, Mapping[float, tuple[int, int]]], Dataset | None]
+"""Return structures of further samples, in the round of that number: of each target, behind how many, and how
+many. None where there are no more."""
 
 
 def steps(run: RunFolder) -> Iterator[Step]:
     """Yield a step for each refiner and training size; none where the recipe has no refiners."""
-    recipe = run.recipe
-    fitted = next((s.surrogate_settings for s in recipe.refine if s.surrogate_settings is not None), None)
-    calculator = recipe.calculator
-    choice = run.prepared("energy") if any(of.kind == "energy" for of in recipe.evaluators) else None
-    for label in run.labels if recipe.refine else ():
-        labelled = None
-        surrogate: Path | None = None
-        data = ["encode", "data", f"sampling/{label}"]
-        if fitted is not None:
-            surrogate = run.atoms_surrogate(label)
-            labelled = Labelled(
-                dataset=run.dataset,
-                property=recipe.property_name,
-                features=run.features,
-                rows=run.rows(label),
-            )
-            yield Step(
-                name=run.step_of(surrogate),
-                settings={"seed": recipe.seed, **fitted.model_dump(mode="json")},
-                run=partial(
-                    fit_surrogate,
-                    labelled,
-                    settings=fitted,
-                    output=surrogate,
-                    seed=recipe.seed,
-                    choice=choice,
-                ),
-                needs=(*data, *(() if choice is None else ("reference",))),
-            )
+    recipe, choice = run.recipe, run.choice
+    if recipe.reconstruct is None:
+        return
+    fitted, wanted = run.surrogate_of_atoms, recipe.reconstruct.wanted
+    for label in run.labels:
         before = run.structures(label)
+        known = [] if fitted is None else ["data", "encode", f"sampling/{label}", f"train/{label}-atoms"]
         for number, (settings, output) in enumerate(zip(recipe.refine, run.refinements(label), strict=True)):
-            own = calculator if settings.needs_potential else None
-            spare = run.spare(label) if number == 0 and run.spare_samples else None
+            own = recipe.calculator if settings.needs_potential else None
+            draws = number == 0 and settings.spare_samples and wanted is not None
             options: dict[str, Any] = {
                 "settings": settings,
                 "seed": recipe.seed,
                 "tolerance": recipe.evaluate.tolerance,
-                "labelled": labelled,
-                "surrogate": surrogate,
+                "labelled": None if fitted is None else Labelled.of_run(run, label),
+                "surrogate": None if fitted is None else run.atoms_surrogate(label),
             }
             key = {
                 "seed": recipe.seed,
@@ -121,8 +82,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 "calculator": own and own.model_dump(mode="json"),
                 "tolerance": recipe.evaluate.tolerance,
             }
-            atoms = [] if surrogate is None else [*data, run.step_of(surrogate)]
-            first = (run.structures(label), *([run.spare(label)] if run.spare_samples else []))
+            first = run.step_of(run.structures(label))
             yield Step(
                 name=run.step_of(output),
                 settings=key,
@@ -133,78 +93,38 @@ def steps(run: RunFolder) -> Iterator[Step]:
                     generated=run.generated(label),
                     calculator=own,
                     choice=choice if settings.needs_quantity else None,
-                    origins=first,
-                    spare=spare,
+                    further=reconstruction_of_run(run, label) if draws else None,
                     **options,
                 ),
                 needs=_different(
                     f"generate/{label}",
-                    *map(run.step_of, (*first, before)),
-                    *atoms,
+                    run.step_of(before),
+                    first,
+                    *known,
+                    *(
+                        ["data", "encode", f"sampling/{label}"]
+                        if draws and run.structures_of_features
+                        else []
+                    ),
+                    *(["encode"] if draws else []),
                     *(["reference"] if settings.needs_quantity and choice else []),
                 ),
             )
             before = output
-            if labelled is not None and settings.surrogate_settings is fitted:
-                count = (recipe.reconstruct and recipe.reconstruct.wanted) or _BASELINE
-                targets = recipe.generate.targets
+            if fitted is not None and settings.surrogate_settings is fitted:
+                count, targets = wanted or _BASELINE, recipe.generate.targets
                 yield Step(
                     name=run.step_of(run.baseline(label)),
                     settings={**key, "targets": targets, "count": count},
                     run=partial(
                         baseline, targets=targets, count=count, output=run.baseline(label), **options
                     ),
-                    needs=_different(*atoms),
+                    needs=_different(*known),
                 )
 
 
 def _different(*names: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
-
-
-@one_at_a_time
-def fit_surrogate(
-    labelled: Labelled,
-    *,
-    settings: SurrogateSettings,
-    output: Path,
-    monitor: Monitor,
-    seed: int = 0,
-    choice: Path | None = None,
-) -> None:
-    """Fit a surrogate of structures to labelled ones, and to their forces where the property is an energy.
-
-    Args:
-        labelled: The structures.
-        settings: Of the surrogate.
-        output: ``.safetensors``.
-        monitor: Receives progress.
-        seed: Of all randomness.
-        choice: What of an energy method the property is; by default the property's name says it.
-
-    Raises:
-        InputError: Labels that cannot be fitted.
-    """
-    reference = _reference(labelled)
-    assert reference.structures is not None
-    quantity = _quantity(choice)
-    name = quantity_named(reference.name) if quantity is None else quantity.name
-    options = settings.options()
-    # Forces are derivatives of an energy, and say nothing of another property.
-    derivatives: dict[str, Any] = {}
-    if name is not None and (quantity is None or quantity.is_energy):
-        derivatives = {"forces": reference.forces, "stresses": reference.stresses}
-        if name == "energy" and "extensive" not in settings.model_fields_set and "extensive" in options:
-            options["extensive"] = True
-    fitted = settings.method.fit(
-        reference.structures,
-        reference.properties,
-        seed=derive_seed(seed, "atoms"),
-        progress=monitor.progress("fitting atoms"),
-        **options,
-        **derivatives,
-    )
-    fitted.save(output)
 
 
 @one_at_a_time
@@ -216,7 +136,7 @@ def refine(
     monitor: Monitor,
     seed: int = 0,
     generated: Path | None = None,
-    spare: Path | None = None,
+    further: Mapping[str, Any] | None = None,
     calculator: CalculatorSettings | None = None,
     choice: Path | None = None,
     quantity: str | None = None,
@@ -224,7 +144,6 @@ def refine(
     target: float | None = None,
     labelled: Labelled | None = None,
     surrogate: Path | None = None,
-    origins: Sequence[Path] = (),
 ) -> None:
     """Refine structures, and write them with how far each moved, what it cost and how it ended.
 
@@ -233,14 +152,15 @@ def refine(
         settings: Of the refiner.
         output: ``.safetensors``, in the form of reconstructed structures, with ``displacement`` (Å),
             ``energy_calls`` of all refiners so far and ``draws`` as properties, and the status as
-            ``refinement_status``. With it ``.extxyz``; the features of the structures now
-            (``…-features.safetensors``) where there are those before; ``…-labels.safetensors`` with all that
-            an energy method computed; and ``…-refinement.json``, a summary.
-        monitor: Receives progress, and of structures that were returned unchanged.
+            ``refinement_status``. Beside it ``.extxyz``; the same structures before the first refiner
+            (``…-before.safetensors``); the features of the structures now (``…-features.safetensors``) where
+            there are those before; ``…-labels.safetensors`` with all that an energy method computed; and
+            ``…-refinement.json``, a summary.
+        monitor: Told of progress, and of structures that came back as they were.
         seed: Of all randomness.
         generated: Generated features that the structures were reconstructed from.
-        spare: Structures of further samples: those that reach their targets take the place of those that do
-            not.
+        further: How further ones of them are reconstructed, to take the place of structures that do not reach
+            their targets: arguments of :func:`whorl.workflow.stages.reconstruct.reconstruct`.
         calculator: Energy method of refiners whose settings name none of their own.
         choice: File that says what of it is the property.
         quantity: The same by its name, where there is no such file.
@@ -248,35 +168,52 @@ def refine(
         target: Value to reach; by default the one that each structure was generated for.
         labelled: Data that a surrogate may be fitted to.
         surrogate: File of a surrogate of structures fitted already.
-        origins: Files of the structures before the first refiner; by default those given and spare ones.
 
     Raises:
         InputError: Files without structures or that do not belong together, or something the refiner lacks.
     """
-    check_output(output, structures, generated, *origins, spare, surrogate, second=".extxyz")
+    check_output(output, structures, generated, surrogate, second=".extxyz")
     data = _read(structures, monitor, target)
-    further = None if spare is None else load_dataset(spare)
-    before = [load_dataset(path) for path in origins] or [data, *([] if further is None else [further])]
-    own = structures.with_name(f"{structures.stem}-features.safetensors")
-    features = load_features(own) if own.is_file() else None
-    record = structures.with_name(f"{structures.stem}-reconstruction.json")
+    own, earlier, record = (
+        structures.with_name(f"{structures.stem}-{name}")
+        for name in ("features.safetensors", "before.safetensors", "reconstruction.json")
+    )
     _refine(
         data,
-        further,
-        Dataset.concatenate(before),
+        before=load_dataset(earlier) if earlier.is_file() else data,
+        draw=None if further is None else partial(_reconstructed, output.parent, monitor, further),
         settings=settings,
         output=output,
         monitor=monitor,
         seed=seed,
         calculator=calculator,
-        quantity=_quantity(choice) if choice else _quantity_of(settings, calculator, data, quantity),
+        quantity=read_quantity(choice) if choice else _quantity_of(settings, calculator, data, quantity),
         tolerance=tolerance,
         labelled=labelled,
         surrogate=surrogate,
         generated=None if generated is None else load_features(generated),
-        features=features,
+        features=load_features(own) if own.is_file() else None,
         record=read_json(record) if record.is_file() else None,
     )
+
+
+def _reconstructed(
+    folder: Path,
+    monitor: Monitor,
+    options: Mapping[str, Any],
+    number: int,
+    ranges: Mapping[float, tuple[int, int]],
+) -> Dataset | None:
+    """Reconstruct further samples; see :data:`Draw`."""
+    output = folder / f"drawn-{number}" / "structures.safetensors"
+    own: ReconstructorSettings = options["settings"]
+    settings = own.model_copy(update={"reference": 0} if "reference" in type(own).model_fields else {})
+    try:
+        reconstruct(**{**options, "settings": settings, "ranges": ranges}, output=output, monitor=monitor)
+    except InputError as error:
+        monitor.warn(f"no further samples can be drawn: {error}")
+        return None
+    return load_dataset(output)
 
 
 @one_at_a_time
@@ -305,28 +242,32 @@ def baseline(
         seed: Of all randomness.
         tolerance: Difference from the target that counts as a hit.
     """
-    reference = _reference(labelled)
-    assert reference.structures is not None
-    chosen: list[list[int]] = [[], []]  # to refine, and to draw from
-    values: list[list[float]] = [[], []]
-    for target in targets:
-        rng = torch.Generator().manual_seed(derive_seed(seed, "baseline", target))
-        rows = torch.randperm(len(reference.structures), generator=rng).tolist()
-        for part, of in enumerate((rows[:count], rows[count : count + settings.spare_samples])):
-            chosen[part] += of
-            values[part] += [target] * len(of)
-    data, further = (
-        Dataset(
-            structures=reference.structures.replace(info=())[rows],
-            properties={"target": torch.tensor(of, dtype=torch.float64)},
-            ids=tuple(f"{target:g}/row {row}" for row, target in zip(rows, of, strict=True)),
+    structures = read_labelled(labelled).structures
+    assert structures is not None
+    plain = structures.replace(info=())
+    orders = {
+        target: torch.randperm(
+            len(plain), generator=torch.Generator().manual_seed(derive_seed(seed, "baseline", target))
+        ).tolist()
+        for target in targets
+    }
+
+    def draw(number: int, ranges: Mapping[float, tuple[int, int]]) -> Dataset | None:
+        chosen = [(row, t) for t, (skip, n) in ranges.items() for row in orders[t][skip : skip + n]]
+        if not chosen:
+            return None
+        return Dataset(
+            structures=plain[[row for row, _ in chosen]],
+            properties={"target": torch.tensor([t for _, t in chosen], dtype=torch.float64)},
+            ids=tuple(f"{t:g}/row {row}" for row, t in chosen),
         )
-        for rows, of in zip(chosen, values, strict=True)
-    )
+
+    data = draw(0, dict.fromkeys(targets, (0, count)))
+    assert data is not None
     _refine(
         data,
-        further,
-        Dataset.concatenate([data, further]),
+        before=data,
+        draw=draw,
         settings=settings,
         output=output,
         monitor=monitor,
@@ -340,9 +281,9 @@ def baseline(
 
 def _refine(
     data: Dataset,
-    spare: Dataset | None,
-    origins: Dataset,
     *,
+    before: Dataset,
+    draw: Draw | None,
     settings: RefinerSettings,
     output: Path,
     monitor: Monitor,
@@ -358,37 +299,45 @@ def _refine(
 ) -> None:
     """Refine structures of a data set, draw others for what is out of reach, and write all."""
     refiner: Refiner = settings.method(settings)
-    every = data if spare is None else Dataset.concatenate([data, spare])
-    assert every.structures is not None
     made_with = provenance(seed=seed, settings=settings.model_dump(mode="json"))
-    refined = refiner.refine(
-        _samples(every, generated),
-        RefinementContext(
-            representation=None if features is None else make_representation(features.representation),
-            reference=None if labelled is None else _reference(labelled),
-            surrogate=None if surrogate is None else _surrogate(surrogate),
-            potential=None if calculator is None else calculator.potential(),
-            quantity=quantity,
-            tolerance=tolerance,
-            seed=derive_seed(seed, "refine", settings.kind),
-            directory=parts_folder(output, settings.model_dump(mode="json")),
-            progress=monitor.progress(f"refining ({settings.kind})"),
-        ),
+    directory = parts_folder(output, settings.model_dump(mode="json"))
+    context = RefinementContext(
+        representation=None if features is None else make_representation(features.representation),
+        reference=None if labelled is None else read_labelled(labelled),
+        surrogate=None if surrogate is None else read_atoms_surrogate(surrogate),
+        potential=None if calculator is None else calculator.potential(),
+        quantity=quantity,
+        tolerance=tolerance,
+        seed=derive_seed(seed, "refine", settings.kind),
+        progress=monitor.progress(f"refining ({settings.kind})"),
     )
-    computed = refined.computed
+    given, origins, made = [data], [before], []
+    asked: dict[float, int] = {}  # further samples of each target
+    for number in itertools.count():
+        here = dataclasses.replace(context, directory=directory / str(number))
+        made.append(refiner.refine(_samples(given[-1], generated), here))
+        ranges = _out_of_reach(_joined(made), len(data), settings.spare_samples, asked)
+        others = draw(number + 1, ranges) if draw is not None and ranges else None
+        if others is None:
+            break
+        for target, (_, count) in ranges.items():
+            asked[target] = asked.get(target, 0) + count
+        given.append(others)
+        origins.append(others)
+    every, origin = Dataset.concatenate(given), Dataset.concatenate(origins)
+    refined = _joined(made)
     index, draws = drawn(refined, len(data))
-    refined, kept = refined.of_structures(index), every.select(index)
-    moved, calls = refined.structures, refined.energy_calls
-    assert moved is not None and calls is not None
+    kept, refined = every.select(index), refined.of_structures(index)
     for text in _outcome(settings.kind, refined, draws):
         monitor.warn(text)
-    place = {name: row for row, name in enumerate(origins.ids)}
-    assert origins.structures is not None
-    before = origins.structures[[place[name] for name in kept.ids]]
-    result = _as_dataset(kept, refined, before, draws, made_with)
+    origin = origin.select(index)
+    save_dataset(origin, output.with_name(f"{output.stem}-before.safetensors"))
+    assert origin.structures is not None
+    result = _as_dataset(kept, refined, origin.structures, draws, made_with)
     save_dataset(result, output)
+    assert result.structures is not None
     write_extxyz(
-        moved if result.structures is None else result.structures,
+        result.structures,
         output.with_suffix(".extxyz"),
         properties=result.properties,
         provenance=made_with,
@@ -396,35 +345,26 @@ def _refine(
     )
     if features is not None:
         save_features(
-            _features(moved, kept, features, generated),
-            output.with_name(f"{output.stem}-features.safetensors"),
+            _features(result, features, generated), output.with_name(f"{output.stem}-features.safetensors")
         )
-    if computed is not None:
-        names = [every.ids[row] for row in computed.rows.tolist()]
-        save_dataset(
-            Dataset(
-                structures=computed.structures,
-                properties={"value": computed.values, "energy": computed.energies},
-                ids=tuple(f"{name}/call {n}" for n, name in enumerate(names)),
-                forces=computed.forces,
-                provenance=made_with,
-            ),
-            output.with_name(f"{output.stem}-labels.safetensors"),
-        )
+    labels = [(of.ids, own.computed) for of, own in zip(given, made, strict=True) if own.computed is not None]
+    if labels:
+        save_dataset(_labels(labels, made_with), output.with_name(f"{output.stem}-labels.safetensors"))
     if record is not None:
         if generated is not None:
             rows = {name: row for row, name in enumerate(generated.ids)}
             record = {**record, "rows": [rows[name] for name in kept.ids]}
         write_json(output.with_name(f"{output.stem}-reconstruction.json"), record)
+    words = [status.partition(":")[0] for status in refined.refinement]
     write_json(
         output.with_name(f"{output.stem}-refinement.json"),
         {
             **made_with,
             "kind": settings.kind,
-            "counts": _counts(refined.refinement),
+            "counts": {word: words.count(word) for word in dict.fromkeys(words)},
             "ids": list(kept.ids),
             "displacement": [] if refined.displacement is None else refined.displacement.tolist(),
-            "energy_calls": calls.tolist(),
+            "energy_calls": [] if refined.energy_calls is None else refined.energy_calls.tolist(),
             "draws": draws.tolist(),
             "status": list(refined.refinement),
         },
@@ -432,7 +372,37 @@ def _refine(
     remove_parts(output)
 
 
-def drawn(refined: Samples, count: int) -> tuple[Int[Tensor, "k"], Int[Tensor, "k"]]:
+def _joined(made: Sequence[Samples]) -> Samples:
+    """Return refined structures of several rounds as one, as far as is needed of them."""
+    batches = [of.structures for of in made if of.structures is not None]
+    return Samples(
+        ids=tuple(name for of in made for name in of.structure_ids),
+        targets=torch.cat([of.structure_targets for of in made]),
+        structures=StructureBatch.concatenate(batches),
+        rows=torch.arange(sum(len(batch) for batch in batches)),
+        displacement=torch.cat([of.displacement for of in made if of.displacement is not None]),
+        energy_calls=torch.cat([of.energy_calls for of in made if of.energy_calls is not None]),
+        refinement=tuple(status for of in made for status in of.refinement),
+    )
+
+
+def _out_of_reach(
+    refined: Samples, count: int, most: int, asked: Mapping[float, int]
+) -> dict[float, tuple[int, int]]:
+    """Return which further samples of each target to draw: behind how many, and how many."""
+    index, _ = drawn(refined, count)
+    targets = refined.structure_targets.tolist()
+    ranges = {}
+    for target in dict.fromkeys(targets[:count]):
+        places = [k for k in range(count) if targets[k] == target]
+        missing = sum(refined.refinement[int(index[k])] != REACHED for k in places)
+        before = asked.get(target, 0)
+        if (number := min(missing, most - before)) > 0:
+            ranges[target] = (len(places) + before, number)
+    return ranges
+
+
+def drawn(refined: Samples, count: int) -> tuple[Tensor, Tensor]:
     """Choose structures that have reached their targets, from spare ones where the first did not.
 
     Args:
@@ -459,34 +429,6 @@ def drawn(refined: Samples, count: int) -> tuple[Int[Tensor, "k"], Int[Tensor, "
     return torch.tensor(index, dtype=torch.int64), torch.tensor(draws, dtype=torch.int64)
 
 
-def _reference(labelled: Labelled) -> Reference:
-    """Return the labelled data of the rows that count, and no other."""
-    if labelled.features is None:
-        data = load_dataset(labelled.dataset)
-        name = _only_property(data, labelled.property)
-        values = data.properties[name]
-        features = values.new_zeros(len(data), 0)
-    else:
-        real = load_features(labelled.features)
-        rows = torch.arange(len(real)) if labelled.rows is None else read_rows(labelled.rows)["rows"]
-        real = real.select(rows)
-        name = property_name(real, labelled.property)
-        values, features = labels_of(real, name).double(), real.features.flatten(1).double()
-        data = entries_of(real.ids, labelled.dataset)
-    usable = torch.nonzero(values.isfinite()).flatten()
-    data = data.select(usable)
-    return Reference(
-        name=name,
-        unit="",
-        properties=values[usable].double(),
-        features=features[usable],
-        structures=data.structures,
-        forces=data.forces,
-        stresses=data.stresses,
-        training_rows=torch.arange(len(usable)),
-    )
-
-
 def _quantity_of(
     settings: RefinerSettings, calculator: CalculatorSettings | None, data: Dataset, name: str | None
 ) -> Quantity | None:
@@ -501,60 +443,35 @@ def _quantity_of(
     return Quantity(name=name, bulk_energy=bulk)
 
 
-def _surrogate(path: Path) -> StructureSurrogate:
-    surrogate = load_surrogate(path)
-    if not isinstance(surrogate, StructureSurrogate):
-        raise InputError(
-            f"{path}: the surrogate {surrogate.kind} predicts from features, expected one of structures: "
-            "additive."
-        )
-    return surrogate
-
-
-def _only_property(data: Dataset, name: str | None) -> str:
-    names = list(data.properties)
-    chosen = names[0] if name is None and len(names) == 1 else name
-    if chosen is None or chosen not in names:
-        got = "several properties" if name is None else f"no property '{name}'"
-        raise InputError(f"the data set has {got}; give one with --property: {', '.join(names) or 'none'}.")
-    return chosen
-
-
-def _quantity(choice: Path | None) -> Quantity | None:
-    """Read what of an energy method the property is; None where nothing is."""
-    if choice is None:
-        return None
-    data = read_json(choice)
-    try:
-        if data["quantity"] is None:
-            return None
-        return Quantity(
-            name=str(data["quantity"]),
-            subtracted=float(data["subtracted"]),
-            bulk_energy={str(element): float(value) for element, value in data["bulk_energy"].items()},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise InputError(f"{choice}: does not say what of an energy method is the property.") from None
-
-
-def _features(
-    moved: StructureBatch, kept: Dataset, like: FeatureSet, generated: FeatureSet | None
-) -> FeatureSet:
+def _features(result: Dataset, like: FeatureSet, generated: FeatureSet | None) -> FeatureSet:
     """Return the features of structures where they are now."""
+    assert result.structures is not None
     representation = make_representation(like.representation)
     with torch.no_grad():
-        now = torch.cat([representation(chunk) for chunk in moved.chunks(256)])
+        now = torch.cat([representation(chunk) for chunk in result.structures.chunks(256)])
     if generated is not None:
         place = {name: row for row, name in enumerate(generated.ids)}
-        return dataclasses.replace(generated.select([place[name] for name in kept.ids]), features=now)
-    targets = {name: values for name, values in kept.properties.items() if name == "target"}
+        return dataclasses.replace(generated.select([place[name] for name in result.ids]), features=now)
     return FeatureSet(
         features=now,
         representation=like.representation,
         fingerprint=like.fingerprint,
-        properties=targets,
-        ids=kept.ids,
+        properties={name: values for name, values in result.properties.items() if name == "target"},
+        ids=result.ids,
         elements=like.elements,
+    )
+
+
+def _labels(computed: Sequence[tuple[Sequence[str], Computed]], made_with: dict[str, Any]) -> Dataset:
+    """Return all that an energy method computed, with the sample of each."""
+    names = [ids[row] for ids, of in computed for row in of.rows.tolist()]
+    every = Computed.concatenate([of for _, of in computed])
+    return Dataset(
+        structures=every.structures,
+        properties={"value": every.values, "energy": every.energies},
+        ids=tuple(f"{name}/call {number}" for number, name in enumerate(names)),
+        forces=every.forces,
+        provenance=made_with,
     )
 
 
@@ -646,9 +563,3 @@ def _outcome(kind: str, refined: Samples, draws: Tensor) -> Iterator[str]:
                 f"refine ({kind}), target {target:g}: {missed} of {int(own.sum())} structures do not reach "
                 f"it, after {int(draws[own].sum())} draws."
             )
-
-
-def _counts(statuses: Sequence[str]) -> dict[str, int]:
-    """Return how many ended in each status, reasons aside."""
-    words = [status.partition(":")[0] for status in statuses]
-    return {word: words.count(word) for word in dict.fromkeys(words)}
