@@ -1,5 +1,6 @@
 """Every section keeps the contract, and the check of the contract notices one that does not."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from whorl.axes import SECTIONS
+from whorl.evaluation import results_of
 from whorl.report.sections.base import ReportSection
 from whorl.testing import check_report_section
 
@@ -22,6 +24,32 @@ def test_sections_keep_the_contract(kind, run):
     curve = {"history": [{"epoch": 10, "training_loss": 1.0, "loss": 2.0}]}
     context = run.context(gallery=1, skipped=[("a.cif", "no <atoms>")], training={"surrogate": curve})
     check_report_section(SECTIONS.get(kind)(), context)
+
+
+def with_arms(run):
+    """Return a context in which structures were projected, with a baseline."""
+    sizes = run.sizes
+    for label, of in sizes.items():
+        count = len(of.samples.rows)
+        moved = of.samples.replace(
+            displacement=torch.full((count,), 0.125), energy_calls=torch.ones(count, dtype=torch.int64)
+        )
+        arms = {
+            "plain": of,
+            "project": dataclasses.replace(of, samples=moved),
+            "baseline": dataclasses.replace(of, samples=moved),
+        }
+        sizes[label] = dataclasses.replace(of, arms=arms)
+    return run.context(evaluated=sizes, results=results_of(sizes, tolerance=0.1))
+
+
+def test_arms_stand_side_by_side_with_what_they_cost(run):
+    section, context = SECTIONS.get("arms")(), with_arms(run)
+    check_report_section(section, context)
+    html = section.html(context)
+    for words in ("as reconstructed", "projected", "training structures, projected", "0.12", "1.0"):
+        assert words in html
+    assert not section.applies(run.context())
 
 
 class _Section(ReportSection):

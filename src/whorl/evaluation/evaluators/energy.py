@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from whorl.chunked import Part
@@ -21,25 +19,15 @@ from whorl.evaluation.metrics import Metrics, by_target, column
 from whorl.evaluation.samples import Reference, Samples
 from whorl.evaluation.settings import EvaluatorSettings
 from whorl.potentials.base import Potential, PotentialOutput
-from whorl.potentials.reference import bulk_energy, formation_energy, why_no_reference
+from whorl.potentials.quantity import ENERGIES, Quantity, formation_energies, quantity_named
+from whorl.potentials.reference import bulk_energy, why_no_reference
 from whorl.potentials.settings import CalculatorSettings
 from whorl.structures.batch import StructureBatch
 from whorl.structures.composition import species_of
 
-ENERGIES = ("energy_per_atom", "energy", "formation_energy")
-"""Quantities of every energy method; that which needs references comes last."""
-
 _AT_ONCE = 32  # structures between two saves
 _SAMPLE = 64  # real structures that are computed
 _CLEARLY = 0.05  # of the labels' spread: an error below which no other quantity is tried
-_SAME_NAMES = {
-    "formation_energy_per_atom": "formation_energy",
-    "formation_energy_ev_atom": "formation_energy",
-    "total_energy": "energy",
-    "potential_energy": "energy",
-    "energy_atom": "energy_per_atom",
-    "total_energy_per_atom": "energy_per_atom",
-}
 
 
 def quantities(potential: Potential) -> tuple[str, ...]:
@@ -111,7 +99,7 @@ class EnergyEvaluator(Evaluator):
         subtract_offset, property = self.settings.subtract_offset, reference.name
         potential = calculator.potential()
         require_quantity(quantity, potential)
-        named = _by_name(property, quantities(potential))
+        named = quantity_named(property, quantities(potential))
         references = _References(potential, calculator.bulk_energy)
         compared: dict[str, Agreement] = {}
         warnings: list[str] = []
@@ -134,7 +122,7 @@ class EnergyEvaluator(Evaluator):
                 structures, potential, context, properties=[name for name in order if name not in ENERGIES]
             )
             for name in order:
-                values = _values(name, outputs, structures, references)
+                values = _quantity(name, structures, references).values(outputs, structures)
                 compared[name] = agreement(name, values, labels)
                 near = _CLEARLY * (compared[name].spread or 0.0)
                 if compared[name].is_same and compared[name].error <= near:
@@ -205,7 +193,7 @@ class EnergyEvaluator(Evaluator):
             )
         value: Tensor | None = None
         if quantity is not None:
-            value = _values(quantity, answer, structures, references) - subtracted
+            value = _quantity(quantity, structures, references).values(answer, structures) - subtracted
         valid = ~samples.invalid
         return Metrics(
             evaluator=self.kind,
@@ -225,7 +213,7 @@ class EnergyEvaluator(Evaluator):
             per_structure={
                 **({} if value is None else {"value": column(value)}),
                 "energy": column(answer.energy.double()),
-                "formation_energy": column(_formation(answer, structures, references.known)),
+                "formation_energy": column(formation_energies(answer.energy, structures, references.known)),
                 "failure": [failures.get(row) for row in range(len(structures))],
             },
             warnings=tuple(warnings),
@@ -260,17 +248,6 @@ class _References:
                 except InputError as error:
                     self.missing[element] = str(error)
         return self.known
-
-
-def _by_name(property: str, there: Sequence[str]) -> str | None:
-    """Return the quantity that bears the property's name, such as ``dipole`` for ``dipole_moment``."""
-    name = re.sub(r"[^a-z0-9]+", "_", property.lower()).strip("_")
-    name = _SAME_NAMES.get(name, name)
-    if name in ENERGIES:
-        return name
-    words = set(name.split("_"))
-    own = [one for one in there if one not in ENERGIES]
-    return next((one for one in own if one.lower() == name or set(one.lower().split("_")) <= words), None)
 
 
 def _sample(reference: Reference) -> tuple[StructureBatch, Tensor]:
@@ -317,32 +294,10 @@ def _energies_of(potential: Potential, properties: Sequence[str], chunk: Structu
     return Part(tensors, {str(k): reason for k, reason in answer.failures.items()})
 
 
-def _values(
-    name: str, answer: PotentialOutput, structures: StructureBatch, references: _References
-) -> Float[Tensor, "B"]:
-    """Return one quantity of each structure, NaN where it is not known."""
-    if name == "energy":
-        return answer.energy
-    if name == "energy_per_atom":
-        return answer.energy / structures.n_atoms
-    if name == "formation_energy":
-        return _formation(answer, structures, references.of(species_of(structures)))
-    return answer.properties[name]
-
-
-def _formation(
-    answer: PotentialOutput, structures: StructureBatch, bulk: Mapping[str, float]
-) -> Float[Tensor, "B"]:
-    """Return formation energies per atom by eq. 4, NaN where an element has no reference."""
-    from ase.data import chemical_symbols
-
-    of_atom = torch.tensor(
-        [bulk.get(chemical_symbols[z], float("nan")) for z in structures.atomic_numbers.tolist()],
-        dtype=torch.float64,
-    )
-    sums = of_atom.new_zeros(len(structures)).index_add(0, structures.structure_index, of_atom)
-    # E_bulk of eq. 4 for any composition: the mean over the atoms.
-    return formation_energy(answer.energy, structures.n_atoms.double(), sums / structures.n_atoms)
+def _quantity(name: str, structures: StructureBatch, references: _References) -> Quantity:
+    """Return a quantity with the references that it needs of these structures."""
+    bulk = references.of(species_of(structures)) if name == "formation_energy" else {}
+    return Quantity(name=name, bulk_energy=bulk)
 
 
 def _without_reference(structures: StructureBatch, references: _References) -> dict[int, list[str]]:
