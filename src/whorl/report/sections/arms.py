@@ -39,8 +39,8 @@ class Arms(ReportSection):
                 f"By {context.energy_method}: all structures of each target, none left out. Draws: samples "
                 "that were reconstructed for them, with those that could not reach the target. Calls: of the "
                 "energy method, mean for a structure. Moved: root mean square distance of the atoms from "
-                "where they were reconstructed. Whole: in one piece. Training structures, projected: what the "
-                "same refinement makes of random structures that the generator was trained on.",
+                "where they were reconstructed. Whole: in one piece. Training structures, projected: what "
+                "the same refinement makes of random structures that the generator was trained on.",
                 "Labels known to generator and surrogates: "
                 + ", ".join(
                     f"{context.name(label)}: {arm.labels:,}"

@@ -89,7 +89,7 @@ def fit_surrogate(
         labelled: The structures.
         settings: Of the surrogate.
         output: ``.safetensors``.
-        monitor: Told of progress.
+        monitor: Receives progress.
         seed: Of all randomness.
         choice: File that says what of an energy method the property is; by default its name says it.
 

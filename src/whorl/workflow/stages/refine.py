@@ -152,11 +152,11 @@ def refine(
         settings: Of the refiner.
         output: ``.safetensors``, in the form of reconstructed structures, with ``displacement`` (Å),
             ``energy_calls`` of all refiners so far and ``draws`` as properties, and the status as
-            ``refinement_status``. Beside it ``.extxyz``; the same structures before the first refiner
+            ``refinement_status``. With it ``.extxyz``; the same structures before the first refiner
             (``…-before.safetensors``); the features of the structures now (``…-features.safetensors``) where
             there are those before; ``…-labels.safetensors`` with all that an energy method computed; and
             ``…-refinement.json``, a summary.
-        monitor: Told of progress, and of structures that came back as they were.
+        monitor: Receives progress, and structures that were returned unchanged.
         seed: Of all randomness.
         generated: Generated features that the structures were reconstructed from.
         further: How further ones of them are reconstructed, to take the place of structures that do not reach
@@ -411,7 +411,7 @@ def drawn(refined: Samples, count: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         The structure in each place, and how many were drawn for it. Where no spare one has reached the
-        target, one that was moved goes before one that came back as it was.
+        target, one that was moved goes before one that was returned unchanged.
     """
     targets = refined.structure_targets.tolist()
     ranks = [2 if s.startswith(AS_IT_WAS) else int(s != REACHED) for s in refined.refinement]
@@ -551,7 +551,7 @@ def _outcome(kind: str, refined: Samples, draws: Tensor) -> Iterator[str]:
     """Yield what a reader should know of structures that were not refined, or that are of other samples."""
     count = len(refined.refinement)
     if lost := [status for status in refined.refinement if status.startswith(AS_IT_WAS)]:
-        yield f"refine ({kind}): {len(lost)} of {count} structures came back as they were (first: {lost[0]})."
+        yield f"refine ({kind}): {len(lost)} of {count} structures were returned unchanged (first: {lost[0]})."
     for target in refined.structure_targets.unique().tolist():
         own = refined.structure_targets == target
         missed = sum(
