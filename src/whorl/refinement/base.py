@@ -44,8 +44,8 @@ REACHED = "reached"
 """Status of a structure that has the value requested, as far as its refiner can tell."""
 
 AS_IT_WAS = ("failed", "unreached")
-"""First words of the status of a structure that a refiner could do nothing for, and that is returned unchanged:
-what it needs could not be computed, or what was requested is out of reach. The reason follows."""
+"""First words of the status of a structure that is returned unchanged: what its refiner needs could not be
+computed, or what was requested is out of reach. The reason follows."""
 
 _AT_ONCE = 32  # structures between two saves
 _COMPUTED = ("rows", "values", "energies", "forces")

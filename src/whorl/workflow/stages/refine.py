@@ -551,7 +551,9 @@ def _outcome(kind: str, refined: Samples, draws: Tensor) -> Iterator[str]:
     """Yield what a reader should know of structures that were not refined, or that are of other samples."""
     count = len(refined.refinement)
     if lost := [status for status in refined.refinement if status.startswith(AS_IT_WAS)]:
-        yield f"refine ({kind}): {len(lost)} of {count} structures were returned unchanged (first: {lost[0]})."
+        yield (
+            f"refine ({kind}): {len(lost)} of {count} structures were returned unchanged (first: {lost[0]})."
+        )
     for target in refined.structure_targets.unique().tolist():
         own = refined.structure_targets == target
         missed = sum(
