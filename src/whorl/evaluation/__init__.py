@@ -1,4 +1,4 @@
-"""How near, how new, how different, how valid: evaluators of generated samples, and their metrics."""
+"""Evaluation of generated samples: accuracy, validity, uniqueness, novelty, diversity."""
 
 import lazy_loader
 

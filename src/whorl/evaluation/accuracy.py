@@ -1,4 +1,4 @@
-"""How near to what was asked: error measures in which failures count instead of vanishing."""
+"""Target accuracy: error measures that account for failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Target = float | Float[Tensor, "n"]
 
 
 def count_failed(predicted: Float[Tensor, "n"]) -> int:
-    """Return how many values are NaN or infinite: samples without a value.
+    """Return the number of samples without a value (NaN or infinite).
 
     >>> count_failed(torch.tensor([1.9, float("nan")]))
     1
@@ -24,7 +24,7 @@ def count_failed(predicted: Float[Tensor, "n"]) -> int:
 def mean_absolute_error(predicted: Float[Tensor, "n"], target: Target) -> float:
     r"""Return :math:`\frac{1}{m} \sum_i |p_i - t_i|` over the m samples with a value.
 
-    A sample without a value has no error, so it cannot enter here; :func:`count_failed` says how many there
+    A sample without a value has no error and is not included; :func:`count_failed` returns how many there
     are, and :func:`percent_within` counts them as misses.
 
     Args:
@@ -66,7 +66,7 @@ def percent_within(predicted: Float[Tensor, "n"], target: Target, tolerance: flo
 
 
 def accuracy(predicted: Float[Tensor, "n"], target: float, tolerance: float) -> Accuracy:
-    """Return all of these for samples of one target."""
+    """Return all accuracy metrics for samples of one target."""
     predicted = predicted.double()
     return Accuracy(
         count=len(predicted),

@@ -1,4 +1,4 @@
-"""Whether a computed quantity is the labelled one: offset, scatter and correlation on real structures."""
+"""Agreement of a computed quantity with labels: offset, scatter and correlation on real structures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUNDING = 1e-6  # of the labels' size: data without any spread agree only when
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How a computed quantity compares with labels of the same structures.
+    """Agreement of a computed quantity with labels of the same structures.
 
     Attributes:
         quantity: Its name.
@@ -82,7 +82,7 @@ class Agreement:
 
 
 def agreement(quantity: str, computed: Float[Tensor, "n"], labels: Float[Tensor, "n"]) -> Agreement:
-    """Compare computed values with the labels of the same structures; pairs that are not finite are left out.
+    """Compare computed values with labels of the same structures; non-finite pairs are excluded.
 
     >>> labels = torch.linspace(0, 1, 9)
     >>> agreement("energy", labels - 3, labels).offset

@@ -1,4 +1,4 @@
-"""A structure laid upon another one, so that people see at a glance whether they are the same."""
+"""Superposition of a structure on another one."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _FOLLOWED = 24  # alignments that are refined
 
 
 def superimpose(found: Structures, reference: Structures) -> StructureBatch | None:
-    """Move, turn and mirror one structure onto another, and put its atoms in the other's order.
+    """Superpose one structure on another, with its atoms in the order of the other.
 
-    Distances and angles within ``found`` stay what they are; atoms of a crystal may move by lattice vectors,
+    Distances and angles within ``found`` do not change; atoms of a crystal may move by lattice vectors,
     and its cell is described by the vectors that resemble those of ``reference``.
 
     Args:

@@ -1,8 +1,8 @@
-"""Candidates: the structures of a run in the order in which to look at them, best first.
+"""Candidates: the structures of a run, ranked best first.
 
 Ranked are those that are valid, one of each group of equal ones, by the distance of the computed property
 from the requested one. Targets take turns: the best structure of each target, then the second best of each,
-and so on. Duplicates and invalid structures follow without a rank; nothing is left out.
+and so on. Duplicates and invalid structures follow without a rank.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FORMULA = 40  # characters of a formula in the name of a file
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One structure, and all that a person wants to know of it; None is unknown.
+    """One structure with its results; None is unknown.
 
     Attributes:
         rank: From 1; None of duplicates and of invalid structures.
@@ -37,15 +37,15 @@ class Candidate:
         formula: Reduced for crystals, of all atoms otherwise.
         space_group: Its symbol; empty where there is none.
         property: Name of the property.
-        requested: Value of the property asked for.
+        requested: Target value of the property.
         computed: Value by ``computed_by``.
-        computed_by: Name of the energy method where there is one, or else of the best model there is.
+        computed_by: Name of the energy method if there is one, else of the best available model.
         valid: Whether its reconstruction succeeded and it is a possible structure.
         unique: Whether no better candidate is the same structure.
-        new: Whether it is none of the labelled structures.
+        new: Whether it is not among the labelled structures.
         moved: Root mean square distance in Å that refinement moved its atoms.
         energy_calls: Energy evaluations that refinement spent on it.
-        status: How its reconstruction, and its refinement, ended.
+        status: Statuses of its reconstruction and refinement.
         remarks: Why it is invalid, or has no computed value.
         generator: Label of the training size.
         sample: Name of the generated sample.

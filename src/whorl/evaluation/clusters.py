@@ -1,6 +1,6 @@
-"""Clusters and molecules that are the same, and those that are known already.
+"""Duplicates among clusters and molecules.
 
-Two are the same where their atoms can be laid upon one another within a root mean square distance of
+Two are the same if their atoms can be superposed within a root mean square distance of
 :data:`SAME` (:func:`whorl.evaluation.matching.rmsd`: rotations, reflections, permutations of like atoms).
 Only those whose sorted interatomic distances agree can be: displacements u change the distance of i and j
 by at most |u_i| + |u_j|, and sorting brings two lists nearer, so that the root mean square difference of

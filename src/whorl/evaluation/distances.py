@@ -50,11 +50,11 @@ def nearest_neighbour_distances(features: Float[Tensor, "n f"]) -> Float[Tensor,
 
 
 def mean_pairwise_distance(features: Float[Tensor, "n f"], *, at_most: int = 5000) -> float:
-    r"""Return :math:`\frac{2}{n (n-1)} \sum_{i<j} \lVert x_i - x_j \rVert`: how spread a set is.
+    r"""Return the spread of a set, :math:`\frac{2}{n (n-1)} \sum_{i<j} \lVert x_i - x_j \rVert`.
 
     Args:
         features: One row per structure, standardised.
-        at_most: More rows than this are thinned evenly to as many; the mean hardly notices.
+        at_most: Maximum number of rows; more are thinned evenly, which hardly changes the mean.
 
     Returns:
         NaN for fewer than two rows.
@@ -76,7 +76,7 @@ def mean_pairwise_distance(features: Float[Tensor, "n f"], *, at_most: int = 500
 
 
 def count_distinct(features: Float[Tensor, "n f"], distance: float) -> int:
-    """Return how many groups there are when rows nearer than ``distance`` to one another are one structure.
+    """Return the number of groups if rows closer than ``distance`` count as one structure.
 
     >>> count_distinct(torch.tensor([[0.0], [0.01], [1.0]]), 0.1)
     2

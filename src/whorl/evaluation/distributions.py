@@ -1,4 +1,4 @@
-"""How one quantity is distributed among generated structures and among real ones."""
+"""Distributions of quantities among generated and real structures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    r"""How one quantity is distributed among generated crystals and among real ones.
+    r"""Distribution of one quantity among generated and real crystals.
 
     Attributes:
         name: What it is, such as ``"a"`` or ``"formation energy"``.
         unit: Of it; empty for none.
-        statistic: Of Kolmogorov and Smirnov, :math:`\sup_x |F_1(x) - F_2(x)|`, 0 for alike and 1 for apart.
-        p_value: Chance of a statistic as large between two draws of one distribution.
+        statistic: Kolmogorov–Smirnov, :math:`\sup_x |F_1(x) - F_2(x)|`, 0 for equal and 1 for disjoint.
+        p_value: Probability of a statistic as large for two samples of one distribution.
         made: Values of generated crystals.
         real: Values of real crystals.
         mean_made: Mean of the former.
@@ -36,10 +36,10 @@ class Distribution:
 
 
 def compare(name: str, made: Tensor, real: Tensor, *, unit: str = "") -> Distribution:
-    """Compare how one quantity is distributed, by the test of Kolmogorov and Smirnov.
+    """Compare the distributions of one quantity by the Kolmogorov–Smirnov test.
 
-    Values that are not finite are passed over; with none left on a side, statistic and p-value are NaN. The
-    p-value is exact where SciPy can have it, for up to 10,000 values.
+    Non-finite values are ignored; if none are left on a side, statistic and p-value are NaN. The
+    p-value is exact if SciPy can compute it, for up to 10,000 values.
 
     >>> compare("a", torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.5, 3.5]), unit="Å").statistic
     0.6666666666666666

@@ -1,4 +1,4 @@
-"""New, and different from one another: novelty against the training set, spread against the real data."""
+"""Novelty with respect to the training set, and diversity with respect to the real data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def copy_distance(training: Float[Tensor, "m f"], *, fraction: float = 0.1) -> f
         fraction: Of the median nearest-neighbour distance.
 
     Returns:
-        0 for fewer than two rows: then nothing says how near is near.
+        0 for fewer than two rows.
     """
     if len(training) < 2:
         return 0.0
@@ -45,11 +45,11 @@ def spread_ratio(
 ) -> tuple[float | None, str | None]:
     """Return the mean pairwise distance of the samples over that of real structures.
 
-    1 means as different from one another as the real ones, below 1 less.
+    1 means as diverse as the real ones, below 1 less.
 
     Args:
         generated: Standardised features.
-        real: Those of real structures with the property asked for, standardised likewise.
+        real: Those of real structures with the target property, standardised in the same way.
 
     Returns:
         The ratio and ``None``, or ``None`` and the reason why there is none.
@@ -65,7 +65,7 @@ def spread_ratio(
             return None, f"{count} {what}{'' if count == 1 else 's'}{where}, at least 2 needed"
     width = mean_pairwise_distance(real)
     if width == 0:
-        return None, "the real structures in the window are all alike"
+        return None, "the real structures in the window are all equal"
     return mean_pairwise_distance(generated) / width, None
 
 

@@ -1,4 +1,4 @@
-"""Which crystals are the same, and which are known already: pymatgen's StructureMatcher, made quick.
+"""Duplicates among crystals by pymatgen's StructureMatcher, accelerated.
 
 Two crystals are the same if ``StructureMatcher`` says so with its own defaults: lengths of the primitive
 cells within 20 % (``ltol=0.2``) once both have one volume, angles within 5° (``angle_tol=5``), and no atom
@@ -37,14 +37,14 @@ _HEAVIEST = 118
 
 
 def distinct(structures: Structures, *, progress: Progress | None = None) -> list[list[int]]:
-    """Return which crystals are the same, as groups of indices.
+    """Return groups of equal crystals, as indices.
 
     A crystal joins a group if it matches the group's first member; tolerances are not transitive, so members
     of one group need not all match each other.
 
     Args:
-        structures: Crystals. What is none (no atoms, no volume, not finite, two atoms at one place, not
-            periodic) is in no group.
+        structures: Crystals. Unphysical ones (no atoms, no volume, not finite, coinciding atoms, not
+            periodic) are in no group.
         progress: Called with (crystals done, crystals in all).
 
     Returns:
@@ -78,11 +78,11 @@ def distinct(structures: Structures, *, progress: Progress | None = None) -> lis
 def is_known(
     structures: Structures, known: Structures, *, progress: Progress | None = None
 ) -> Bool[Tensor, "B"]:
-    """Tell which crystals are among known ones.
+    """Return which crystals are among known ones.
 
     Args:
-        structures: Crystals; what is none (see :func:`distinct`) is not known.
-        known: Crystals to look among. Only those whose composition occurs in ``structures`` cost time.
+        structures: Crystals; unphysical ones (see :func:`distinct`) are not known.
+        known: Known crystals. Only those whose composition occurs in ``structures`` take time.
         progress: Called with (crystals done, crystals in all).
     """
     structures, known = as_batch(structures), as_batch(known)
@@ -105,7 +105,7 @@ def is_known(
 
 
 class _Crystals:
-    """Crystals, what tells them apart at no cost, and their primitive cells once asked for."""
+    """Crystals with cheap descriptors, and primitive cells on demand."""
 
     def __init__(self, structures: StructureBatch) -> None:
         self._structures = structures.to(device="cpu", dtype=torch.float64)
@@ -133,7 +133,7 @@ def _compositions(structures: StructureBatch) -> list[bytes]:
 
 
 def _primitive(crystal: StructureBatch) -> Any:
-    """Do what StructureMatcher does first; a cell that cannot be reduced stays as it is."""
+    """Apply the reduction of StructureMatcher; a cell that cannot be reduced is kept."""
     from pymatgen.core import Lattice, Structure
 
     lattice = Lattice(crystal.cells[0].detach().numpy())

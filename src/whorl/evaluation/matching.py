@@ -1,6 +1,6 @@
-r"""Is a found structure the one that was meant? The least distance between their atoms.
+r"""Distance between structures: the smallest RMSD of their atoms.
 
-Fingerprints do not know where a structure lies, how it is turned, which atom is which, nor left from right:
+Like fingerprints, it is invariant under translation, rotation, reflection and permutation of like atoms:
 
 .. math:: d(x, y) = \min_{Q, t, \pi} \sqrt{\frac1N \sum_i |x_{\pi(i)} Q + t - y_i|^2}
 
@@ -43,7 +43,7 @@ _IMAGES = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=3)))
 
 
 def rmsd(found: Structures, reference: Structures, *, seed: int = 0) -> Float[Tensor, "B"]:
-    """Return the least root-mean-square distance of atoms in Å between structures of the same index.
+    """Return the smallest root-mean-square distance of atoms in Å between structures of the same index.
 
     Found by aligning many local frames, and refining the best by turns of assignment (Hungarian) and rotation
     (Kabsch): not proven to be the minimum, but it is wherever structures resemble one another. Structures in
@@ -52,7 +52,7 @@ def rmsd(found: Structures, reference: Structures, *, seed: int = 0) -> Float[Te
 
     Args:
         found: Structures to be compared.
-        reference: What they should be.
+        reference: Reference structures.
         seed: Of the random turns among the trial alignments.
 
     Returns:

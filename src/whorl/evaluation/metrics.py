@@ -1,4 +1,4 @@
-"""Metrics: what one evaluator found out about samples, in plain numbers."""
+"""Metrics: the results of one evaluator in plain numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORMAT = "whorl metrics 1"
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """The outcome of one evaluator for the samples of one generator: JSON-able, written once, read by all.
+    """Results of one evaluator for the samples of one generator, JSON-able.
 
     Attributes:
         evaluator: Its kind.
@@ -27,7 +27,7 @@ class Metrics:
         per_target: The same of the samples of each target, by the target's number in ``:g`` notation.
         per_sample: Columns with an entry for each of the n samples; None where there is no value.
         per_structure: Columns with an entry for each of the k structures.
-        warnings: What a reader should know.
+        warnings: Warnings for the reader.
     """
 
     evaluator: str
@@ -91,5 +91,5 @@ def percent(flags: Tensor) -> float | None:
 
 
 def number(value: float) -> float | None:
-    """Return ``None`` for NaN: what is not defined is no number, in JSON either."""
+    """Return ``None`` for NaN, which JSON does not have."""
     return value if math.isfinite(value) else None
