@@ -233,7 +233,7 @@ def test_without_a_cell_at_hand_the_cell_is_sought_and_that_is_said(asked):
     found, _, warnings = asked(composition="Cs", data=False, settings=short)
     assert formula_of(found) == "Cs" and bool(found.pbc.all())
     assert float(volumes(found.cells)[0]) > 10.0
-    assert len(warnings) == 1 and "no cell is given, so the cells are sought too" in warnings[0]
+    assert len(warnings) == 1 and "no cell is given, so the cells are optimised too" in warnings[0]
     with pytest.raises(InputError, match="algorithm1 holds cells fixed"):
         asked(composition="Cs", data=False)
 

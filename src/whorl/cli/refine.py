@@ -33,19 +33,21 @@ def refine(
         float | None,
         typer.Option(help="Value to reach.", show_default="that for which each structure was generated"),
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Within this of the target is a hit.")] = 0.1,
+    tolerance: Annotated[
+        float, typer.Option(help="A structure within this distance of the target is a hit.")
+    ] = 0.1,
     dataset: Annotated[
         Path | None,
         typer.Option(help="Labelled structures, for refiners that fit a surrogate.", show_default=False),
     ] = None,
     property: Annotated[
         str | None,
-        typer.Option(help="Which property of the data set.", show_default="the only one there is"),
+        typer.Option(help="Name of the property.", show_default="the only one"),
     ] = None,
     quantity: Annotated[
         str,
         typer.Option(
-            help="What of the calculator has the target: formation_energy, energy_per_atom, energy, or "
+            help="Quantity of the calculator that is the property: formation_energy, energy_per_atom, energy, or "
             "another one that it has."
         ),
     ] = "formation_energy",
@@ -55,8 +57,8 @@ def refine(
     """Refine structures; report distance moved, energy calls and status of each.
 
     `whorl refine atoms.safetensors --kind relax --calculator chgnet -o relaxed.safetensors` relaxes the
-    positions; `--kind project --dataset data.safetensors` moves the atoms onto a value of the property. A
-    structure that cannot be refined is returned unchanged, with the reason as its status.
+    positions; `--kind project --dataset data.safetensors` moves the atoms to a target value of the property.
+    A structure that cannot be refined is returned unchanged, with the reason as its status.
     """
     from whorl.potentials import importable
     from whorl.refinement import RefinerSettings

@@ -51,7 +51,7 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """How near a set of samples is to one target.
+    """Accuracy of a set of samples for one target.
 
     Attributes:
         count: Samples, with a value or without.
@@ -70,7 +70,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """How the search for structures went at one target.
+    """Results of the search for structures of one target.
 
     Attributes:
         count: Samples searched.
@@ -89,7 +89,7 @@ class Inversion:
 
 @dataclass(frozen=True, kw_only=True)
 class Diversity:
-    """How new and how different from one another a set of samples is, in standardised features.
+    """Novelty and diversity of a set of samples, in standardised features.
 
     Attributes:
         count: Samples with finite features.
@@ -116,7 +116,7 @@ class Diversity:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """How near structures are to one target by the energy method, and what they cost.
+    """Accuracy of structures for one target by the energy method, and their cost.
 
     Attributes:
         count: Structures, with a value or without.
@@ -144,7 +144,7 @@ class TargetResults:
     """Results at one target; ``None`` where nothing was evaluated so.
 
     Attributes:
-        target: Value asked for.
+        target: Target value.
         in_training_range: Whether training data reached it.
         surrogate: Generated features by the surrogate (table 1 of Fung et al. 2022).
         potential: Structures by the energy method, none left out (table 2).
@@ -191,17 +191,17 @@ class SizeResults:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The outcome of a run, as plain numbers.
+    """Results of a run, as plain numbers.
 
     Attributes:
-        property: Name of what was asked for.
+        property: Name of the property.
         unit: Of it.
-        tolerance: Within this of the target is a hit.
-        window: Real data within this of the target are what the samples' spread is compared with.
+        tolerance: A sample within this distance of the target is a hit.
+        window: The spread of samples is compared with that of real data within this distance of the target.
         data_rows: Labelled structures in all.
         data_range: Smallest and largest property among them.
         sizes: By the label of the training size.
-        warnings: What the reader should know.
+        warnings: Warnings for the reader.
         surrogate_errors: Of the surrogate, on labelled structures; ``None`` without one.
     """
 

@@ -1,4 +1,4 @@
-"""Evaluation of samples by several evaluators, each behind those whose metrics it reads."""
+"""Evaluation of samples by several evaluators, in the order of their dependencies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def evaluate(
         samples: Of one generator.
         reference: The real data.
         evaluators: In any order; a name stands for the evaluator with its default settings.
-        tolerance: Within this of the target is a hit, in units of the property.
+        tolerance: A sample within this distance of the target is a hit, in units of the property.
         seed: Of all randomness.
         surrogate: Of the property, for the evaluator ``surrogate``.
         prepared: Called with the kind of an evaluator, returns what it worked out from the real data before;
@@ -43,7 +43,8 @@ def evaluate(
         progress: Called with the kind of an evaluator, returns the callback for its progress.
 
     Raises:
-        InputError: An unknown evaluator, one whose metrics do not fit the samples, or what else one says.
+        InputError: An unknown evaluator, one whose metrics do not fit the samples, or an error of an
+            evaluator.
     """
     metrics: dict[str, Metrics] = {}
     for evaluator in in_order(evaluators):
@@ -65,7 +66,7 @@ def evaluate(
 
 
 def in_order(evaluators: Sequence[Evaluator | str]) -> list[Evaluator]:
-    """Return evaluators, each behind those whose metrics it reads.
+    """Return evaluators, each after those whose metrics it reads.
 
     Raises:
         InputError: An unknown name, or evaluators that each want to come after the other.

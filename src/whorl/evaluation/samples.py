@@ -48,24 +48,25 @@ _COLUMNS = ("rows", "values", "energies", "forces")
 class Samples:
     """The n samples of one generator, and the k structures that were reconstructed from some of them.
 
-    Every road fills the same fields; what a road does not have is None or empty.
+    All pipelines fill the same fields; what does not apply is None or empty.
 
     Attributes:
         ids: A name for each sample, shape (n,).
-        targets: Property asked for, shape (n,).
-        requested: Conditions asked for besides the property: ``elements``, ``formula``, ….
+        targets: Target property, shape (n,).
+        requested: Other requested conditions: ``elements``, ``formula``, ….
         features: Generated features in data units, shape (n, *shape).
         structures: The k reconstructed (and refined) structures; None before reconstruction.
         rows: Sample of each structure, shape (k,).
-        loss: What the reconstruction left, shape (k,); NaN of a closed form, infinite where it failed.
-        status: How each reconstruction ended, such as ``"converged"``, ``"decoded"`` or ``"failed"``.
-        invalid_above: Loss above which a structure does not stand for its sample; None where unknown.
+        loss: Remaining loss of the reconstruction, shape (k,); NaN for a closed form, infinite where it
+            failed.
+        status: Status of each reconstruction, such as ``"converged"``, ``"decoded"`` or ``"failed"``.
+        invalid_above: Threshold of invalid losses; None if unknown.
         reference_loss: Losses of real structures put through the same reconstruction, shape (r,).
         structure_features: Features of the structures themselves, shape (k, F).
-        consistency: How far each sample contradicts itself, by name, each of shape (n,); NaN where unknown.
-        skipped: Samples without a structure, and why.
+        consistency: Self-consistency measures of the samples, by name, each of shape (n,); NaN if unknown.
+        skipped: Samples without a structure, with reasons.
         displacement: Root mean square distance in Å that refinement moved each structure's atoms, shape (k,).
-        refinement: How the refinement of each structure ended; empty without refinement.
+        refinement: Status of the refinement of each structure; empty without refinement.
         energy_calls: Energy evaluations that refinement spent on each structure, shape (k,).
         computed: What was computed by these; None where nothing was.
         draws: Samples that were drawn for each structure, this one and those that do not reach their targets,
@@ -148,7 +149,7 @@ class Samples:
 
     @property
     def invalid(self) -> Tensor:
-        """Which structures do not stand for their samples: the loss is above the threshold, or it failed."""
+        """Which structures are invalid: the loss is above the threshold, or the reconstruction failed."""
         flagged = torch.zeros(len(self.rows), dtype=torch.bool)
         if self.status:
             flagged |= torch.tensor([status in ("invalid", "failed") for status in self.status])
@@ -200,7 +201,7 @@ class Reference:
         structures: They themselves, where there are any.
         forces: On their A atoms in eV/Å, shape (A, 3), NaN where a structure has none; None without any.
         stresses: Theirs in eV/Å³, shape (N, 3, 3), likewise.
-        training_rows: Rows that the generator was given, shape (m,).
+        training_rows: Training rows of the generator, shape (m,).
     """
 
     name: str
@@ -223,10 +224,10 @@ class Reference:
 
     @property
     def training_features(self) -> Float[Tensor, "m F"]:
-        """Features of the rows that the generator was given."""
+        """Features of the training rows."""
         return self.features[self.training_rows]
 
     @property
     def training_properties(self) -> Float[Tensor, "m"]:
-        """Property of the rows that the generator was given."""
+        """Property of the training rows."""
         return self.properties[self.training_rows]

@@ -1,4 +1,4 @@
-"""Settings that all evaluators share."""
+"""Settings common to all evaluators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from whorl.settings import SectionOfKind
 
 
 class EvaluatorSettings(SectionOfKind):
-    """Settings of an evaluator, by its name or as a section. Which keys there are depends on its kind."""
+    """Settings of an evaluator, by its name or as a section; its keys depend on its kind."""
 
     registry = EVALUATORS
     default = "validity"

@@ -28,7 +28,7 @@ _TINY = 1e-3  # Å³; cells below that have more neighbours than can be counted
 
 @dataclass(frozen=True, kw_only=True)
 class Validity:
-    """What was found of B structures.
+    """Validity flags of B structures.
 
     Attributes:
         shortest_distance: Between two atoms, periodic images included, in Å; infinite if above 3 Å, and 0
@@ -58,11 +58,11 @@ class Validity:
 
     @property
     def strictly_valid(self) -> Bool[torch.Tensor, "B"]:
-        """Besides, no two atoms are nearer than their covalent radii let real ones be."""
+        """Also, no two atoms are closer than in real crystals, relative to their covalent radii."""
         return self.structurally_valid & self.radii_ok
 
     def reasons(self) -> list[str]:
-        """Return for each structure what is wrong with it, or nothing."""
+        """Return the reasons why each structure is invalid."""
         neutral = [True] * len(self.volume) if self.charge_neutral is None else self.charge_neutral.tolist()
         answers = []
         for i, charges in enumerate(neutral):
@@ -95,10 +95,10 @@ def check_validity(
     unphysical structures pass, so a stricter one is given in addition.
 
     Args:
-        structures: Crystals, clusters or anything between.
-        shortest: Least distance in Å that two atoms may have.
-        closest: The same over the sum of their covalent radii.
-        smallest_volume: Least volume of a cell in Å³.
+        structures: Crystals, clusters or others.
+        shortest: Minimum distance of two atoms in Å.
+        closest: The same relative to the sum of their covalent radii.
+        smallest_volume: Minimum volume of a cell in Å³.
         chemistry: Also test for charge neutrality, which needs the package smact.
 
     Raises:
@@ -145,7 +145,7 @@ def _shortest_distances(structures: StructureBatch, closest: float) -> tuple[tor
 
 
 def is_charge_neutral(formula: str) -> bool:
-    """Tell whether known oxidation states of a formula's elements can add up to zero.
+    """Return whether known oxidation states of a formula's elements can add up to zero.
 
     Single elements and alloys of metals count as neutral.
 

@@ -21,7 +21,7 @@ from whorl.workflow.stages.sample import read_rows
 
 @dataclass(frozen=True, kw_only=True)
 class SampleFiles:
-    """Where the samples of one generator lie; what there is not is None.
+    """Files of the samples of one generator; None for absent ones.
 
     Attributes:
         generated: Generated features.
@@ -61,17 +61,17 @@ def read_reference(features: Path, *, property: str | None, dataset: Path | None
 
 
 def with_training_rows(reference: Reference, rows: Path | None) -> Reference:
-    """Return the data as one generator knew them."""
+    """Return the data with the training rows of one generator."""
     if rows is None:
         return reference
     return reference.replace(training_rows=read_rows(rows)["rows"])
 
 
 def read_samples(files: SampleFiles, *, features: Path) -> Samples:
-    """Read what was made with one generator.
+    """Read the samples of one generator.
 
     Args:
-        files: Where it lies.
+        files: Their files.
         features: Of real structures; the samples have to be of the same representation.
 
     Raises:
@@ -136,7 +136,7 @@ def _with_structures(samples: Samples, files: SampleFiles, path: Path) -> Sample
 
 
 def _cost(data: Dataset) -> dict[str, Any]:
-    """Return what refinement moved and spent."""
+    """Return displacements and energy calls of the refinement."""
     calls, draws = (data.properties.get(name) for name in ("energy_calls", "draws"))
     return {
         "displacement": data.properties.get("displacement"),

@@ -1,4 +1,4 @@
-"""Starts of a search: structures of a file or of the closed form, each for the sample whose id it has."""
+"""Initial structures of a search: from a file or from the closed form, matched to samples by id."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def starts_of(samples: FeatureSet, given: str, context: ReconstructionContext, m
             found = [list(range(len(structures)))] * len(found)
     without = sum(not places for places in found)
     if without:
-        monitor.warn(f"{without} of {len(found)} samples have no start; their search begins at random alone.")
+        monitor.warn(
+            f"{without} of {len(found)} samples have no start; their search uses random starts only."
+        )
     return tuple(structures[places] if places else None for places in found)
 
 

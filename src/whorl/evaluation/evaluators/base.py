@@ -23,10 +23,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationContext:
-    """What evaluators may use besides samples and real data.
+    """Input of evaluators in addition to samples and real data.
 
     Attributes:
-        tolerance: Within this of the target is a hit, in units of the property.
+        tolerance: A sample within this distance of the target is a hit, in units of the property.
         seed: Of all randomness.
         directory: Where finished chunks of long evaluations are kept.
         progress: Called with (done, in all).
@@ -55,26 +55,26 @@ class EvaluationContext:
 
 
 class Evaluator(Method, ABC):
-    """One way of evaluating samples. It changes nothing and hides nothing: what failed has a value of None.
+    """A method of evaluating samples. Samples are not modified; failures have the value None.
 
     An evaluator is built from its settings: ``ValidityEvaluator(ValidityEvaluator.Settings())``.
     """
 
     Settings: ClassVar[type[EvaluatorSettings]] = EvaluatorSettings
     of_structures: ClassVar[bool] = True
-    """Whether it evaluates structures, and so has nothing to do where a run ends with features."""
+    """Whether it evaluates structures, and thus does not apply if a run ends with features."""
     after: ClassVar[tuple[str, ...]] = ()
-    """Kinds of evaluators whose metrics it reads, where these were chosen too."""
+    """Kinds of evaluators whose metrics it reads, if these are used too."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings = self.Settings() if settings is None else settings
 
     @abstractmethod
     def applies(self, samples: Samples, reference: Reference) -> bool:
-        """Whether it has something to say about these samples."""
+        """Whether it applies to these samples."""
 
     def prepare(self, reference: Reference, context: EvaluationContext) -> dict[str, Any] | None:
-        """Return what it works out from the real data alone, JSON-able; it is kept and not repeated.
+        """Return reference values from the real data only, JSON-able; they are stored.
 
         An entry ``warnings``, a list of sentences, is for the reader of the results.
         """

@@ -36,7 +36,7 @@ class CGCNNEvaluator(Evaluator):
         """Settings of the predictions of CGCNN."""
 
         real: Count = 2000
-        """At most so many real crystals to compare with, drawn evenly."""
+        """Maximum number of real crystals to compare with, evenly drawn."""
 
     settings: Settings
 

@@ -1,4 +1,4 @@
-"""Which structures meet the conditions that were requested besides the property."""
+"""Requested conditions in addition to the property."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far generated features contradict themselves: tables 1 and 2 of Alverson et al. 2024."""
+"""Self-consistency of generated features: tables 1 and 2 of Alverson et al. 2024."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class DistributionsEvaluator(Evaluator):
         """Settings of the comparison of distributions."""
 
         real: Count = 2000
-        """At most so many real crystals to compare with, drawn evenly."""
+        """Maximum number of real crystals to compare with, evenly drawn."""
 
     settings: Settings
 

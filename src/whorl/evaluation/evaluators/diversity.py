@@ -1,4 +1,4 @@
-"""How new and how different from one another samples are, in standardised features."""
+"""Novelty and diversity of samples, in standardised features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structures by an energy method, as they are: which of its quantities is the property, and what it is."""
+"""Energies of structures by an energy method, and the quantity of it that is the property."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class EnergyEvaluator(Evaluator):
         calculator: CalculatorSettings | None = None
         """The energy method; by default the one that labelled the clusters."""
         quantity: str = "auto"
-        """What of it is compared with the property: formation_energy, energy_per_atom, energy, or another
+        """Its quantity that is the property: formation_energy, energy_per_atom, energy, or another
         property of the calculator, such as dipole. With auto, one that agrees with the labels of real
         structures, or else none."""
         subtract_offset: bool = False
-        """Subtract its mean difference from these labels."""
+        """Subtract the mean difference from these labels."""
 
     settings: Settings
 
@@ -81,7 +81,7 @@ class EnergyEvaluator(Evaluator):
         return samples.structures is not None
 
     def prepare(self, reference: Reference, context: EvaluationContext) -> dict[str, Any]:
-        """Find out what of the energy method is the property, on a sample of labelled real structures.
+        """Determine the quantity that is the property, on a sample of labelled real structures.
 
         With ``auto``, a quantity is compared only if it agrees with the labels: the one that bears the
         property's name, or else the one nearest to them. A quantity that is stated is compared in any case,
@@ -343,7 +343,7 @@ def _explained(
     count, name = max(one.count for one in compared.values()), calculator.name
     spread = next((one.spread for one in compared.values() if one.spread is not None), None)
     where = f"on {count} real structures"
-    where += f" (of which it spreads by {spread:.3g})" if spread is not None else ""
+    where += f" (standard deviation of the labels {spread:.3g})" if spread is not None else ""
     if chosen is None:
         found = "; ".join(str(one) for one in compared.values())
         text = f"{name} computes nothing that agrees with '{property}' {where}: {found}. "

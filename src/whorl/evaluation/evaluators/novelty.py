@@ -1,4 +1,4 @@
-"""Which structures are not among the real ones."""
+"""Novelty of structures with respect to the real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the search for structures went."""
+"""Results of the search for structures."""
 
 from __future__ import annotations
 

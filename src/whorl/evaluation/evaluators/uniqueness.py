@@ -1,4 +1,4 @@
-"""Which structures are the same."""
+"""Uniqueness of structures."""
 
 from __future__ import annotations
 

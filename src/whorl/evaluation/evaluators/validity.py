@@ -1,4 +1,4 @@
-"""Can these structures be? Distances of atoms, volumes of cells, charges."""
+"""Validity of structures: distances, cell volumes, charge neutrality."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AT_ONCE = 500
 
 
 class ValidityEvaluator(Evaluator):
-    """The field's rules for what can be a structure, and a stricter one.
+    """Validity by the usual rules of the field, and by a stricter one.
 
     Columns of structures: ``valid``, ``strictly_valid``, ``charge_neutral`` (of crystals, where smact is
     installed), ``shortest_distance`` (Å; None above 3 Å) and ``remarks``.

@@ -33,13 +33,13 @@ STAGES = (
 def run_recipe(
     recipe: Recipe, folder: Path | str, *, monitor: Monitor | None = None, until: str | None = None
 ) -> Path:
-    """Carry out a recipe in a run folder, or continue what was begun there.
+    """Run a recipe in a run folder, or continue an interrupted run.
 
     Args:
-        recipe: What to do.
-        folder: Where everything is written; made when absent.
+        recipe: The recipe.
+        folder: Run folder; created if absent.
         monitor: Receives progress, warnings and skipped entries.
-        until: The last stage to do; by default all.
+        until: Last stage to run; by default all.
 
     Returns:
         The report, or the folder when stopped before it.

@@ -1,4 +1,4 @@
-"""Stage ``candidates``: the structures of a run, best first, as a table and files."""
+"""Stage ``candidates``: ranked structures as a table and files."""
 
 from __future__ import annotations
 

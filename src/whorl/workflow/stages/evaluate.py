@@ -1,4 +1,4 @@
-"""Stages ``reference`` and ``evaluate``: what evaluators say of the real data, and of what was generated."""
+"""Stages ``reference`` and ``evaluate``: evaluators on the real data and on generated samples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ depend on."""
 
 
 def steps(run: RunFolder) -> Iterator[Step]:
-    """Yield the step for the real data, if any evaluator looks at them, and that for all samples."""
+    """Yield the step for the real data, if any evaluator needs it, and that for all samples."""
     recipe, labels = run.recipe, run.labels
     settings = [of.model_dump(mode="json") for of in recipe.evaluators]
     reconstructed = recipe.reconstruct is not None
@@ -99,7 +99,7 @@ def arms_of(run: RunFolder) -> dict[str, dict[str, Samples]]:
 
 
 def samples_of(run: RunFolder) -> dict[str, tuple[Samples, Reference]]:
-    """Read the samples of each training size of a run, and the real data as its generator knew them."""
+    """Read the samples of each training size of a run, and the real data with its training rows."""
     recipe = run.recipe
     reference = read_reference(
         run.features, property=recipe.property_name, dataset=run.structures_of_features
@@ -120,7 +120,7 @@ def samples_of(run: RunFolder) -> dict[str, tuple[Samples, Reference]]:
 
 
 def evaluated_of(run: RunFolder) -> dict[str, Evaluated]:
-    """Read what the stage ``evaluate`` has written of each training size."""
+    """Read the output of the stage ``evaluate`` for each training size."""
     arms, folder = arms_of(run), run.results.parent
     evaluated = {}
     for label, (samples, reference) in samples_of(run).items():
@@ -161,7 +161,7 @@ def evaluate_files(
     surrogate: Path | None = None,
     property: str | None = None,
 ) -> Path:
-    """Evaluate what lies in single files, as both stages do in a run, and return the path of the results.
+    """Evaluate single files, as both stages do in a run, and return the path of the results.
 
     Args:
         generated: Generated features.
@@ -228,7 +228,7 @@ def prepare(
     output: Path,
     monitor: Monitor,
 ) -> None:
-    """Let evaluators work out what they need of the real data, and write it as JSON, one file each."""
+    """Compute reference values of evaluators from the real data, and write them as JSON, one file each."""
     for settings in evaluators:
         context = EvaluationContext(
             tolerance=tolerance,

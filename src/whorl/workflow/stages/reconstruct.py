@@ -109,10 +109,10 @@ def reconstruct(
     Where a search is needed, composition, cell and periodicity are those of the most similar training
     structure (``dataset``), as far as they are not given or were requested of the generator
     (:mod:`whorl.workflow.templates`). Generated features are mostly those of no structure exactly, so some
-    loss is left. Where it is larger than the distance of real structures from their nearest neighbours
-    (:func:`neighbour_distance`), the sample is called invalid: the structure is then no more its own than
-    another one would be. Held-out real features (the validation ``rows`` of ``features``) are reconstructed
-    too, since they show what the search can reach.
+    loss remains. If it is larger than the distance of real structures from their nearest neighbours
+    (:func:`neighbour_distance`), the sample is invalid: the structure then represents it no better than
+    another one would. Held-out real features (the validation ``rows`` of ``features``) are reconstructed
+    too, as a reference.
 
     Args:
         generated: Generated features, or with a closed form any.
@@ -121,20 +121,20 @@ def reconstruct(
             structures (``…-features.safetensors``) and the held-out ones found again
             (``…-reference.safetensors``); of crystals in closed form the folder ``<stem>`` with CIF, POSCAR
             and extended XYZ, invalid ones apart, and ``<stem>.csv``; and ``…-reconstruction.json``: which
-            sample each structure is from, why others have none, how far samples contradict themselves, and
+            sample each structure is from, reasons for the others, self-consistency of the samples, and
             the threshold of invalid ones.
         monitor: Receives progress, warnings, and samples without a structure.
         ranges: Which samples of each target: behind how many, and how many; by default the first of each, as
             many as the settings say.
         seed: Of all randomness.
         features: Features of real structures.
-        rows: Which of them trained and which were held out.
-        dataset: The structures they belong to.
-        composition: The atoms to place, such as Pt10; by default those of the settings.
+        rows: Training and held-out rows.
+        dataset: Their structures.
+        composition: Composition, such as Pt10; by default that of the settings.
 
     Raises:
-        InputError: Features that cannot be reconstructed so; it is not known which atoms to place, or in
-            which cell; requests that contradict each other; files of different representations; no structure
+        InputError: Features that this method cannot reconstruct; unknown composition or
+            cell; requests that contradict each other; files of different representations; no structure
             at all.
     """
     reconstructor: Reconstructor = settings.method(settings)
@@ -257,7 +257,7 @@ def _for_a_search(
     composition: str | None,
     made_with: dict[str, Any],
 ) -> tuple[ReconstructionContext, dict[str, Any]]:
-    """Return what a search needs to know, and what it reaches on real features."""
+    """Return the templates of a search, and its results for real features."""
     real = load_features(features, representation=context.representation) if features else None
     given = None if settings.template is None else _template(Path(settings.template))
     if given is not None:
@@ -285,7 +285,7 @@ def _for_a_search(
     if settings.freezes:
         if not templates.placed:
             raise InputError(
-                "frozen: it is not known where these atoms are. Give a structure that has them (template)."
+                "frozen: the positions of these atoms are unknown. Give a structure that has them (template)."
             )
         frozen = frozen_atoms(templates.structures, settings.frozen, settings.frozen_tag)
     if templates.free_cell and not hasattr(settings, "free_cell"):
@@ -294,7 +294,7 @@ def _for_a_search(
         )
     if templates.free_cell and not free_cell:
         monitor.warn(
-            "the features are of crystals and no cell is given, so the cells are sought too. Give the data "
+            "the features are of crystals and no cell is given, so the cells are optimised too. Give the data "
             "set that the features were made of (--dataset, --features) to take those of similar structures."
         )
     weights, threshold = None, None
@@ -339,7 +339,7 @@ def _for_a_search(
             names=tuple(held_out.ids),
             real=True,
             invalid_above=None,
-            progress=monitor.progress("inverting real ones"),
+            progress=monitor.progress("reconstructing real ones"),
         ),
     )
     solved = known.counts.get("converged", 0)
@@ -359,7 +359,7 @@ def _in_words(value: Any) -> str:
 
 
 def _template(path: Path) -> StructureBatch:
-    """Return the one structure of a file."""
+    """Return the single structure of a file."""
     structures = read_structures(path).structures
     assert structures is not None
     if len(structures) != 1:
@@ -370,7 +370,7 @@ def _template(path: Path) -> StructureBatch:
 def _require_composition(
     samples: FeatureSet, starts: Starts, composition: str | None, requested: str | None
 ) -> None:
-    """Refuse starts of other atoms than those to be placed, by the names of their samples."""
+    """Reject starts with another composition than requested, by the names of their samples."""
     if requested is None:
         return
     exact = composition is not None
@@ -403,7 +403,7 @@ def _of_starts(templates: Templates, starts: Starts) -> Templates:
 def _requested(
     generated: FeatureSet, composition: str | None, space_group: int | None, monitor: Monitor
 ) -> dict[str, Any]:
-    """Return what the structures are to have: a composition comes before the formula requested earlier.
+    """Return the requested conditions; a given composition overrides the formula requested earlier.
 
     Raises:
         InputError: Unknown elements, or requests that contradict each other.
@@ -429,7 +429,7 @@ def _requested(
 def neighbour_distance(
     features: Float[Tensor, "n F"], *, weights: Float[Tensor, "F"] | None = None, quantile: float = 0.95
 ) -> float | None:
-    r"""Return how far real structures are from their nearest neighbours, in the terms of the loss.
+    r"""Return the distance of real structures from their nearest neighbours, in units of the loss.
 
     .. math:: d_i = \min_{j:\, d_{ij} > 0} d_{ij}, \qquad
               d_{ij} = \frac1F \sum_f w_f\,\lvert R_f(x_i) - R_f(x_j)\rvert
@@ -476,7 +476,7 @@ def _of_each_target(
 
 
 def _places(samples: FeatureSet, generated: Path, rows: Sequence[int]) -> list[int]:
-    """Return which rows of the generated features some of the samples are."""
+    """Return the rows of some samples among the generated features."""
     place = {name: row for row, name in enumerate(load_features(generated).ids)}
     return [place[samples.ids[row]] for row in rows]
 
@@ -492,7 +492,7 @@ def _features_of(representation: Representation, structures: StructureBatch) -> 
 
 
 def _as_dataset(made: Reconstruction, of: FeatureSet, made_with: dict[str, Any]) -> Dataset:
-    """Store structures that say themselves how their reconstruction went."""
+    """Return structures with loss and status in ``info``."""
     info = made.structures.info or ({},) * len(made)
     own = tuple(
         {**old, "reconstruction_status": status} for old, status in zip(info, made.status, strict=True)
@@ -521,7 +521,7 @@ def _write_files(made: Dataset, folder: Path, made_with: dict[str, Any]) -> None
 
 
 def _write_table(crystals: StructureBatch, ids: Sequence[str], validity: Validity, path: Path) -> None:
-    """Write what is known of each crystal: flags, not filters."""
+    """Write flags of each crystal."""
     from whorl.structures.composition import formula
 
     rows = []

@@ -1,4 +1,4 @@
-"""Stage ``refine``: better structures of those that were reconstructed, one refiner after the other.
+"""Stage ``refine``: refinement of reconstructed structures, by one refiner after the other.
 
 Beside these, ``refine/<label>/baseline``: random structures of the training rows put through the refiner that
 moves structures onto a value by a surrogate, which shows what the generator adds.
@@ -145,7 +145,7 @@ def refine(
     labelled: Labelled | None = None,
     surrogate: Path | None = None,
 ) -> None:
-    """Refine structures, and write them with how far each moved, what it cost and how it ended.
+    """Refine structures, and write them with displacement, energy calls and status.
 
     Args:
         structures: Reconstructed or refined ones, a data set, or any file of structures.
@@ -229,7 +229,7 @@ def baseline(
     seed: int = 0,
     tolerance: float | None = None,
 ) -> None:
-    """Put random training structures through a refiner, as if they had been generated for each target.
+    """Refine random training structures as if they had been generated for each target.
 
     Args:
         settings: Of the refiner.

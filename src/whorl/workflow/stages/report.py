@@ -1,4 +1,4 @@
-"""Stage ``report``: one page."""
+"""Stage ``report``: the HTML page."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _write(run: RunFolder, monitor: Monitor) -> None:
 
 
 def report_again(folder: Path | str, *, output: Path | None = None) -> Path:
-    """Write the report of a finished run once more, and return where it is.
+    """Write the report of a finished run again, and return its path.
 
     Raises:
         InputError: The folder is no run, or one that has not come to its metrics yet.
@@ -65,7 +65,7 @@ def report_again(folder: Path | str, *, output: Path | None = None) -> Path:
 
 
 def write_report_of(run: RunFolder, *, output: Path) -> None:
-    """Write the report of a run from what lies in its folder."""
+    """Write the report of a run from its folder."""
     recipe = run.recipe
     warnings, skipped = _notes(run)
     evaluated = evaluated_of(run)
