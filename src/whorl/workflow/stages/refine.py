@@ -1,6 +1,6 @@
 """Stage ``refine``: refinement of reconstructed structures, by one refiner after the other.
 
-Beside these, ``refine/<label>/baseline``: random structures of the training rows put through the refiner that
+In addition, ``refine/<label>/baseline``: random structures of the training rows put through the refiner that
 moves structures onto a value by a surrogate, which shows what the generator adds.
 """
 
