@@ -47,8 +47,8 @@ def refine(
     quantity: Annotated[
         str,
         typer.Option(
-            help="Quantity of the calculator that is the property: formation_energy, energy_per_atom, energy, "
-            "or another one."
+            help="Quantity of the calculator that is the property: formation_energy, energy_per_atom, "
+            "energy, or another one."
         ),
     ] = "formation_energy",
     seed: Seed = 0,

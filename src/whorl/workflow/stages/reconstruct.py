@@ -295,7 +295,7 @@ def _for_a_search(
     if templates.free_cell and not free_cell:
         monitor.warn(
             "the features are of crystals and no cell is given, so the cells are optimised too. Give the "
-            "data set that the features were made of (--dataset, --features) to take those of similar structures."
+            "data set that the features were made of (--dataset, --features) to use those of similar ones."
         )
     weights, threshold = None, None
     if settings.weights == "whitening":
