@@ -212,7 +212,7 @@ def test_options_of_earlier_versions_are_accepted_with_a_warning_and_not_shown(w
     command = ("evaluate", "made.safetensors", "--features", "f.safetensors", "-o", "results")
     with pytest.warns(FutureWarning, match="--judge is now called --surrogate"):
         said = whorl(*command, "--judge", "s.safetensors")
-    assert "made.safetensors" in said.err
+    assert "f.safetensors" in said.err
     with pytest.warns(FutureWarning, match="--crystals is now called --structures"):
         whorl(*command, "--crystals", "s.safetensors")
     said = whorl(*command, "--judge", "s.safetensors", "--surrogate", "s.safetensors")

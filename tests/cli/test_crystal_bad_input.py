@@ -205,8 +205,8 @@ def test_no_rows_at_all(whorl, here, made):
     save_dataset(Dataset(structures=from_ase([]), ids=()), here / "d.safetensors")
     for command, words in (
         (("decode", "x.safetensors", "-o", "y.safetensors"), "holds no features"),
-        (("show", "x.safetensors"), "holds no structure"),
-        (("show", "d.safetensors"), "holds no structure"),
+        (("show", "x.safetensors"), "contains no usable structure"),
+        (("show", "d.safetensors"), "contains no usable structure"),
         (("train", "generator", "x.safetensors", "-o", "y.safetensors"), "no property to train on"),
         (
             ("encode", "d.safetensors", "--kind", "crystens", "-o", "y.safetensors"),

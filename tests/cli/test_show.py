@@ -111,7 +111,7 @@ def test_a_data_set_is_shown(whorl, here, salt):
         (
             bulk("NaCl", "rocksalt", 5.6, cubic=True),
             ("--max-atoms", 4),
-            "has 8 atoms, but the tensor has room",
+            "has 8 atoms, more than max_atoms = 4",
         ),
         (bulk("Fe"), ("--index", 1), "expected 0 to 0"),
         (bulk("Fe"), ("--pairwise", "cartesic"), "Did you mean 'cartesian'"),

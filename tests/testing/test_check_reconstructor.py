@@ -124,7 +124,7 @@ class TakesAnyShape(Broken):
         (ChangesFeatures, "changed the features"),
         (ChangesAtoms, "templates' atomic_numbers"),
         (IgnoresTheSeed, "the same seed"),
-        (DependsOnTheOthers, "must not depend on what is reconstructed beside it"),
+        (DependsOnTheOthers, "must not depend on the others of the batch"),
         (StopsAtNaN, "must not stop the others"),
         (MovesFrozenAtoms, "frozen atoms must not move"),
         (SaysNothing, "must be said"),

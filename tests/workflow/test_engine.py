@@ -138,7 +138,7 @@ def test_what_read_other_results_than_there_are_now_is_done_again(chain):
     chain.content["b"] = " by another library"
     monitor = Monitor()
     assert chain.run(monitor=monitor) == ["b", "d"]
-    assert any("results of b are others" in message for message in monitor.warnings)
+    assert any("results of b have changed" in message for message in monitor.warnings)
     assert chain.run() == []
 
 

@@ -220,7 +220,7 @@ def test_the_formula_requested_is_placed(asked):
 def test_a_composition_is_placed_in_a_cell_of_the_data(asked):
     found, said, warnings = asked(composition="BaTaO2N", requested={"formula": "KNbO3"})
     assert formula_of(found) == "BaTaNO2" and said["met"] == {"formula": 1.0}
-    assert len(warnings) == 1 and "were generated for KNbO3, and BaTaO2N is to be placed" in warnings[0]
+    assert len(warnings) == 1 and "were generated for KNbO3, and BaTaO2N replaces it" in warnings[0]
 
 
 def test_requests_that_contradict_each_other_are_refused_before_the_search(asked):
