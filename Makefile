@@ -30,7 +30,7 @@ lint: $(VENV)/.dev  ## ruff and mypy
 docs: $(VENV)/.dev  ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: $(VENV)/.dev  ## every benchmark, each a ratio to a baseline in the same run
+bench: $(VENV)/.dev  ## all benchmarks, each as a ratio to a baseline in the same run
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 	@echo "== fuzz_readers"; $(BIN)/python -m benchmarks.fuzz_readers
 	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
@@ -38,7 +38,7 @@ bench: $(VENV)/.dev  ## every benchmark, each a ratio to a baseline in the same 
 	@for suite in $(RECONSTRUCTION); do echo "== reconstruction, $$suite"; \
 	  $(BIN)/python -m benchmarks.reconstruction.$$suite || exit 1; done
 
-bench-quick: $(VENV)/.dev  ## the same on tiny inputs: do they still run?
+bench-quick: $(VENV)/.dev  ## all benchmarks on tiny inputs, as a smoke test
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
 	@echo "== fuzz_readers"; $(BIN)/python -m benchmarks.fuzz_readers --quick
 	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
@@ -46,7 +46,7 @@ bench-quick: $(VENV)/.dev  ## the same on tiny inputs: do they still run?
 	@for suite in $(RECONSTRUCTION); do echo "== reconstruction, $$suite"; \
 	  $(BIN)/python -m benchmarks.reconstruction.$$suite --quick || exit 1; done
 
-clean:  ## remove the environment, caches and built pages (results in runs/ stay)
+clean:  ## remove the environment, caches and built pages (results in runs/ are kept)
 	rm -rf $(VENV) site build .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:

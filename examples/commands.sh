@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The steps of a recipe as single commands, from files to files. The numbers are small, so that it takes a minute;
+# The stages of a recipe as single commands, from files to files. Numbers are small, so that it takes a minute;
 # leave out --epochs, --samples and --budget-evaluations for the defaults.
 set -euo pipefail
 export PATH="$PWD/.venv/bin:$PATH" # where `make demo` installs it
@@ -20,7 +20,7 @@ whorl evaluate generated.safetensors --features features.safetensors --property 
     --rows rows.json --surrogate surrogate.safetensors --structures atoms.safetensors --dataset clusters.safetensors --calculator emt --output results
 whorl data show clusters.safetensors
 
-# Crystals as images: prototypes, tensors, a generator told of elements too, crystals with their space groups.
+# Crystals as images: prototypes, tensors, a generator conditioned on elements too, crystals with space groups.
 whorl data crystals --prototypes --count 60 --max-atoms 6 --output prototypes.safetensors
 whorl show prototypes.safetensors --crystens --index 0 --output crystens.png
 whorl encode prototypes.safetensors --kind crystens --option max_atoms=6 --output tensors.safetensors

@@ -1,4 +1,4 @@
-"""Crystals as images and back: encode, add noise as a generator would, decode, make symmetry exact, judge."""
+"""Crystals as images: encode, add noise as a generator would, decode, symmetrise, check validity."""
 
 import tempfile
 from pathlib import Path
@@ -14,18 +14,18 @@ from whorl.structures import from_ase
 
 
 def main(*, noise=0.02, seed=0):
-    """Disturb the tensors of five crystals by ``noise`` times each value's range, and say what comes back."""
+    """Add noise of ``noise`` times the value ranges to the tensors of five crystals, and decode them."""
     sites = [(0.5, 0.5, 0.5), (0, 0, 0), (0.5, 0, 0)]
     perovskite = crystal(["Ca", "Ti", "O"], sites, spacegroup=221, cellpar=[3.9, 3.9, 3.9, 90, 90, 90])
     salt, diamond = bulk("NaCl", "rocksalt", a=5.64, cubic=True), bulk("C", cubic=True)
     crystals = from_ase([salt, diamond, bulk("ZnO", "wurtzite", a=3.25, c=5.2), bulk("Ti"), perovskite])
 
-    codec = CrysTens(max_atoms=8, elements="periodic").fit(crystals)  # learns the ranges of the values
+    codec = CrysTens(max_atoms=8, elements="periodic").fit(crystals)  # determines the ranges of the values
     tensors = codec(crystals)
     disturbed = tensors + noise * torch.randn(tensors.shape, generator=torch.Generator().manual_seed(seed))
 
     decoded = codec.decode(disturbed)
-    refined = decoded.refined()  # finds the space groups, and makes them exact
+    refined = decoded.refined()  # detects space groups and symmetrises
     valid = check_validity(refined.structures, chemistry=False).structurally_valid
     with tempfile.TemporaryDirectory() as folder:
         files = write_crystals(refined.structures, Path(folder), formats=["cif"])
@@ -37,7 +37,7 @@ def main(*, noise=0.02, seed=0):
     for row, reason in decoded.skipped.items():
         print(f"tensor {row}: {reason}")
     shape = " × ".join(str(side) for side in codec.layout.shape)
-    print(f"{len(names)} of {len(crystals)} tensors, {shape} numbers each, are crystals again")
+    print(f"{len(names)} of {len(crystals)} tensors, {shape} numbers each, were decoded")
 
 
 if __name__ == "__main__":

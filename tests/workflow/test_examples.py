@@ -32,7 +32,7 @@ def test_crystals_come_back_with_their_space_groups(tmp_path, monkeypatch, capsy
     said = capsys.readouterr().out
     for name, number in (("NaCl", 225), ("C", 227), ("ZnO", 186), ("Ti", 194), ("CaTiO3", 221)):
         assert f"_{name}.cif: space group {number}, " in said
-    assert "5 of 5 tensors, 20 × 20 × 4 numbers each, are crystals again" in said
+    assert "5 of 5 tensors, 20 × 20 × 4 numbers each, were decoded" in said
     assert "invalid" not in said
     assert not list(tmp_path.iterdir())
     assert lines_of("crystals") <= 40

@@ -1,4 +1,4 @@
-"""Energies, forces and stresses behind one protocol, the bulk they are measured against, and relaxation."""
+"""Energies, forces and stresses behind one protocol, bulk references, and relaxation."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Any ASE calculator as a potential: one structure after the other, a failure is a row with its reason."""
+"""ASE calculators as potentials: one structure after the other, failures with reasons."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class ASECalculator:
     """Energies, forces and, for periodic structures, stresses of an ASE calculator.
 
     What the calculator does not implement is NaN. One calculator serves all structures; after a failure a
-    fresh one is made, since it may be left in pieces.
+    new one is made, since its state may be invalid.
 
     Args:
         path: Import path of the calculator's class, ``"package.module:Class"``, or of a function whose
             annotation says that it returns one. Nothing else is called.
         options: Keyword arguments to make it with.
-        name: What to call it; by default made of path and options.
+        name: Its name; by default made of path and options.
         bulk_repeat: Primitive cells along each lattice vector that the bulk reference needs.
 
     Raises:
-        InputError: The path leads to no calculator, or the calculator cannot be made with its options.
+        InputError: There is no calculator at the path, or it cannot be made with its options.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ def importable(folder: Path | str) -> Iterator[None]:
 
 
 def find_calculator(path: str) -> Any:
-    """Import the calculator at ``package.module:Class``, and make sure that it is one before it is called.
+    """Import the calculator at ``package.module:Class``, and check that it is one before it is called.
 
     Returns:
         A class derived from ASE's Calculator or from :class:`whorl.potentials.EnergyMethod`, or a function
@@ -214,7 +214,7 @@ def find_calculator(path: str) -> Any:
 
 
 def _makes_calculators(value: Any) -> bool:
-    """Whether a call gives a calculator: the class of one, or a function that is annotated to."""
+    """Whether a call returns a calculator: a class of one, or a function that is annotated so."""
     from ase.calculators.calculator import BaseCalculator, Calculator
 
     if inspect.isfunction(value):
@@ -227,7 +227,7 @@ def _makes_calculators(value: Any) -> bool:
 
 
 def _own_folders() -> list[str]:
-    """Return where modules of one's own are looked for: what is on the import path but in no installation."""
+    """Return the folders of the import path that belong to no installation."""
     outside = [str(Path(place or ".").resolve()) for place in sys.path]
     return [place for place in outside if not place.startswith((sys.prefix, sys.base_prefix))]
 

@@ -22,9 +22,9 @@ class PotentialOutput:
     Attributes:
         energy: Total energy in eV, shape (B,).
         forces: In eV/Å, shape (A, 3).
-        stress: In eV/Å³, shape (B, 3, 3), positive for a cell that wants to shrink (ASE's sign), NaN
+        stress: In eV/Å³, shape (B, 3, 3), positive if the cell tends to shrink (ASE's sign), NaN
             for structures without a full cell; or None.
-        failures: Index of each structure that could not be computed, and why.
+        failures: Index of each structure that could not be computed, with reasons.
         properties: Further properties asked for, by name, each of shape (B,).
     """
 
@@ -37,7 +37,7 @@ class PotentialOutput:
 
 @runtime_checkable
 class Potential(Protocol):
-    """An energy method. One failing structure never stops the others.
+    """An energy method. A failing structure does not affect the others.
 
     Attributes:
         name: The method with those of its options that change its numbers: under one name, the same numbers.
@@ -57,7 +57,7 @@ class EnergyMethod(Method, ABC):
         options: Settings other than the defaults of ``Settings``.
 
     Raises:
-        InputError: Options that do not exist or make no sense.
+        InputError: Unknown or invalid options.
         MissingExtraError: The package behind it is not installed.
     """
 

@@ -1,4 +1,4 @@
-r"""CHGNet (Deng et al., Nature Machine Intelligence 5, 1031 (2023)): its weights travel in its wheel.
+r"""CHGNet (Deng et al., Nature Machine Intelligence 5, 1031 (2023)), with the weights of its package.
 
 A batch is laid out as *one* graph in Cartesian coordinates, whose atoms meet only within their own structure;
 the sum of its site energies over a structure is that structure's energy. CHGNet's own converter makes one
@@ -46,9 +46,9 @@ class CHGNet(EnergyMethod):
         model: Literal["0.3.0", "0.2.0", "r2scan"] = "0.3.0"
         """0.3.0 and 0.2.0 were trained on PBE energies, r2scan on those of that functional."""
         atoms_at_once: Count = 400
-        """Atoms that one pass of the network holds, which bounds its memory."""
+        """Atoms per pass of the network, which limits its memory."""
         device: str = "cpu"
-        """Where the network runs."""
+        """Device of the network."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -189,7 +189,7 @@ class CHGNet(EnergyMethod):
 
 
 def _unfit(structures: StructureBatch) -> dict[int, str]:
-    """Return what the network would answer with numbers that mean nothing, and why."""
+    """Return the structures for which the network's output would be meaningless, with reasons."""
     owner = structures.structure_index
     unfit = {int(b): "there are no atoms." for b in torch.nonzero(structures.n_atoms == 0).flatten()}
     for b in owner[~structures.positions.isfinite().all(1)].unique().tolist():

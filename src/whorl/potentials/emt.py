@@ -18,7 +18,7 @@ class EMT(ASECalculator, EnergyMethod):
         """Options of ASE's calculator."""
 
         asap_cutoff: bool = False
-        """The cutoff of the program Asap in the place of ASE's."""
+        """Use the cutoff of the program Asap instead of ASE's."""
 
     def __init__(self, **options: Any) -> None:
         EnergyMethod.__init__(self, **options)

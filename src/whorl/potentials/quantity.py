@@ -45,7 +45,7 @@ def quantity_named(property: str, there: Sequence[str] = ENERGIES) -> str | None
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """What of an energy method a property is.
+    """The quantity of an energy method that is the property.
 
     Attributes:
         name: One of :data:`ENERGIES`, or another property of the method, such as ``dipole``.

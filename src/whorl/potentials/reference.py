@@ -1,4 +1,4 @@
-"""What formation energies are measured against: the element's bulk, relaxed with the same potential."""
+"""References of formation energies: the bulk of the elements, relaxed with the same potential."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def formation_energy(energy: Energy, n_atoms: Any, bulk_energy: Any) -> Energy:
 
 
 def why_no_reference(element: str) -> str | None:
-    """Say why an element has no lattice for :func:`bulk_energy`; None where it has one.
+    """Return why an element has no lattice for :func:`bulk_energy`; None if it has one.
 
     Raises:
         InputError: Unknown element.

@@ -21,7 +21,7 @@ _MIXING, _LESS_MIXING = 0.1, 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Where a batch of relaxations stands after a number of steps.
+    """State of a batch of relaxations after a number of steps.
 
     Attributes:
         step: Steps made so far; 0 are the structures as given.
@@ -57,17 +57,17 @@ def relax(
     time_step: float = 0.1,
     longest_time_step: float = 1.0,
 ) -> Iterator[Frame]:
-    """Move the atoms downhill with FIRE, cells fixed, yielding a frame per step.
+    """Relax positions with FIRE at fixed cells, yielding a frame per step.
 
-    Structures do not see one another: each has its own time step, and leaves the batch when it has converged
+    Structures are independent: each has its own time step, and leaves the batch when it has converged
     or failed.
 
     Args:
-        structures: Where to begin.
+        structures: Initial structures.
         potential: Gives energies and forces.
-        steps: At most so many steps.
+        steps: Maximum number of steps.
         force_tolerance: In eV/Å.
-        longest_step: Longest way an atom goes in one step, in Å.
+        longest_step: Maximum displacement of an atom per step, in Å.
         time_step: First time step, with unit mass, in Å / sqrt(eV).
         longest_time_step: It grows to at most this.
     """

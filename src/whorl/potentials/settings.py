@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PotentialSettings(SectionOfKind):
-    """Options of a potential. Which other keys there are depends on its kind."""
+    """Options of a potential; further keys depend on its kind."""
 
     registry = POTENTIALS
     default = "emt"

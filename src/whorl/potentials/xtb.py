@@ -1,8 +1,8 @@
 """GFN1-xTB and GFN2-xTB (Grimme, Bannwarth et al.), by tblite.
 
-Periodic structures are computed at the Γ point only, so small cells mean nothing; the bulk reference is taken
-from 4 × 4 × 4 primitive cells, which for Pt leaves an error of a few tenths of an eV per atom, the same for
-all clusters.
+Periodic structures are computed at the Γ point only, so energies of small cells are meaningless; the bulk
+reference is taken from 4 × 4 × 4 primitive cells, which for Pt leaves an error of a few tenths of an eV per
+atom, the same for all clusters.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class TightBindingSettings(PotentialSettings):
     multiplicity: Count | None = None
     """2S + 1; by default the lowest, or from the structure's magnetic moments."""
     accuracy: Positive = 1.0
-    """Of the self-consistent charges: smaller is tighter."""
+    """Convergence of the self-consistent charges; smaller is tighter."""
     electronic_temperature: Positive = 300.0
-    """Of the occupations, in K."""
+    """Electronic temperature in K."""
     max_iterations: Count = 250
-    """Iterations of the self-consistent charges."""
+    """Maximum number of self-consistency iterations."""
     mixer_damping: Positive = 0.4
-    """Of these iterations; less helps where they do not converge."""
+    """Damping of these iterations; reduce it if they do not converge."""
 
 
 class GFN2(ASECalculator, EnergyMethod):

@@ -1,4 +1,4 @@
-"""Contract of refiners: structures in, better structures out, and what that moved and cost."""
+"""Contract of refiners: refined structures, with displacements and energy calls."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _COMPUTED = ("rows", "values", "energies", "forces")
 
 @dataclass(frozen=True, kw_only=True)
 class RefinementContext:
-    """What a refiner may use besides samples.
+    """Input of a refiner in addition to samples.
 
     Attributes:
         representation: That the samples' features are of.

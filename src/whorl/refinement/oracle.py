@@ -1,4 +1,4 @@
-r"""Walk onto a value of the property by the energy method itself: a few calls a structure.
+r"""Adjustment of structures to a property value by a few calls of the energy method.
 
 With the property's gradient g (from the forces, where it is an energy), the shortest step that would bring a
 linear function to the value is
@@ -43,7 +43,7 @@ _HELD = 4  # times that atoms are held which a step would bring too near to anot
 
 
 class Oracle(Refiner):
-    """Moves structures onto the value requested by a few calls of the energy method.
+    """Moves structures to the target value by a few calls of the energy method.
 
     The status is ``reached`` within the tolerance, or ``not reached`` with the nearest value. What comes back
     is the nearest structure that was computed, so that its value is known; all that were computed are kept as
@@ -61,11 +61,11 @@ class Oracle(Refiner):
         calculator: CalculatorSettings | None = None
         """The energy method: a name, or {name: …, options: {…}}; by default that of the recipe."""
         calls: Count = 8
-        """Most energy calls for a structure, the one that checks it among them."""
+        """Maximum number of energy calls per structure, including the final check."""
         margin: Share = 0.5
-        """The walk ends where the difference from the value is less than this share of the tolerance."""
+        """Stop if the difference from the target is below this fraction of the tolerance."""
         max_step: Positive = 0.25
-        """Farthest that an atom moves between two calls, in Å."""
+        """Maximum displacement of an atom between two calls, in Å."""
         min_distance: Positive = 0.7
         """Shortest distance allowed, in sums of covalent radii; structures that have shorter ones may not
         shorten them."""

@@ -1,4 +1,4 @@
-r"""Projection onto a property's value: the nearest structure for which a surrogate predicts it.
+r"""Projection onto a property value: the nearest structure for which a surrogate predicts it.
 
 For properties :math:`f_j` with the gradients :math:`g_j` in the atoms (and in a strain, times the cube root
 of the volume, where the cell is free), the shortest step that would bring linear functions into their ranges
@@ -324,7 +324,7 @@ class _Walk:
 
 
 class Project(Refiner):
-    """Moves structures onto the value asked for, by a surrogate that sums over the atoms.
+    """Moves structures to the target value by a surrogate that is a sum over atoms.
 
     The surrogate is that of the context, or one fitted to the training rows of its reference. A structure is
     ``reached``; ``uncertain``, with the probability that the energy method confirms the value within the
@@ -340,20 +340,20 @@ class Project(Refiner):
         surrogate: SurrogateSettings = Field(default_factory=AdditiveSurrogate.Settings)
         """Of structures, fitted to the training rows."""
         steps: Count = 60
-        """Most evaluations of the surrogate for a structure."""
+        """Maximum number of evaluations of the surrogate per structure."""
         max_step: Positive = 0.1
-        """Farthest that an atom moves in a step, in Å."""
+        """Maximum displacement of an atom per step, in Å."""
         closeness: Share = 0.1
-        """Share of the tolerance within which the predicted value is reached."""
+        """Fraction of the tolerance within which the predicted value counts as reached."""
         confidence: Fraction = 0.9
-        """Least probability of a hit; structures below it are marked uncertain."""
+        """Minimum probability of a hit; structures below it are marked uncertain."""
         caution: NonNegative = 0.0
-        """Weight of steps along the level set to where the surrogate is surer."""
+        """Weight of steps along the level set that reduce the uncertainty."""
         min_distance: Positive = 0.7
         """Shortest distance allowed, in sums of covalent radii; structures that have shorter ones may not
         shorten them."""
         free_cell: bool = False
-        """Move the lattice vectors too."""
+        """Optimise the lattice vectors too."""
         spare: Annotated[int, Field(ge=0)] = 50
         """Most further samples of each target that a run draws in the place of those that do not reach it, if
         this is its first refiner."""

@@ -1,4 +1,4 @@
-"""Public contract checks: what every implementation of a whorl type must do, with words when it does not.
+"""Contract checks for implementations of whorl's base classes.
 
 For authors of new methods: call these from your own tests.
 """
