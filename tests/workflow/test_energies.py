@@ -208,6 +208,6 @@ def test_a_run_whose_property_is_no_energy_has_no_table_of_them(tmp_path, tiny_r
     energies = json.loads((tmp_path / "run" / "evaluate" / "all" / "energy.json").read_text())
     assert all(energies["per_structure"]["energy"])
     page = (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
-    assert "computes nothing that agrees with" in page and "Atoms, judged by" not in page
+    assert "computes nothing that agrees with" in page and "Structures by the energy method" not in page
     page = report_again(tiny_run, output=tmp_path / "tiny.html").read_text(encoding="utf-8")
-    assert "formation energy is compared with" in page and "Atoms, judged by EMT" in page
+    assert "formation energy is compared with" in page and "Structures by the energy method" in page

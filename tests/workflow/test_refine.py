@@ -22,7 +22,7 @@ from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import Recipe
 from whorl.workflow.stages import run_recipe
-from whorl.workflow.stages.refine import drawn
+from whorl.workflow.stages.refine import _out_of_reach, drawn
 
 RELAX = "refine={kind: relax, steps: 10}"
 
@@ -118,6 +118,13 @@ def test_what_is_wrong_with_the_section_is_said(change, words):
 def test_refiners_without_structures_are_refused():
     with pytest.raises(InputError, match="there are no structures without reconstruct"):
         tiny("reconstruct=null", RELAX)
+
+
+def test_a_surrogate_of_atoms_without_labelled_structures_is_refused(tmp_path):
+    data = {"features": {"path": str(tmp_path / "f.npz"), "property": "y", "composition": "Pt4"}}
+    whole = {**tiny().model_dump(mode="json"), "data": data, "refine": {"kind": "project"}}
+    with pytest.raises(ValueError, match="project needs labelled structures"):
+        Recipe.model_validate(whole)
 
 
 def test_a_refiner_that_lacks_an_energy_method_is_refused_before_any_work(tmp_path):
@@ -288,6 +295,15 @@ def test_what_is_out_of_reach_is_drawn_again_and_draws_are_counted():
     index, draws = drawn(refined, 4)
     assert index.tolist() == [0, 5, 6, 3]  # the last spare one of the target is uncertain, but moved
     assert draws.tolist() == [1, 3, 2, 1]
+
+
+def test_of_a_target_out_of_reach_of_many_no_more_are_drawn():
+    unreached = ["unreached: nearest value 0.7"] * 20
+    few, many = (samples_with(*unreached[:n], targets=[1.0] * n) for n in (3, 20))
+    assert _out_of_reach(few, 3, 50, {}) == {1.0: (3, 3)}
+    assert _out_of_reach(many, 20, 50, {}) == {}
+    some = samples_with(*unreached[:19], "reached", targets=[1.0] * 20)
+    assert _out_of_reach(some, 20, 50, {1.0: 45}) == {1.0: (65, 5)}
 
 
 def test_without_spare_samples_the_first_ones_stay():

@@ -495,6 +495,12 @@ class Recipe(Section):
     def _structures_where_they_are_needed(self) -> Recipe:
         if self.refine and self.reconstruct is None:
             raise ValueError("refine: there are no structures without reconstruct. Leave out one of the two")
+        by_surrogate = [of.kind for of in self.refine if of.surrogate_settings is not None]
+        if by_surrogate and self.data.features is not None:
+            raise ValueError(
+                f"refine: {by_surrogate[0]} needs labelled structures to fit a surrogate of atoms to, and "
+                "features alone have none. Give data.files, or leave it out"
+            )
         if self.data.features is not None and self.generator.conditions:
             raise ValueError(
                 "generator.conditions: features alone have no structures to take elements or symmetry from. "

@@ -50,6 +50,7 @@ from whorl.workflow.stages.atoms import Labelled, read_atoms_surrogate, read_lab
 from whorl.workflow.stages.reconstruct import reconstruct, reconstruction_of_run
 
 _LOSS, _STATUS = "reconstruction_loss", "reconstruction_status"
+_MANY = 20  # structures none of which is moved: further ones would not be either
 _BASELINE = 100  # structures of each target, where all samples are reconstructed
 
 Draw = Callable[[int, Mapping[float, tuple[int, int]]], Dataset | None]
@@ -389,7 +390,10 @@ def _joined(made: Sequence[Samples]) -> Samples:
 def _out_of_reach(
     refined: Samples, count: int, most: int, asked: Mapping[float, int]
 ) -> dict[float, tuple[int, int]]:
-    """Return which further samples of each target to draw: behind how many, and how many."""
+    """Return which further samples of each target to draw: behind how many, and how many.
+
+    None of a target that is out of reach of all of many.
+    """
     index, _ = drawn(refined, count)
     targets = refined.structure_targets.tolist()
     ranges = {}
@@ -397,6 +401,9 @@ def _out_of_reach(
         places = [k for k in range(count) if targets[k] == target]
         missing = sum(refined.refinement[int(index[k])] != REACHED for k in places)
         before = asked.get(target, 0)
+        own = [s for s, t in zip(refined.refinement, targets, strict=True) if t == target]
+        if len(own) >= _MANY and all(status.startswith(AS_IT_WAS) for status in own):
+            continue
         if (number := min(missing, most - before)) > 0:
             ranges[target] = (len(places) + before, number)
     return ranges
