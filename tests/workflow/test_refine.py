@@ -23,6 +23,7 @@ from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import Recipe
 from whorl.workflow.stages import run_recipe
 from whorl.workflow.stages.refine import _out_of_reach, drawn
+from whorl.workflow.stages.report import summary
 
 RELAX = "refine={kind: relax, steps: 10}"
 
@@ -336,3 +337,18 @@ def test_the_command_walks_by_the_energy_method(whorl, projected, tmp_path):
     values = emt(made.structures).energy / 4 - bulk_energy(emt, "Pt")
     hit = [info["refinement_status"] == "reached" for info in made.structures.info]
     assert ((values - made.properties["target"]).abs() <= 0.1).tolist() == hit and any(hit)
+
+
+def test_the_summary_of_a_run_shows_the_arms(projected, tiny_run):
+    shown, _ = summary(projected[0] / "evaluate" / "results.json")
+    table = shown["Structures by the energy method"]
+    groups = [name for name, _, _ in table.groups]
+    assert groups[:4] == [
+        *("n = 15, as reconstructed", "n = 15, projected", "n = 15, after energy calls"),
+        "n = 15, training structures, projected",
+    ]
+    assert [column.label for column in table.columns[3:9]] == [
+        *("within ±0.1", "MAE", "calls", "draws", "moved", "whole"),
+    ]
+    plain, _ = summary(tiny_run / "evaluate" / "results.json")
+    assert "Structures as reconstructed, by the energy method" in plain

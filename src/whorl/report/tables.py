@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whorl.errors import unknown_option
-from whorl.evaluation.results import Accuracy, Evaluated, Results, SizeResults, TargetResults
+from whorl.evaluation.results import Accuracy, Arm, Evaluated, Results, SizeResults, TargetResults
 from whorl.files import write_json, write_text
 from whorl.report.paper import TABLE_1, TABLE_2, Published, published, published_size
 
 NOTHING = "–"
 TABLES = ("surrogate", "potential", "diversity")
+_ARMS = {
+    "plain": "as reconstructed",
+    "project": "projected",
+    "oracle": "after energy calls",
+    "relax": "relaxed",
+    "baseline": "training structures, projected",
+}
 _OWN_COLUMNS = ("surrogate", "reconstruction", "energy")  # evaluators whose columns have names of their own
 
 
@@ -108,6 +115,43 @@ def make_table(results: Results, kind: str, *, compare_with_paper: bool = False)
         cells += [values for _, values in parts]
     if not columns:
         return None
+    return Table(
+        columns=tuple(columns),
+        targets=tuple(f"{target:.2f}" for target in targets),
+        rows=tuple(zip(*cells, strict=True)),
+        target_label=f"Target ({results.unit})" if results.unit else "Target",
+    )
+
+
+def arms_table(results: Results) -> Table | None:
+    """Lay out what each step gains by the energy method, and what it costs; None where nothing was refined.
+
+    Each training size has a group of columns for the structures as reconstructed, after each refiner, and for
+    random training structures refined alike.
+    """
+    if not any(len(target.arms) > 1 for size in results.sizes.values() for target in size.targets):
+        return None
+    shown: list[tuple[str, str, Callable[[Arm], float | None], str]] = [
+        (f"within ±{results.tolerance:g}", "%", lambda arm: arm.percent_within, ".0f"),
+        ("MAE", results.unit, lambda arm: arm.mean_absolute_error, ".3f"),
+        ("calls", "", lambda arm: arm.energy_calls, ".1f"),
+        ("draws", "", lambda arm: arm.draws, ".0f"),
+        ("moved", "Å", lambda arm: arm.displacement, ".2f"),
+        ("whole", "%", lambda arm: arm.percent_whole, ".0f"),
+    ]
+    targets = sorted({target.target for size in results.sizes.values() for target in size.targets})
+    columns, cells = [], []
+    for label, size in results.sizes.items():
+        by_target = {target.target: target.arms for target in size.targets}
+        for name in dict.fromkeys(name for arms in by_target.values() for name in arms):
+            arms = [by_target.get(target, {}).get(name) for target in targets]
+            group = f"{size_name(label, size)}, {_ARMS.get(name, name)}"
+            for heading, unit, number, form in shown:
+                if name == "plain" and heading in ("calls", "draws", "moved"):
+                    continue
+                values = [None if arm is None else number(arm) for arm in arms]
+                columns.append(Column(group=group, label=heading, unit=unit))
+                cells.append([NOTHING if value is None else format(value, form) for value in values])
     return Table(
         columns=tuple(columns),
         targets=tuple(f"{target:.2f}" for target in targets),

@@ -14,7 +14,7 @@ from whorl.files import damage_named, provenance, read_json
 from whorl.generators.io import read_training_record
 from whorl.report import make_table, write_report
 from whorl.report.sections.base import ReportContext
-from whorl.report.tables import Table
+from whorl.report.tables import Table, arms_table
 from whorl.workflow.engine import MARKER, Step, read_marker, refresh
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import read_recipe
@@ -115,11 +115,12 @@ def read_results(path: Path) -> Results:
 def summary(path: Path) -> tuple[dict[str, Table], list[str]]:
     """Return the tables of ``results.json`` by their headings, and lines about crystals."""
     results = read_results(path)
-    headings = {
-        "surrogate": "Generated features, by the surrogate",
-        "potential": "Structures as reconstructed, by the energy method",
-    }
-    tables = {heading: make_table(results, kind) for kind, heading in headings.items()}
+    arms = arms_table(results)
+    tables = {"Generated features, by the surrogate": make_table(results, "surrogate")}
+    if arms is None:
+        tables["Structures as reconstructed, by the energy method"] = make_table(results, "potential")
+    else:
+        tables["Structures by the energy method"] = arms
     lines = []
     for label, size in results.sizes.items():
         validity = size.metrics.get("validity", {})
