@@ -22,7 +22,7 @@ from whorl.datasets.store import labels_of
 from whorl.evaluation import Reference, Samples, evaluate
 from whorl.files import write_json
 from whorl.generators import ConditionalGenerator, Diffusion, load_model
-from whorl.report.crystals import TABLE_1, TABLE_2
+from whorl.report.sections.consistency import TABLE_1, TABLE_2
 from whorl.representations import CrysTens, make_representation
 from whorl.surrogates import NetworkSurrogate
 
