@@ -25,9 +25,10 @@ def on_page_content(content: str, **_: Any) -> str:
     return _ARITHMATEX.sub(_mathml, content)
 
 
-def _mathml(found: re.Match[str]) -> str:
-    source = html.unescape(found[2]).strip().replace(r"\arg", r"\operatorname{arg}")
-    display = "block" if found[1] == "div" else "inline"
+def _mathml(match: re.Match[str]) -> str:
+    source = html.unescape(match[2]).strip().replace(r"\arg", r"\operatorname{arg}")
+    source = re.sub(r"\\[bB]ig(l|r)(?![a-z])", lambda side: r"\left" if side[1] == "l" else r"\right", source)
+    display = "block" if match[1] == "div" else "inline"
     return convert(source.removeprefix(r"\(").removeprefix(r"\[")[:-2], display=display)
 
 
