@@ -197,7 +197,7 @@ def test_a_server_in_trouble_is_asked_again(server, tmp_path):
     download(f"{server.address}/val.csv", tmp_path / "val.csv")
     assert (tmp_path / "val.csv").read_bytes() == FILES["val.csv"]
     server.statuses = [503] * 9
-    with pytest.raises(WhorlError, match="the server said '503"):
+    with pytest.raises(WhorlError, match="the server answered '503"):
         download(f"{server.address}/val.csv", tmp_path / "again.csv")
 
 

@@ -127,7 +127,7 @@ class TakesAnyShape(Broken):
         (DependsOnTheOthers, "must not depend on the others of the batch"),
         (StopsAtNaN, "must not stop the others"),
         (MovesFrozenAtoms, "frozen atoms must not move"),
-        (SaysNothing, "must be said"),
+        (SaysNothing, "must not be empty"),
         (TakesAnyShape, "of another shape must be refused"),
     ],
 )

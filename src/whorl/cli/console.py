@@ -134,8 +134,8 @@ class _Bar:
             self.start, self.first = now, done
             return
         rate = _rate(done - self.first, now - self.start)
-        said = f"· {message}" if message else ""
-        self.bars.update(self.task, completed=done, total=total, rate=rate, message=said)
+        suffix = f"· {message}" if message else ""
+        self.bars.update(self.task, completed=done, total=total, rate=rate, message=suffix)
         if done >= total:
             self.bars.remove_task(self.task)
             self.task = None
@@ -158,8 +158,10 @@ class _Lines:
         self.last = now
         made, elapsed = done - self.first, now - self.start
         left = f", {_duration((total - done) * elapsed / made)} left" if made else ""
-        said = f"; {message}" if message else ""
-        err.print(f"  {self.what}: {done}/{total}, {_rate(made, elapsed) or _duration(elapsed)}{left}{said}")
+        suffix = f"; {message}" if message else ""
+        err.print(
+            f"  {self.what}: {done}/{total}, {_rate(made, elapsed) or _duration(elapsed)}{left}{suffix}"
+        )
 
 
 def _rate(count: int, seconds: float) -> str:

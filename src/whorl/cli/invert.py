@@ -122,14 +122,14 @@ def invert(
     Every target gets a loss and a status; features that probably no structure has are marked invalid. If
     interrupted, it resumes when started again.
     """
-    said, chosen = _changed(locals()), given_settings()
+    changed, chosen = _changed(locals()), given_settings()
     from whorl.reconstruction import ReconstructorSettings
     from whorl.settings import settings_from
 
     kind = _KINDS.get(solver, solver)
     settings = settings_from(ReconstructorSettings, {"kind": kind, **chosen}, source="whorl invert")
     if round_trip:
-        if wrong := [name for name in said if name in _ONLY_GENERATED]:
+        if wrong := [name for name in changed if name in _ONLY_GENERATED]:
             raise typer.BadParameter("belongs to generated features.", param_hint=_flag(wrong[0]))
         wrong = [name for name in chosen if name in SEARCH_OF_GENERATED]
         if wrong or getattr(settings, "begins_with", None) is not None:
@@ -147,7 +147,7 @@ def invert(
         }
         _round_trip(file, output, options)
         return
-    if wrong := [name for name in _ONLY_ROUND_TRIP if name in said]:
+    if wrong := [name for name in _ONLY_ROUND_TRIP if name in changed]:
         raise typer.BadParameter("needs --round-trip.", param_hint=_flag(wrong[0]))
     if file.exists() and file.suffix.lower() != ".safetensors":
         raise InputError(

@@ -101,13 +101,13 @@ def _reason(error: Exception, part: str, lines_before: int) -> str:
     match = _WHERE.match(text)
     if match is None:
         return text
-    line, said = int(match[1]), text[match.end() :].strip()
-    if said.startswith("Wrong number of values in loop"):
+    line, reason = int(match[1]), text[match.end() :].strip()
+    if reason.startswith("Wrong number of values in loop"):
         begins = [found.start() for found in re.finditer("^", part, re.MULTILINE)][line - 1]
         names = loop[1].split() if (loop := _LOOP.search(part, begins)) else []
         first = shortened(", ".join(names[:8]), 200)
-        said = f"a loop_ of {len(names)} columns ({first}) has too many or too few values"
-    return f"line {lines_before + line}: {shortened(said, 400)}"
+        reason = f"a loop_ of {len(names)} columns ({first}) has too many or too few values"
+    return f"line {lines_before + line}: {shortened(reason, 400)}"
 
 
 @dataclass(frozen=True)

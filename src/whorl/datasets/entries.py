@@ -174,8 +174,8 @@ def read_lines(file: TextIOWrapper) -> Iterator[tuple[str, bool]]:
 def with_doubts(structure: StructureBatch, doubts: Sequence[str]) -> StructureBatch:
     """Return a batch of one with more doubts in its ``info``."""
     (info,) = structure.info or ({},)
-    said = [*info.get(WARNINGS, ()), *doubts]
-    return structure.replace(info=({**info, WARNINGS: said},)) if doubts else structure
+    warnings = [*info.get(WARNINGS, ()), *doubts]
+    return structure.replace(info=({**info, WARNINGS: warnings},)) if doubts else structure
 
 
 def own_info(values: Mapping[Any, Any]) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def download(
                     f"{url}: got '{error.code} {error.reason}', expected a file. Remedy: a newer whorl may "
                     f"know where it is now; or put a copy at {path} yourself."
                 ) from None
-            whole, reason = False, f"the server said '{error.code} {error.reason}'"
+            whole, reason = False, f"the server answered '{error.code} {error.reason}'"
         except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
             if isinstance(error, PermissionError) or getattr(error, "errno", None) == 28:
                 raise

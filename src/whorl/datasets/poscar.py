@@ -53,7 +53,7 @@ def _with_elements(lines: list[str]) -> tuple[list[str], list[str]]:
     """Return the lines with one of elements as the sixth, and what is doubtful of it.
 
     Raises:
-        InputError: The file is too short, or which elements it has is not said.
+        InputError: The file is too short, or does not name its elements.
     """
     if len(lines) < 8:
         raise InputError(f"no valid POSCAR: it has {len(lines)} lines, expected at least 8")

@@ -109,8 +109,10 @@ class Dataset:
         infos = () if self.structures is None else self.structures.info
         doubts = []
         for name, info in zip(self.ids, infos, strict=False):
-            said = info.get(WARNINGS, ())
-            doubts += [(name, str(doubt)) for doubt in ([said] if isinstance(said, str) else said)]
+            warnings = info.get(WARNINGS, ())
+            doubts += [
+                (name, str(doubt)) for doubt in ([warnings] if isinstance(warnings, str) else warnings)
+            ]
         return doubts
 
     def select(self, index: Index) -> Dataset:

@@ -420,8 +420,8 @@ def _one(rows: Sequence[tuple[str, Row]], table: str) -> Row:
     (_, first), *more = usable
     if all(_same(row, first) for _, row in more):
         return first
-    said = "; ".join(f"'{name}' with {shortened(list(row.values()), 40)}" for name, row in usable[:3])
-    return f"has {len(usable)} rows in {table} that differ: {said}"
+    examples = "; ".join(f"'{name}' with {shortened(list(row.values()), 40)}" for name, row in usable[:3])
+    return f"has {len(usable)} rows in {table} that differ: {examples}"
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

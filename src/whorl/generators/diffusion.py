@@ -184,9 +184,9 @@ class Diffusion(AnyShapeGenerator):
         noise = torch.randn_like(clean) * varying
         level = self._levels.to(self.device)[times].to(clean).reshape(-1, *[1] * (clean.ndim - 1))
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
-        wanted = level.sqrt() * noise - (1 - level).sqrt() * clean if self.prediction == "velocity" else noise
+        target = level.sqrt() * noise - (1 - level).sqrt() * clean if self.prediction == "velocity" else noise
         inside = noisy if beside is None else torch.cat([noisy, beside], 1)
-        error = (network(inside, times.to(clean) / NOISE_LEVELS, condition) - wanted) * varying
+        error = (network(inside, times.to(clean) / NOISE_LEVELS, condition) - target) * varying
         return error.square().sum() / (len(clean) * varying.sum().clamp(min=1))
 
     def _given(self, condition: Tensor, given: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ class Diffusion(AnyShapeGenerator):
             warnings.simplefilter("ignore", DeprecationWarning)
             scheduler.set_timesteps(steps, device=self.device)
         everyone = torch.ones(len(condition), dtype=torch.bool, device=self.device)
-        asked, unasked = self._given(condition, everyone), self._given(condition, ~everyone)
+        conditional, unconditional = self._given(condition, everyone), self._given(condition, ~everyone)
 
         def predicted(noisy: Tensor, time: Tensor, known: Tensor) -> Tensor:
             inside = noisy if beside is None else torch.cat([noisy, beside], 1)
@@ -311,20 +311,20 @@ class Diffusion(AnyShapeGenerator):
 
         limit, noisy = self._limit(), noise(varying) * varying
         for time in scheduler.timesteps:
-            said = predicted(noisy, time, asked if guidance > 0 else unasked)
+            output = predicted(noisy, time, conditional if guidance > 0 else unconditional)
             if guidance not in (0, 1):
-                free = predicted(noisy, time, unasked)
-                said = free + guidance * (said - free)
+                free = predicted(noisy, time, unconditional)
+                output = free + guidance * (output - free)
             if towards is not None or limit < math.inf:
                 level = self._levels[int(time)].to(noisy)
-                said = self._corrected(said, noisy, level, limit, towards)
+                output = self._corrected(output, noisy, level, limit, towards)
             extra = {"eta": 1.0, "variance_noise": noise(varying)} if sampler == "ddpm" else {}
-            noisy = scheduler.step(said, time, noisy, **extra).prev_sample * varying
+            noisy = scheduler.step(output, time, noisy, **extra).prev_sample * varying
         return noisy
 
     def _corrected(
         self,
-        said: Tensor,
+        output: Tensor,
         noisy: Tensor,
         level: Tensor,
         limit: float,
@@ -337,7 +337,7 @@ class Diffusion(AnyShapeGenerator):
         """
         signal, spread = level.sqrt(), (1 - level).sqrt()
         velocity = self.prediction == "velocity"
-        clean = signal * noisy - spread * said if velocity else (noisy - spread * said) / signal
+        clean = signal * noisy - spread * output if velocity else (noisy - spread * output) / signal
         if towards is not None:
             clean = towards(clean.clamp(-limit, limit), 1 - level)
         clean = clean.clamp(-limit, limit)
@@ -347,7 +347,7 @@ class Diffusion(AnyShapeGenerator):
         """Return the largest absolute value of estimates of x_0, in network units.
 
         1 if training rows lie in [-1, 1]. Otherwise 1.5 times their largest value if the network predicts
-        asked for ε, and any distance for velocities, which need no division.
+        ε, and any distance for velocities, which need no division.
         """
         if self.bounded:
             return 1.0
@@ -358,13 +358,13 @@ class Diffusion(AnyShapeGenerator):
         return 1.5 * float(ends.abs().max())
 
     def _towards(self, guide: Guide, condition: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        wanted = condition[:, 0].double()
+        target = condition[:, 0].double()
         error = guide.validation_mae or 0.0
 
         def move(clean: Tensor, variance: Tensor) -> Tensor:
             with one_thread(), torch.enable_grad():
                 at = clean.detach().requires_grad_(True)
-                off = guide(self.to_data(at, torch.float64)) - wanted
+                off = guide(self.to_data(at, torch.float64)) - target
                 (slope,) = torch.autograd.grad(off.sum(), at)
             every = (-1, *[1] * (clean.ndim - 1))
             length = slope.flatten(1).square().sum(1).reshape(every)

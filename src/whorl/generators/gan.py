@@ -58,8 +58,8 @@ class GAN(AdversarialGenerator):
         self, real: Float[Tensor, "n ..."], fake: Float[Tensor, "n ..."], condition: Float[Tensor, "n p"]
     ) -> Float[Tensor, ""]:
         """Return L_D; arguments in network units."""
-        said, meant = self.critic(real, condition), self.critic(fake, condition)
-        return functional.softplus(-said).mean() + functional.softplus(meant).mean()
+        real_score, fake_score = self.critic(real, condition), self.critic(fake, condition)
+        return functional.softplus(-real_score).mean() + functional.softplus(fake_score).mean()
 
     def generator_loss(
         self, fake: Float[Tensor, "n ..."], condition: Float[Tensor, "n p"]

@@ -27,7 +27,7 @@ _MOST_GROUPS = 10  # space groups with bars of their own
 _MOST_ELEMENTS = 30  # looked at for a name
 _FEWEST = 5  # values that a violin is drawn of
 _FILLED: dict[str, Any] = {"color": GREY, "alpha": 0.65, "histtype": "stepfilled"}
-_TOLD = 0.02  # share of values beyond the axis of a violin that is told
+_NOTED = 0.02  # fraction of values beyond the axis of a violin above which a note says so
 _FARTHEST = 1.0  # generated values farther outside than so many widths of the real ones are told, not drawn
 
 Made = Mapping[str, Float[Tensor, "_"]]
@@ -141,10 +141,10 @@ def violins(
         shown = _inside(known, low, high)
         _violin(axes, place, shown, color)
         beyond = len(known) - len(shown)
-        said = [f"{beyond} beyond the axis"] if beyond > _TOLD * len(known) else []
-        said += [f"{len(values) - len(known)} without a value"] if len(known) < len(values) else []
-        if said:
-            notes.append(f"{name.splitlines()[0]}: {', '.join(said)}")
+        notes_of_set = [f"{beyond} beyond the axis"] if beyond > _NOTED * len(known) else []
+        notes_of_set += [f"{len(values) - len(known)} without a value"] if len(known) < len(values) else []
+        if notes_of_set:
+            notes.append(f"{name.splitlines()[0]}: {', '.join(notes_of_set)}")
         if place < len(asked) and (wanted := asked[place]) is not None:
             axes.hlines(wanted, place - 0.46, place + 0.46, colors=INK, linestyles="dashed", linewidth=1.3)
     margin = 0.04 * (high - low)

@@ -614,26 +614,26 @@ def _merged(costs: Tensor, numbers: Tensor, present: Tensor) -> Tensor:
     left = torch.arange(len(numbers), device=numbers.device)
     total = present.sum(1).to(costs)
     while len(left) and n > 1:
-        here, mine = present[left], share[left]
+        here, group = present[left], share[left]
         of = costs[left].gather(2, numbers[left][:, None, :].expand(-1, n, -1))  # (L, atoms, candidates)
         of = torch.where(active[left][:, None, :], of, torch.inf)
-        now = of.gather(2, mine[..., None])[..., 0]
-        others = of.scatter(2, mine[..., None], torch.inf)
+        now = of.gather(2, group[..., None])[..., 0]
+        others = of.scatter(2, group[..., None], torch.inf)
         value, target = others.min(2)
         loss = torch.where(here, value - now, 0.0)
-        owner = torch.zeros_like(of).scatter_(2, mine[..., None], here[..., None].to(of))
+        owner = torch.zeros_like(of).scatter_(2, group[..., None], here[..., None].to(of))
         counts = owner.sum(1)
         moved = owner.transpose(1, 2) @ torch.zeros_like(of).scatter_(2, target[..., None], 1.0)
         after = counts[:, None, :] * (1.0 - torch.eye(n, dtype=of.dtype, device=of.device)) + moved
         size = total[left]
-        change = torch.zeros_like(counts).scatter_add(1, mine, loss)
+        change = torch.zeros_like(counts).scatter_add(1, group, loss)
         change = change + _entropy(after, size[:, None]) - _entropy(counts, size)[:, None]
         change = torch.where(active[left] & change.isfinite(), change, torch.inf)
         lost, which = change.min(1)
         go = lost < _NEW_ELEMENT
-        left, which, target, mine = left[go], which[go], target[go], mine[go]
+        left, which, target, group = left[go], which[go], target[go], group[go]
         active[left, which] = False
-        share[left] = torch.where(mine == which[:, None], target, mine)
+        share[left] = torch.where(group == which[:, None], target, group)
     return numbers.gather(1, share)
 
 

@@ -113,7 +113,7 @@ def _accounts_for_every_row(made: Reconstruction, count: int) -> None:
     )
     sizes = {len(made.structures), len(made.loss), len(made.status), len(rows)}
     assert len(sizes) == 1, "structures, rows, loss and status must be of one length"
-    assert all(made.status) and all(made.skipped.values()), "statuses and reasons must be said"
+    assert all(made.status) and all(made.skipped.values()), "statuses and reasons must not be empty"
     assert not bool((made.loss < 0).any()), "a loss is not negative; NaN where there is none"
     for name, values in made.consistency.items():
         assert len(values) == count, f"consistency '{name}' must have a number for each of the features"

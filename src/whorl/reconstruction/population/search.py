@@ -154,8 +154,8 @@ def solve(
     def report() -> None:
         if progress:
             solved = sum(target.solved for target in done)
-            said = f"{solved} solved, {len(running)} running, {len(done) - solved} given up"
-            progress(len(done), len(problem), said)
+            message = f"{solved} solved, {len(running)} running, {len(done) - solved} given up"
+            progress(len(done), len(problem), message)
 
     report()
     while waiting or running:
@@ -289,15 +289,15 @@ class _Search:
         features = torch.cat(map_threads(self._features, self._batches(jobs)))
         chosen = []
         for k, target in enumerate(targets):
-            mine = jobs.of_target(k)
-            own = features[mine]
+            jobs_of_target = jobs.of_target(k)
+            own = features[jobs_of_target]
             if self.problem.weights is None and not target.ends:
                 self.weights[target.index] = _whitening(self.problem.select([target.index]).spread(own))
             weights = self.weights[target.index] * self._softened()
             distance = (
                 ((own - self.problem.target[target.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
             )
-            order = [mine[p] for p in distance.argsort(stable=True).tolist()]
+            order = [jobs_of_target[p] for p in distance.argsort(stable=True).tolist()]
             most = _SCREENED * size.first if target.is_large else size.first
             chosen += _share_out(order, [symmetry_class(jobs.groups[p]) for p in order], most, target.rarity)
         jobs = jobs.pick(chosen)
@@ -333,8 +333,8 @@ class _Search:
         assert tried.loss is not None
         chosen = []
         for k, target in enumerate(jobs.targets):
-            mine = tried.of_target(k)
-            order = [mine[p] for p in tried.loss[mine].argsort(stable=True).tolist()]
+            jobs_of_target = tried.of_target(k)
+            order = [jobs_of_target[p] for p in tried.loss[jobs_of_target].argsort(stable=True).tolist()]
             classes = [symmetry_class(tried.groups[p]) for p in order]
             chosen += _share_out(order, classes, size.first // 2, target.rarity)
         return jobs.pick([k for k in range(len(jobs.of)) if k not in large]).and_also(tried.pick(chosen))
@@ -357,8 +357,10 @@ class _Search:
         assert jobs.loss is not None
         chosen = []
         for k in range(len(jobs.targets)):
-            mine = jobs.of_target(k)
-            chosen += [mine[p] for p in jobs.loss[mine].argsort(stable=True)[:most].tolist()]
+            jobs_of_target = jobs.of_target(k)
+            chosen += [
+                jobs_of_target[p] for p in jobs.loss[jobs_of_target].argsort(stable=True)[:most].tolist()
+            ]
         return chosen
 
     def _complete(self, targets: list[TargetSearch]) -> None:
@@ -391,12 +393,12 @@ class _Search:
     def _deliver(self, jobs: Jobs) -> None:
         assert jobs.loss is not None
         for k, target in enumerate(jobs.targets):
-            mine = jobs.of_target(k)
+            jobs_of_target = jobs.of_target(k)
             target.take(
-                torch.stack([jobs.positions[p] for p in mine]),
-                torch.stack([jobs.cells[p] for p in mine]),
-                jobs.loss[mine],
-                [jobs.groups[p] for p in mine],
+                torch.stack([jobs.positions[p] for p in jobs_of_target]),
+                torch.stack([jobs.cells[p] for p in jobs_of_target]),
+                jobs.loss[jobs_of_target],
+                [jobs.groups[p] for p in jobs_of_target],
                 most=self.population.members,
             )
 
@@ -581,8 +583,8 @@ class _Search:
         jobs = self._descend(jobs, [(self.problem, _POLISH)], scored_by=None, broken=True)
         assert jobs.loss is not None
         for k, target in enumerate(targets):
-            mine = jobs.of_target(k)
-            lowest = mine[int(jobs.loss[mine].argmin())]
+            jobs_of_target = jobs.of_target(k)
+            lowest = jobs_of_target[int(jobs.loss[jobs_of_target].argmin())]
             target.best_positions, target.best_cell = jobs.positions[lowest], jobs.cells[lowest]
 
     def _recheck(self, targets: list[TargetSearch]) -> None:

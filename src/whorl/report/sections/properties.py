@@ -79,9 +79,9 @@ def _properties(of: Comparison, context: ReportContext) -> Iterator[Panels]:
             for label in labels:
                 if name in of.crystals[label].predicted:
                     statistic = statistics.get((label, name), math.nan)
-                    said = f"\nK–S {statistic:.2f}" if statistic == statistic else ""
+                    statistic_note = f"\nK–S {statistic:.2f}" if statistic == statistic else ""
                     values = of.crystals[label].predicted[name]
-                    sets.append((of.names[label] + said, values, colors[label]))
+                    sets.append((of.names[label] + statistic_note, values, colors[label]))
             if len(sets) > 1:
                 plot = figures.violins(sets, label=_with_unit(name), title=name)
                 images.append(image(plot, f"{name} of real and generated crystals"))
