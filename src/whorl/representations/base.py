@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from whorl.axes import REPRESENTATIONS
 from whorl.errors import InputError
@@ -24,6 +26,8 @@ from whorl.symmetry.coordinates import SymmetryCoordinates
 
 MOST_FEATURES = 2_000_000
 """Maximum number of features of one structure (16 MB)."""
+
+_FEATURES_A_COORDINATE = 4  # above it, a forward pass for each coordinate is faster than one for each feature
 
 
 def require_few_features(count: int, what: str, remedy: str) -> None:
@@ -123,9 +127,14 @@ class Representation(nn.Module, Method, ABC):
         """
         structures = sound(structures)
         if len(structures) == 0:
-            # The sum of no coordinates, so that it can be differentiated like any other result.
-            return structures.positions.sum() + structures.positions.new_zeros(0, *self.layout.shape)
-        return super().__call__(structures)
+            return _no_change(structures) + structures.positions.new_zeros(0, *self.layout.shape)
+        features = super().__call__(structures)
+        varies = torch.is_grad_enabled() and (
+            structures.positions.requires_grad or structures.cells.requires_grad
+        )
+        if varies and self.differentiable and not features.requires_grad:
+            return features + _no_change(structures)  # of atoms without neighbours
+        return features
 
     @abstractmethod
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B *shape"]:
@@ -181,10 +190,15 @@ class Representation(nn.Module, Method, ABC):
             it is (B, F, n + 3, 3): row n + β holds :math:`\partial R_f / \partial\varepsilon_{\beta\alpha}`
             at ε = 0, as ASE appends the cell to the atoms.
 
-        This default differentiates :meth:`forward` feature by feature; representations with an analytic
-        Jacobian override it.
+        This default differentiates :meth:`forward` coordinate by coordinate where there are many features,
+        and feature by feature otherwise; representations with an analytic Jacobian override it.
         """
         structures = sound(structures)
+        n_max = max(structures.n_atoms.tolist(), default=0)
+        if len(self.layout) > _FEATURES_A_COORDINATE * 3 * (n_max + 3 * strain):
+            # An operation without a forward derivative raises one of these.
+            with suppress(NotImplementedError, RuntimeError):
+                return self._forward_mode(structures, n_max, strain=strain)
         positions = structures.positions.detach().requires_grad_(True)
         strains = torch.zeros_like(structures.cells, requires_grad=strain)
         variables = [positions, strains] if strain else [positions]
@@ -200,13 +214,37 @@ class Representation(nn.Module, Method, ABC):
                 # Structures are independent, so one backward pass serves the whole batch.
                 total = value[:, feature].sum()
                 rows.append(torch.autograd.grad(total, variables, retain_graph=True, materialize_grads=True))
-        n_max = max(structures.n_atoms.tolist(), default=0)
         jacobian = positions.new_zeros(len(structures), value.shape[1], n_max + 3 * strain, 3)
         for feature, (of_positions, *of_strain) in enumerate(rows):
             jacobian[structures.structure_index, feature, structures.position_in_structure] = of_positions
             if strain:
                 jacobian[:, feature, n_max:] = of_strain[0]
         return value.detach(), jacobian
+
+    def _forward_mode(
+        self, structures: StructureBatch, n_max: int, *, strain: bool
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
+        """Return R and its Jacobian by a forward pass for each coordinate, of all structures at once."""
+        positions, cells = structures.positions.detach(), structures.cells.detach()
+        place, flat = structures.position_in_structure, (len(structures), -1)
+        value = positions.new_zeros(len(structures), len(self.layout))
+        jacobian = value.new_zeros(*value.shape, n_max + 3 * strain, 3)
+        for row in range(n_max + 3 * strain):
+            for axis in range(3):
+                change, of_cells = torch.zeros_like(positions), torch.zeros_like(cells)
+                if row < n_max:
+                    change[place == row, axis] = 1.0
+                else:
+                    change[:, axis], of_cells[:, :, axis] = positions[:, row - n_max], cells[:, :, row - n_max]
+                with torch.no_grad(), forward_ad.dual_level():
+                    moved = structures.replace(
+                        positions=forward_ad.make_dual(positions, change),
+                        cells=forward_ad.make_dual(cells, of_cells) if row >= n_max else cells,
+                    )
+                    value, along = forward_ad.unpack_dual(self(moved).reshape(flat))
+                if along is not None:  # else nothing depends on it
+                    jacobian[:, :, row, axis] = along
+        return value, jacobian
 
     def value_and_jacobian_along(
         self, structures: Structures, orbits: SymmetryCoordinates
@@ -228,6 +266,11 @@ class Representation(nn.Module, Method, ABC):
         n = orbits.head.shape[1]
         along = orbits.along(jacobian[:, :, :n])
         return value, along + orbits.along_strain(jacobian[:, :, n:]) if strain else along
+
+
+def _no_change(structures: StructureBatch) -> Float[Tensor, ""]:
+    """Return a zero that can be differentiated in positions and cells."""
+    return 0.0 * (structures.positions.sum() + structures.cells.sum())
 
 
 class InvertibleRepresentation(Representation):

@@ -221,19 +221,20 @@ def reconstruct(
         )
     else:
         _write_files(result, folder, made_with)
+    everything = load_features(generated).ids
+    place = {name: row for row, name in enumerate(everything)}
+    places = torch.tensor([place[name] for name in samples.ids])
     write_json(
         output.with_name(f"{output.stem}-reconstruction.json"),
         {
             "kind": settings.kind,
             "samples": source,
-            "rows": _rows_among(samples, generated, made),
-            "skipped": {
-                str(row): reason
-                for row, reason in zip(
-                    _places(samples, generated, list(made.skipped)), made.skipped.values(), strict=True
-                )
+            "rows": places[made.rows].tolist(),
+            "skipped": {str(int(places[row])): reason for row, reason in made.skipped.items()},
+            "consistency": {
+                name: values.new_full((len(everything),), math.nan).index_copy(0, places, values).tolist()
+                for name, values in made.consistency.items()
             },
-            "consistency": {name: values.tolist() for name, values in made.consistency.items()},
             **reference,
             **made.summary,
             "counts": made.counts,
@@ -473,16 +474,6 @@ def _of_each_target(
             [torch.nonzero(targets == t).flatten()[skip : skip + n] for t, (skip, n) in chosen.items() if n]
         )
     )
-
-
-def _places(samples: FeatureSet, generated: Path, rows: Sequence[int]) -> list[int]:
-    """Return the rows of some samples among the generated features."""
-    place = {name: row for row, name in enumerate(load_features(generated).ids)}
-    return [place[samples.ids[row]] for row in rows]
-
-
-def _rows_among(samples: FeatureSet, generated: Path, made: Reconstruction) -> list[int]:
-    return _places(samples, generated, made.rows.tolist())
 
 
 def _features_of(representation: Representation, structures: StructureBatch) -> Tensor:
