@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from whorl.axes import REPRESENTATIONS
 from whorl.errors import InputError
@@ -27,7 +26,7 @@ from whorl.symmetry.coordinates import SymmetryCoordinates
 MOST_FEATURES = 2_000_000
 """Maximum number of features of one structure (16 MB)."""
 
-_FEATURES_A_COORDINATE = 4  # above it, a forward pass for each coordinate is faster than one for each feature
+_FEATURES_A_COORDINATE = 4  # above it, a backward pass for each coordinate is faster than one for each feature
 
 
 def require_few_features(count: int, what: str, remedy: str) -> None:
@@ -110,6 +109,8 @@ class Representation(nn.Module, Method, ABC):
     lattice vectors) and ``supercell``."""
     differentiable: bool = True
     """Whether features have derivatives in positions and cell."""
+    of_crystals: ClassVar[bool] = False
+    """Whether it is of crystals alone, which are periodic in all three directions."""
 
     def describe(self) -> str:
         """Return a short description."""
@@ -194,11 +195,6 @@ class Representation(nn.Module, Method, ABC):
         and feature by feature otherwise; representations with an analytic Jacobian override it.
         """
         structures = sound(structures)
-        n_max = max(structures.n_atoms.tolist(), default=0)
-        if len(self.layout) > _FEATURES_A_COORDINATE * 3 * (n_max + 3 * strain):
-            # An operation without a forward derivative raises one of these.
-            with suppress(NotImplementedError, RuntimeError):
-                return self._forward_mode(structures, n_max, strain=strain)
         positions = structures.positions.detach().requires_grad_(True)
         strains = torch.zeros_like(structures.cells, requires_grad=strain)
         variables = [positions, strains] if strain else [positions]
@@ -209,42 +205,20 @@ class Representation(nn.Module, Method, ABC):
                 cells = structures.cells.detach()
                 moved = structures.replace(positions=positions + stretched, cells=cells + cells @ strains)
             value = self(moved).flatten(1)
-            rows = []
-            for feature in range(value.shape[1]):
-                # Structures are independent, so one backward pass serves the whole batch.
-                total = value[:, feature].sum()
-                rows.append(torch.autograd.grad(total, variables, retain_graph=True, materialize_grads=True))
+        n_max = max(structures.n_atoms.tolist(), default=0)
+        if value.shape[1] > _FEATURES_A_COORDINATE * 3 * (n_max + 3 * strain):
+            with suppress(RuntimeError):  # an operation that cannot be differentiated twice
+                return value.detach(), _by_coordinates(value, variables, structures)
         jacobian = positions.new_zeros(len(structures), value.shape[1], n_max + 3 * strain, 3)
-        for feature, (of_positions, *of_strain) in enumerate(rows):
+        for feature in range(value.shape[1]):
+            # Structures are independent, so one backward pass serves the whole batch.
+            of_positions, *of_strain = torch.autograd.grad(
+                value[:, feature].sum(), variables, retain_graph=True, materialize_grads=True
+            )
             jacobian[structures.structure_index, feature, structures.position_in_structure] = of_positions
             if strain:
                 jacobian[:, feature, n_max:] = of_strain[0]
         return value.detach(), jacobian
-
-    def _forward_mode(
-        self, structures: StructureBatch, n_max: int, *, strain: bool
-    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F m 3"]]:
-        """Return R and its Jacobian by a forward pass for each coordinate, of all structures at once."""
-        positions, cells = structures.positions.detach(), structures.cells.detach()
-        place, flat = structures.position_in_structure, (len(structures), -1)
-        value = positions.new_zeros(len(structures), len(self.layout))
-        jacobian = value.new_zeros(*value.shape, n_max + 3 * strain, 3)
-        for row in range(n_max + 3 * strain):
-            for axis in range(3):
-                change, of_cells = torch.zeros_like(positions), torch.zeros_like(cells)
-                if row < n_max:
-                    change[place == row, axis] = 1.0
-                else:
-                    change[:, axis], of_cells[:, :, axis] = positions[:, row - n_max], cells[:, :, row - n_max]
-                with torch.no_grad(), forward_ad.dual_level():
-                    moved = structures.replace(
-                        positions=forward_ad.make_dual(positions, change),
-                        cells=forward_ad.make_dual(cells, of_cells) if row >= n_max else cells,
-                    )
-                    value, along = forward_ad.unpack_dual(self(moved).reshape(flat))
-                if along is not None:  # else nothing depends on it
-                    jacobian[:, :, row, axis] = along
-        return value, jacobian
 
     def value_and_jacobian_along(
         self, structures: Structures, orbits: SymmetryCoordinates
@@ -266,6 +240,34 @@ class Representation(nn.Module, Method, ABC):
         n = orbits.head.shape[1]
         along = orbits.along(jacobian[:, :, :n])
         return value, along + orbits.along_strain(jacobian[:, :, n:]) if strain else along
+
+
+def _by_coordinates(
+    value: Float[Tensor, "B F"], variables: Sequence[Tensor], structures: StructureBatch
+) -> Float[Tensor, "B F m 3"]:
+    r"""Return the Jacobian of values in positions (and strains), by a backward pass for each coordinate.
+
+    The gradient :math:`w^\top J` is linear in the weights w, so that its derivative in them along a direction
+    t of the coordinates is :math:`J t`.
+    """
+    weights = torch.zeros_like(value, requires_grad=True)
+    gradients = torch.autograd.grad(value, variables, weights, create_graph=True, materialize_grads=True)
+    columns = []
+    for variable, gradient in zip(variables, gradients, strict=True):
+        of_atoms = variable.shape == structures.positions.shape
+        for row in range(max(structures.n_atoms.tolist()) if of_atoms else 3):
+            for axis in range(3):
+                direction = torch.zeros_like(variable)
+                if of_atoms:
+                    direction[structures.position_in_structure == row, axis] = 1.0
+                else:
+                    direction[:, row, axis] = 1.0
+                columns.append(
+                    torch.autograd.grad(gradient, weights, direction, retain_graph=True)[0]
+                    if gradient.requires_grad
+                    else torch.zeros_like(value)  # nothing depends on it
+                )
+    return torch.stack(columns, -1).detach().unflatten(-1, (-1, 3))
 
 
 def _no_change(structures: StructureBatch) -> Float[Tensor, ""]:

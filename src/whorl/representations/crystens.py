@@ -108,6 +108,7 @@ class CrysTens(InvertibleRepresentation):
     """
 
     kind = "crystens"
+    of_crystals = True
     fewer_features = "a smaller max_atoms"
 
     class Settings(RepresentationSettings):

@@ -131,7 +131,7 @@ def _with_structures(samples: Samples, files: SampleFiles, path: Path) -> Sample
         loss=data.properties["reconstruction_loss"].double(),
         status=status,
         refinement=refinement if any(refinement) else (),
-        structure_features=load_features(own).features.double() if own.is_file() else None,
+        structure_features=load_features(own).features.flatten(1).double() if own.is_file() else None,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, create_model, field_validator, model_serializer, model_validator
 
 from whorl.axes import EVALUATORS
+from whorl.errors import InputError
 from whorl.evaluation.settings import EvaluatorSettings
 from whorl.executors.settings import ExecutorSettings
 from whorl.generators.settings import GeneratorSettings
@@ -314,7 +315,13 @@ class EvaluateSettings(Section):
         return value
 
     def chosen(
-        self, *, calculator: CalculatorSettings | None, structures: bool, closed_form: bool, real: bool
+        self,
+        *,
+        calculator: CalculatorSettings | None,
+        structures: bool,
+        closed_form: bool,
+        real: bool,
+        crystals: bool = True,
     ) -> list[EvaluatorSettings]:
         """Return the evaluators with all their settings.
 
@@ -323,7 +330,13 @@ class EvaluateSettings(Section):
             structures: Whether there are structures to evaluate.
             closed_form: Whether these were decoded in closed form.
             real: Whether there are real structures to compare with.
+            crystals: Whether they may be crystals.
+
+        Raises:
+            InputError: An evaluator that is named can have nothing to evaluate.
         """
+        for settings in self.evaluators or ():
+            _require_applicable(settings, structures=structures, crystals=crystals)
         shared = {
             "calculator": calculator,
             "quantity": self.quantity,
@@ -350,6 +363,16 @@ class EvaluateSettings(Section):
             for settings in chosen
             if structures or not settings.method.of_structures
         ]
+
+
+def _require_applicable(settings: EvaluatorSettings, *, structures: bool, crystals: bool) -> None:
+    lacks = None
+    if settings.method.of_structures and not structures:
+        lacks = "structures, and there are features alone. Leave it out, or have structures reconstructed"
+    elif settings.method.of_crystals and not crystals:
+        lacks = "crystals, and the structures are clusters. Leave it out"
+    if lacks:
+        raise InputError(f"evaluate.evaluators: {settings.kind} evaluates {lacks}.")
 
 
 def _installed(package: str) -> bool:
@@ -506,6 +529,12 @@ class Recipe(Section):
                 "generator.conditions: features alone have no structures to take elements or symmetry from. "
                 "Give data.files, or leave the conditions out"
             )
+        if self.data.clusters is not None and self.representation.method.of_crystals:
+            raise ValueError(
+                f"representation: {self.representation.kind} is of crystals, and data.clusters makes clusters, "
+                f"which have no cell. Choose another kind, such as {RepresentationSettings.default}, or give "
+                "data.crystals or data.files"
+            )
         if (
             self.data.features is not None
             and self.reconstruct is not None
@@ -531,6 +560,7 @@ class Recipe(Section):
             structures=self.reconstruct is not None,
             closed_form=self.reconstruct is not None and not self.reconstruct.method.searches,
             real=self.data.features is None,
+            crystals=self.data.clusters is None,
         )
 
     def decisive(self) -> dict[str, Any]:

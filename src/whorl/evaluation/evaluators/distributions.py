@@ -37,6 +37,7 @@ class DistributionsEvaluator(Evaluator):
     """
 
     kind = "distributions"
+    of_crystals = True
     after = ("symmetry",)
 
     class Settings(EvaluatorSettings):

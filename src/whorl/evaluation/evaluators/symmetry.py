@@ -24,6 +24,7 @@ class SymmetryEvaluator(Evaluator):
     """
 
     kind = "symmetry"
+    of_crystals = True
 
     def applies(self, samples: Samples, reference: Reference) -> bool:
         """Whether the structures are crystals."""

@@ -58,7 +58,8 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     good = [index for index in range(len(data)) if index not in problems]
     if not good:
         raise InputError(
-            f"{dataset}: none of the {len(data)} structures can be encoded (see the reasons above)."
+            f"{dataset}: none of the {len(data)} structures can be encoded by {settings.kind}: the first "
+            f"{problems[0]}. Choose another representation, or mend the structures."
         )
     structures = data.structures[good]
     representation = representation.fit(structures)

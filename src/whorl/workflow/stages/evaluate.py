@@ -77,7 +77,7 @@ def _prepare(run: RunFolder, evaluators: Sequence[EvaluatorSettings], monitor: M
 
 
 def _evaluate(run: RunFolder, monitor: Monitor) -> None:
-    evaluate(
+    evaluated = evaluate(
         samples_of(run),
         run.recipe.evaluators,
         prepared=run.prepared("any").parent,
@@ -89,6 +89,7 @@ def _evaluate(run: RunFolder, monitor: Monitor) -> None:
         monitor=monitor,
         arms=arms_of(run),
     )
+    _name_silent(run.recipe.evaluate, evaluated, monitor)
 
 
 def arms_of(run: RunFolder) -> dict[str, dict[str, Samples]]:
@@ -212,11 +213,19 @@ def evaluate_files(
         made_with=provenance(),
         **common,
     )
+    _name_silent(settings, evaluated, monitor)
     if structures is not None:
         write_candidates(
             rank_candidates(evaluated), evaluated, output / "candidates", provenance=provenance()
         )
     return output / "results.json"
+
+
+def _name_silent(settings: EvaluateSettings, evaluated: Mapping[str, Evaluated], monitor: Monitor) -> None:
+    """Say which evaluators were chosen by name and did not apply."""
+    for of in settings.evaluators or ():
+        if not any(of.kind in its.metrics for its in evaluated.values()):
+            monitor.warn(f"evaluate.evaluators: {of.kind} does not apply to these samples, and was left out.")
 
 
 def prepare(
