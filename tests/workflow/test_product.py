@@ -49,9 +49,7 @@ def small(registry: Registry, kind: str, method: type | None = None) -> dict:
 def clusters() -> list[Atoms]:
     rng = np.random.default_rng(0)
     corners = np.array([[0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
-    return [
-        Atoms("Pt4", corners * (1.75 + 0.02 * i) + rng.normal(0, 0.08, corners.shape)) for i in range(12)
-    ]
+    return [Atoms("Pt4", corners * (1.75 + 0.02 * i) + rng.normal(0, 0.08, corners.shape)) for i in range(12)]
 
 
 def crystals() -> list[Atoms]:
@@ -81,14 +79,14 @@ def folders(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def recipe_of(data, of="acsf", generator="cvae", reconstructor="auto", refiners=(), **others):
+def recipe_of(file, of="acsf", by="cvae", reconstructor="auto", refiners=(), **others):
     """Return a recipe of small methods; what is wrong with it is said as a person who writes it sees it."""
     chosen = None if reconstructor != "auto" else Auto.choice(REPRESENTATIONS.get(of))
     sections = {
         "name": "product",
-        "data": {"files": {"path": str(data), "property": "energy_per_atom"}},
+        "data": {"files": {"path": str(file), "property": "energy_per_atom"}},
         "representation": small(REPRESENTATIONS, of),
-        "generator": small(GENERATORS, generator),
+        "generator": small(GENERATORS, by),
         "surrogate": small(SURROGATES, "network"),
         "generate": {"targets": [0.1], "samples": 2},
         "reconstruct": small(RECONSTRUCTORS, reconstructor, chosen),

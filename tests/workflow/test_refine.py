@@ -107,13 +107,17 @@ def test_a_second_refiner_keeps_the_outcome_of_the_first(relaxed, tmp_path):
         ("refine={kind: relax, fmx: 0.1}", r"unknown key 'refine\.fmx'\. Did you mean 'fmax'"),
         ("refine=[{kind: relax, fmx: 0.1}]", r"unknown key 'refine\[0\]\.fmx'\. Did you mean 'fmax'"),
         ("refine={kind: relaxx}", "unknown refiner 'relaxx'. Did you mean 'relax'"),
-        ("refine=relax", "refine: got 'relax', expected a list"),
+        ("refine=relaxx", "unknown refiner 'relaxx'. Did you mean 'relax'"),
         ("refine={kind: relax, steps: 0}", "steps: got 0, expected 1 or more"),
     ],
 )
 def test_what_is_wrong_with_the_section_is_said(change, words):
     with pytest.raises(InputError, match=words):
         tiny(change)
+
+
+def test_a_refiner_is_named_alone_or_in_a_list():
+    assert tiny("refine=relax").refine == tiny("refine=[relax]").refine == tiny("refine={kind: relax}").refine
 
 
 def test_refiners_without_structures_are_refused():

@@ -26,7 +26,9 @@ from whorl.symmetry.coordinates import SymmetryCoordinates
 MOST_FEATURES = 2_000_000
 """Maximum number of features of one structure (16 MB)."""
 
-_FEATURES_A_COORDINATE = 4  # above it, a backward pass for each coordinate is faster than one for each feature
+_FEATURES_A_COORDINATE = (
+    4  # above it, a backward pass for each coordinate is faster than one for each feature
+)
 
 
 def require_few_features(count: int, what: str, remedy: str) -> None:

@@ -512,17 +512,17 @@ class Recipe(Section):
     @field_validator("refine", mode="before")
     @classmethod
     def _one_or_many_refiners(cls, value: Any) -> Any:
-        return [value] if isinstance(value, dict) else value
+        return [value] if isinstance(value, dict | str) else value
 
     @model_validator(mode="after")
     def _structures_where_they_are_needed(self) -> Recipe:
         if self.refine and self.reconstruct is None:
             raise ValueError("refine: there are no structures without reconstruct. Leave out one of the two")
-        by_surrogate = [of.kind for of in self.refine if of.surrogate_settings is not None]
-        if by_surrogate and self.data.features is not None:
+        fitting = [refiner.kind for refiner in self.refine if refiner.surrogate_settings is not None]
+        if self.data.features is not None and fitting:
             raise ValueError(
-                f"refine: {by_surrogate[0]} needs labelled structures to fit a surrogate of atoms to, and "
-                "features alone have none. Give data.files, or leave it out"
+                f"refine: {fitting[0]} fits a surrogate to structures, and data.features are features alone. "
+                "Give data.files, or leave the refiner out"
             )
         if self.data.features is not None and self.generator.conditions:
             raise ValueError(
@@ -531,8 +531,8 @@ class Recipe(Section):
             )
         if self.data.clusters is not None and self.representation.method.of_crystals:
             raise ValueError(
-                f"representation: {self.representation.kind} is of crystals, and data.clusters makes clusters, "
-                f"which have no cell. Choose another kind, such as {RepresentationSettings.default}, or give "
+                f"representation: {self.representation.kind} is of crystals, and data.clusters makes clusters. "
+                f"Choose another kind, such as {RepresentationSettings.default}, or give "
                 "data.crystals or data.files"
             )
         if (
