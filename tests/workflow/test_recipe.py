@@ -273,7 +273,8 @@ def test_invert_of_earlier_versions_becomes_reconstruct(old, kind, own):
 
 
 def test_decode_of_earlier_versions_becomes_reconstruct():
-    crystals = CLUSTERS + "representation: {kind: crystens}\n"
+    data = "data: {crystals: {count: 40}}\n"
+    crystals = f"name: tiny\n{data}generate: {{targets: [1.9]}}\nrepresentation: {{kind: crystens}}\n"
     with pytest.warns(FutureWarning, match="decode: a key of earlier versions"):
         recipe = parse_recipe(crystals + "decode: {clustering: paper}\ninvert: null\n")
     assert recipe.reconstruct is not None

@@ -531,7 +531,7 @@ class Recipe(Section):
             )
         if self.data.clusters is not None and self.representation.method.of_crystals:
             raise ValueError(
-                f"representation: {self.representation.kind} is of crystals, and data.clusters makes clusters. "
+                f"representation: {self.representation.kind} is of crystals, and data.clusters of clusters. "
                 f"Choose another kind, such as {RepresentationSettings.default}, or give "
                 "data.crystals or data.files"
             )
