@@ -518,11 +518,11 @@ class Recipe(Section):
     def _structures_where_they_are_needed(self) -> Recipe:
         if self.refine and self.reconstruct is None:
             raise ValueError("refine: there are no structures without reconstruct. Leave out one of the two")
-        fitting = [refiner.kind for refiner in self.refine if refiner.surrogate_settings is not None]
-        if self.data.features is not None and fitting:
+        by_surrogate = [of.kind for of in self.refine if of.surrogate_settings is not None]
+        if by_surrogate and self.data.features is not None:
             raise ValueError(
-                f"refine: {fitting[0]} fits a surrogate to structures, and data.features are features alone. "
-                "Give data.files, or leave the refiner out"
+                f"refine: {by_surrogate[0]} needs labelled structures to fit a surrogate of atoms to, and "
+                "features alone have none. Give data.files, or leave it out"
             )
         if self.data.features is not None and self.generator.conditions:
             raise ValueError(

@@ -62,7 +62,7 @@ class Evaluator(Method, ABC):
 
     Settings: ClassVar[type[EvaluatorSettings]] = EvaluatorSettings
     of_structures: ClassVar[bool] = True
-    """Whether it evaluates structures, and so has nothing to do where a run ends with features."""
+    """Whether it evaluates structures, and thus does not apply if a run ends with features."""
     of_crystals: ClassVar[bool] = False
     """Whether these have to be crystals."""
     after: ClassVar[tuple[str, ...]] = ()
