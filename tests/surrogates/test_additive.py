@@ -99,15 +99,29 @@ def test_energies_forces_and_stresses_enter_the_normal_equations_as_written():
     output = Pairs()(structures)
     values = output.energy / structures.n_atoms
     rows, targets = [], []
-    weight = 1 / surrogate.settings.force_error
+    low, middle, high = values.quantile(torch.tensor([0.1, 0.5, 0.9]).double())
+    spread, each = (high - low) / 2.5632, 1 / surrogate.settings.force_error
+    force = output.forces.norm(dim=1).median()
     volumes = torch.linalg.det(structures.cells)
     for b, structure in enumerate(structures):
         mine = structures.structure_index == b
-        derivatives = torch.cat(
-            [-output.forces[mine].flatten(), (volumes[b] * output.stress[b] / int(mine.sum())).flatten()]
+        forces, strain = output.forces[mine], volumes[b] * output.stress[b] / int(mine.sum())
+        virials = (volumes[:, None, None] * output.stress / structures.n_atoms[:, None, None]).flatten(1)
+        sizes = torch.cat(
+            [
+                (values[b] - middle).abs()[None] / spread,
+                (forces.norm(dim=1) / force).repeat_interleave(3),
+                (strain.norm() / virials.norm(dim=1).median()).expand(9),
+            ]
         )
-        rows += [features_of(surrogate, structure)[None], weight * numerical_rows(surrogate, structure)]
-        targets += [(values[b : b + 1] - values.mean()) / values.std(), weight * derivatives / values.std()]
+        weights = 1 / torch.sqrt(1 + sizes**2)
+        row = torch.cat(
+            [features_of(surrogate, structure)[None], each * numerical_rows(surrogate, structure)]
+        )
+        target = torch.cat([-forces.flatten(), strain.flatten()]) * each
+        target = torch.cat([(values[b] - middle)[None], target]) / spread
+        rows.append(weights[:, None] * row)
+        targets.append(weights * target)
     a, y = torch.cat(rows), torch.cat(targets)
     torch.testing.assert_close(surrogate._normal, a.T @ a, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(surrogate._right, a.T @ y, rtol=1e-5, atol=1e-5)
@@ -267,7 +281,8 @@ def test_an_update_is_equal_to_a_fit_with_all_labels(of_clusters):
     standard = (before.mean - new.energy / 4).abs() / before.uncertainty * of_clusters.calibration
     torch.testing.assert_close(updated._scores[-8:], standard, rtol=1e-6, atol=1e-8)
     assert len(of_clusters._scores) == 40, "the surrogate itself is left as it was"
-    assert updated.predict(more).uncertainty.mean() < before.uncertainty.mean()
+    pooled = updated._pooled(more)
+    assert updated._spread(pooled)[0].mean() < of_clusters._spread(pooled)[0].mean()
 
 
 def test_the_difference_from_a_baseline_is_learned_and_its_gradient_counted():
@@ -314,6 +329,19 @@ def test_what_was_saved_predicts_and_updates_the_same(of_crystals, tmp_path):
         loaded.update(structures, values).predict(structures).mean,
         of_crystals.update(structures, values).predict(structures).mean,
     )
+
+
+def test_a_few_wild_structures_do_not_spoil_the_others(monkeypatch):
+    structures, others = clusters(60, seed=2), clusters(50, seed=3)
+    wild = structures.positions.clone()
+    for row in (7, 31):  # two atoms almost at one place
+        wild[4 * row] = wild[4 * row + 1] + 0.3
+    spoilt = structures.replace(positions=wild)
+    actual = Pairs()(others).energy / 4
+    robust = (fitted(spoilt, cosines=300).predict(others).mean - actual).abs().mean()
+    monkeypatch.setattr("whorl.surrogates.additive._weights", torch.ones_like)
+    plain = (fitted(spoilt, cosines=300).predict(others).mean - actual).abs().mean()
+    assert robust < 0.7 * plain
 
 
 def test_some_structures_may_have_no_forces():

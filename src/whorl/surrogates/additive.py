@@ -6,12 +6,14 @@ For a structure x of N atoms with the environments' features :math:`\varphi(i)`
 .. math:: f(x) = y_0 + y_\mathrm{base}(x) + s \Bigl( \sum_e \beta_e c_e
           + \frac{1}{N} \sum_i w^\top \varphi(i) \Bigr)
 
-where :math:`y_0` and s are mean and standard deviation of the labels, and :math:`y_\mathrm{base}` is the
-energy of a cheaper method, where one is given (Δ-learning). An extensive property is N times this. β and w
-solve
+where :math:`y_0` is the median of the labels, s their standard deviation (of the middle 80 %), and
+:math:`y_\mathrm{base}` the energy of a cheaper method, where one is given (Δ-learning). An extensive property
+is N times this. β and w solve
 :math:`(A^\top A + \lambda) w = A^\top y` with one row of A for each label, one for each component of the
 forces, :math:`-F = \partial E / \partial x`, and one for each of the stress,
-:math:`V \sigma = \partial E / \partial \varepsilon`; λ maximises the evidence.
+:math:`V \sigma = \partial E / \partial \varepsilon`; λ maximises the evidence. A row counts by
+:math:`(1 + m^2)^{-1/2}`, where m is the distance of the label from :math:`y_0` in units of s, or the size of
+the force (or stress) in that of the median one: large ones need not be met to the same digit.
 
 The uncertainty adds to the variance of the posterior that of the jackknife, the squares of the changes in the
 prediction when one of the training structures is left out with all its rows,
@@ -58,6 +60,7 @@ QUANTILE = 1.645  # of the normal distribution: 90 % of errors are within so man
 # Of the errors of structures left out. Those that were moved to a value are farther from the training
 # structures, and of their errors 90 % are then covered.
 COVERED = 0.95
+_QUANTILES = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
 _ENTRY, _FORMAT = "whorl_additive", 1
 _PENALTIES = (-10.0, 1.0)  # powers of ten, of the typical diagonal of AᵀA
 _COMPOSITION = 10.0  # amplitude of the elements' columns: hardly penalised
@@ -67,8 +70,8 @@ _KEPT_ROWS = 50_000_000  # numbers of A that are kept from the first pass to the
 _LEFT_OUT = 1000  # structures by which the uncertainty is found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labels:
+@dataclass(frozen=True)
+class _Labels:
     """Labels of structures less the baseline's, per atom where the property is extensive.
 
     Attributes:
@@ -130,7 +133,7 @@ class AdditiveSurrogate(StructureSurrogate):
         self._normal = torch.zeros(size, size, dtype=torch.float64)  # AᵀA
         self._right = torch.zeros(size, dtype=torch.float64)  # Aᵀy
         self._squares, self._rows, self._structures = 0.0, 0, 0
-        self._penalty = 1.0
+        self._penalty, self._typical_force, self._typical_strain = 1.0, 1.0, 1.0
         self._scores = torch.zeros(0, dtype=torch.float64)
         self._influences = self._right.new_zeros(0, size)  # rows: what each structure adds to Aᵀy
         self._errors: PredictionErrors | None = None
@@ -199,10 +202,11 @@ class AdditiveSurrogate(StructureSurrogate):
             baseline_name=None if baseline is None else str(getattr(baseline, "name", baseline)),
         )
         labels = surrogate._labels(structures, values, forces, stresses)
-        surrogate.offset = float(labels.values.mean())
-        surrogate.scale = float(labels.values.std()) or 1.0
-        labels = surrogate._standardised(labels)
-        blocks = _Blocks(surrogate, structures, labels, progress)
+        low, surrogate.offset, high = labels.values.quantile(_QUANTILES).tolist()
+        surrogate.scale = (high - low) / (2 * 1.2816) or float(labels.values.std()) or 1.0
+        surrogate._typical_force = _typical(labels.forces.norm(dim=1))
+        surrogate._typical_strain = _typical(labels.strains.flatten(1).norm(dim=1))
+        blocks = _Blocks(surrogate, structures, *surrogate._standardised(labels), progress)
         surrogate._add(blocks)
         surrogate._penalty = surrogate._best_penalty()
         surrogate._solve()
@@ -234,10 +238,10 @@ class AdditiveSurrogate(StructureSurrogate):
         structures = _structures(structures)
         values = _checked_values(properties, structures)
         new = self._copy()
-        labels = self._standardised(self._labels(structures, values, forces, stresses))
+        labels, weights = self._standardised(self._labels(structures, values, forces, stresses))
         pooled = self._pooled(structures)
         scores = (labels.values - pooled @ self._weights).abs() / self._spread(pooled)[0]
-        blocks = _Blocks(self, structures, labels, None)
+        blocks = _Blocks(self, structures, labels, weights, None)
         new._add(blocks)
         new._solve()
         new._leave_out(blocks)
@@ -251,7 +255,7 @@ class AdditiveSurrogate(StructureSurrogate):
         new.__dict__.update(self.__dict__)
         return new
 
-    def _labels(self, structures: StructureBatch, values: Tensor, forces: Any, stresses: Any) -> Labels:
+    def _labels(self, structures: StructureBatch, values: Tensor, forces: Any, stresses: Any) -> _Labels:
         """Return labels per atom, with what the baseline says taken off; in eV and Å."""
         counts = structures.n_atoms.double()
         forces = _checked(forces, structures.positions, structures.structure_index, "forces")
@@ -259,14 +263,17 @@ class AdditiveSurrogate(StructureSurrogate):
         strains = stresses * (volumes(structures.cells.double()) / counts)[:, None, None]
         base, base_forces, base_strains = self._base(structures)
         values = values / counts if self.settings.extensive else values
-        return Labels(values=values - base, forces=forces - base_forces, strains=strains - base_strains)
+        return _Labels(values - base, forces - base_forces, strains - base_strains)
 
-    def _standardised(self, labels: Labels) -> Labels:
-        weight = 1.0 / (self.scale * self.settings.force_error)
-        return Labels(
-            values=(labels.values - self.offset) / self.scale,
-            forces=labels.forces * weight,
-            strains=labels.strains * weight,
+    def _standardised(self, labels: _Labels) -> tuple[_Labels, _Labels]:
+        """Return labels in standard units, and the weight of each."""
+        unit = 1.0 / (self.scale * self.settings.force_error)
+        values = (labels.values - self.offset) / self.scale
+        forces = labels.forces.norm(dim=1, keepdim=True).expand(-1, 3) / self._typical_force
+        strains = labels.strains.flatten(1).norm(dim=1)[:, None, None].expand(-1, 3, 3) / self._typical_strain
+        return (
+            _Labels(values, labels.forces * unit, labels.strains * unit),
+            _Labels(_weights(values), _weights(forces), _weights(strains)),
         )
 
     def _base(self, structures: StructureBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -340,9 +347,10 @@ class AdditiveSurrogate(StructureSurrogate):
             hat = half.T @ half
             without = torch.linalg.inv(torch.eye(len(hat), dtype=hat.dtype) - hat)
             left = without @ (targets - rows @ self._weights)
-            errors.append(left[0])
-            views.append(half @ without[0])  # of the property, by what is fitted without the structure
-            variances.append(views[-1] @ half[:, 0])
+            weight = blocks.weights.values[index]
+            errors.append(left[0] / weight)
+            views.append(half @ without[0] / weight)  # of the property, by what is fitted without it
+            variances.append(views[-1] @ half[:, 0] / weight)
             influences.append(half @ left)
         influence, view = torch.stack(influences), torch.stack(views)
         changes = (view @ influence.T).fill_diagonal_(0.0) * math.sqrt(len(blocks) / count)
@@ -542,7 +550,7 @@ class AdditiveSurrogate(StructureSurrogate):
 
 
 _GRADIENTS = ("gradient", "strain_gradient", "uncertainty_gradient", "uncertainty_strain_gradient")
-_NUMBERS = ("squares", "rows", "structures", "penalty")
+_NUMBERS = ("squares", "rows", "structures", "penalty", "typical_force", "typical_strain")
 
 
 class _Blocks:
@@ -552,10 +560,12 @@ class _Blocks:
         self,
         surrogate: AdditiveSurrogate,
         structures: StructureBatch,
-        labels: Labels,
+        labels: _Labels,
+        weights: _Labels,
         progress: Progress | None,
     ) -> None:
-        self.surrogate, self.structures, self.labels, self.progress = surrogate, structures, labels, progress
+        self.surrogate, self.structures, self.progress = surrogate, structures, progress
+        self.labels, self.weights = labels, weights
         rows = (
             len(structures)
             + int(labels.forces.isfinite().sum())
@@ -588,42 +598,51 @@ class _Blocks:
 
     @torch.no_grad()
     def _of_chunk(self, start: int, chunk: StructureBatch) -> Iterator[tuple[int, Tensor, Tensor]]:
-        surrogate, labels = self.surrogate, self.labels
-        maps, counts = surrogate.environments, chunk.n_atoms.tolist()
-        first_atom = int(self.structures.first_atom[start])
-        forces = labels.forces[first_atom : first_atom + len(chunk.positions)].split(counts)
-        strains = labels.strains[start : start + len(chunk)]
-        with_strain = bool(strains.isfinite().any())
-        if not with_strain and not any(bool(part.isfinite().any()) for part in forces):
-            pooled = surrogate._pooled(chunk)
-            for b, row in enumerate(pooled):
-                yield start + b, row[None], labels.values[start + b : start + b + 1]
+        surrogate, labels, weights = self.surrogate, self.labels, self.weights
+        maps, representation = surrogate.environments, surrogate.representation
+        of_chunk = slice(start, start + len(chunk))
+        with_strain = bool(labels.strains[of_chunk].isfinite().any())
+        atoms = self.structures.atoms_of(torch.arange(len(self))[of_chunk])
+        if not with_strain and not bool(labels.forces[atoms].isfinite().any()):
+            for index, row in enumerate(surrogate._pooled(chunk), start):
+                weight = weights.values[index]
+                yield index, weight * row[None], weight * labels.values[index, None]
             return
-        species = surrogate.representation.species_index(chunk).split(counts)
-        values, jacobian = surrogate.representation.atomic_value_and_jacobian(
-            chunk.to(dtype=torch.float64), strain=with_strain
-        )
+        values, jacobian = representation.atomic_value_and_jacobian(chunk, strain=with_strain)
         padded = values.shape[1]
-        for b, n in enumerate(counts):
-            angles = maps.angles(values[b, :n], species[b])
-            alone = chunk[b]
-            rows = [surrogate._mean(alone, species[b], maps.values(angles))]
-            targets = [labels.values[start + b : start + b + 1]]
+        for b, structure in enumerate(chunk):
+            n, index = len(structure.positions), start + b
+            species, own = representation.species_index(structure), self.structures.structure_index == index
+            angles = maps.angles(values[b, :n], species)
+            rows = [surrogate._mean(structure, species, maps.values(angles))]
+            targets, of_rows = [labels.values[index, None]], [weights.values[index, None]]
             moving = []  # rows of the Jacobian: atoms, then strains
-            if bool(forces[b].isfinite().all()):
+            if bool(labels.forces[own].isfinite().all()):
                 moving.append(jacobian[b, :n, :, :n])
-                targets.append(-forces[b].flatten())
-            if with_strain and bool(strains[b].isfinite().all()):
+                targets.append(-labels.forces[own].flatten())
+                of_rows.append(weights.forces[own].flatten())
+            if bool(labels.strains[index].isfinite().all()):
                 of_strain = jacobian[b, :n, :, padded:]
-                symmetric = 0.5 * (of_strain + of_strain.transpose(2, 3)) / n
-                moving.append(symmetric)
-                targets.append(strains[b].flatten())
+                moving.append(0.5 * (of_strain + of_strain.transpose(2, 3)) / n)
+                targets.append(labels.strains[index].flatten())
+                of_rows.append(weights.strains[index].flatten())
             if moving:
-                along = torch.cat(moving, 2).flatten(2)
-                slopes = maps.summed_jacobian(angles, along) / surrogate.settings.force_error
-                nothing = slopes.new_zeros(len(slopes), len(surrogate.representation.species))
-                rows.append(torch.cat([nothing, slopes], 1))
-            yield start + b, torch.cat(rows), torch.cat(targets)
+                slopes = maps.summed_jacobian(angles, torch.cat(moving, 2).flatten(2))
+                elements = slopes.new_zeros(len(slopes), len(representation.species))
+                rows.append(torch.cat([elements, slopes / surrogate.settings.force_error], 1))
+            factors = torch.cat(of_rows)
+            yield index, factors[:, None] * torch.cat(rows), factors * torch.cat(targets)
+
+
+def _typical(magnitudes: Tensor) -> float:
+    """Return the median of what is there; 1 of nothing."""
+    there = magnitudes[magnitudes.isfinite()]
+    return (float(there.median()) if len(there) else 0.0) or 1.0
+
+
+def _weights(magnitudes: Tensor) -> Tensor:
+    """Return weights that fall for labels beyond typical ones: these may be off by a share of themselves."""
+    return (1.0 + magnitudes.square()).rsqrt()
 
 
 def _structures(given: Any) -> StructureBatch:
