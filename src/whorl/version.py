@@ -1,3 +1,3 @@
-"""The one place that says which whorl this is."""
+"""Version of whorl."""
 
 __version__ = "0.1.0"

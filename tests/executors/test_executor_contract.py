@@ -88,7 +88,7 @@ def test_a_right_executor_passes():
         (WithManyThreads, "differs from that of serial work"),
         (Rounds, "differs from that of serial work"),
         (LeavesThreads, "number of threads"),
-        (ChangesErrors, "must come back as it is"),
+        (ChangesErrors, "must be raised unchanged"),
     ],
 )
 def test_a_broken_executor_is_found(broken, message):

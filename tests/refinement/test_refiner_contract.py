@@ -151,7 +151,7 @@ class Reordering(Shift):
         (Brittle, "must have the status 'failed: ' with a reason"),
         (Mutating, "changed the positions given"),
         (Random, "global random state"),
-        (MovedFailures, "must come back as it was"),
+        (MovedFailures, "must be returned unchanged"),
         (Reordering, "which sample structures are from"),
     ],
 )

@@ -76,7 +76,7 @@ def test_the_report_and_the_results_say_it_too(tiny_run):
     results = read_json(tiny_run / "evaluate" / "results.json")
     errors = PredictionErrors(**results["surrogate_errors"])
     page = (tiny_run / "report" / "report.html").read_text(encoding="utf-8")
-    assert f"The surrogate itself: {errors}." in page
+    assert f"Error of the surrogate itself: {errors}." in page
     assert (errors.warning in results["warnings"]) == (errors.r_squared < 0)
     if errors.warning:
         assert page.count(errors.warning) == 1

@@ -1,4 +1,4 @@
-"""What people see: progress, warnings, errors."""
+"""Console output: progress, warnings, errors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ConsoleMonitor(Monitor):
         return _Bar(self._bars, what) if self._bars is not None else _Lines(what)
 
     def step(self, name: str, *, state: str, seconds: float = 0.0) -> None:
-        """Tell of a step that begins, ends, or is already there."""
+        """Report a step that begins, ends, or was finished before."""
         if state == "finished":
             err.print(Text(f"• {name:<18} done before ({_duration(seconds)})", style="dim"))
         elif state == "started" and self._bars is None:

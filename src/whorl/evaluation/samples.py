@@ -134,7 +134,7 @@ class Samples:
 
     @property
     def attempted(self) -> int:
-        """Samples that a structure was sought for."""
+        """Samples that were to be reconstructed."""
         return len(self.rows) + len(self.skipped)
 
     @property

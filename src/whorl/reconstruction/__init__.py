@@ -1,4 +1,4 @@
-"""From features back to structures."""
+"""Reconstruction of structures from features."""
 
 import lazy_loader
 

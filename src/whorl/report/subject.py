@@ -1,4 +1,4 @@
-"""What a run was about, read from its resolved recipe and put into a few plain lines."""
+"""Summary of a run in a few lines, from its resolved recipe."""
 
 from __future__ import annotations
 

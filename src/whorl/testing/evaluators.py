@@ -77,7 +77,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _plain(data: Any, what: str) -> Any:
-    """Return data as they come back from JSON."""
+    """Return data after a round trip through JSON."""
     try:
         return json.loads(json.dumps(data, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -93,7 +93,7 @@ def _is_complete(evaluator: Evaluator, metrics: Any, samples: Samples) -> None:
     except InputError as error:
         raise AssertionError(str(error)) from error
     assert Metrics.from_dict(_plain(metrics.to_dict(), "metrics")).to_dict() == metrics.to_dict(), (
-        "metrics must come back from JSON as they were: keys of mappings are text"
+        "metrics must be unchanged by JSON: keys of mappings must be strings"
     )
     targets = {f"{target:g}" for target in samples.targets.tolist()}
     unknown = sorted(set(metrics.per_target) - targets)

@@ -48,7 +48,7 @@ def check_executor(executor: Executor) -> None:
             for number in range(session.limit):
                 session.submit(number, chunks[0])
             numbers = sorted(session.next()[0] for _ in range(session.limit))
-        assert numbers == list(range(session.limit)), "each chunk handed in must come back once"
+        assert numbers == list(range(session.limit)), "each submitted chunk must be returned once"
         try:
             map_chunks(
                 _numbers,
@@ -58,7 +58,7 @@ def check_executor(executor: Executor) -> None:
                 executor=executor,
             )
         except InputError as error:
-            assert str(error) == "refused", "an error of the function must come back as it is"
+            assert str(error) == "refused", "an error of the function must be raised unchanged"
         else:
             raise AssertionError("an error of the function must be raised")
         again = map_chunks(_numbers, chunks, folder=folder / "again", key=1, executor=executor)

@@ -98,7 +98,7 @@ def _says_what_it_moved(refined: Samples, after: StructureBatch, before: Structu
     )
     for b, status in enumerate(refined.refinement):
         if status.startswith(AS_IT_WAS):
-            assert float(measured[b]) == 0, f"a structure that is '{status}' must come back as it was"
+            assert float(measured[b]) == 0, f"a structure that is '{status}' must be returned unchanged"
     assert float(measured.max()) > 0, "no structure moved: check with others"
 
 
@@ -143,7 +143,7 @@ def _a_failure_comes_back(
         f"a structure with a NaN coordinate must have the status 'failed: ' with a reason, got '{status}'"
     )
     there = torch.equal(made.structures.positions[atoms].nan_to_num(), positions[atoms].nan_to_num())
-    assert there, "a structure that failed must come back as it was"
+    assert there, "a structure that failed must be returned unchanged"
     for b in range(1, len(samples.structures)):
         _same(made, b, refined, b, tolerance, "a failure must not change the others")
 

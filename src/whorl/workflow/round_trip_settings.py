@@ -108,7 +108,7 @@ class RoundTripSettings:
 
     @property
     def declared(self) -> list[str] | None:
-        """Elements that a representation of one's own is made for, where it says so."""
+        """Elements that a custom representation declares, if any."""
         own = self.representation
         return own.declared if isinstance(own, RepresentationSettings) else None
 

@@ -169,7 +169,7 @@ def frozen_atoms(
 
 
 def _require_crystals(structures: StructureBatch) -> None:
-    """Refuse what is not periodic in all directions where cells are sought."""
+    """Reject structures that are not periodic in all directions if cells are free."""
     flat = torch.nonzero(~structures.pbc.all(1)).flatten().tolist()
     if not flat:
         return

@@ -135,7 +135,7 @@ class TargetSearch:
 
     @property
     def is_large(self) -> bool:
-        """Whether symmetry is sought, and must be found to find it: it has many atoms."""
+        """Whether it has many atoms, so that only symmetric starts can solve it."""
         return self.seeks_symmetry and len(self.atoms.numbers) > _SMALL
 
     @property
