@@ -59,7 +59,7 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     if not good:
         raise InputError(
             f"{dataset}: none of the {len(data)} structures can be encoded by {settings.kind}: the first "
-            f"{problems[0]}. Choose another representation, or mend the structures."
+            f"{problems[0]}. Choose another representation, or correct the structures."
         )
     structures = data.structures[good]
     representation = representation.fit(structures)
