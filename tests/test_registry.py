@@ -1,8 +1,10 @@
 """Names of methods lead to their classes, and what is wrong with a plug-in is said in its own words."""
 
 import inspect
+import re
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from whorl.axes import GENERATORS, SOLVERS
 from whorl.errors import InputError, MissingExtraError
 from whorl.generators import CVAE, load_model, make_generator, save_model
 from whorl.registry import Registry
-from whorl.settings import Method
+from whorl.settings import Method, SectionOfKind
 
 
 def generators() -> Registry:
@@ -195,7 +197,17 @@ def test_every_method_states_what_it_is_and_its_settings(axis, name):
     assert inspect.getdoc(method.Settings), f"{name}: its Settings have no docstring"
     for field, about in method.Settings.model_fields.items():
         assert about.description, f"{name}: the setting {field} is not described"
-    assert method.requires is None or len(method.requires) == 2
+    required = any(about.is_required() for about in method.Settings.model_fields.values())
+    assert not issubclass(method.Settings, SectionOfKind) or required or method.Settings().summary()
+
+
+@pytest.mark.parametrize(("axis", "name"), METHODS)
+def test_every_package_that_a_method_requires_comes_with_its_extra(axis, name):
+    requires = REGISTRIES[axis].get(name).requires
+    if requires is not None:
+        package, extra = requires
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert package in [re.split(r"[<>=!~]", requirement)[0] for requirement in extras.get(extra, [])]
 
 
 @pytest.mark.parametrize(("axis", "name"), METHODS)
@@ -209,8 +221,7 @@ def test_every_method_is_in_the_docs(axis, name):
 def test_every_method_is_put_through_the_check_of_its_contract(axis, name):
     registry = REGISTRIES[axis]
     check = f"check_{registry.axis.replace(' ', '_')}"
-    if not hasattr(whorl.testing, check):
-        pytest.skip(f"whorl.testing has no {check} yet")
+    assert hasattr(whorl.testing, check)
     tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
     words = (f'"{name}"', f"{registry.get(name).__name__}(", f"{registry.get(name).__name__}.")
     assert any(f"{check}(" in text and word in text for text in tests for word in words), (
