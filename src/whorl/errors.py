@@ -25,6 +25,10 @@ class MissingExtraError(WhorlError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+class ResultsAwaitedError(WhorlError):
+    """A run cannot go on before results of another program are put back; the message says which."""
+
+
 _QUOTED = 80  # characters of a value that a message quotes
 _LISTED = 400  # characters of the options that a message lists; most lists are shorter
 

@@ -9,12 +9,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from whorl.cli.console import err, out, show_error
-from whorl.errors import UsageError, WhorlError
+from whorl.errors import ResultsAwaitedError, UsageError, WhorlError
 from whorl.version import __version__
 
 _EPILOG = (
     "Exit codes: 0 success · 1 invalid input (the message says what to change) · 2 wrong usage "
-    "· 3 success, but some input entries were skipped or are doubtful (listed) · 130 stopped by Ctrl-C. "
+    "· 3 success, but some input entries were skipped or are doubtful (listed), or results of another "
+    "program are awaited · 130 stopped by Ctrl-C. "
     "WHORL_DEBUG=1 shows tracebacks."
 )
 
@@ -68,6 +69,9 @@ class Commands(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except ResultsAwaitedError as awaited:
+            err.print(str(awaited))
+            raise typer.Exit(3) from None
         except WhorlError as error:
             show_error(error)
             raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None

@@ -32,8 +32,8 @@ def run(
     until: Annotated[
         str | None,
         typer.Option(
-            help="Last stage: data, encode, reference, sampling, train, generate, reconstruct, refine, "
-            "evaluate or candidates.",
+            help="Last stage: data, encode, reference, sampling, train, generate, reconstruct, active, "
+            "refine, evaluate or candidates.",
             show_default=False,
         ),
     ] = None,

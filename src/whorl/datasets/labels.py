@@ -194,9 +194,16 @@ def doubt_of_units(
             f"{text}structures, the energy does not follow them. Are they of these atoms, in this order, and "
             "of the same method?"
         )
+    return (
+        f"{text}structures, the energy changes by {factor:.3g} times what they say.{guessed_unit(factor)} "
+        "Convert them."
+    )
+
+
+def guessed_unit(factor: float) -> str:
+    """Return a sentence about the unit of forces, where they are a known factor smaller than in eV/Å."""
     known = next((unit for scale, unit in _UNITS.items() if abs(factor / scale - 1) < 0.12), None)
-    guess = f" {_GUESS} {known}." if known else ""
-    return f"{text}structures, the energy changes by {factor:.3g} times what they say.{guess} Convert them."
+    return f" {_GUESS} {known}." if known else ""
 
 
 def _changes(structures: StructureBatch, forces: Tensor, energies: Tensor) -> tuple[np.ndarray, np.ndarray]:

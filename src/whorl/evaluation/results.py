@@ -123,7 +123,7 @@ class Arm:
         percent_within: Of all of them.
         mean_absolute_error: Of those with a value; ``None`` when there are none.
         energy_calls: Mean number of calls of the energy method that refinement spent on a structure.
-        labels: Labelled structures that generator and surrogates were fitted to.
+        labels: Labelled structures spent in all: training rows, active rounds, and what refiners computed.
         draws: Samples, or training structures, that were drawn for these structures.
         displacement: Mean of the root mean square distances, in Å, that refinement moved atoms.
         percent_whole: Structures in one piece.
@@ -345,7 +345,7 @@ def arm_of(of: Evaluated, target: float, *, labels: int) -> Arm:
         percent_within=near.get("percent_within"),
         mean_absolute_error=near.get("mean_absolute_error"),
         energy_calls=mean(samples.energy_calls),
-        labels=labels,
+        labels=labels + samples.further_labels,
         draws=count if samples.draws is None else int(samples.draws[own].sum()),
         displacement=mean(samples.displacement),
         percent_whole=100 * float(whole.double().mean()) if count else None,

@@ -71,6 +71,8 @@ class Samples:
         computed: What was computed by these; None where nothing was.
         draws: Samples that were drawn for each structure, this one and those that do not reach their targets,
             shape (k,).
+        further_labels: Structures labelled on the way besides the training rows: in active rounds, and by
+            refiners that keep what they compute.
     """
 
     ids: tuple[str, ...]
@@ -91,6 +93,7 @@ class Samples:
     energy_calls: Int[Tensor, "k"] | None = None
     computed: Computed | None = None
     draws: Int[Tensor, "k"] | None = None
+    further_labels: int = 0
 
     def __post_init__(self) -> None:
         n, k = len(self.ids), 0 if self.structures is None else len(self.structures)

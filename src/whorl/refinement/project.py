@@ -380,7 +380,7 @@ class Project(Refiner):
         if tolerance is None:
             raise InputError("project: got no tolerance, expected the difference that counts as a hit.")
         surrogate = self._surrogate(context)
-        whole = _are_whole(context.reference)
+        whole = are_whole(context.reference)
         work = partial(_projected, surrogate, self.settings, tolerance, whole)
         key = [self.settings.model_dump(mode="json"), tolerance, whole, surrogate.identity]
         return refine_in_chunks(work, samples, context, key=key)
@@ -417,7 +417,7 @@ class Project(Refiner):
         return surrogate
 
 
-def _are_whole(reference: Reference | None) -> bool:
+def are_whole(reference: Reference | None) -> bool:
     """Whether (nearly) all training structures are in one piece."""
     if reference is None or reference.structures is None or not len(reference.training_rows):
         return False

@@ -38,6 +38,7 @@ def describe(recipe: Mapping[str, Any], results: Results) -> list[tuple[str, str
         ("Surrogate", _surrogate(recipe.get("surrogate") or {})),
         ("Samples", _samples(recipe)),
         ("Reconstruction", _reconstruction(recipe.get("reconstruct"))),
+        ("Active rounds", _active(recipe.get("active"))),
         ("Refinement", _refinement(recipe.get("refine"))),
         ("Evaluated by", _evaluated_by(recipe, results)),
     ]
@@ -155,6 +156,12 @@ def _requested(recipe: Mapping[str, Any]) -> str:
 
 def _reconstruction(section: Any) -> str:
     return ReconstructorSettings.model_validate(dict(section)).summary() if section else ""
+
+
+def _active(section: Mapping[str, Any] | None) -> str:
+    if not section:
+        return ""
+    return f"{section['rounds']} with {section['labels']} further labels each, for the surrogate of the atoms"
 
 
 def _refinement(sections: Any) -> str:

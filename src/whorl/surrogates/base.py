@@ -152,6 +152,21 @@ class StructureSurrogate(Surrogate):
             InputError: Features instead of structures, or elements that it was not fitted to.
         """
 
+    def update(
+        self,
+        structures: Structures,
+        properties: Float[Tensor, "n"],
+        *,
+        forces: Float[Tensor, "A 3"] | None = None,
+        stresses: Float[Tensor, "n 3 3"] | None = None,
+    ) -> StructureSurrogate:
+        """Return this surrogate with further labels.
+
+        Raises:
+            InputError: It takes no further labels.
+        """
+        raise InputError(f"surrogate {self.kind}: takes no further labels. Use one that does: additive.")
+
     @property
     @abstractmethod
     def identity(self) -> str:

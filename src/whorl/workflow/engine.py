@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from whorl.errors import InputError, WhorlError
+from whorl.errors import InputError, ResultsAwaitedError, WhorlError
 from whorl.files import check_folder, contents_hash, file_hash, read_json, stable_hash, write_json
 from whorl.version import __version__
 from whorl.workflow.monitor import Monitor
@@ -152,13 +152,17 @@ def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
 
     Raises:
         InputError: A step's folder cannot be used, or a source of it is gone.
+        ResultsAwaitedError: Some steps need results from elsewhere; what does not depend on them is done.
     """
     for step in steps:
         _check_folder(folder / step.name, step)
     sources = {step.name: _hashes_of_sources(step, folder / step.name) for step in steps}
     key_of = keys(steps, sources)
     results: dict[str, str] = {}
+    awaited: list[str] = []
     for step in steps:
+        if any(name not in results for name in step.needs):
+            continue
         key, directory = key_of[step.name], folder / step.name
         read = {name: results[name] for name in step.needs}
         marker = _read(Marker, directory / MARKER)
@@ -172,8 +176,14 @@ def execute(steps: Sequence[Step], folder: Path, monitor: Monitor) -> None:
         for source in step.sources:
             if not source.exists():
                 contents_hash(source)  # says so, before anything is removed
-        marker = _carry_out(step, key, directory, read, sources[step.name], monitor)
+        try:
+            marker = _carry_out(step, key, directory, read, sources[step.name], monitor)
+        except ResultsAwaitedError as waits:
+            awaited.append(str(waits))
+            continue
         results[step.name] = marker.result
+    if awaited:
+        raise ResultsAwaitedError("\n".join(awaited))
 
 
 def _check_folder(directory: Path, step: Step) -> None:

@@ -105,6 +105,10 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
                 "two."
             )
 
+    @check("active")
+    def _labels() -> Iterable[WhorlError]:
+        yield from _elements("active.bulk_energy", recipe.active.bulk_energy if recipe.active else ())
+
     @check("refine")
     def _refiners() -> Iterable[WhorlError]:
         for number, settings in enumerate(recipe.refine, start=1):

@@ -90,8 +90,24 @@ class RunFolder:
         return self.prepared("energy") if any(of.kind == "energy" for of in self.recipe.evaluators) else None
 
     def atoms_surrogate(self, label: str) -> Path:
-        """The surrogate of structures by which refiners move them, fitted to the training rows alone."""
+        """The surrogate of structures, fitted to the training rows alone."""
         return self.path / "train" / f"{label}-atoms" / "surrogate.safetensors"
+
+    def active_rounds(self, label: str) -> tuple[Path, ...]:
+        """Surrogates of structures after each active round; the labels of a round are in the same folder."""
+        rounds = self.recipe.active.rounds if self.recipe.active is not None else 0
+        return tuple(
+            self.path / "active" / label / f"round-{k}" / "surrogate.safetensors"
+            for k in range(1, rounds + 1)
+        )
+
+    def active_labels(self, label: str) -> tuple[Path, ...]:
+        """Structures that were labelled in each active round."""
+        return tuple(path.with_name("labels.safetensors") for path in self.active_rounds(label))
+
+    def last_surrogate(self, label: str) -> Path:
+        """The surrogate of structures by which refiners move them: that of the last active round, if any."""
+        return (self.atoms_surrogate(label), *self.active_rounds(label))[-1]
 
     def baseline(self, label: str) -> Path:
         """Random training structures after the refiner that draws from spare samples, for comparison."""

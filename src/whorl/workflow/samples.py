@@ -142,6 +142,7 @@ def _cost(data: Dataset) -> dict[str, Any]:
         "displacement": data.properties.get("displacement"),
         "energy_calls": None if calls is None else calls.long(),
         "draws": None if draws is None else draws.long(),
+        "further_labels": sum(int(data.provenance.get(f"{of}_labels", 0)) for of in ("active", "computed")),
     }
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from whorl.conditions import Condition
 
 __all__ = [
+    "ActiveSettings",
     "CalculatorSettings",
     "ClusterSettings",
     "CrystalSettings",
@@ -281,6 +282,26 @@ def _with_requests(conditions: tuple[type[Condition], ...]) -> type[GenerateSett
     return create_model("GenerateSettings", __base__=GenerateSettings, __module__=__name__, **fields)  # type: ignore[call-overload]
 
 
+class ActiveSettings(Section):
+    """Active rounds: structures on their way to the targets are labelled, and the surrogate learns from them.
+
+    Attributes:
+        rounds: Number of rounds.
+        labels: Structures labelled in each of them, for all targets together.
+        outside: Another program labels them: a round writes the structures to compute, and the run goes on
+            when the results have been put back. Always so without an energy method.
+        partial: Go on without results that are missing or of no use.
+        bulk_energy: Of an outside program: energy of each element's bulk in eV/atom, for formation energies;
+            by default as in the data, where these have total energies too.
+    """
+
+    rounds: Count = 2
+    labels: Count = 30
+    outside: bool = False
+    partial: bool = False
+    bulk_energy: dict[str, float] = {}
+
+
 class EvaluateSettings(Section):
     """How generated features and structures are evaluated.
 
@@ -435,6 +456,8 @@ class Recipe(Section):
         name: Name of the run and of its folder.
         seed: Random seed.
         reconstruct: Reconstruction of structures from generated features; ``null`` for none.
+        active: Active rounds, in which the surrogate of the refiner ``project`` gets further labels; none by
+            default.
         refine: Refinement of these structures, by one refiner after the other; none by default.
         executor: Executor of long computations: serial, threads, processes, dask, or the address of a Dask
             scheduler. By default data sets are built by processes, and the rest is done in this one. Results
@@ -458,6 +481,7 @@ class Recipe(Section):
     reconstruct: SerializeAsAny[ReconstructorSettings] | None = Field(
         default_factory=lambda: ReconstructorSettings.model_validate({})
     )
+    active: ActiveSettings | None = None
     refine: list[SerializeAsAny[RefinerSettings]] = []
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
@@ -524,6 +548,11 @@ class Recipe(Section):
                 f"refine: {by_surrogate[0]} needs labelled structures to fit a surrogate of atoms to, and "
                 "features alone have none. Give data.files, or leave it out"
             )
+        if self.active is not None and not any(of.surrogate_settings is not None for of in self.refine):
+            raise ValueError(
+                "active: its labels are for the surrogate by which a refiner moves structures, and there is "
+                "no such refiner. Add refine: {kind: project}, or leave active out"
+            )
         if self.data.features is not None and self.generator.conditions:
             raise ValueError(
                 "generator.conditions: features alone have no structures to take elements or symmetry from. "
@@ -568,11 +597,13 @@ class Recipe(Section):
         idle: dict[str, Any] = {
             "report": True,
             "executor": True,
+            "active": {"partial"},
             "data": {"clusters": {"processes", "directory"}, "crystals": {"processes", "directory"}},
             "generator": {"device"},
         }
         settings = self.model_dump(mode="json", exclude=idle)
-        return settings if self.refine else {key: value for key, value in settings.items() if key != "refine"}
+        empty = [key for key in ("refine", "active") if not settings[key]]
+        return {key: value for key, value in settings.items() if key not in empty}
 
     @property
     def property_name(self) -> str:

@@ -30,12 +30,15 @@ class Arms(ReportSection):
                 "energy method, mean for a structure. Moved: root mean square distance of the atoms from "
                 "where they were reconstructed. Whole: in one piece. Training structures, projected: what "
                 "the same refinement makes of random structures that the generator was trained on.",
-                "Labels known to generator and surrogates: "
-                + ", ".join(
-                    f"{context.name(label)}: {arm.labels:,}"
+                "Labelled structures in all, of training, active rounds and energy calls that were kept: "
+                + "; ".join(
+                    f"{context.name(label)}: "
+                    + ", ".join(
+                        f"{_WORDS.get(name, name)} {arm.labels:,}"
+                        for name, arm in size.targets[0].arms.items()
+                    )
                     for label, size in results.sizes.items()
-                    for arm in list(size.targets[0].arms.values())[:1]
                 )
-                + ". Energy calls come on top.",
+                + ".",
             ],
         )

@@ -22,6 +22,7 @@ STAGES = (
     "train",
     "generate",
     "reconstruct",
+    "active",
     "refine",
     "evaluate",
     "candidates",
@@ -70,6 +71,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     """
     # Imported here, since they bring torch: reading a recipe does without.
     from whorl.workflow.stages import (
+        active,
         atoms,
         candidates,
         data,
@@ -84,6 +86,7 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     )
 
     run = RunFolder(folder, recipe)
-    stages = (data, encode, sample, train, atoms, generate, reconstruct, refine, evaluate, candidates, report)
+    before = (data, encode, sample, train, atoms, generate, reconstruct, active)
+    stages = (*before, refine, evaluate, candidates, report)
     steps = [step for stage in stages for step in stage.steps(run)]
     return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))

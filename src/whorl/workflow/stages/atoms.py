@@ -38,18 +38,26 @@ class Labelled:
         property: Its name; None for the only one there is.
         features: Of these structures; None where they are not needed.
         rows: Which of them count; None for all.
+        further: Data sets of the labels of active rounds.
     """
 
     dataset: Path
     property: str | None = None
     features: Path | None = None
     rows: Path | None = None
+    further: tuple[Path, ...] = ()
 
     @classmethod
     def of_run(cls, run: RunFolder, label: str) -> Labelled:
         """Return the rows that a generator of a run was given."""
         name = run.recipe.property_name
-        return cls(dataset=run.dataset, property=name, features=run.features, rows=run.rows(label))
+        return cls(
+            dataset=run.dataset,
+            property=name,
+            features=run.features,
+            rows=run.rows(label),
+            further=run.active_labels(label),
+        )
 
 
 def steps(run: RunFolder) -> Iterator[Step]:

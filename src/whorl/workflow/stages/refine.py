@@ -66,7 +66,8 @@ def steps(run: RunFolder) -> Iterator[Step]:
     fitted, wanted = run.surrogate_of_atoms, recipe.reconstruct.wanted
     for label in run.labels:
         before = run.structures(label)
-        known = [] if fitted is None else ["data", "encode", f"sampling/{label}", f"train/{label}-atoms"]
+        known = ["data", "encode", f"sampling/{label}", run.step_of(run.last_surrogate(label))]
+        known = [] if fitted is None else known
         for number, (settings, output) in enumerate(zip(recipe.refine, run.refinements(label), strict=True)):
             own = recipe.calculator if settings.needs_potential else None
             draws = number == 0 and settings.spare_samples and wanted is not None
@@ -75,7 +76,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 "seed": recipe.seed,
                 "tolerance": recipe.evaluate.tolerance,
                 "labelled": None if fitted is None else Labelled.of_run(run, label),
-                "surrogate": None if fitted is None else run.atoms_surrogate(label),
+                "surrogate": None if fitted is None else run.last_surrogate(label),
             }
             key = {
                 "seed": recipe.seed,
@@ -334,7 +335,12 @@ def _refine(
     origin = origin.select(index)
     save_dataset(origin, output.with_name(f"{output.stem}-before.safetensors"))
     assert origin.structures is not None
-    result = _as_dataset(kept, refined, origin.structures, draws, made_with)
+    spent = {
+        "active_labels": sum(len(load_dataset(path)) for path in (labelled.further if labelled else ())),
+        "computed_labels": int(data.provenance.get("computed_labels", 0))
+        + sum(len(own.computed.structures) for own in made if own.computed is not None),
+    }
+    result = _as_dataset(kept, refined, origin.structures, draws, {**made_with, **spent})
     save_dataset(result, output)
     assert result.structures is not None
     write_extxyz(
