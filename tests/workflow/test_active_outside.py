@@ -200,7 +200,7 @@ def test_results_of_other_structures_are_doubted(run):
 
 @pytest.mark.parametrize(
     ("energy", "force", "words"),
-    [(27.2114, 1.0, "far from the data|are the energies in eV"), (1.0, 51.422, "in Hartree/Bohr")],
+    [(27.2114, 1.0, "far from the data|are the energies in eV"), (1.0, 51.422, "are to be in eV/Å")],
 )
 def test_other_units_are_refused(run, energy, force, words):
     frames = computed(run)

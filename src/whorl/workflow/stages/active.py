@@ -6,6 +6,7 @@ has them computed by the energy method, or by an outside program, and gives the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +20,11 @@ from torch import Tensor
 from whorl.chunked import Part, map_chunks, parts_folder, remove_parts
 from whorl.datasets import Dataset, load_dataset, load_features, save_dataset, write_extxyz
 from whorl.datasets.computed_files import RESULTS, TO_COMPUTE, Results, read_computed, write_to_compute
-from whorl.datasets.labels import guessed_unit
+from whorl.datasets.labels import doubt_of_units, guessed_unit
 from whorl.datasets.store import Skipped
 from whorl.errors import InputError, ResultsAwaitedError
 from whorl.evaluation.distances import standardized
+from whorl.evaluation.samples import Reference
 from whorl.files import provenance, write_json
 from whorl.locks import one_at_a_time
 from whorl.potentials.base import Potential, PotentialOutput
@@ -46,8 +48,8 @@ _MOVES = ("steps", "max_step", "closeness", "caution", "min_distance", "free_cel
 _LISTED = 10  # structures named one by one in a message
 _AGREES = 2e-3  # eV/atom: energies of the elements agree with the data
 _FAR = 3  # ranges of the data
-_ALIKE = 0.7  # cosine of forces and their predictions, above which a factor between them says something
-_FACTOR = 2.5
+_ALIKE = 0.9  # cosine of forces and their predictions, above which a factor between them says something
+_FAR_OFF = 15  # forces that are so much smaller or larger than known and predicted ones are in other units
 _AT_ONCE = 8  # structures labelled between two saves
 
 
@@ -319,15 +321,23 @@ def _put_back(
     folder, reference = output.parent, read_labelled(labelled)
     write_to_compute(chosen, folder)
     results = read_computed(chosen, folder, property=reference.name)
-    lacking = {name: results.refused.get(name, "missing") for name in chosen.ids if name not in results.good}
-    if lacking and not (active.partial and results.good):
-        raise ResultsAwaitedError(_what_to_do(folder, lacking, results, reference.name, quantity))
+    usable = {
+        name: one
+        for name, one in results.good.items()
+        if math.isfinite(one.value) or (quantity is not None and math.isfinite(one.energy))
+    }
+    absent = dict.fromkeys(results.good, f"it has no '{reference.name}'") | dict(results.refused)
+    lacking = {name: absent.get(name, "missing") for name in chosen.ids if name not in usable}
+    if lacking and not (active.partial and usable):
+        raise ResultsAwaitedError(
+            _what_to_do(folder, lacking, len(chosen), results, reference.name, quantity)
+        )
     for source, doubt in results.doubts:
         monitor.doubt(source, doubt)
     assert chosen.structures is not None
     counts = chosen.structures.n_atoms.tolist()
     nothing = torch.full((max(counts),), torch.nan, dtype=torch.float64)
-    good = [results.good.get(name) for name in chosen.ids]
+    good = [usable.get(name) for name in chosen.ids]
     energies = torch.tensor([torch.nan if one is None else one.energy for one in good], dtype=torch.float64)
     own = torch.tensor([torch.nan if one is None else one.value for one in good], dtype=torch.float64)
     by_energy = _values(energies, chosen.structures, labelled, quantity, active.bulk_energy, own)
@@ -342,16 +352,22 @@ def _put_back(
         ),
         failures={row: lacking[name] for row, name in enumerate(chosen.ids) if name in lacking},
     )
-    _check_units(chosen, labels, reference.properties, surrogate, quantity, folder)
+    _check_units(chosen, labels, reference, surrogate, quantity, folder)
+    if (inconsistent := _doubt(chosen, labels, reference, quantity)) is not None:
+        monitor.doubt(str(folder), inconsistent)
     return labels
 
 
 def _what_to_do(
-    folder: Path, lacking: Mapping[str, str], results: Results, property: str, quantity: str | None
+    folder: Path,
+    lacking: Mapping[str, str],
+    count: int,
+    results: Results,
+    property: str,
+    quantity: str | None,
 ) -> str:
     """Say which results are awaited, and how to put them back."""
-    count = len(lacking) + len(results.good)
-    if len(lacking) == count and not results.refused:
+    if set(lacking.values()) == {"missing"} and len(lacking) == count:
         begin = f"{folder}: {count} structures are to be computed by your program."
     else:
         listed = [f"\n  {name}: {reason}" for name, reason in lacking.items()]
@@ -430,8 +446,23 @@ def _bulk_energies(labelled: Labelled) -> dict[str, float]:
     return dict(zip(elements, solved.tolist(), strict=True))
 
 
+def _doubt(chosen: Dataset, labels: Labels, reference: Reference, quantity: str | None) -> str | None:
+    """Return a doubt about forces that do not fit with the energies of near structures, with the data's."""
+    if quantity is None or reference.structures is None or chosen.structures is None:
+        return None
+    known = reference.forces
+    structures = StructureBatch.concatenate(
+        [reference.structures.replace(info=()), chosen.structures.replace(info=())]
+    )
+    none = torch.full_like(reference.structures.positions, torch.nan, dtype=torch.float64)
+    values = torch.cat([reference.properties, labels.values])
+    # Energies of elements are the same in structures of the same atoms.
+    totals = values if quantity == "energy" else values * structures.n_atoms
+    return doubt_of_units(structures, torch.cat([none if known is None else known, labels.forces]), totals)
+
+
 def _check_units(
-    chosen: Dataset, labels: Labels, known: Tensor, surrogate: Path, quantity: str | None, folder: Path
+    chosen: Dataset, labels: Labels, reference: Reference, surrogate: Path, quantity: str | None, folder: Path
 ) -> None:
     """Reject results that are far from what is known and predicted, as those in other units are.
 
@@ -439,7 +470,7 @@ def _check_units(
         InputError: They are.
     """
     assert chosen.structures is not None
-    low, high = float(known.min()), float(known.max())
+    low, high = float(reference.properties.min()), float(reference.properties.max())
     width = max(high - low, 1e-6)
     far = (labels.values < low - _FAR * width) | (labels.values > high + _FAR * width)
     if bool(far.any()):
@@ -461,10 +492,15 @@ def _check_units(
         times = chosen.structures.n_atoms
     expected = (-gradient * times[chosen.structures.structure_index, None])[atoms].flatten()
     given = labels.forces[atoms].flatten()
+    known = reference.forces
+    forces = expected if known is None else known[known.isfinite().all(1)].flatten()
     product = float(expected @ given)
     factor = float(expected.square().sum()) / product if product else 0.0
     likeness = abs(product) / float((expected.norm() * given.norm()).clamp(min=1e-30))
-    if likeness > _ALIKE and not 1 / _FACTOR < factor < _FACTOR:
+    ratios = [float(one.square().mean().sqrt() / given.square().mean().sqrt()) for one in (expected, forces)]
+    far_off = min(ratios) > _FAR_OFF or max(ratios) < 1 / _FAR_OFF
+    if far_off or (likeness > _ALIKE and factor < 0):
+        factor = factor if likeness > _ALIKE else ratios[0]
         raise InputError(
             f"{folder}: the forces put back are to be in eV/Å, but the surrogate expects {factor:.3g} times "
             f"as much.{guessed_unit(factor)} Convert them, or leave them out."
