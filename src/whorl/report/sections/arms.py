@@ -33,10 +33,7 @@ class Arms(ReportSection):
                 "Labelled structures in all, of training, active rounds and energy calls that were kept: "
                 + "; ".join(
                     f"{context.name(label)}: "
-                    + ", ".join(
-                        f"{_WORDS.get(name, name)} {arm.labels:,}"
-                        for name, arm in size.targets[0].arms.items()
-                    )
+                    + ", ".join(f"{name} {arm.labels:,}" for name, arm in size.targets[0].arms.items())
                     for label, size in results.sizes.items()
                 )
                 + ".",
