@@ -117,3 +117,24 @@ def test_parts_of_a_written_result_are_removed(tmp_path):
         parts_folder(path, key).mkdir()
     remove_parts(output)
     assert [path.name for path in tmp_path.iterdir()] == [parts_folder(other, 1).name]
+
+
+def test_tensors_of_a_part_may_share_memory(tmp_path):
+    whole = torch.arange(24, dtype=torch.float64).reshape(4, 6)
+    views = {
+        "whole": whole,
+        "row": whole[1],
+        "same": whole[None],
+        "turned": whole.T,
+        "one": whole[:1].expand(3, 6),
+    }
+    save_part(tmp_path / "part", Part(views), key="k")
+    loaded = load_part(tmp_path / "part", key="k")
+    assert loaded is not None and loaded.tensors.keys() == views.keys()
+    for name, tensor in views.items():
+        assert torch.equal(loaded.tensors[name], tensor)
+
+
+def test_without_a_folder_nothing_is_kept(rows):
+    work = Work(None)
+    assert torch.equal(work(rows), work(rows)) and work.computed == 4

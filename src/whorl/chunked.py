@@ -51,7 +51,7 @@ def map_chunks(
     function: Callable[[Chunk], Part],
     chunks: Sequence[Chunk],
     *,
-    folder: Path,
+    folder: Path | None,
     key: Any,
     executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -62,7 +62,7 @@ def map_chunks(
         function: Does one part of the work. Executors other than ``serial`` need one that can be pickled:
             defined at the top level of a module, or a ``functools.partial`` of such a one.
         chunks: The work: structures or rows of a tensor.
-        folder: Where parts are kept.
+        folder: Where parts are kept; None to keep none.
         key: JSON-able: everything but the chunk itself that the result depends on. A structure's ``info``
             is no part of the chunk: where it matters, its hash belongs here.
         executor: Does the work; by default that of :func:`whorl.executors.executing`, or else ``serial``. The
@@ -75,7 +75,7 @@ def map_chunks(
     """
     done, total = 0, sum(len(chunk) for chunk in chunks)
 
-    def finished(number: int) -> None:
+    def finished(number: int, part: Part) -> None:
         nonlocal done
         done += len(chunks[number])
         if progress is not None:
@@ -91,11 +91,11 @@ def iterate_chunks(
     function: Callable[[Any], Part],
     chunks: Iterable[Any],
     *,
-    folder: Path,
+    folder: Path | None,
     key: Any,
     name: str = "{:05d}.safetensors",
     executor: Executor | None = None,
-    finished: Callable[[int], None] | None = None,
+    finished: Callable[[int, Part], None] | None = None,
 ) -> Generator[Part]:
     """Yield ``function(chunk)`` for each chunk, in their order; parts that are finished are read.
 
@@ -104,12 +104,12 @@ def iterate_chunks(
 
     Args:
         function: Does one part of the work.
-        chunks: Structures, rows of a tensor, or numbers.
-        folder: Where parts are kept.
+        chunks: Structures, rows of a tensor, numbers, or objects whose ``contents`` tell them apart.
+        folder: Where parts are kept; None to keep none.
         key: JSON-able: everything but the chunk itself that the result depends on.
         name: Of the file of a part, from its number.
         executor: Does the work.
-        finished: Called with the number of a part when it is there.
+        finished: Called with a part and its number when it is there.
     """
     executor = executor or current_executor() or Serial()
     waiting = enumerate(chunks)
@@ -128,7 +128,7 @@ def iterate_chunks(
                     later, chunk = following
                     taken = later + 1
                     made_from = stable_hash([key, _contents(chunk)])
-                    part = load_part(folder / name.format(later), key=made_from)
+                    part = load_part(folder / name.format(later), key=made_from) if folder else None
                     if part is None:
                         if session is None:
                             session = stack.enter_context(executor.session(function))
@@ -137,12 +137,14 @@ def iterate_chunks(
                         continue
                 elif session is not None and keys:
                     later, part = session.next()
-                    save_part(folder / name.format(later), part, key=keys.pop(later))
+                    made_from = keys.pop(later)
+                    if folder is not None:
+                        save_part(folder / name.format(later), part, key=made_from)
                 else:
                     return
                 ready[later] = part
                 if finished is not None:
-                    finished(later)
+                    finished(later, part)
             yield ready.pop(number)
 
 
@@ -173,7 +175,7 @@ def remove_parts(output: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _contents(chunk: Tensor | StructureBatch | int) -> str:
-    if isinstance(chunk, int):
-        return str(chunk)
-    return tensors_hash(chunk.tensors if isinstance(chunk, StructureBatch) else {"rows": chunk})
+def _contents(chunk: Any) -> str:
+    if isinstance(chunk, Tensor | StructureBatch):
+        return tensors_hash({"rows": chunk} if isinstance(chunk, Tensor) else chunk.tensors)
+    return str(getattr(chunk, "contents", chunk))

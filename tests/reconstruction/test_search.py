@@ -9,8 +9,7 @@ from ase.spacegroup import crystal
 from whorl.errors import InputError
 from whorl.evaluation.matching import rmsd
 from whorl.reconstruction import InversionProblem, InversionStatus, PopulationSettings, Reconstruction, solve
-from whorl.reconstruction.checkpoint import Checkpoint
-from whorl.reconstruction.population.search import _Search
+from whorl.reconstruction.population.search import _Method, _Search, _Target
 from whorl.reconstruction.population.starts import given_starts
 from whorl.representations import ACSF
 from whorl.structures import StructureBatch, from_ase
@@ -122,24 +121,6 @@ def test_a_target_solved_by_the_last_polish_is_kept(tmp_path, free_cell):
     assert torch.equal(without.structures.positions, first.structures.positions)
 
 
-def test_pieces_of_a_search_may_share_memory(tmp_path):
-    problem, _ = problem_of([molecule("CH4")], MOLECULES)
-    store = Checkpoint(tmp_path, problem=problem, settings={})
-    whole = torch.arange(24, dtype=torch.float64).reshape(4, 6)
-    views = {
-        "whole": whole,
-        "row": whole[1],
-        "same": whole[None],
-        "turned": whole.T,
-        "one": whole[:1].expand(3, 6),
-    }
-    store.save("piece", views)
-    loaded = store.load("piece", device=torch.device("cpu"))
-    assert loaded is not None and loaded.keys() == views.keys()
-    for name, tensor in views.items():
-        assert torch.equal(loaded[name], tensor)
-
-
 def test_frozen_atoms_are_where_they_were():
     atoms = molecule("C2H6")
     acsf = MOLECULES
@@ -199,7 +180,8 @@ def test_bad_populations():
 
 def test_sharp_features_count_less_at_first_and_in_single_precision():
     problem, _ = problem_of([molecule("CH4")], MOLECULES)
-    search = _Search(problem, PopulationSettings(), None, 0, 64, 1e-3, None)
+    method = _Method(PopulationSettings(), None, 0, 64, 1e-3, None, None)
+    search = _Search(method, _Target("0", problem, ()))
     sharpness = MOLECULES.sharpness()
     broad, whole = search._broad(), search._whitened()
     assert broad.target.dtype == torch.float32 and whole.target.dtype == torch.float64

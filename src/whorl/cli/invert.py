@@ -11,7 +11,7 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import err, monitored, out, plain_table
-from whorl.cli.options import POSITIVE, Seed
+from whorl.cli.options import POSITIVE, ExecutorName, Seed
 from whorl.cli.settings_options import given_settings, settings_command
 from whorl.errors import InputError
 
@@ -113,6 +113,7 @@ def invert(
         ),
     ] = None,
     seed: Seed = 0,
+    executor: ExecutorName = None,
 ) -> None:
     """Reconstruct structures from generated features by a search, or make a round trip of your structures.
 
@@ -145,7 +146,7 @@ def invert(
             "steps": chosen,
             "seed": seed,
         }
-        _round_trip(file, output, options)
+        _round_trip(file, output, options, executor)
         return
     if wrong := [name for name in _ONLY_ROUND_TRIP if name in changed]:
         raise typer.BadParameter("needs --round-trip.", param_hint=_flag(wrong[0]))
@@ -156,7 +157,7 @@ def invert(
         )
     from whorl.workflow.stages.reconstruct import reconstruct
 
-    with monitored() as monitor:
+    with monitored(executor) as monitor:
         reconstruct(
             file,
             settings=settings,
@@ -196,7 +197,7 @@ def _own_functions(representation: str | None) -> str | RepresentationSettings |
     return settings
 
 
-def _round_trip(file: Path, folder: Path, options: dict[str, Any]) -> None:
+def _round_trip(file: Path, folder: Path, options: dict[str, Any], executor: str | None) -> None:
     from whorl.workflow.round_trip import round_trip
     from whorl.workflow.round_trip_files import outcome_lines
     from whorl.workflow.round_trip_settings import RoundTripSettings
@@ -205,7 +206,7 @@ def _round_trip(file: Path, folder: Path, options: dict[str, Any]) -> None:
         settings = RoundTripSettings(**options)
     except InputError as error:  # one of the options is at fault, not the file
         raise typer.BadParameter(str(error)) from None
-    with monitored() as monitor:
+    with monitored(executor) as monitor:
         targets = round_trip(file, settings=settings, output=folder, monitor=monitor)
         _show(targets)
         for line in outcome_lines(targets):

@@ -78,16 +78,13 @@ class ClosedForm(Reconstructor):
         elements = _elements(context) if settings.elements == "data" else {}
         decode = partial(_decoded, codec, settings, elements)
         chunks = list(features.split(_AT_ONCE))
-        if context.directory is None:
-            parts = [decode(chunk) for chunk in chunks]
-        else:
-            parts = map_chunks(
-                decode,
-                chunks,
-                folder=context.directory,
-                key=[codec.fingerprint, settings.options(), elements],
-                progress=context.progress,
-            )
+        parts = map_chunks(
+            decode,
+            chunks,
+            folder=context.directory,
+            key=[codec.fingerprint, settings.options(), elements],
+            progress=context.progress,
+        )
         decoded = [unpack_dataset(part.tensors, part.notes) for part in parts]
         names = decoded[0].provenance["measures"] if decoded else {}
         structures = [part.structures for part in decoded if part.structures is not None]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from whorl.chunked import Part
 from whorl.errors import InputError
 from whorl.reconstruction.base import Progress, ReconstructionContext, SearchReconstructor
 from whorl.reconstruction.checkpoint import Checkpoint
@@ -144,35 +144,63 @@ def algorithm1(
         raise InputError(f"batch_size: got {batch_size}, expected 1 or more.")
     problem = problem.to(dtype=torch.float64)
     meter = _Meter(total=len(problem) * (starts * hops * iterations + polish), report=progress)
-    store = None
-    if checkpoint is not None:
-        store = Checkpoint(Path(checkpoint), problem=problem, settings=dataclasses.asdict(settings))
-        if store.others:
-            meter.say(f"{checkpoint}: chunks made with other targets or settings are ignored")
-
-    # Chunks of equal size, so that none is left over that is too small to be worth a batch.
-    n_chunks = -(-len(problem) // batch_size)
-    chunks = (
-        torch.arange(len(problem), device=problem.target.device).tensor_split(n_chunks) if n_chunks else ()
-    )
-    found = [_solve_chunk(problem, chunk, settings, batch_size, store, meter) for chunk in chunks]
-    if not found:
+    store = Checkpoint(checkpoint, problem=problem, settings=dataclasses.asdict(settings))
+    if store.others:
+        meter.say(f"{checkpoint}: chunks made with other targets or settings are ignored")
+    if not len(problem):
         none = problem.target.new_zeros(0)
         return InversionResult(
             structures=problem.template, loss=none, status=(), start_losses=none.reshape(0, starts)
         )
-    loss = torch.cat([piece["loss"] for piece in found])
-    structures = problem.template.replace(positions=torch.cat([piece["positions"] for piece in found]))
+    # Chunks of equal size, so that none is left over that is too small to be worth a batch.
+    every = torch.arange(len(problem), device=problem.target.device)
+    chunks = every.tensor_split(-(-len(problem) // batch_size))
+    # Of a chunk as many starts at once as fit a batch.
+    at_once = [max(1, batch_size // len(chunk)) for chunk in chunks]
+    groups = [[range(s, min(s + n, starts)) for s in range(0, starts, n)] for n in at_once]
+    plan = [(chunk, group) for chunk, some in zip(chunks, groups, strict=True) for group in some]
+
+    def finished(_: int, part: Part) -> None:
+        meter.reach(part.notes["steps"], label=part.notes["label"])
+
+    started = store.chunks(
+        partial(_run_starts, settings, meter),
+        (_Chunk.of(problem, chunk, group) for chunk, group in plan),
+        name="starts",
+        finished=finished,
+    )
+    losses, best = [], []
+    waiting = iter(started)
+    for chunk, some in zip(chunks, groups, strict=True):
+        parts = [next(waiting).tensors for _ in some]
+        index = problem.template[chunk].structure_index
+        positions, lowest = parts[0]["positions"], parts[0]["losses"].amin(1)
+        for part in parts[1:]:
+            least = part["losses"].amin(1)
+            better = least < lowest
+            positions = torch.where(better[index, None], part["positions"], positions)
+            lowest = torch.where(better, least, lowest)
+        best.append(positions)
+        losses.append(torch.cat([part["losses"] for part in parts], 1))
+    polished = store.chunks(
+        partial(_polish, settings, meter),
+        (_Chunk.of(problem, chunk, range(starts), x) for chunk, x in zip(chunks, best, strict=True)),
+        name="targets",
+        finished=finished,
+    )
+    found = [part.tensors for part in polished]
+    loss = torch.cat([chunk["loss"] for chunk in found])
+    structures = problem.template.replace(positions=torch.cat([chunk["positions"] for chunk in found]))
     return InversionResult(
         structures=centred(structures) if problem.frozen is None else structures,
         loss=loss,
         status=statuses(
             loss,
-            stalled=torch.cat([piece["stalled"] for piece in found]),
+            stalled=torch.cat([chunk["stalled"] for chunk in found]),
             tolerance=tolerance * problem.scale(),
             invalid_above=invalid_above,
         ),
-        start_losses=torch.cat([piece["start_losses"] for piece in found]),
+        start_losses=torch.cat(losses),
     )
 
 
@@ -233,64 +261,35 @@ class Algorithm1(SearchReconstructor):
         )
 
 
-def _solve_chunk(
-    problem: InversionProblem,
-    chunk: Tensor,
-    settings: _Settings,
-    batch_size: int,
-    store: Checkpoint | None,
-    meter: _Meter,
-) -> dict[str, Tensor]:
-    """Solve one chunk of targets: all starts, as many at once as fit a batch, then polish the best."""
-    part = problem.select(chunk)
-    keys = part.names or [content_key(part.target[i], structure) for i, structure in enumerate(part.template)]
-    at_once = max(1, batch_size // len(part))
-    groups = [range(s, min(s + at_once, settings.starts)) for s in range(0, settings.starts, at_once)]
-    name = f"targets-{int(chunk[0])}-{int(chunk[-1])}"
-    meter.label = f"targets {int(chunk[0]) + 1}-{int(chunk[-1]) + 1} of {len(problem)}"
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """Some targets and starts, which are worked on at once."""
 
-    def kept(piece: str, steps: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        tensors = store.load(piece, device=chunk.device) if store else None
-        if tensors is not None:
-            meter.add(steps, stage="resumed")
-            return tensors
-        tensors = make()
-        if store:
-            store.save(piece, tensors)
-        return tensors
+    contents: str  # which: all else is in the key of the whole search
+    label: str
+    targets: InversionProblem
+    starts: range
+    positions: Tensor | None  # of the best of all starts
 
-    def whole() -> dict[str, Tensor]:
-        best = None
-        losses = []
-        for group in groups:
-            steps = len(part) * len(group) * settings.hops * settings.iterations
-            piece = kept(
-                f"{name}-starts-{group[0]}-{group[-1]}",
-                steps,
-                partial(_run_starts, part, keys, group, settings, meter),
-            )
-            losses.append(piece["losses"])
-            least = piece["losses"].amin(1)
-            if best is None:
-                best = (piece["positions"], least)
-            else:
-                better = least < best[1]
-                best = (
-                    torch.where(better[part.template.structure_index, None], piece["positions"], best[0]),
-                    torch.where(better, least, best[1]),
-                )
-        assert best is not None
-        start = part.template.replace(positions=best[0])
-        return {**_polish(part, start, settings, meter), "start_losses": torch.cat(losses, 1)}
-
-    every_step = len(part) * (settings.starts * settings.hops * settings.iterations + settings.polish)
-    return kept(name, every_step, whole)
+    @classmethod
+    def of(
+        cls, problem: InversionProblem, chunk: Tensor, starts: range, positions: Tensor | None = None
+    ) -> _Chunk:
+        first, last = int(chunk[0]), int(chunk[-1])
+        return cls(
+            contents=f"{first}-{last} {starts[0]}-{starts[-1]}",
+            label=f"targets {first + 1}-{last + 1} of {len(problem)}",
+            targets=problem.select(chunk),
+            starts=starts,
+            positions=positions,
+        )
 
 
-def _run_starts(
-    part: InversionProblem, keys: Sequence[str], group: range, settings: _Settings, meter: _Meter
-) -> dict[str, Tensor]:
+def _run_starts(settings: _Settings, meter: _Meter, chunk: _Chunk) -> Part:
     """Run some starts of every target of a chunk, and keep the best positions of each target."""
+    part, group = chunk.targets, chunk.starts
+    keys = part.names or [content_key(part.target[i], structure) for i, structure in enumerate(part.template)]
+    meter.label = chunk.label
     index = torch.arange(len(part), device=part.target.device).repeat_interleave(len(group))
     items = part.select(index)
     labels = [(key, start) for key in keys for start in group]
@@ -318,7 +317,11 @@ def _run_starts(
     assert best is not None
     losses = best.best_loss.reshape(len(part), len(group))
     winner = losses.argmin(1) + torch.arange(len(part), device=index.device) * len(group)
-    return {"positions": best.best[winner].positions, "losses": losses}
+    steps = len(items) * settings.hops * settings.iterations
+    return Part(
+        {"positions": best.best[winner].positions, "losses": losses},
+        {"steps": steps, "label": f"{chunk.label}: starts {group[0] + 1}-{group[-1] + 1}"},
+    )
 
 
 def _better(one: SolverState, other: SolverState) -> SolverState:
@@ -347,9 +350,12 @@ def _descend(
     return state
 
 
-def _polish(
-    part: InversionProblem, start: StructureBatch, settings: _Settings, meter: _Meter
-) -> dict[str, Tensor]:
+def _polish(settings: _Settings, meter: _Meter, chunk: _Chunk) -> Part:
+    """Go on from the best start of every target of a chunk."""
+    part = chunk.targets
+    assert chunk.positions is not None
+    start = part.template.replace(positions=chunk.positions)
+    meter.label = chunk.label
     early = int(settings.polish * (1 - _STALL_WINDOW))
     state = settings.polisher.init(part, start)
     before: Float[Tensor, "T"] = state.best_loss
@@ -361,25 +367,41 @@ def _polish(
     stalled: Bool[Tensor, "T"] = before - state.best_loss <= _STALL * before
     if settings.polish == 0:
         stalled = torch.zeros_like(stalled)
-    return {"positions": state.best_positions, "loss": state.best_loss, "stalled": stalled}
+    return Part(
+        {"positions": state.best_positions, "loss": state.best_loss, "stalled": stalled},
+        {"steps": len(part) * settings.polish, "label": f"{chunk.label}: polish"},
+    )
 
 
 class _Meter:
-    """Counts structures × steps, and reports now and then."""
+    """Counts structures × steps, and reports now and then: within a chunk in this process, else after it."""
 
     def __init__(self, *, total: int, report: Progress | None) -> None:
         self.total = total
-        self.done = 0
         self.label = ""
+        self._finished = 0  # steps of finished ones
+        self._steps = 0  # of the present chunk
         self._report = report
         self._calls = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the report behind where a copy goes to a worker."""
+        return {**vars(self), "_report": None}
+
     def add(self, count: int, *, stage: str) -> None:
-        self.done += count
+        """Count steps of the present chunk."""
+        self._steps += count
         self._calls += 1
-        if self._calls % _REPORT_EVERY == 0 or stage == "resumed" or self.done >= self.total:
+        if self._calls % _REPORT_EVERY == 0:
             self.say(f"{self.label}: {stage}")
 
+    def reach(self, steps: int, *, label: str) -> None:
+        """Count a finished chunk of so many steps."""
+        self._finished += steps
+        self._steps = 0
+        self.say(label)
+
     def say(self, message: str) -> None:
+        """Report what is done so far."""
         if self._report is not None:
-            self._report(self.done, self.total, message)
+            self._report(self._finished + self._steps, self.total, message)

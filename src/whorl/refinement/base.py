@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,14 +126,13 @@ def refine_in_chunks(
     contents = {**structures.tensors, "targets": own.targets}
     if own.features is not None:
         contents["features"] = own.features
-    with tempfile.TemporaryDirectory() as temporary:
-        parts = map_chunks(
-            partial(_refined_part, work, own),
-            list(torch.arange(len(structures)).split(at_once)),
-            folder=context.directory or Path(temporary),
-            key=[key, tensors_hash(contents)],
-            progress=context.progress,
-        )
+    parts = map_chunks(
+        partial(_refined_part, work, own),
+        list(torch.arange(len(structures)).split(at_once)),
+        folder=context.directory,
+        key=[key, tensors_hash(contents)],
+        progress=context.progress,
+    )
     refined = structures.replace(
         positions=torch.cat([part.tensors["positions"] for part in parts]),
         cells=torch.cat([part.tensors["cells"] for part in parts]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,9 +48,7 @@ class EvaluationContext:
             chunks: Structures or rows of a tensor.
             key: JSON-able: everything but the chunk itself that the result depends on.
         """
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = self.directory or Path(temporary)
-            return map_chunks(function, chunks, folder=folder, key=key, progress=self.progress)
+        return map_chunks(function, chunks, folder=self.directory, key=key, progress=self.progress)
 
 
 class Evaluator(Method, ABC):

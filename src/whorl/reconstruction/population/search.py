@@ -9,7 +9,8 @@ For each target:
    the more promising third goes on to where all features count. The best that differ from one another stay.
 3. A population that has not improved for some rounds is replaced by a new one; the best of all is kept.
 
-A solved target is replaced by the next one.
+A solved target is replaced by the next one. Workers of an executor
+(:func:`whorl.executors.executing`) take one target at a time; in this process many are searched in turn.
 """
 
 from __future__ import annotations
@@ -17,16 +18,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.chunked import Part
 from whorl.errors import InputError
-from whorl.parallel import map_threads
+from whorl.executors.base import Session, current_executor
+from whorl.executors.serial import Serial
+from whorl.parallel import map_threads, one_thread_an_operation
 from whorl.reconstruction.base import Progress
 from whorl.reconstruction.checkpoint import Checkpoint
 from whorl.reconstruction.objective import MIN_DISTANCE, InversionProblem
@@ -94,8 +100,8 @@ def solve(
             distance of its own, atoms keep 0.55 of the sum of their covalent radii.
         budget_evaluations: Maximum number of evaluations of fingerprint and derivatives for one target;
             ``None``: 150 000 times, or as many fewer as a target has more than ten atoms.
-        budget_seconds: For all targets together; they are then searched side by side. Each gets its first
-            population, even if that takes longer.
+        budget_seconds: For all targets together; they are then searched side by side, on the threads of this
+            process whatever the executor. Each gets its first population, even if that takes longer.
         seed: Of all random numbers.
         batch_size: Structures that are evaluated at once; with larger ones fewer, so that memory is bounded.
         tolerance: A target is solved where the root mean square of its residuals, each as a part of the
@@ -107,7 +113,7 @@ def solve(
             composition of its template, in any order of the atoms. In a fixed cell they are strained to it.
         invalid_above: Loss above which an unsolved target is called invalid. ``None`` leaves that to
             :func:`whorl.reconstruction.population.feasibility.infeasibility`.
-        checkpoint: Folder of finished targets. The same call resumes from there.
+        checkpoint: Folder of finished targets. The same call resumes from there, with any executor.
         progress: Called as ``progress(done, targets, message)``.
 
     Returns:
@@ -126,194 +132,241 @@ def solve(
         budget_seconds is not None and not budget_seconds > 0
     ):
         raise InputError("budget: expected a positive number of evaluations, and of seconds.")
-    search = _Search(problem, population, solver, seed, batch_size, tolerance, budget_evaluations)
+    free = problem.free_cell or problem.space_group is not None
+    if free and solver is not None and not solver.method.general:
+        raise InputError(
+            f"solver {solver.kind}: holds cells fixed and keeps no symmetry. For a free cell or a space "
+            f"group take one that does both: {LevenbergMarquardt.kind}."
+        )
     given = given_starts(problem, starts)
     deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
-    store = None
-    if checkpoint is not None:
-        settings = {
-            "population": dataclasses.asdict(population),
-            "budget": [budget_evaluations, budget_seconds],
-            "seed": seed,
-            "tolerance": tolerance,
-            "invalid_above": invalid_above,
-        }
-        if solver is not None:
-            settings["solver"] = solver.model_dump(mode="json")
-        if starts is not None:
-            flat = [(k, *start) for k, some in enumerate(given) for start in some]
-            settings["starts"] = [(k, tensors_hash({"x": x, "cell": cell})) for k, x, cell in flat]
-        store = Checkpoint(Path(checkpoint), problem=problem, settings=settings)
-    targets = [search.target(index, given[index]) for index in range(len(problem))]
-    resumed = [target for target in targets if store and target.restore(store)]
-    waiting = [target for target in targets if target not in resumed]
-    at_once = len(problem) if deadline is not None else _AT_ONCE
-    running: list[TargetSearch] = []
-    done = list(resumed)
+    settings = {
+        "population": dataclasses.asdict(population),
+        "budget": [budget_evaluations, budget_seconds],
+        "seed": seed,
+        "tolerance": tolerance,
+        "invalid_above": invalid_above,
+    }
+    if solver is not None:
+        settings["solver"] = solver.model_dump(mode="json")
+    if starts is not None:
+        flat = [(k, *start) for k, some in enumerate(given) for start in some]
+        settings["starts"] = [(k, tensors_hash({"x": x, "cell": cell})) for k, x, cell in flat]
+    begun = done = solved = 0
+
+    def targets() -> Iterator[_Target]:
+        nonlocal begun
+        for k, start in enumerate(given):
+            begun += 1
+            yield _Target(str(k), problem.select([k]), start)
 
     def report() -> None:
         if progress:
-            solved = sum(target.solved for target in done)
-            message = f"{solved} solved, {len(running)} running, {len(done) - solved} given up"
-            progress(len(done), len(problem), message)
+            message = f"{solved} solved, {begun - done} running, {done - solved} given up"
+            progress(done, len(problem), message)
 
-    report()
-    while waiting or running:
-        room = at_once - len(running)
-        running, waiting = running + waiting[:room], waiting[room:]
-        spent = deadline is not None and time.monotonic() > deadline
-        finished = [target for target in running if search.is_over(target) or (spent and target.evaluations)]
-        if finished:
-            map_threads(lambda target: search.finish([target], invalid_above), finished)
-            running = [target for target in running if target not in finished]
-            done += finished
-            if store:
-                for target in finished:
-                    if target.refused is None:
-                        target.keep(store)
-        else:
-            search.round(running)
+    def finished(_: int, part: Part) -> None:
+        nonlocal done, solved
+        done += 1
+        solved += part.notes["status"] == InversionStatus.CONVERGED.value
         report()
-    if targets and all(target.refused for target in targets):
-        raise InputError(str(targets[0].refused))
-    return search.result(targets)
+
+    executor = current_executor()
+    if deadline is not None or executor is None or isinstance(executor, Serial):
+        at_once = len(problem) if deadline is not None else _AT_ONCE
+        executor = _SideBySide(at_once, deadline=deadline, report=report)
+    report()
+    parts = Checkpoint(checkpoint, problem=problem, settings=settings).chunks(
+        _Method(population, solver, seed, batch_size, tolerance, budget_evaluations, invalid_above),
+        targets(),
+        name="target",
+        executor=executor,
+        finished=finished,
+    )
+    return _result(problem, parts)
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Jobs that are worked on at once: targets they are for, structures, and their orbits if symmetric."""
+class _Target:
+    """One target, and positions and cells that its first population begins with."""
 
-    jobs: list[int]
-    index: Tensor
-    structures: StructureBatch
-    orbits: SymmetryCoordinates | None
-
-    def of(self, problem: InversionProblem) -> InversionProblem:
-        """Return a problem for these structures."""
-        part = problem.select(self.index)
-        return part if self.orbits is None else part.symmetric(self.orbits.to(part.target))
+    contents: str  # its number: all else is in the key of the whole search
+    problem: InversionProblem
+    starts: Sequence[tuple[Tensor, Tensor]]
 
 
-class _Search:
-    def __init__(
-        self,
-        problem: InversionProblem,
-        population: PopulationSettings,
-        solver: SolverSettings | None,
-        seed: int,
-        batch_size: int,
-        tolerance: float,
-        budget: int | None,
-    ) -> None:
-        self.problem, self.population, self.seed = problem, population, seed
-        solver = LevenbergMarquardt.Settings(damping=_DAMPING) if solver is None else solver
-        self.solvers = {dtype: _resting(solver, floor) for dtype, floor in _FLOORS.items()}
-        self.general = solver.method.general
-        if not self.general and (problem.free_cell or problem.space_group is not None):
-            raise InputError(
-                f"solver {solver.kind}: holds cells fixed and keeps no symmetry. For a free cell or a space "
-                f"group take one that does both: {LevenbergMarquardt.kind}."
-            )
-        self.roughly = problem.to(dtype=torch.float32)
-        self.batch_size, self.budget = batch_size, budget
-        self.tolerance = tolerance**2
-        self.sharpness = problem.representation.sharpness().to(problem.target)
-        self.weights = torch.ones_like(problem.target)
-        if problem.weights is not None:
-            self.weights = problem.weights.expand_as(problem.target).clone()
+@dataclass(frozen=True)
+class _Method:
+    """The search for any target by these settings."""
 
-    def target(self, index: int, given: Sequence[tuple[Tensor, Tensor]] = ()) -> TargetSearch:
-        template = self.problem.template[index]
-        frozen = self.problem.select([index]).frozen
-        free = torch.ones_like(template.atomic_numbers, dtype=torch.bool) if frozen is None else ~frozen
-        atoms = Atoms(
-            template.atomic_numbers, template.pbc[0], free, self.problem.free_cell, self.problem.space_group
-        )
-        names = self.problem.names
-        key = content_key(self.problem.target[index], template) if names is None else names[index]
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, "solve", key))
-        return TargetSearch(index, atoms, template, rng, given)
+    population: PopulationSettings
+    solver: SolverSettings | None
+    seed: int
+    batch_size: int
+    tolerance: float
+    budget: int | None
+    invalid_above: float | None
 
-    def is_over(self, target: TargetSearch) -> bool:
-        exact = target.best_loss < _EXACT**2
-        done = target.solved and (exact or target.settled)
-        return target.refused is not None or done or self._is_spent(target)
+    def __call__(self, target: _Target) -> Part:
+        """Search for one target to the end."""
+        began = time.monotonic()
+        search = _Search(self, target)
+        while not search.is_over:
+            search.round()
+        search.target.seconds = time.monotonic() - began
+        return search.finish()
 
-    def _is_spent(self, target: TargetSearch) -> bool:
-        budget = self.budget
-        if budget is None:
-            budget = int(_BUDGET / max(1.0, len(target.atoms.numbers) / 10))
-        return target.evaluations >= budget
 
-    def round(self, targets: list[TargetSearch]) -> None:
-        """Go one round further with each target.
+class _SideBySide(Serial):
+    """Rounds of many searches in turn, on the threads of this process, until a deadline if there is one."""
+
+    def __init__(self, at_once: int, *, deadline: float | None, report: Callable[[], None]) -> None:
+        super().__init__()
+        self.at_once, self.deadline, self.report = at_once, deadline, report
+
+    @contextmanager
+    def _session(self, function: Callable[[Any], Any]) -> Generator[Session]:
+        assert isinstance(function, _Method)
+        yield _Rounds(function, self)
+
+
+class _Rounds(Session):
+    def __init__(self, method: _Method, layout: _SideBySide) -> None:
+        self.limit = layout.at_once
+        self._method, self._layout = method, layout
+        self._running: dict[int, _Search] = {}
+        self._finished: list[tuple[int, Part]] = []
+
+    def submit(self, number: int, target: _Target) -> None:
+        self._running[number] = _Search(self._method, target)
+
+    def next(self) -> tuple[int, Part]:
+        with one_thread_an_operation():
+            while not self._finished:
+                deadline = self._layout.deadline
+                spent = deadline is not None and time.monotonic() > deadline
+                over = [
+                    number
+                    for number, search in self._running.items()
+                    if search.is_over or (spent and search.target.evaluations)
+                ]
+                if over:
+                    searches = [self._running.pop(number) for number in over]
+                    self._finished = list(zip(over, map_threads(_Search.finish, searches), strict=True))
+                else:
+                    self._round(list(self._running.values()))
+                    self._layout.report()
+        return self._finished.pop(0)
+
+    def _round(self, searches: Sequence[_Search]) -> None:
+        """Go one round further with each.
 
         Each is worked on by itself: what is together in a batch decides the last digit of each, and small
         differences grow in a search. So the result depends neither on the other targets nor on the cores.
         """
         began = time.monotonic()
-        before = [target.evaluations for target in targets]
+        before = [search.target.evaluations for search in searches]
         # A round is many short operations, which share out worse than whole rounds do.
-        map_threads(self._round, [[target] for target in targets])
-        worked = [target.evaluations - b for target, b in zip(targets, before, strict=True)]
+        map_threads(_Search.round, searches)
         elapsed = time.monotonic() - began
-        for target, work in zip(targets, worked, strict=True):
-            target.seconds += elapsed * work / max(sum(worked), 1)
+        worked = [search.target.evaluations - b for search, b in zip(searches, before, strict=True)]
+        for search, work in zip(searches, worked, strict=True):
+            search.target.seconds += elapsed * work / max(sum(worked), 1)
 
-    def _round(self, targets: list[TargetSearch]) -> None:
-        fresh = [target for target in targets if len(target.loss) == 0]
-        if fresh:
-            try:
-                self._open(fresh)
-            except InputError as error:  # such as a space group that these atoms cannot have
-                for target in fresh:
-                    target.refused = str(error)
-                return
-        else:
-            self._breed(targets)
-        for target in fresh or targets:
-            target.solved = target.best_loss < self.tolerance
-            target.end_round(self.population.patience)
 
-    def _open(self, targets: list[TargetSearch]) -> None:
-        """Begin a population for each: the best of many random arrangements, improved."""
-        size = self.population
-        started = [self._candidates(target) for target in targets]
-        jobs = Jobs(
-            targets,
-            [k for k, (_, _, groups) in enumerate(started) for _ in groups],
-            [one for positions, _, _ in started for one in positions],
-            [one for _, cells, _ in started for one in cells],
-            [one for _, _, groups in started for one in groups],
+@dataclass(frozen=True)
+class _Batch:
+    """Jobs that are worked on at once: their places, structures, and their orbits if symmetric."""
+
+    jobs: list[int]
+    structures: StructureBatch
+    orbits: SymmetryCoordinates | None
+
+    def of(self, problem: InversionProblem) -> InversionProblem:
+        """Return a problem for these structures."""
+        part = problem.select([0] * len(self.jobs))
+        return part if self.orbits is None else part.symmetric(self.orbits.to(part.target))
+
+
+class _Search:
+    """The search for one target."""
+
+    def __init__(self, method: _Method, sought: _Target) -> None:
+        self.method, self.population, self.problem = method, method.population, sought.problem
+        solver = method.solver or LevenbergMarquardt.Settings(damping=_DAMPING)
+        self.solvers = {dtype: _resting(solver, floor) for dtype, floor in _FLOORS.items()}
+        self.general = solver.method.general
+        problem = self.problem
+        self.roughly = problem.to(dtype=torch.float32)
+        self.tolerance = method.tolerance**2
+        self.sharpness = problem.representation.sharpness().to(problem.target)
+        self.weights = torch.ones_like(problem.target)
+        if problem.weights is not None:
+            self.weights = problem.weights.expand_as(problem.target).clone()
+        template = problem.template
+        free = torch.ones_like(template.atomic_numbers, dtype=torch.bool)
+        atoms = Atoms(
+            template.atomic_numbers,
+            template.pbc[0],
+            free if problem.frozen is None else ~problem.frozen,
+            problem.free_cell,
+            problem.space_group,
         )
+        key = content_key(problem.target[0], template) if problem.names is None else problem.names[0]
+        rng = torch.Generator().manual_seed(derive_seed(method.seed, "solve", key))
+        self.target = TargetSearch(atoms, template, rng, sought.starts)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is solved as nearly as possible, cannot be searched, or its budget is spent."""
+        target = self.target
+        done = target.solved and (target.best_loss < _EXACT**2 or target.settled)
+        return target.refused is not None or done or self._is_spent
+
+    @property
+    def _is_spent(self) -> bool:
+        budget = self.method.budget
+        if budget is None:
+            budget = int(_BUDGET / max(1.0, len(self.target.atoms.numbers) / 10))
+        return self.target.evaluations >= budget
+
+    def round(self) -> None:
+        """Begin a population, or go one round further with it."""
+        target = self.target
+        if len(target.loss):
+            self._breed()
+        else:
+            try:
+                self._open()
+            except InputError as error:  # such as a space group that these atoms cannot have
+                target.refused = str(error)
+                return
+        target.solved = target.best_loss < self.tolerance
+        target.end_round(self.population.patience)
+
+    def _open(self) -> None:
+        """Begin a population: the best of many random arrangements, improved."""
+        size, target = self.population, self.target
+        positions, cells, groups = self._candidates()
+        jobs = Jobs(target, list(positions), list(cells), groups)
         features = torch.cat(map_threads(self._features, self._batches(jobs)))
-        chosen = []
-        for k, target in enumerate(targets):
-            jobs_of_target = jobs.of_target(k)
-            own = features[jobs_of_target]
-            if self.problem.weights is None and not target.ends:
-                self.weights[target.index] = _whitening(self.problem.select([target.index]).spread(own))
-            weights = self.weights[target.index] * self._softened()
-            distance = (
-                ((own - self.problem.target[target.index]) * weights).abs().mean(1).nan_to_num(torch.inf)
-            )
-            order = [jobs_of_target[p] for p in distance.argsort(stable=True).tolist()]
-            most = _SCREENED * size.first if target.is_large else size.first
-            chosen += _share_out(order, [symmetry_class(jobs.groups[p]) for p in order], most, target.rarity)
-        jobs = jobs.pick(chosen)
-        if any(target.is_large for target in targets):
+        if self.problem.weights is None and not target.ends:
+            self.weights[0] = _whitening(self.problem.spread(features))
+        weights = self.weights[0] * self._softened()
+        distance = ((features - self.problem.target[0]) * weights).abs().mean(1).nan_to_num(torch.inf)
+        order = distance.argsort(stable=True).tolist()
+        most = _SCREENED * size.first if target.is_large else size.first
+        jobs = jobs.pick(_share_out(order, [symmetry_class(groups[p]) for p in order], most, target.rarity))
+        if target.is_large:
             jobs = self._screened(jobs)
-        given = Jobs(targets, [], [], [], [])
-        for k, target in enumerate(targets):
-            for positions, cell in () if target.ends else target.given:
-                given.append(k, positions, cell, None)
-        if given.of:
-            jobs = jobs.and_also(given)
+        for start in () if target.ends else target.given:
+            jobs.append(*start, None)
         broad, fine = size.opening
         self._deliver(self._improve(jobs, broad=broad, fine=fine))
-        self._complete(targets)
+        self._complete()
 
-    def _candidates(self, target: TargetSearch) -> tuple[Tensor, Tensor, list[Group | None]]:
+    def _candidates(self) -> tuple[Tensor, Tensor, list[Group | None]]:
+        target = self.target
         many, rarer = (_SCREENED, target.cost_factor) if target.is_large else (1, 1.0)
         symmetric = self.population.symmetric if target.seeks_symmetry and self.general else 0.0
         return varied_starts(
@@ -328,62 +381,42 @@ class _Search:
     def _screened(self, jobs: Jobs) -> Jobs:
         """Improve the starts of large crystals a little, and keep the better ones of each symmetry."""
         size = self.population
-        large = [k for k, of in enumerate(jobs.of) if jobs.targets[of].is_large]
-        tried = self._improve(jobs.pick(large), broad=size.coarse)
+        tried = self._improve(jobs, broad=size.coarse)
         assert tried.loss is not None
-        chosen = []
-        for k, target in enumerate(jobs.targets):
-            jobs_of_target = tried.of_target(k)
-            order = [jobs_of_target[p] for p in tried.loss[jobs_of_target].argsort(stable=True).tolist()]
-            classes = [symmetry_class(tried.groups[p]) for p in order]
-            chosen += _share_out(order, classes, size.first // 2, target.rarity)
-        return jobs.pick([k for k in range(len(jobs.of)) if k not in large]).and_also(tried.pick(chosen))
+        order = tried.loss.argsort(stable=True).tolist()
+        classes = [symmetry_class(tried.groups[p]) for p in order]
+        return tried.pick(_share_out(order, classes, size.first // 2, self.target.rarity))
 
-    def _breed(self, targets: list[TargetSearch]) -> None:
+    def _breed(self) -> None:
         """One round: children of good members, the promising ones improved to the end."""
-        size = self.population
-        jobs = Jobs(targets, [], [], [], [])
-        for k, target in enumerate(targets):
-            best = max(1, math.ceil(size.parents * len(target.loss)))
-            parents = torch.randint(best, (size.children,), generator=target.rng)
-            for positions, cell, group in target.children(parents, size.moves):
-                jobs.append(k, positions, cell, group)
+        size, target = self.population, self.target
+        jobs = Jobs(target, [], [], [])
+        best = max(1, math.ceil(size.parents * len(target.loss)))
+        parents = torch.randint(best, (size.children,), generator=target.rng)
+        for child in target.children(parents, size.moves):
+            jobs.append(*child)
         jobs = self._improve(jobs, broad=size.coarse)
-        self._deliver(self._improve(jobs.pick(self._promising(jobs, size.promising)), fine=size.fine))
-        self._complete(targets)
-
-    def _promising(self, jobs: Jobs, most: int) -> list[int]:
-        """Return the jobs of the lowest losses, so many of each target."""
         assert jobs.loss is not None
-        chosen = []
-        for k in range(len(jobs.targets)):
-            jobs_of_target = jobs.of_target(k)
-            chosen += [
-                jobs_of_target[p] for p in jobs.loss[jobs_of_target].argsort(stable=True)[:most].tolist()
-            ]
-        return chosen
+        promising = jobs.loss.argsort(stable=True)[: size.promising].tolist()
+        self._deliver(self._improve(jobs.pick(promising), fine=size.fine))
+        self._complete()
 
-    def _complete(self, targets: list[TargetSearch]) -> None:
-        """Bring the best of each to the solution that it nearly is, if it is.
+    def _complete(self) -> None:
+        """Bring the best to the solution that it nearly is, if it is.
 
         That goes by absolute values, which kinks of the fingerprint mislead less, and without the symmetry,
         which real structures may have but nearly.
         """
-        some = [target for target in targets if len(target.loss) and self._is_nearly_solved(target)]
-        if not some:
+        target = self.target
+        if not len(target.loss) or not self._is_nearly_solved:
             return
-        leaders = Jobs(
-            some,
-            list(range(len(some))),
-            [target.positions[0] for target in some],
-            [target.cells[0] for target in some],
-            [target.groups[0] for target in some],
-        )
-        self._deliver(self._improve(leaders, fine=_POLISH, loss="mae", broken=True))
-        for target in some:
-            target.polished = float(target.loss[0])
+        leader = Jobs(target, [target.positions[0]], [target.cells[0]], [target.groups[0]])
+        self._deliver(self._improve(leader, fine=_POLISH, loss="mae", broken=True))
+        target.polished = float(target.loss[0])
 
-    def _is_nearly_solved(self, target: TargetSearch) -> bool:
+    @property
+    def _is_nearly_solved(self) -> bool:
+        target = self.target
         if target.best_loss < self.tolerance:
             return True
         return target.groups[0] is not None and float(target.loss[0]) < min(
@@ -392,21 +425,19 @@ class _Search:
 
     def _deliver(self, jobs: Jobs) -> None:
         assert jobs.loss is not None
-        for k, target in enumerate(jobs.targets):
-            jobs_of_target = jobs.of_target(k)
-            target.take(
-                torch.stack([jobs.positions[p] for p in jobs_of_target]),
-                torch.stack([jobs.cells[p] for p in jobs_of_target]),
-                jobs.loss[jobs_of_target],
-                [jobs.groups[p] for p in jobs_of_target],
-                most=self.population.members,
-            )
+        self.target.take(
+            torch.stack(jobs.positions),
+            torch.stack(jobs.cells),
+            jobs.loss,
+            jobs.groups,
+            most=self.population.members,
+        )
 
     # Batches of bounded memory.
 
     def _batches(self, jobs: Jobs, *, broken: bool = False) -> list[_Batch]:
         """Cut into batches of like sizes; symmetric arrangements apart, unless all symmetry is ``broken``."""
-        orbits = [None] * len(jobs.of) if broken else map_threads(jobs.orbits, range(len(jobs.of)))
+        orbits = [None] * len(jobs) if broken else map_threads(jobs.orbits, range(len(jobs)))
         n = [len(one) for one in jobs.positions]
         heads = [n[k] if one is None else len(one.head.unique()) for k, one in enumerate(orbits)]
         order = sorted(range(len(n)), key=lambda k: (orbits[k] is None, n[k], heads[k]))
@@ -415,7 +446,7 @@ class _Search:
         for k in order:
             one = orbits[k]
             columns = 3 * n[k] + 9 if one is None else 1 + one.atoms.shape[3]
-            most = max(1, min(self.batch_size, _NUMBERS // (columns * self.problem.target.shape[1])))
+            most = max(1, min(self.method.batch_size, _NUMBERS // (columns * self.problem.target.shape[1])))
             apart = current and (one is None) != (orbits[current[0]] is None)
             other_size = current and one is not None and n[k] != n[current[0]]
             if len(current) >= most or apart or other_size:
@@ -428,15 +459,12 @@ class _Search:
 
     def _batch(self, jobs: Jobs, batch: list[int], orbits: Sequence[SymmetryCoordinates | None]) -> _Batch:
         target = self.problem.target
-        index = torch.tensor([jobs.targets[jobs.of[k]].index for k in batch], device=target.device)
-        structures = self.problem.template[index].replace(
+        structures = self.problem.template[[0] * len(batch)].replace(
             positions=torch.cat([jobs.positions[k] for k in batch]),
             cells=torch.stack([jobs.cells[k] for k in batch]),
         )
         alike = [one for one in (orbits[k] for k in batch) if one is not None]
-        return _Batch(
-            batch, index, structures, SymmetryCoordinates.stack(alike).to(target) if alike else None
-        )
+        return _Batch(batch, structures, SymmetryCoordinates.stack(alike).to(target) if alike else None)
 
     def _features(self, batch: _Batch) -> Tensor:
         with torch.no_grad():
@@ -476,7 +504,7 @@ class _Search:
 
         def improve(batch: _Batch) -> tuple[StructureBatch, Tensor, Tensor]:
             structures = batch.structures
-            evaluations = torch.zeros_like(batch.index)
+            evaluations = torch.zeros(len(batch.jobs), dtype=torch.int64, device=structures.device)
             for whole, steps in problems:
                 part, solver = batch.of(whole), self.solvers[whole.target.dtype]
                 state = solver.init(part, structures.to(dtype=whole.target.dtype))
@@ -496,7 +524,10 @@ class _Search:
             return self._unrounded(batch, structures), lowest, evaluations
 
         lowest = torch.full(
-            (len(jobs.of),), torch.inf, dtype=self.problem.target.dtype, device=self.problem.target.device
+            (len(jobs),),
+            torch.inf,
+            dtype=self.problem.target.dtype,
+            device=self.problem.target.device,
         )
         positions, cells = list(jobs.positions), list(jobs.cells)
         for batch, (structures, losses, evaluations) in zip(
@@ -512,54 +543,52 @@ class _Search:
                 strict=True,
             ):
                 positions[k], cells[k] = one, cell
-                jobs.targets[jobs.of[k]].evaluations += count
-        return Jobs(jobs.targets, jobs.of, positions, cells, jobs.groups, lowest)
+                self.target.evaluations += count
+        return Jobs(self.target, positions, cells, jobs.groups, lowest)
 
     def _unrounded(self, batch: _Batch, found: StructureBatch) -> StructureBatch:
         """Return what was found with everything that may not move exactly as it was before."""
         before = batch.structures
         found = found.to(dtype=before.dtype)
-        frozen = self.problem.select(batch.index).frozen
+        frozen = batch.of(self.problem).frozen
         if frozen is not None:
             found = found.replace(positions=torch.where(frozen[:, None], before.positions, found.positions))
         return found if self.problem.free_cell else found.replace(cells=before.cells)
 
     # Endings.
 
-    def _best(self, targets: list[TargetSearch]) -> StructureBatch:
-        return self.problem.template[[target.index for target in targets]].replace(
-            positions=torch.cat([target.best_positions for target in targets]),
-            cells=torch.stack([target.best_cell for target in targets]),
-        )
+    def _best(self) -> StructureBatch:
+        target = self.target
+        return target.template.replace(positions=target.best_positions, cells=target.best_cell[None])
 
-    def finish(self, targets: list[TargetSearch], invalid_above: float | None) -> None:
-        """Settle what each target ends with: the structure, its loss and its status."""
-        targets = [target for target in targets if target.refused is None]
-        if not targets:
-            return
-        for target in targets:
-            found = target.loss <= max(_TWIN**2, target.best_loss) if target.solved else target.loss < 0
-            target.found = target.positions[found], target.cells[found]
-        unsolved = [target for target in targets if not target.solved and math.isfinite(target.best_loss)]
-        if unsolved:
-            self._polish(unsolved)
-            self._recheck(unsolved)
-        for target in targets:
-            target.end_population()
-        structures = self._best(targets)
+    def finish(self) -> Part:
+        """Settle what the search ends with: the structure, its loss and its status."""
+        target = self.target
+        if target.refused is None:
+            self._settle()
+        return target.outcome()
+
+    def _settle(self) -> None:
+        target = self.target
+        found = target.loss <= max(_TWIN**2, target.best_loss) if target.solved else target.loss < 0
+        target.found = target.positions[found], target.cells[found]
+        if not target.solved and math.isfinite(target.best_loss):
+            self._polish()
+            self._recheck()
+        target.end_population()
         with torch.no_grad():
-            losses = self.problem.select([target.index for target in targets]).value(structures).tolist()
-        for target, loss in zip(targets, losses, strict=True):
-            n = len(target.atoms.numbers)
-            target.final_loss = loss if math.isfinite(target.best_loss) else math.inf
-            target.restarts, target.agreeing = len(target.ends), agreeing(target.ends, n_atoms=n)
-            if target.ends and not target.solved:
-                target.infeasibility = infeasibility(
-                    evaluations=target.evaluations, n_atoms=n, agreeing=target.agreeing
-                )
-            target.status = self._status(target, invalid_above)
+            loss = float(self.problem.value(self._best())[0])
+        n = len(target.atoms.numbers)
+        target.final_loss = loss if math.isfinite(target.best_loss) else math.inf
+        target.restarts, target.agreeing = len(target.ends), agreeing(target.ends, n_atoms=n)
+        if target.ends and not target.solved:
+            target.infeasibility = infeasibility(
+                evaluations=target.evaluations, n_atoms=n, agreeing=target.agreeing
+            )
+        target.status = self._status()
 
-    def _status(self, target: TargetSearch, invalid_above: float | None) -> InversionStatus:
+    def _status(self) -> InversionStatus:
+        target, invalid_above = self.target, self.method.invalid_above
         if target.solved:
             return InversionStatus.CONVERGED
         if not math.isfinite(target.final_loss):
@@ -568,51 +597,65 @@ class _Search:
             return InversionStatus.INVALID
         if invalid_above is None and target.infeasibility > _DOUBT:
             return InversionStatus.INVALID
-        return InversionStatus.LOCAL_MINIMUM if self._is_spent(target) else InversionStatus.BUDGET_SPENT
+        return InversionStatus.LOCAL_MINIMUM if self._is_spent else InversionStatus.BUDGET_SPENT
 
-    def _polish(self, targets: list[TargetSearch]) -> None:
-        """Go on from the best of each and its members, with the loss and weights as they were asked for."""
-        every = [(k, *one) for k, target in enumerate(targets) for one in target.everything]
-        jobs = Jobs(
-            targets,
-            [k for k, _, _ in every],
-            [x for _, x, _ in every],
-            [c for _, _, c in every],
-            [None] * len(every),
-        )
+    def _polish(self) -> None:
+        """Go on from the best and the members, with the loss and weights as they were asked for."""
+        target = self.target
+        every = target.everything
+        jobs = Jobs(target, [x for x, _ in every], [cell for _, cell in every], [None] * len(every))
         jobs = self._descend(jobs, [(self.problem, _POLISH)], scored_by=None, broken=True)
         assert jobs.loss is not None
-        for k, target in enumerate(targets):
-            jobs_of_target = jobs.of_target(k)
-            lowest = jobs_of_target[int(jobs.loss[jobs_of_target].argmin())]
-            target.best_positions, target.best_cell = jobs.positions[lowest], jobs.cells[lowest]
+        lowest = int(jobs.loss.argmin())
+        target.best_positions, target.best_cell = jobs.positions[lowest], jobs.cells[lowest]
 
-    def _recheck(self, targets: list[TargetSearch]) -> None:
-        """Take those for solved that the last steps have brought there."""
-        index = [target.index for target in targets]
-        structures = self._best(targets)
+    def _recheck(self) -> None:
+        """Take the target for solved if the last steps have brought it there."""
         with torch.no_grad():
-            losses = self._whitened().select(index).value(structures).tolist()
-        for target, loss in zip(targets, losses, strict=True):
-            if loss < self.tolerance:
-                target.solved = True
-                target.found = target.best_positions[None], target.best_cell[None]
+            loss = float(self._whitened().value(self._best())[0])
+        if loss < self.tolerance:
+            self.target.solved = True
+            self.target.found = self.target.best_positions[None], self.target.best_cell[None]
 
-    def result(self, targets: list[TargetSearch]) -> InversionResult:
-        """Put together what was found; losses are those of the problem as it was asked."""
-        structures = self._best(targets) if targets else self.problem.template
-        return InversionResult(
-            structures=centred(structures) if self.problem.frozen is None else structures,
-            loss=torch.tensor([target.final_loss for target in targets], dtype=torch.float64),
-            status=tuple(target.status for target in targets),
-            evaluations=torch.tensor([target.evaluations for target in targets], dtype=torch.int64),
-            seconds=torch.tensor([target.seconds for target in targets], dtype=torch.float64),
-            solutions=tuple(target.solutions for target in targets),
-            restarts=torch.tensor([target.restarts for target in targets], dtype=torch.int64),
-            agreeing=torch.tensor([target.agreeing for target in targets], dtype=torch.int64),
-            infeasibility=torch.tensor([target.infeasibility for target in targets], dtype=torch.float64),
-            refused={target.index: target.refused for target in targets if target.refused is not None},
+
+def _result(problem: InversionProblem, parts: Sequence[Part]) -> InversionResult:
+    """Put together what was found; losses are those of the problem as it was asked.
+
+    Raises:
+        InputError: No target could be searched.
+    """
+    refused = {k: str(part.notes["refused"]) for k, part in enumerate(parts) if part.notes["refused"]}
+    if parts and len(refused) == len(parts):
+        raise InputError(refused[0])
+    every = [part.tensors for part in parts]
+    structures = problem.template
+    if parts:
+        structures = structures.replace(
+            positions=torch.cat([one["positions"] for one in every]),
+            cells=torch.stack([one["cell"] for one in every]),
         )
+    numbers = [one["numbers"].tolist() for one in every]
+
+    def column(k: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.tensor([row[k] for row in numbers], dtype=dtype)
+
+    return InversionResult(
+        structures=centred(structures) if problem.frozen is None else structures,
+        loss=column(0),
+        status=tuple(InversionStatus(part.notes["status"]) for part in parts),
+        evaluations=column(3, torch.int64),
+        seconds=column(2),
+        solutions=tuple(
+            problem.template[[k] * len(one["found_cells"])].replace(
+                positions=one["found_positions"].flatten(0, 1), cells=one["found_cells"]
+            )
+            for k, one in enumerate(every)
+        ),
+        restarts=column(5, torch.int64),
+        agreeing=column(6, torch.int64),
+        infeasibility=column(1),
+        refused=refused,
+    )
 
 
 def _resting(settings: SolverSettings, floor: float) -> Solver:

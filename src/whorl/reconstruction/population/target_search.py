@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.chunked import Part
 from whorl.errors import InputError, unknown_option
-from whorl.reconstruction.checkpoint import Checkpoint
 from whorl.reconstruction.population.moves import MOVES, Atoms, move, push_apart, signature
 from whorl.reconstruction.result import InversionStatus
 from whorl.structures.batch import StructureBatch
@@ -94,13 +94,12 @@ class TargetSearch:
 
     def __init__(
         self,
-        index: int,
         atoms: Atoms,
         template: StructureBatch,
         rng: torch.Generator,
         given: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
-        self.index, self.atoms, self.template, self.rng = index, atoms, template, rng
+        self.atoms, self.template, self.rng = atoms, template, rng
         self.given = given  # positions and cells that the first population begins with
         self.refused: str | None = None  # why it cannot be searched
         n = len(atoms.numbers)
@@ -151,46 +150,26 @@ class TargetSearch:
         return self.cost_factor, self.cost_factor ** (2 / 3), self.cost_factor ** (1 / 3), 1.0
 
     @property
-    def solutions(self) -> StructureBatch:
-        """All different structures found that have the fingerprint."""
-        positions, cells = self.found
-        return self.template[[0] * len(cells)].replace(positions=positions.flatten(0, 1), cells=cells)
-
-    @property
     def everything(self) -> list[tuple[Tensor, Tensor]]:
         """Positions and cell of the best, and of the members there are."""
         return [(self.best_positions, self.best_cell), *zip(self.positions, self.cells, strict=True)]
 
-    def keep(self, store: Checkpoint) -> None:
-        """Save what it ended with."""
+    def outcome(self) -> Part:
+        """Return what it ended with."""
         numbers = [
             *(self.final_loss, self.infeasibility, self.seconds),
             *(self.evaluations, self.solved, self.restarts, self.agreeing),
         ]
-        store.save(
-            f"target-{self.index}",
+        return Part(
             {
                 "positions": self.best_positions,
                 "cell": self.best_cell,
                 "found_positions": self.found[0],
                 "found_cells": self.found[1],
                 "numbers": torch.tensor(numbers, dtype=torch.float64),
-                "status": torch.tensor(list(InversionStatus).index(self.status)),
             },
+            {"status": self.status.value, "refused": self.refused},
         )
-
-    def restore(self, store: Checkpoint) -> bool:
-        """Take up what an earlier run ended with, and say whether there was one."""
-        piece = store.load(f"target-{self.index}", device=self.template.device)
-        if piece is None:
-            return False
-        self.best_positions, self.best_cell = piece["positions"], piece["cell"]
-        self.found = piece["found_positions"], piece["found_cells"]
-        self.final_loss, self.infeasibility, self.seconds, *counts = piece["numbers"].tolist()
-        self.evaluations, solved, self.restarts, self.agreeing = map(int, counts)
-        self.solved = bool(solved)
-        self.status = list(InversionStatus)[int(piece["status"])]
-        return True
 
     def take(
         self, positions: Tensor, cells: Tensor, loss: Tensor, groups: list[Group | None], *, most: int
@@ -290,41 +269,31 @@ class TargetSearch:
 
 @dataclass
 class Jobs:
-    """Arrangements to be improved, each for a target."""
+    """Arrangements of a target's atoms that are to be improved."""
 
-    targets: list[TargetSearch]
-    of: list[int]  # which target each is for
+    target: TargetSearch
     positions: list[Tensor]  # (n, 3) each
     cells: list[Tensor]
     groups: list[Group | None]
     loss: Tensor | None = None
 
-    def append(self, of: int, positions: Tensor, cell: Tensor, group: Group | None) -> None:
-        """Add one for a target."""
-        self.of.append(of)
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self.positions)
+
+    def append(self, positions: Tensor, cell: Tensor, group: Group | None) -> None:
+        """Add one."""
         self.positions.append(positions)
         self.cells.append(cell)
         self.groups.append(group)
 
     def pick(self, chosen: Sequence[int]) -> Jobs:
-        """Return some of them, in the order asked for."""
+        """Return some of them, in the order asked for, without their losses."""
         return Jobs(
-            self.targets,
-            [self.of[k] for k in chosen],
+            self.target,
             [self.positions[k] for k in chosen],
             [self.cells[k] for k in chosen],
             [self.groups[k] for k in chosen],
-            None if self.loss is None else self.loss[list(chosen)],
-        )
-
-    def and_also(self, other: Jobs) -> Jobs:
-        """Return these and others for the same targets, without their losses."""
-        return Jobs(
-            self.targets,
-            self.of + other.of,
-            self.positions + other.positions,
-            self.cells + other.cells,
-            self.groups + other.groups,
         )
 
     def orbits(self, k: int) -> SymmetryCoordinates | None:
@@ -332,14 +301,10 @@ class Jobs:
         group = self.groups[k]
         if group is None:
             return None
-        target = self.targets[self.of[k]]
+        target = self.target
         cell = target.frame(self.cells[k])
         fractional = self.positions[k].double().cpu().numpy() @ np.linalg.inv(cell)
         found = group.orbits(fractional, cell, free_cell=target.atoms.free_cell)
         if found is None:
             self.groups[k] = None
         return found
-
-    def of_target(self, k: int) -> list[int]:
-        """Return the places of those for target k."""
-        return [place for place, target in enumerate(self.of) if target == k]
