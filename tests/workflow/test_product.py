@@ -32,7 +32,7 @@ SMALL = {
     "generator": {"epochs": 1, "layers": 1, "hidden": 8, "latent": 2, "channels": 4, "depth": 1}
     | {"transforms": 1, "bins": 3, "steps": 2, "critic_steps": 1},
     "surrogate": {"epochs": 1, "layers": 1, "hidden": 4, "networks": 2, "cosines": 20},
-    "reconstructor": {"samples": 1, "reference": 1, "budget_evaluations": 20, "reference_evaluations": 20}
+    "reconstructor": {"samples": 1, "reference": 0, "budget_evaluations": 20}
     | {"hops": 1, "iterations": 5, "polish": 5},
     "refiner": {"steps": 3, "calls": 1, "surrogate": {"kind": "additive", "cosines": 20}},
 }
