@@ -7,6 +7,7 @@ a box around a cluster and a shift of all atoms are no difference.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.datasets.crystal_files import poscar_text
+from whorl.datasets.entries import WARNINGS
 from whorl.datasets.extxyz import write_extxyz
 from whorl.datasets.readers import read_dataset
 from whorl.datasets.store import Dataset
@@ -49,13 +51,17 @@ class Result:
         energy: Total energy in eV; NaN where it is not given.
         value: The property by its own name, likewise.
         forces: In eV/Å, in the order of the structure's atoms; NaN where they are not given.
-        source: File, and frame where it holds several.
+        path: File.
+        source: File and frame, for messages.
+        doubts: What is odd about the frame.
     """
 
     energy: float
     value: float
     forces: Float[Tensor, "n 3"]
+    path: Path
     source: str
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +130,7 @@ def read_computed(chosen: Dataset, folder: Path, *, property: str) -> Results:
             if not path.is_file() or path.name in _OURS or path.name.startswith("."):
                 continue
             named = _named(path.relative_to(root), wanted)
-            frames = list(_frames(path, property))
-            for source, frame in frames:
+            for source, frame in _frames(path, property):
                 if isinstance(frame, str):
                     if named is not None:
                         problems.setdefault(named, []).append(f"{source}: {frame}")
@@ -133,18 +138,20 @@ def read_computed(chosen: Dataset, folder: Path, *, property: str) -> Results:
                         doubts.append((source, f"not read: {frame}"))
                     continue
                 structure, found = frame
-                name = str(structure.info[0].get("id", named)) if structure.info else named
-                if name not in wanted:
-                    got = "no id" if name is None else f"the id '{shortened(name)}', which is none of these"
+                own = str(structure.info[0].get("id", "")) if structure.info else ""
+                name = own if own in wanted else named
+                if name is None:
+                    got = f"the id '{shortened(own)}', which is none of these" if own else "no id of these"
                     doubts.append((source, f"left out: it has {got} structures to compute"))
                     continue
+                doubts += [(source, doubt) for doubt in found.doubts]
                 order, reason = match(structure, wanted[name])
                 if order is None:
                     problems.setdefault(name, []).append(f"{source}: {reason}")
                 elif not np.isfinite(found.energy) and not np.isfinite(found.value):
                     problems.setdefault(name, []).append(f"{source}: it has no finite energy")
                 else:
-                    found = Result(**{**found.__dict__, "forces": found.forces[order]})
+                    found = dataclasses.replace(found, forces=found.forces[order])
                     given.setdefault(name, []).append(found)
     good, refused = {}, {}
     for name in wanted:
@@ -161,7 +168,7 @@ def read_computed(chosen: Dataset, folder: Path, *, property: str) -> Results:
                     f"two results that differ: {_number(first)} in {first.source}, {_number(other)} in "
                     f"{other.source}"
                 )
-            else:
+            elif other.path.parent != first.path.parent or other.path == first.path:
                 doubts.append((name, f"there are two results: that in {first.source} is used"))
         if name not in refused:
             good[name] = first
@@ -197,23 +204,29 @@ def _frames(path: Path, property: str) -> Iterator[tuple[str, tuple[StructureBat
             yield entry.source, entry.reason
         assert data.structures is not None
         for row, structure in enumerate(data.structures):
-            yield data.ids[row], _result(structure, data.select([row]).forces, property, data.ids[row])
+            said = structure.info[0].get(WARNINGS, ()) if structure.info else ()
+            doubts = (said,) if isinstance(said, str) else tuple(map(str, said))
+            forces, source = data.select([row]).forces, f"{path}@{row}"
+            yield source, _result(structure, forces, property, path, source, doubts)
         return
     if kind not in _OTHERS:
         return
     try:
         for number, atoms in enumerate(iread(str(path), index=":", format=kind)):
             structure, source = from_ase([atoms]), f"{path}@{number}"
-            yield (
-                source,
-                _result(structure, Dataset(structures=structure, ids=("",)).forces, property, source),
-            )
+            forces = Dataset(structures=structure, ids=("",)).forces
+            yield source, _result(structure, forces, property, path, source)
     except Exception as error:  # whatever a parser says of a file that is cut off
         yield str(path), f"ASE cannot read it ({shortened(error, 120)})"
 
 
 def _result(
-    structure: StructureBatch, forces: Tensor | None, property: str, source: str
+    structure: StructureBatch,
+    forces: Tensor | None,
+    property: str,
+    path: Path,
+    source: str,
+    doubts: tuple[str, ...] = (),
 ) -> tuple[StructureBatch, Result]:
     (results,) = calculator_results(structure)
     info = structure.info[0] if structure.info else {}
@@ -223,7 +236,9 @@ def _result(
         energy=_scalar(energy),
         value=_scalar(info.get(property)) if property != "energy" else _scalar(energy),
         forces=none if forces is None else forces,
+        path=path,
         source=source,
+        doubts=doubts,
     )
 
 
