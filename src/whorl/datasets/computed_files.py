@@ -168,7 +168,7 @@ def read_computed(chosen: Dataset, folder: Path, *, property: str) -> Results:
                     f"two results that differ: {_number(first)} in {first.source}, {_number(other)} in "
                     f"{other.source}"
                 )
-            elif other.path.parent != first.path.parent or other.path == first.path:
+            elif {first.path.parent.name, other.path.parent.name} != {name} or other.path == first.path:
                 doubts.append((name, f"there are two results: that in {first.source} is used"))
         if name not in refused:
             good[name] = first
