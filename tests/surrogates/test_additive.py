@@ -114,7 +114,7 @@ def test_energies_forces_and_stresses_enter_the_normal_equations_as_written():
                 (strain.norm() / virials.norm(dim=1).median()).expand(9),
             ]
         )
-        weights = 1 / torch.sqrt(1 + sizes**2)
+        weights = 1 / torch.sqrt(1 + (sizes / 3) ** 2)
         row = torch.cat(
             [features_of(surrogate, structure)[None], each * numerical_rows(surrogate, structure)]
         )

@@ -12,8 +12,8 @@ is N times this. β and w solve
 :math:`(A^\top A + \lambda) w = A^\top y` with one row of A for each label, one for each component of the
 forces, :math:`-F = \partial E / \partial x`, and one for each of the stress,
 :math:`V \sigma = \partial E / \partial \varepsilon`; λ maximises the evidence. A row counts by
-:math:`(1 + m^2)^{-1/2}`, where m is the distance of the label from :math:`y_0` in units of s, or the size of
-the force (or stress) in that of the median one: large ones need not be met to the same digit.
+:math:`(1 + m^2/9)^{-1/2}`, where m is the distance of the label from :math:`y_0` in units of s, or the size
+of the force (or stress) in that of the median one: large ones need not be met to the same digit.
 
 The uncertainty adds to the variance of the posterior that of the jackknife, the squares of the changes in the
 prediction when one of the training structures is left out with all its rows,
@@ -60,6 +60,7 @@ QUANTILE = 1.645  # of the normal distribution: 90 % of errors are within so man
 # Of the errors of structures left out. Those that were moved to a value are farther from the training
 # structures, and of their errors 90 % are then covered.
 COVERED = 0.95
+_LARGE = 3.0  # times a typical label: beyond, rows count less
 _QUANTILES = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
 _ENTRY, _FORMAT = "whorl_additive", 1
 _PENALTIES = (-10.0, 1.0)  # powers of ten, of the typical diagonal of AᵀA
@@ -642,7 +643,7 @@ def _typical(magnitudes: Tensor) -> float:
 
 def _weights(magnitudes: Tensor) -> Tensor:
     """Return weights that fall for labels beyond typical ones: these may be off by a share of themselves."""
-    return (1.0 + magnitudes.square()).rsqrt()
+    return (1.0 + (magnitudes / _LARGE).square()).rsqrt()
 
 
 def _structures(given: Any) -> StructureBatch:
