@@ -188,3 +188,12 @@ def test_a_candidate_says_what_the_table_says():
     (one,) = rank(samples([1.0]), metrics(energy__value=[1.25]))
     assert one.deviation() == pytest.approx(0.25)
     assert dataclasses.replace(one, computed=None).deviation() == math.inf
+
+
+def test_clusters_in_pieces_say_so():
+    of = samples([1.0, 1.0])
+    apart = of.structures.positions.clone()
+    apart[3, 2] = 9.0
+    known = metrics(energy__value=[1.0, 1.1])
+    ranked = rank(of.replace(structures=of.structures.replace(positions=apart)), known)
+    assert [one.remarks for one in ranked] == ["", "in 2 pieces"]

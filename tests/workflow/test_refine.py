@@ -348,13 +348,11 @@ def test_the_command_walks_by_the_energy_method(whorl, projected, tmp_path):
 def test_the_summary_of_a_run_shows_the_arms(projected, tiny_run):
     shown, _ = summary(projected[0] / "evaluate" / "results.json")
     table = shown["Structures by the energy method"]
-    groups = [name for name, _, _ in table.groups]
-    assert groups[:4] == [
-        *("n = 15, as reconstructed", "n = 15, projected", "n = 15, after energy calls"),
-        "n = 15, training structures, projected",
-    ]
-    assert [column.label for column in table.columns[3:9]] == [
-        *("within ±0.1", "MAE", "calls", "draws", "moved", "whole"),
+    assert [name for name, _, _ in table.groups] == ["n = 15", "n = 24"]
+    arms = ["as reconstructed", "projected", "after energy calls", "training set, projected"]
+    assert [heading.split(" ", 1)[1] for heading in table.targets[:4]] == arms
+    assert [column.label for column in table.columns[:7]] == [
+        *("within ±0.1", "MAE", "calls", "labels", "draws", "moved", "whole"),
     ]
     plain, _ = summary(tiny_run / "evaluate" / "results.json")
     assert "Structures as reconstructed, by the energy method" in plain

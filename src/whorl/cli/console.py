@@ -185,7 +185,7 @@ def show_table(heading: str, table: Table) -> None:
             title=f"{heading} ({group})", title_justify="left", title_style="", box=rich.box.SIMPLE_HEAD
         )
         columns = [(i, column) for i, column in enumerate(table.columns) if column.group == group]
-        shown.add_column(table.target_label, justify="right")
+        shown.add_column(table.target_label, justify="left", no_wrap=True)
         for _, column in columns:
             shown.add_column(
                 f"{column.label} ({column.unit})" if column.unit else column.label, justify="right"

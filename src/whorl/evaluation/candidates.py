@@ -16,7 +16,9 @@ from typing import Any
 
 from whorl.evaluation.results import Evaluated
 from whorl.structures.batch import StructureBatch
+from whorl.structures.checks import find_problems
 from whorl.structures.composition import formula
+from whorl.structures.connectivity import count_pieces
 
 COLUMNS = (
     *("rank", "file", "formula", "space_group", "property", "requested", "computed", "computed_by", "valid"),
@@ -46,7 +48,7 @@ class Candidate:
         moved: Root mean square distance in Å that refinement moved its atoms.
         energy_calls: Energy evaluations that refinement spent on it.
         status: Statuses of its reconstruction and refinement.
-        remarks: Why it is invalid, or has no computed value.
+        remarks: Why it is invalid, or has no computed value; of a cluster in pieces, how many.
         generator: Label of the training size.
         sample: Name of the generated sample.
         index: Its place among the structures of this generator's samples.
@@ -122,6 +124,7 @@ def _candidates(of: Evaluated, label: str) -> Iterator[Candidate]:
     new = _column(of, "novelty", "novel") or [None] * count
     values = [abs(c - t) if c is not None else math.inf for c, t in zip(computed, targets, strict=True)]
     unique = _unique(of, values, invalid)
+    pieces = _pieces(samples.structures)
     for k, row in enumerate(samples.rows.tolist()):
         refined = samples.refinement[k] if samples.refinement else ""
         yield Candidate(
@@ -141,7 +144,7 @@ def _candidates(of: Evaluated, label: str) -> Iterator[Candidate]:
             status="; ".join(filter(None, [samples.status[k] if samples.status else "", refined])).replace(
                 "_", " "
             ),
-            remarks="; ".join(filter(None, [why[k], str(failures[k] or "")])),
+            remarks="; ".join(filter(None, [why[k], pieces[k], str(failures[k] or "")])),
             generator=label,
             sample=samples.ids[row],
             index=k,
@@ -203,6 +206,16 @@ def _unique(of: Evaluated, deviations: Sequence[float], invalid: Sequence[bool])
         if group not in best or (invalid[k], deviations[k]) < (invalid[best[group]], deviations[best[group]]):
             best[group] = k
     return [best[group] == k for k, group in enumerate(groups)]
+
+
+def _pieces(structures: StructureBatch) -> list[str]:
+    """Return in how many pieces each cluster is; empty for one piece, and of what is no cluster."""
+    problems = find_problems(structures)
+    clusters = [
+        k for k, periodic in enumerate(structures.pbc.any(1).tolist()) if not periodic and k not in problems
+    ]
+    counts = dict(zip(clusters, count_pieces(structures[clusters]).tolist(), strict=True)) if clusters else {}
+    return [f"in {counts[k]} pieces" if counts.get(k, 1) > 1 else "" for k in range(len(structures))]
 
 
 def _order(candidate: Candidate) -> tuple[float, str, int]:

@@ -21,7 +21,7 @@ _ARMS = {
     "project": "projected",
     "oracle": "after energy calls",
     "relax": "relaxed",
-    "baseline": "training structures, projected",
+    "baseline": "training set, projected",
 }
 _OWN_COLUMNS = ("surrogate", "reconstruction", "energy")  # evaluators whose columns have names of their own
 
@@ -126,8 +126,8 @@ def make_table(results: Results, kind: str, *, compare_with_paper: bool = False)
 def arms_table(results: Results) -> Table | None:
     """Lay out what each step gains by the energy method, and what it costs; None where nothing was refined.
 
-    Each training size has a group of columns for the structures as reconstructed, after each refiner, and for
-    random training structures refined alike.
+    Each target has a row for the structures as reconstructed, one after each refiner, and one for random
+    training structures refined alike. Training sizes are groups of columns.
     """
     if not any(len(target.arms) > 1 for size in results.sizes.values() for target in size.targets):
         return None
@@ -135,26 +135,27 @@ def arms_table(results: Results) -> Table | None:
         (f"within ±{results.tolerance:g}", "%", lambda arm: arm.percent_within, ".0f"),
         ("MAE", results.unit, lambda arm: arm.mean_absolute_error, ".3f"),
         ("calls", "", lambda arm: arm.energy_calls, ".1f"),
+        ("labels", "", lambda arm: arm.labels, ",.0f"),
         ("draws", "", lambda arm: arm.draws, ".0f"),
         ("moved", "Å", lambda arm: arm.displacement, ".2f"),
         ("whole", "%", lambda arm: arm.percent_whole, ".0f"),
     ]
-    targets = sorted({target.target for size in results.sizes.values() for target in size.targets})
+    arms = {
+        label: {(target.target, name): arm for target in size.targets for name, arm in target.arms.items()}
+        for label, size in results.sizes.items()
+    }
+    names = list(dict.fromkeys(name for of in arms.values() for _, name in of))
+    targets = sorted({target for of in arms.values() for target, _ in of})
+    keys = [(target, name) for target in targets for name in names]
     columns, cells = [], []
     for label, size in results.sizes.items():
-        by_target = {target.target: target.arms for target in size.targets}
-        for name in dict.fromkeys(name for arms in by_target.values() for name in arms):
-            arms = [by_target.get(target, {}).get(name) for target in targets]
-            group = f"{size_name(label, size)}, {_ARMS.get(name, name)}"
-            for heading, unit, number, form in shown:
-                if name == "plain" and heading in ("calls", "draws", "moved"):
-                    continue
-                values = [None if arm is None else number(arm) for arm in arms]
-                columns.append(Column(group=group, label=heading, unit=unit))
-                cells.append([NOTHING if value is None else format(value, form) for value in values])
+        for heading, unit, number, form in shown:
+            values = [None if key not in arms[label] else number(arms[label][key]) for key in keys]
+            columns.append(Column(group=size_name(label, size), label=heading, unit=unit))
+            cells.append([NOTHING if value is None else format(value, form) for value in values])
     return Table(
         columns=tuple(columns),
-        targets=tuple(f"{target:.2f}" for target in targets),
+        targets=tuple(f"{target:.2f} {_ARMS.get(name, name)}" for target, name in keys),
         rows=tuple(zip(*cells, strict=True)),
         target_label=f"Target ({results.unit})" if results.unit else "Target",
     )

@@ -20,22 +20,15 @@ class Arms(ReportSection):
 
     def html(self, context: ReportContext) -> str:
         """Return the table."""
-        results = context.results
         return render(
             "sections/table.html",
-            tables=[arms_table(results)],
+            tables=[arms_table(context.results)],
             captions=[
-                f"By {context.energy_method}: all structures of each target, none left out. Draws: samples "
-                "that were reconstructed for them, with those that could not reach the target. Calls: of the "
-                "energy method, mean for a structure. Moved: root mean square distance of the atoms from "
-                "where they were reconstructed. Whole: in one piece. Training structures, projected: what "
-                "the same refinement makes of random structures that the generator was trained on.",
-                "Labelled structures in all, of training, active rounds and energy calls that were kept: "
-                + "; ".join(
-                    f"{context.name(label)}: "
-                    + ", ".join(f"{name} {arm.labels:,}" for name, arm in size.targets[0].arms.items())
-                    for label, size in results.sizes.items()
-                )
-                + ".",
+                f"By {context.energy_method}: all structures of each target, none left out. Calls: of the "
+                "energy method, mean for a structure. Labels: labelled structures in all, of training, "
+                "active rounds and energy calls that were kept. Draws: samples that were reconstructed, "
+                "with those that could not reach the target. Moved: root mean square distance of the atoms "
+                "from where they were reconstructed. Whole: in one piece. Training set, projected: what the "
+                "same refinement makes of random structures that the generator was trained on.",
             ],
         )

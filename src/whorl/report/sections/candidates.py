@@ -83,6 +83,7 @@ def _table(context: ReportContext, candidates: Sequence[Candidate]) -> Table | N
             lambda one: "" if one.computed is None else f"{one.computed:.3f}",
         ),
         (Column(group="evaluation", label="new"), lambda one: {None: "", True: "yes", False: "no"}[one.new]),
+        (Column(group="evaluation", label="remarks"), lambda one: one.remarks),
         (
             Column(group="refinement", label="moved", unit="Å"),
             lambda one: "" if one.moved is None else f"{one.moved:.3f}",
