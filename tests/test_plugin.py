@@ -116,6 +116,14 @@ def test_a_recipe_runs_with_its_representation_its_generator_and_its_evaluator(k
     assert samples.shape == (5, 8)
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert '<section id="toys">' in page and "<p>1 toys.</p>" in page
+    metrics = page.split('<section id="metrics">')[1].split("</section>")[0]
+    assert re.findall(r"<t[hd][^>]*>([^<]+)</t[hd]>", metrics) == [
+        "compactness",
+        "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}24",
+        "compact",
+        "all",
+        "1",
+    ]
     assert page.index('id="explore"') < page.index('id="toys"') < page.index('id="provenance"')
     assert (tmp_path / "candidates" / "candidates.csv").is_file()
 

@@ -168,6 +168,7 @@ SECTIONS: Registry[ReportSection] = Registry(
         "consistency": "whorl.report.sections.consistency:SelfConsistency",
         "distributions": "whorl.report.sections.distributions:Distributions",
         "properties": "whorl.report.sections.properties:PredictedProperties",
+        "metrics": "whorl.report.sections.metrics:FurtherMetrics",
         "gallery": "whorl.report.sections.gallery:Gallery",
         "explore": "whorl.report.sections.explore:Explore",
         "training": "whorl.report.sections.training:Training",

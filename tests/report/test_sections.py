@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from whorl.axes import SECTIONS
-from whorl.evaluation import results_of
+from whorl.axes import EVALUATORS, SECTIONS
+from whorl.evaluation import Metrics, results_of
 from whorl.report.sections.base import ReportSection
 from whorl.testing import check_report_section
 
@@ -50,6 +50,29 @@ def test_arms_stand_side_by_side_with_what_they_cost(run):
     for words in ("as reconstructed", "projected", "training set, projected", "0.12", "1.0"):
         assert words in html
     assert not section.applies(run.context())
+
+
+def test_metrics_of_other_evaluators_are_tabulated(run):
+    section, sizes = SECTIONS.get("metrics")(), run.sizes
+    assert not section.applies(run.context())
+    nested = Metrics(evaluator="nested", overall={"quantities": [1, 2], "options": {"a": 1}})
+    for of in sizes.values():
+        sizes_of = {
+            "overall": {"mean_radius": 2.34567, "whole": True},
+            "per_target": {"1.9": {"count": 1234}},
+        }
+        of.metrics.update(radius=Metrics(evaluator="radius", **sizes_of), nested=nested)
+    context = run.context(evaluated=sizes)
+    check_report_section(section, context)
+    html = section.html(context)
+    for words in ("mean radius", "2.346", "True", "target 1.9", "1,234", context.name("n300")):
+        assert words in html
+    assert "nested" not in html
+
+
+def test_built_in_evaluators_have_sections_of_their_own(run):
+    shown = {kind for name in SECTIONS for kind in SECTIONS.get(name).evaluators}
+    assert set(EVALUATORS) - shown == {"conditions"}
 
 
 class _Section(ReportSection):

@@ -19,7 +19,7 @@ from whorl.structures.checks import find_problems
 from whorl.structures.convert import Structures
 from whorl.surrogates.errors import PredictionErrors
 from whorl.surrogates.settings import SurrogateSettings
-from whorl.tensor_files import read_safetensors
+from whorl.tensor_files import read_safetensors, read_tensors
 
 Progress = Callable[..., object]
 """Called with (done, in all), optionally with a message."""
@@ -177,6 +177,8 @@ class StructureSurrogate(Surrogate):
         return find_problems(structures)
 
 
+_ENTRY = "whorl_surrogate"
+"""Entry of the files of other packages' surrogates, with the kind in the header."""
 _OF_ENTRY = {
     "whorl_model": "network",
     "whorl_ensemble": "ensemble",
@@ -198,9 +200,10 @@ def load_surrogate(path: Path | str, *, shape: tuple[int, ...] | None = None) ->
             shape.
     """
     _, metadata = read_safetensors(path, expected="a surrogate")
-    kind = metadata.get("whorl_surrogate") or next(
-        (kind for entry, kind in _OF_ENTRY.items() if entry in metadata), "external"
-    )
+    if _ENTRY in metadata:
+        kind = str(read_tensors(path, entry=_ENTRY)[1].get("kind"))
+    else:
+        kind = next((kind for entry, kind in _OF_ENTRY.items() if entry in metadata), "external")
     surrogate = SURROGATES.get(kind, imports=False).load(path)
     if (
         shape is not None

@@ -13,6 +13,7 @@ class SurrogateAccuracy(ReportSection):
     kind = "surrogate"
     title = "Generated features by the surrogate"
     order = 30
+    evaluators = ("surrogate",)
 
     def applies(self, context: ReportContext) -> bool:
         """Whether a surrogate evaluated the features."""
@@ -42,6 +43,7 @@ class EnergyAccuracy(ReportSection):
     kind = "energies"
     title = "Structures by the energy method"
     order = 35
+    evaluators = ("energy",)
 
     def applies(self, context: ReportContext) -> bool:
         """Whether an energy method evaluated the structures."""

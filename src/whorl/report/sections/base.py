@@ -46,6 +46,8 @@ class ReportSection(Method, ABC):
     """Heading, and the words of its link at the top; a section without a title has neither, nor a frame."""
     order: ClassVar[int]
     """Sections are shown by ascending order: candidates 10, results 30 to 75, provenance 100."""
+    evaluators: ClassVar[tuple[str, ...]] = ()
+    """Evaluators whose metrics it shows; those that no section names are in the table of further metrics."""
 
     @abstractmethod
     def applies(self, context: ReportContext) -> bool:

@@ -56,6 +56,7 @@ class SelfConsistency(ReportSection):
     kind = "consistency"
     title = "Self-consistency of the tensors"
     order = 65
+    evaluators = ("consistency",)
 
     def applies(self, context: ReportContext) -> bool:
         """Whether the representation says things several times."""

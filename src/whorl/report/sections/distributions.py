@@ -29,6 +29,7 @@ class Distributions(ReportSection):
     kind = "distributions"
     title = "Distributions"
     order = 70
+    evaluators = ("distributions",)
 
     def applies(self, context: ReportContext) -> bool:
         """Whether there are real crystals to compare with."""

@@ -13,6 +13,7 @@ class DiversityTable(ReportSection):
     kind = "diversity"
     title = "Diversity"
     order = 40
+    evaluators = ("diversity",)
 
     def applies(self, context: ReportContext) -> bool:
         """Whether diversity was evaluated."""

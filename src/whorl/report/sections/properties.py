@@ -21,6 +21,7 @@ class PredictedProperties(ReportSection):
     kind = "properties"
     title = "Predicted properties"
     order = 75
+    evaluators = ("cgcnn",)
 
     def applies(self, context: ReportContext) -> bool:
         """Whether properties of real and of generated crystals were predicted."""

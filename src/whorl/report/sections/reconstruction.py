@@ -15,6 +15,7 @@ class ReconstructionLosses(ReportSection):
     kind = "reconstruction"
     title = "Reconstruction"
     order = 55
+    evaluators = ("reconstruction",)
 
     def applies(self, context: ReportContext) -> bool:
         """Whether structures were searched for, so that there are losses."""

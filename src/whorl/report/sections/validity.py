@@ -24,10 +24,11 @@ class ValidityTable(ReportSection):
     kind = "validity"
     title = "Validity, uniqueness, novelty"
     order = 60
+    evaluators = ("validity", "symmetry", "uniqueness", "novelty")
 
     def applies(self, context: ReportContext) -> bool:
-        """Whether validity was evaluated."""
-        return any("validity" in of.metrics for of in context.evaluated.values())
+        """Whether any of these was evaluated."""
+        return any(kind in of.metrics for of in context.evaluated.values() for kind in self.evaluators)
 
     def html(self, context: ReportContext) -> str:
         """Return the table."""
