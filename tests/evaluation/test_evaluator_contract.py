@@ -199,7 +199,7 @@ def needs_a_structure(self, samples, reference, context, prepared=None):
         (forgets_samples, "column 'x' has 1 entries, expected 8, one a sample"),
         (writes_nan, "plain data for JSON, without NaN"),
         (writes_tensors, "plain data for JSON"),
-        (writes_numbers_as_keys, "keys of mappings are text"),
+        (writes_numbers_as_keys, "keys of mappings must be strings"),
         (names_targets_otherwise, "per_target names 0.50, expected targets, as '0.5'"),
         (differs_each_time, "the same samples must give the same metrics"),
         (keeps_chunks_without_a_key, "chunks kept of other structures"),
