@@ -25,7 +25,7 @@ from torch import Tensor
 
 from whorl.representations.acsf import ACSF
 
-_SUBSTANTIAL = 1e-6  # variance of a principal axis, of the largest one
+_SUBSTANTIAL = 1e-8  # variance of a principal axis, of the largest one
 _FLOOR = 0.02  # likewise: what is added before scaling to unit variance
 _FIRST, _REACH = 0.65, 2.6  # nearest and farthest distance that the fingerprint tells apart, in bond lengths
 _MOST_NUMBERS = 300  # of an atom's fingerprint
