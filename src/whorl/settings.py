@@ -47,6 +47,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Return all keys, those of sections within by their own kinds."""
+        return super().model_dump(**{"serialize_as_any": True, **options})
+
 
 class SectionByData(Section):
     """A section whose keys depend on its data, or on the packages that are installed."""

