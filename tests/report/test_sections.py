@@ -70,9 +70,19 @@ def test_metrics_of_other_evaluators_are_tabulated(run):
     assert "nested" not in html
 
 
-def test_built_in_evaluators_have_sections_of_their_own(run):
+def test_built_in_evaluators_have_sections_of_their_own():
     shown = {kind for name in SECTIONS for kind in SECTIONS.get(name).evaluators}
-    assert set(EVALUATORS) - shown == {"conditions"}
+    assert set(EVALUATORS) <= shown
+
+
+def test_requested_conditions_are_shown_with_validity(run):
+    section, sizes = SECTIONS.get("validity")(), run.sizes
+    assert not section.applies(run.context())
+    sizes["n40"].metrics["conditions"] = Metrics(evaluator="conditions", overall={"crystal_system": 62.5})
+    context = run.context(evaluated=sizes)
+    check_report_section(section, context)
+    html = section.html(context)
+    assert "as requested" in html and "crystal system" in html and "62.5" in html
 
 
 class _Section(ReportSection):

@@ -24,7 +24,7 @@ class ValidityTable(ReportSection):
     kind = "validity"
     title = "Validity, uniqueness, novelty"
     order = 60
-    evaluators = ("validity", "symmetry", "uniqueness", "novelty")
+    evaluators = ("validity", "symmetry", "uniqueness", "novelty", "conditions")
 
     def applies(self, context: ReportContext) -> bool:
         """Whether any of these was evaluated."""
@@ -65,5 +65,14 @@ def _shares(context: ReportContext) -> Table:
             )
         ),
         (Column(group="of the unique", label="new", unit="%"), cells("novelty", "percent_novel")),
+        *(
+            (Column(group="as requested", label=name.replace("_", " "), unit="%"), cells("conditions", name))
+            for name in dict.fromkeys(
+                name
+                for of in context.evaluated.values()
+                if "conditions" in of.metrics
+                for name in of.metrics["conditions"].overall
+            )
+        ),
     ]
     return table("Generator", [context.name(label) for label in context.evaluated], columns)
