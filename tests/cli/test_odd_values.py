@@ -51,6 +51,8 @@ def parameters_of(callback: Callable) -> list[Parameter]:
     found = []
     for name, parameter in inspect.signature(callback).parameters.items():
         kind, info = hints[name].__origin__, hints[name].__metadata__[0]
+        if info.hidden:  # an earlier name, which warns
+            continue
         option = type(info).__name__ == "OptionInfo"
         declared = [flag for flag in info.param_decls or () if flag.startswith("--")]
         found.append(

@@ -132,7 +132,7 @@ def test_atoms_are_frozen_by_their_tag(adsorbed, tmp_path):
 
 def test_frozen_atoms_need_places(tmp_path):
     features_of([salt()], CRYSTAL, tmp_path / "g.safetensors")
-    with pytest.raises(InputError, match=r"not known where these atoms are.*template"):
+    with pytest.raises(InputError, match=r"positions of these atoms are unknown.*template"):
         searched(tmp_path, composition="Na4Cl4", cell=[5.64, 5.64, 5.64, 90, 90, 90], frozen=[0])
 
 

@@ -208,7 +208,7 @@ class Representation(nn.Module, Method, ABC):
                 moved = structures.replace(positions=positions + stretched, cells=cells + cells @ strains)
             value = self(moved).flatten(1)
         n_max = max(structures.n_atoms.tolist(), default=0)
-        if value.shape[1] > _FEATURES_A_COORDINATE * 3 * (n_max + 3 * strain):
+        if len(structures) and value.shape[1] > _FEATURES_A_COORDINATE * 3 * (n_max + 3 * strain):
             with suppress(RuntimeError):  # an operation that cannot be differentiated twice
                 return value.detach(), _by_coordinates(value, variables, structures)
         jacobian = positions.new_zeros(len(structures), value.shape[1], n_max + 3 * strain, 3)

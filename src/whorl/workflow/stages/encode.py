@@ -58,8 +58,9 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     good = [index for index in range(len(data)) if index not in problems]
     if not good:
         raise InputError(
-            f"{dataset}: none of the {len(data)} structures can be encoded by {settings.kind}: the first "
-            f"{problems[0]}. Choose another representation, or correct the structures."
+            f"{dataset}: none of the {len(data)} structures can be encoded by {settings.kind}"
+            + (f": the first {problems[0]}" if problems else "")
+            + ". Choose another representation, or correct the structures."
         )
     structures = data.structures[good]
     representation = representation.fit(structures)
