@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from whorl.datasets import split
 from whorl.evaluation import Reference, Samples, SizeResults, evaluate, results_of
 from whorl.generators import CVAE, fit
 from whorl.report.paper import TABLE_1

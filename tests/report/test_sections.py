@@ -47,7 +47,7 @@ def test_arms_stand_side_by_side_with_what_they_cost(run):
     section, context = SECTIONS.get("arms")(), with_arms(run)
     check_report_section(section, context)
     html = section.html(context)
-    for words in ("as reconstructed", "projected", "training set, projected", "0.12", "1.0"):
+    for words in ("as reconstructed", "projected", "data, projected", "0.12", "1.0"):
         assert words in html
     assert not section.applies(run.context())
 

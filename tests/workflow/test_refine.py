@@ -349,7 +349,7 @@ def test_the_summary_of_a_run_shows_the_arms(projected, tiny_run):
     shown, _ = summary(projected[0] / "evaluate" / "results.json")
     table = shown["Structures by the energy method"]
     assert [name for name, _, _ in table.groups] == ["n = 15", "n = 24"]
-    arms = ["as reconstructed", "projected", "after energy calls", "training set, projected"]
+    arms = ["as reconstructed", "projected", "after energy calls", "data, projected"]
     assert [heading.split(" ", 1)[1] for heading in table.targets[:4]] == arms
     assert [column.label for column in table.columns[:7]] == [
         *("within ±0.1", "MAE", "calls", "labels", "draws", "moved", "whole"),

@@ -182,13 +182,22 @@ def show_table(heading: str, table: Table) -> None:
     """Write one of the tables of results, in a part for each training size."""
     for group, _, _ in table.groups:
         shown = rich.table.Table(
-            title=f"{heading} ({group})", title_justify="left", title_style="", box=rich.box.SIMPLE_HEAD
+            title=f"{heading} ({group})",
+            title_justify="left",
+            title_style="",
+            box=rich.box.SIMPLE_HEAD,
+            collapse_padding=True,
+            pad_edge=False,
         )
         columns = [(i, column) for i, column in enumerate(table.columns) if column.group == group]
         shown.add_column(table.target_label, justify="left", no_wrap=True)
-        for _, column in columns:
+        for i, column in columns:
             shown.add_column(
-                f"{column.label} ({column.unit})" if column.unit else column.label, justify="right"
+                f"{column.label} ({column.unit})" if column.unit else column.label,
+                justify="right",
+                min_width=max(
+                    (len(row[i]) for row in table.rows), default=0
+                ),  # headings wrap, numbers do not
             )
         for target, row in table.by_target:
             shown.add_row(target, *(row[i] for i, _ in columns))

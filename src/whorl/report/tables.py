@@ -21,7 +21,7 @@ _ARMS = {
     "project": "projected",
     "oracle": "after energy calls",
     "relax": "relaxed",
-    "baseline": "training set, projected",
+    "baseline": "data, projected",
 }
 _OWN_COLUMNS = ("surrogate", "reconstruction", "energy")  # evaluators whose columns have names of their own
 

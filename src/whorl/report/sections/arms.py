@@ -28,7 +28,7 @@ class Arms(ReportSection):
                 "energy method, mean for a structure. Labels: labelled structures in all, of training, "
                 "active rounds and energy calls that were kept. Draws: samples that were reconstructed, "
                 "with those that could not reach the target. Moved: root mean square distance of the atoms "
-                "from where they were reconstructed. Whole: in one piece. Training set, projected: what the "
+                "from where they were reconstructed. Whole: in one piece. Data, projected: what the "
                 "same refinement makes of random structures that the generator was trained on.",
             ],
         )
