@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Run as modules: ``python -m benchmarks.reconstruction.pt10``.
 CRYSTENS := codec canonical
 RECONSTRUCTION := speed shapes pt10 crystals molecules large atomwise information ablation infeasible
+REFINEMENT := pt10_project materials
 
 .PHONY: help demo test lint docs bench bench-quick clean
 
@@ -37,6 +38,8 @@ bench: $(VENV)/.dev  ## all benchmarks, each as a ratio to a baseline in the sam
 	  $(BIN)/python -m benchmarks.crystens.$$script || exit 1; done
 	@for suite in $(RECONSTRUCTION); do echo "== reconstruction, $$suite"; \
 	  $(BIN)/python -m benchmarks.reconstruction.$$suite || exit 1; done
+	@for suite in $(REFINEMENT); do echo "== refinement, $$suite"; \
+	  $(BIN)/python -m benchmarks.refinement.$$suite || exit 1; done
 
 bench-quick: $(VENV)/.dev  ## all benchmarks on tiny inputs, as a smoke test
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
@@ -45,6 +48,8 @@ bench-quick: $(VENV)/.dev  ## all benchmarks on tiny inputs, as a smoke test
 	  $(BIN)/python -m benchmarks.crystens.$$script --quick || exit 1; done
 	@for suite in $(RECONSTRUCTION); do echo "== reconstruction, $$suite"; \
 	  $(BIN)/python -m benchmarks.reconstruction.$$suite --quick || exit 1; done
+	@for suite in $(REFINEMENT); do echo "== refinement, $$suite"; \
+	  $(BIN)/python -m benchmarks.refinement.$$suite --quick || exit 1; done
 
 clean:  ## remove the environment, caches and built pages (results in runs/ are kept)
 	rm -rf $(VENV) site build .mypy_cache .ruff_cache .pytest_cache
