@@ -509,27 +509,9 @@ def entries_of(ids: Sequence[str], dataset: Path) -> Dataset:
     return data.select([place[name] for name in ids])
 
 
-def rows_of_features(ids: Sequence[str], dataset: Path) -> Dataset:
-    """Return the rows of a data set that have these ids, in this order.
-
-    Raises:
-        InputError: The data set holds no structures, or lacks one of them.
-    """
-    data = load_dataset(dataset)
-    if data.structures is None or not len(data):
-        raise InputError(f"{dataset}: holds no structures.")
-    place = {name: index for index, name in enumerate(data.ids)}
-    if missing := [name for name in ids if name not in place]:
-        raise InputError(
-            f"{dataset}: has no structure '{missing[0]}', which the features name. Give the data set "
-            "that the features were made of."
-        )
-    return data.select([place[name] for name in ids])
-
-
 def structures_of(ids: Sequence[str], dataset: Path) -> StructureBatch:
-    """Return the structures of :func:`rows_of_features`."""
-    structures = rows_of_features(ids, dataset).structures
+    """Return the structures of :func:`entries_of`."""
+    structures = entries_of(ids, dataset).structures
     assert structures is not None
     return structures
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from whorl.datasets import Dataset, load_dataset, load_features
-from whorl.datasets.store import labels_of, property_name, rows_of_features
+from whorl.datasets.store import entries_of, labels_of, property_name
 from whorl.errors import InputError
 from whorl.evaluation.samples import Reference, Samples
 from whorl.files import contents_hash, damage_named, read_json
@@ -47,7 +47,7 @@ def read_reference(features: Path, *, property: str | None, dataset: Path | None
     """
     real = load_features(features)
     labels = labels_of(real, property)
-    data = None if dataset is None else rows_of_features(real.ids, dataset)
+    data = None if dataset is None else entries_of(real.ids, dataset)
     return Reference(
         name=property_name(real, property),
         unit="",
