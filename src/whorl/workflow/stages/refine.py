@@ -278,6 +278,7 @@ def baseline(
         labelled=labelled,
         surrogate=surrogate,
         features=None if labelled.features is None else load_features(labelled.features),
+        of=" of training structures",
     )
 
 
@@ -298,6 +299,7 @@ def _refine(
     generated: FeatureSet | None = None,
     features: FeatureSet | None = None,
     record: dict[str, Any] | None = None,
+    of: str = "",
 ) -> None:
     """Refine structures of a data set, draw others for what is out of reach, and write all."""
     refiner: Refiner = settings.method(settings)
@@ -330,7 +332,7 @@ def _refine(
     refined = _joined(made)
     index, draws = drawn(refined, len(data))
     kept, refined = every.select(index), refined.of_structures(index)
-    for text in _outcome(settings.kind, refined, draws):
+    for text in _outcome(settings.kind + of, refined, draws):
         monitor.warn(text)
     origin = origin.select(index)
     save_dataset(origin, output.with_name(f"{output.stem}-before.safetensors"))
