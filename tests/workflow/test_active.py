@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from ase import Atoms
-from tiny_recipe import tiny
+from tiny_recipe import Steps, tiny
 
 from whorl.datasets import load_dataset
 from whorl.errors import InputError
@@ -20,16 +20,6 @@ from whorl.workflow.stages import run_recipe
 
 PROJECT = "refine=[{kind: project, spare: 2, confidence: 0, surrogate: {kind: additive, cosines: 40}}]"
 ACTIVE = ("sampling.sizes=[15]", PROJECT, "active={rounds: 2, labels: 3}")
-
-
-class Steps(Monitor):
-    def __init__(self):
-        super().__init__()
-        self.done = []
-
-    def step(self, name, *, state, seconds=0.0):
-        if state == "done":
-            self.done.append(name)
 
 
 @pytest.fixture(scope="module")

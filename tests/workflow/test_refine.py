@@ -6,7 +6,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.io import write
-from tiny_recipe import tiny
+from tiny_recipe import Steps, tiny
 
 from whorl.cli import commands
 from whorl.datasets import load_dataset, load_features
@@ -18,7 +18,6 @@ from whorl.refinement import displacement
 from whorl.representations import make_representation
 from whorl.structures import from_ase
 from whorl.surrogates import load_surrogate
-from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import Recipe
 from whorl.workflow.stages import run_recipe
@@ -26,16 +25,6 @@ from whorl.workflow.stages.refine import _out_of_reach, drawn
 from whorl.workflow.stages.report import summary
 
 RELAX = "refine={kind: relax, steps: 10}"
-
-
-class Steps(Monitor):
-    def __init__(self):
-        super().__init__()
-        self.done = []
-
-    def step(self, name, *, state, seconds=0.0):
-        if state == "done":
-            self.done.append(name)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_recipe import tiny
+from tiny_recipe import Steps, tiny
 
 from whorl.datasets import load_dataset, load_features
 from whorl.errors import InputError
@@ -30,18 +30,6 @@ ALL = [
     "candidates",
     "report",
 ]
-
-
-class Steps(Monitor):
-    """Notes which steps are done and which are there already."""
-
-    def __init__(self):
-        super().__init__()
-        self.done = []
-
-    def step(self, name, *, state, seconds=0.0):
-        if state == "done":
-            self.done.append(name)
 
 
 def redone(folder, *changes, until=None):

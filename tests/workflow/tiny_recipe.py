@@ -1,5 +1,6 @@
-"""A recipe that goes through every stage in seconds."""
+"""A recipe that goes through every stage in seconds, and a monitor that notes which steps ran."""
 
+from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import parse_recipe
 from whorl.workflow.settings import Recipe
 
@@ -23,3 +24,15 @@ report: {gallery: 1}
 
 def tiny(*changes: str) -> Recipe:
     return parse_recipe(TINY, changes=changes)
+
+
+class Steps(Monitor):
+    """Notes which steps are done, and not those that are there already."""
+
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def step(self, name, *, state, seconds=0.0):
+        if state == "done":
+            self.done.append(name)
