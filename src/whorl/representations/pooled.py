@@ -12,24 +12,24 @@ pooling, pieces of bounded memory, and the Jacobian in positions, strain and sym
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from whorl.errors import InputError, unknown_option
+from whorl.errors import unknown_option
 from whorl.parallel import map_threads
-from whorl.representations.base import FeatureLayout, Representation, require_few_features, sound
+from whorl.representations.base import FeatureLayout, require_few_features, sound
 from whorl.representations.kernels import Kernel, PairKernel, pool_jacobian
 from whorl.representations.pairs import Pairs
 from whorl.representations.parts import Part, cut
 from whorl.representations.pooling import Pooling
+from whorl.representations.species import SpeciesRepresentation
 from whorl.structures.batch import StructureBatch
-from whorl.structures.cells import volumes
+from whorl.structures.cells import expected_neighbors
 from whorl.structures.convert import Structures
 from whorl.structures.neighbors import IMAGES, NeighborList, neighbor_list, surroundings
 from whorl.symmetry.coordinates import SymmetryCoordinates
@@ -41,7 +41,7 @@ _ATOMS_AT_ONCE = 2500
 _POOLED_AT_ONCE = 10_000_000
 
 
-class AtomicRepresentation(Representation):
+class AtomicRepresentation(SpeciesRepresentation):
     """Features of each atom from its neighbours within a cutoff, pooled over the atoms of a structure.
 
     A subclass calls ``super().__init__``, keeps its hyperparameters, and at last calls :meth:`lay_out`. It
@@ -59,7 +59,6 @@ class AtomicRepresentation(Representation):
         InputError: Unknown elements, pools or images.
     """
 
-    species: tuple[str, ...]
     fewer_features: ClassVar[str] = (
         "structures of fewer elements, fewer functions, or for crystals a representation whose size does not "
         "depend on the elements (kind crystens)"
@@ -74,8 +73,7 @@ class AtomicRepresentation(Representation):
         per_centre_species: bool = False,
         images: str = "all",
     ) -> None:
-        super().__init__()
-        self.species, numbers = _sorted_species(species)
+        super().__init__(species)
         if images not in IMAGES:
             raise unknown_option("images convention", images, IMAGES)
         self.radius, self.images, self.per_centre_species = cutoff, images, per_centre_species
@@ -88,10 +86,6 @@ class AtomicRepresentation(Representation):
         # glibc maps blocks beyond a threshold afresh, page by page, unless a larger one was ever freed: one
         # untouched block of its largest threshold makes all later arrays come from memory already at hand.
         torch.empty(31 * 2**20, dtype=torch.uint8)
-        lookup = torch.full((119,), -1, dtype=torch.int64)
-        lookup[numbers] = torch.arange(len(numbers))
-        self.register_buffer("_species_of", lookup, persistent=False)
-        self._species_of: Tensor
 
     def __repr__(self) -> str:
         """Return elements, cutoff, pools and size in one line."""
@@ -180,38 +174,9 @@ class AtomicRepresentation(Representation):
         """Return that of the atoms' features for every pool; see the base class."""
         return self.atomic_sharpness().repeat(len(self.layout) // len(self.atomic_names))
 
-    @property
-    def species_pairs(self) -> list[tuple[int, int]]:
-        """All pairs of species s ≤ t, by index, in the order (0, 0), (0, 1) … (1, 1) …."""
-        n = len(self.species)
-        return [(s, t) for s in range(n) for t in range(s, n)]
-
-    def species_index(self, structures: StructureBatch) -> Int[Tensor, "A"]:
-        """Return the index of each atom's element among the declared ones.
-
-        Raises:
-            InputError: A structure holds an element that was not declared.
-        """
-        numbers = structures.atomic_numbers
-        index = self._species_of.to(numbers.device)[numbers.clamp(0, 118)]
-        unknown = (index < 0) | (numbers != numbers.clamp(0, 118))
-        if bool(unknown.any()):
-            atom = int(torch.nonzero(unknown)[0])
-            raise InputError(
-                f"structure {int(structures.structure_index[atom])} contains {_symbol(int(numbers[atom]))}, "
-                f"but this representation was made for {', '.join(self.species)}. "
-                "Declare all elements that occur."
-            )
-        return index
-
     def expected_neighbors(self, structures: StructureBatch) -> Float[Tensor, "B"]:
         """Return the expected number of neighbours: in crystals from the density, else all other atoms."""
-        counts = structures.n_atoms.double()
-        density = counts / volumes(structures.cells.detach()).double().clamp(min=1e-3)
-        around = 4.0 / 3.0 * math.pi * self.radius**3 * density
-        return torch.where(
-            structures.pbc.all(1) & (self.images == "all"), around, (counts - 1.0).clamp(min=0.0)
-        )
+        return expected_neighbors(structures, cutoff=self.radius, images=self.images)
 
     # Values.
 
@@ -469,23 +434,3 @@ class AtomicRepresentation(Representation):
                     of_rows = of_rows.unflatten(0, (size, n_rows))
                     pooled = pool_jacobian(change, of_rows, place, groups, extremes=None)
                     jacobian[:, pools, columns] = pooled.squeeze(-1)
-
-
-def _sorted_species(species: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
-    from ase.data import atomic_numbers
-
-    if isinstance(species, str) or not species:
-        raise InputError(
-            f"species: got {species!r}, expected a list of chemical symbols such as ['Pt', 'O']."
-        )
-    for symbol in species:
-        if symbol not in atomic_numbers or symbol == "X":
-            raise InputError(f"species: '{symbol}' is no chemical element. Use symbols such as 'Pt'.")
-    ordered = sorted(set(species), key=lambda symbol: atomic_numbers[symbol])
-    return tuple(ordered), [atomic_numbers[symbol] for symbol in ordered]
-
-
-def _symbol(number: int) -> str:
-    from ase.data import chemical_symbols
-
-    return chemical_symbols[number] if 0 < number < len(chemical_symbols) else f"atomic number {number}"

@@ -6,6 +6,8 @@ clusters and many slabs have them, count as unit vectors orthogonal to the other
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -66,6 +68,16 @@ def cells_from_parameters(parameters: Float[Tensor, "B 6"]) -> Float[Tensor, "B 
 def volumes(cells: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B"]:
     """Return the volumes in Å³; 0 without a cell, positive for left-handed cells too."""
     return torch.linalg.det(cells).abs()
+
+
+def expected_neighbors(
+    structures: StructureBatch, *, cutoff: float, images: str = "all"
+) -> Float[Tensor, "B"]:
+    """Return the expected number of neighbours of an atom: in crystals from the density, else all others."""
+    counts = structures.n_atoms.double()
+    density = counts / volumes(structures.cells.detach()).double().clamp(min=1e-3)
+    around = 4.0 / 3.0 * math.pi * cutoff**3 * density
+    return torch.where(structures.pbc.all(1) & (images == "all"), around, (counts - 1.0).clamp(min=0.0))
 
 
 def heights(cells: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3"]:
