@@ -43,6 +43,7 @@ GENERATORS: Registry[ConditionalGenerator] = Registry(
         "wgan_gp": "whorl.generators.wgan_gp:WGANGP",
         "diffusion": "whorl.generators.diffusion:Diffusion",
         "flow": "whorl.generators.flow:Flow",
+        "flow_matching": "whorl.generators.flow_matching:FlowMatching",
     },
 )
 

@@ -17,6 +17,10 @@ SMALL = {
     "gan": [{"shape": [6], "channels": 8}, {"shape": [9, 8, 2], "channels": 4}],
     "wgan_gp": [{"shape": [6], "channels": 8}, {"shape": [9, 8, 2], "channels": 4}],
     "diffusion": [{"shape": [6], "channels": 8, "steps": 3}, {"shape": [9, 8, 2], "channels": 4, "steps": 3}],
+    "flow_matching": [
+        {"shape": [6], "channels": 8, "steps": 3},
+        {"shape": [9, 8, 2], "properties": 2, "channels": 4, "steps": 2, "guidance": 2.0},
+    ],
     "flow": [
         {"shape": [6], "transforms": 2, "hidden": 8, "bins": 4},
         {"shape": [2, 3], "properties": 2, "transforms": 3, "layers": 1, "hidden": 8, "bins": 4},

@@ -3,6 +3,7 @@ from .base import ConditionalGenerator, TensorModel, condition_range, range_warn
 from .cvae import CVAE
 from .diffusion import Diffusion
 from .flow import Flow
+from .flow_matching import FlowMatching
 from .gan import GAN
 from .io import build_model, load_model, make_generator, save_model
 from .scaling import FeatureScaler
@@ -18,6 +19,7 @@ __all__ = [
     "Diffusion",
     "FeatureScaler",
     "Flow",
+    "FlowMatching",
     "GeneratorSettings",
     "TensorModel",
     "TrainingSettings",

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-import lightning
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -15,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whorl.errors import InputError, unknown_option
-from whorl.generators.averaging import MovingAverage
 from whorl.generators.base import Guide, positive
-from whorl.generators.denoisers import ImageDenoiser, VectorDenoiser, diffusers
-from whorl.generators.images import AnyShapeGenerator, halvings, is_image, padded
-from whorl.parallel import map_rows, one_thread
-from whorl.settings import Count, Depth, Fraction, NonNegative, Positive
+from whorl.generators.denoisers import diffusers
+from whorl.generators.guided import AT_ONCE, GuidedGenerator
+from whorl.generators.images import padded
+from whorl.parallel import one_thread
 
 NOISE_LEVELS = 1000
 SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
@@ -31,10 +29,8 @@ SAMPLERS = ("dpm", "ddim", "ddpm")
 # them more alike (Ho et al. 2022, arXiv:2106.15282).
 _AUGMENTATION = 0.1
 
-_AT_ONCE = 2**20  # numbers of samples made at once
 
-
-class Diffusion(AnyShapeGenerator):
+class Diffusion(GuidedGenerator):
     r"""Conditional denoising diffusion model (Ho et al. 2020), with classifier-free guidance.
 
     .. math::
@@ -43,15 +39,12 @@ class Diffusion(AnyShapeGenerator):
         L &= \bigl| f(x_t, t, y) - v_t \bigr|^2, \qquad
         v_t = \sqrt{\bar\alpha_t}\, \varepsilon - \sqrt{1 - \bar\alpha_t}\, x_0
 
-    averaged over features that vary, with x_0 in network units. In training, y is dropped in a fraction
-    ``dropout`` of the rows, so that f also learns p(R). Samples follow
-    :math:`f(x_t, t) + w\,\bigl(f(x_t, t, y) - f(x_t, t)\bigr)` with the ``guidance`` w (Ho & Salimans
-    2022, arXiv:2207.12598) from noise down to t = 0. With ``cascade``, one U-Net makes images of half the
+    averaged over features that vary, with x_0 in network units. Samples follow f, with classifier-free
+    guidance, from noise down to t = 0. With ``cascade``, one U-Net makes images of half the
     size and a second makes full images from them, as in Imagen and in Alverson et al. 2024; both are trained
     in the same steps.
 
-    The weights that are validated and kept are an exponential moving average. Needs the package
-    ``diffusers``.
+    Needs the package ``diffusers``.
 
     :meth:`paper` has the settings of Alverson et al. 2024 (doi:10.1039/D3DD00137G, appendix B.3), for a GPU;
     with them belong 250,000 steps of 4 rows. See also Salimans & Ho 2022 (arXiv:2202.00512) for velocities,
@@ -60,10 +53,7 @@ class Diffusion(AnyShapeGenerator):
     Args:
         shape: Shape of one structure's features: (H, W, C) for images, anything else is a vector.
         properties: Number p of conditions.
-        options: Hyperparameters, see :class:`Diffusion.Settings`. Channels of images (32 by default) are
-            those of the first level; of vectors, hidden units, by default twice the features, but at least
-            256 and at most 1024. The depth of images is the number of levels, by default until a side has at
-            most 8 pixels; of vectors, that of residual layers (3).
+        options: Hyperparameters, see :class:`Diffusion.Settings` and :class:`GuidedGenerator`.
 
     Raises:
         InputError: An invalid hyperparameter.
@@ -72,77 +62,37 @@ class Diffusion(AnyShapeGenerator):
 
     kind = "diffusion"
 
-    class Settings(AnyShapeGenerator.Settings):
+    class Settings(GuidedGenerator.Settings):
         """Settings of the diffusion model."""
 
-        epochs: Count = 100
-        """Passes over the training rows."""
-        batch_size: Count = 32
-        """Rows of a step."""
-        blocks: Depth = 1
-        """Residual blocks per level; for images only."""
         cascade: bool = False
         """Whether a second U-Net doubles the size; for images only."""
         schedule: Literal["cosine", "linear"] = "cosine"
         """Noise schedule."""
         prediction: Literal["velocity", "noise"] = "velocity"
         """What the network predicts: the velocity v_t, or the noise ε."""
-        dropout: Fraction = 0.1
-        """Fraction of the training rows whose condition is dropped."""
-        guidance: NonNegative = 1.0
-        """Guidance weight w; 1 samples p(R | y) as learned, larger values follow y more closely."""
         sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"
         """DPM-Solver++ of second order, DDIM, or DDPM with noise in each step."""
         steps: Annotated[int, Field(ge=1, le=NOISE_LEVELS)] = 50
         """Steps of the sampler."""
-        average: Fraction = 0.999
-        """Decay of the moving average of weights."""
-        learning_rate: Positive = 5e-4
-        """Step size of the Adam optimiser."""
 
     settings: Any
     requires = ("diffusers", "diffusion")
-
-    @classmethod
-    def default_size(cls, shape: Sequence[int]) -> tuple[int, int]:
-        """Return the channels and the depth of networks for features of a shape."""
-        if is_image(shape):
-            return 32, max(2, halvings(shape, 8) + 1)
-        return min(1024, max(256, 2 * math.prod(shape))), 3
 
     def __init__(self, *, shape: Sequence[int], properties: int = 1, **options: Any) -> None:
         super().__init__(shape=shape, properties=properties, **options)
         own = self.settings
         if own.cascade and not self.image:
             raise InputError(f"cascade: got features of shape {self.shape}, expected images (H, W, C).")
-        self.schedule, self.prediction, self.dropout = own.schedule, own.prediction, own.dropout
-        self.guidance, self.sampler, self.steps = own.guidance, own.sampler, own.steps
-        self.average, self.learning_rate = own.average, own.learning_rate
-        self._check_guidance(own.guidance)
-        known = properties + 1  # and whether they are given at all
+        self.schedule, self.prediction = own.schedule, own.prediction
+        self.sampler, self.steps = own.sampler, own.steps
         self.upscaler: nn.Module | None = None
-        if not self.image:
-            self.denoiser: nn.Module = VectorDenoiser(
-                features=math.prod(self.shape),
-                conditions=known,
-                hidden=own.channels,
-                layers=own.depth,
-            )
-        else:
+        if own.cascade:
             height, width, layers = self.shape
-            body: dict[str, Any] = {
-                "conditions": known,
-                "outputs": layers,
-                "channels": own.channels,
-                "depth": own.depth,
-                "blocks": own.blocks,
-            }
-            if own.cascade:
-                half = (-(-height // 2), -(-width // 2))
-                self.upscaler = ImageDenoiser(size=(height, width), inputs=2 * layers, **body)
-                self.denoiser = ImageDenoiser(size=half, inputs=layers, **body)
-            else:
-                self.denoiser = ImageDenoiser(size=(height, width), inputs=layers, **body)
+            self.upscaler = self.network(inputs=2 * layers)
+            self.denoiser = self.network(size=(-(-height // 2), -(-width // 2)))
+        else:
+            self.denoiser = self.network()
         self._levels: Tensor = self._scheduler("ddim").alphas_cumprod
 
     @classmethod
@@ -162,8 +112,9 @@ class Diffusion(AnyShapeGenerator):
 
     # --- Training ------------------------------------------------------------------------------------------
 
-    def _loss(self, batch: tuple[Tensor, Tensor], times: Tensor, hidden: Tensor) -> Tensor:
-        clean, condition = self.to_network(batch[0]), self._given(self.condition_inside(batch[1]), ~hidden)
+    def loss(self, batch: tuple[Tensor, Tensor], times: Tensor, hidden: Tensor) -> Tensor:
+        """Return L of a batch (features, conditions) at noise levels t."""
+        clean, condition = self.to_network(batch[0]), self.given(self.condition_inside(batch[1]), ~hidden)
         if self.upscaler is None:
             return self._error(self.denoiser, clean, self.varying, times, condition)
         small = _halved(clean)
@@ -189,31 +140,13 @@ class Diffusion(AnyShapeGenerator):
         error = (network(inside, times.to(clean) / NOISE_LEVELS, condition) - target) * varying
         return error.square().sum() / (len(clean) * varying.sum().clamp(min=1))
 
-    def _given(self, condition: Tensor, given: Tensor) -> Tensor:
-        """Return conditions (zeros where dropped) and a column that says whether they are present."""
-        flag = given.to(condition)[:, None]
-        return torch.cat([condition * flag, flag], 1)
+    def random_times(self, rows: int) -> Tensor:
+        """Return noise levels at random."""
+        return torch.randint(NOISE_LEVELS, (rows,), device=self.device)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return L of a batch (features, conditions) at random noise levels."""
-        rows = len(batch[0])
-        times = torch.randint(NOISE_LEVELS, (rows,), device=self.device)
-        hidden = torch.rand(rows, device=self.device) < self.dropout
-        return self._loss(batch, times, hidden)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return L at noise levels that are spread evenly over the rows."""
-        rows = len(batch[0])
-        times = ((torch.randperm(rows) + 0.5) * NOISE_LEVELS / rows).long().to(self.device)
-        return {"loss": self._loss(batch, times, torch.zeros(rows, dtype=torch.bool, device=self.device))}
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
-
-    def configure_callbacks(self) -> list[lightning.Callback]:
-        """Return the moving average of weights."""
-        return [MovingAverage(self.average)]
+    def even_times(self, rows: int) -> Tensor:
+        """Return noise levels that are spread evenly over the rows."""
+        return ((torch.randperm(rows) + 0.5) * NOISE_LEVELS / rows).long().to(self.device)
 
     # --- Sampling ------------------------------------------------------------------------------------------
 
@@ -256,8 +189,7 @@ class Diffusion(AnyShapeGenerator):
         positive("temperature", temperature)
         steps = self.steps if steps is None else _steps(steps)
         sampler = self.sampler if sampler is None else _known("sampler", sampler, SAMPLERS)
-        guidance = self.guidance if guidance is None else positive("guidance", guidance, allow_zero=True)
-        self._check_guidance(guidance)
+        guidance = self._guidance(guidance)
         if guide is not None and guide.shape != self.shape:
             raise InputError(f"guide: expects features of shape {guide.shape}, but these have {self.shape}.")
 
@@ -267,7 +199,7 @@ class Diffusion(AnyShapeGenerator):
 
         setting: dict[str, Any] = {"noise": noise, "steps": steps, "sampler": sampler, "guidance": guidance}
         made = [condition.new_zeros(0, *self.shape, device=self.device)]
-        for rows in condition.to(self.device).split(max(1, _AT_ONCE // math.prod(self.shape))):
+        for rows in condition.to(self.device).split(max(1, AT_ONCE // math.prod(self.shape))):
             if len(rows) == 0:
                 continue
             inside = self.condition_inside(rows)
@@ -301,20 +233,11 @@ class Diffusion(AnyShapeGenerator):
         with warnings.catch_warnings():  # of what diffusers asks of NumPy
             warnings.simplefilter("ignore", DeprecationWarning)
             scheduler.set_timesteps(steps, device=self.device)
-        everyone = torch.ones(len(condition), dtype=torch.bool, device=self.device)
-        conditional, unconditional = self._given(condition, everyone), self._given(condition, ~everyone)
-
-        def predicted(noisy: Tensor, time: Tensor, known: Tensor) -> Tensor:
-            inside = noisy if beside is None else torch.cat([noisy, beside], 1)
-            times = (time / NOISE_LEVELS).to(noisy).expand(len(noisy))
-            return map_rows(network, inside, times, known, size=math.prod(inside.shape[1:]))
-
         limit, noisy = self._limit(), noise(varying) * varying
         for time in scheduler.timesteps:
-            output = predicted(noisy, time, conditional if guidance > 0 else unconditional)
-            if guidance not in (0, 1):
-                free = predicted(noisy, time, unconditional)
-                output = free + guidance * (output - free)
+            inside = noisy if beside is None else torch.cat([noisy, beside], 1)
+            times = (time / NOISE_LEVELS).to(noisy).expand(len(noisy))
+            output = self.guided(network, inside, times, condition, guidance)
             if towards is not None or limit < math.inf:
                 level = self._levels[int(time)].to(noisy)
                 output = self._corrected(output, noisy, level, limit, towards)
@@ -373,13 +296,6 @@ class Diffusion(AnyShapeGenerator):
             return clean - size * slope * (length > 0)
 
         return move
-
-    def _check_guidance(self, guidance: float) -> None:
-        if guidance != 1 and self.dropout == 0:
-            raise InputError(
-                f"guidance: got {guidance}, expected 1, since dropout is 0 and the model "
-                "has no unconditional prediction. Remedy: train it with dropout 0.1."
-            )
 
     def _scheduler(self, sampler: str) -> Any:
         """Return a scheduler of diffusers."""
