@@ -1,6 +1,7 @@
 """Clusters that are the same, whatever their place, turn, order of atoms and hand."""
 
 import numpy as np
+import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
@@ -59,19 +60,20 @@ def test_what_is_not_finite_is_in_no_group():
 
 
 def test_evaluators_know_clusters_too():
-    made = from_ase([cluster(0), disguised(cluster(0), 1), cluster(2)])
-    zeros = torch.zeros(3, dtype=torch.float64)
-    samples = Samples(ids=("a", "b", "c"), targets=zeros, structures=made, rows=torch.arange(3))
-    real = from_ase([disguised(cluster(2), 3)])
+    made = from_ase([cluster(0), disguised(cluster(0), 1), cluster(2), cluster(4)])
+    zeros = torch.zeros(4, dtype=torch.float64)
+    samples = Samples(ids=("a", "b", "c", "d"), targets=zeros, structures=made, rows=torch.arange(4))
+    real = from_ase([disguised(cluster(2), 3), cluster(4)])
     reference = Reference(
         name="y",
         unit="",
-        properties=zeros[:1],
-        features=zeros[:1, None],
+        properties=zeros[:2],
+        features=zeros[:2, None],
         structures=real,
-        training_rows=torch.arange(1),
+        training_rows=torch.tensor([1]),
     )
     metrics = evaluated(samples, reference, kinds=("uniqueness", "novelty")).metrics
-    assert metrics["uniqueness"].per_structure == {"unique": [True, False, True], "group": [0, 0, 1]}
-    assert metrics["novelty"].per_structure["novel"] == [True, True, False]
-    assert metrics["novelty"].overall == {"percent_novel": 50.0}
+    assert metrics["uniqueness"].per_structure == {"unique": [True, False, True, True], "group": [0, 0, 1, 2]}
+    assert metrics["novelty"].per_structure["novel"] == [True, True, False, False]
+    assert metrics["novelty"].per_structure["copy"] == [False, False, False, True]  # of a training row
+    assert metrics["novelty"].overall["percent_novel"] == pytest.approx(100 / 3)

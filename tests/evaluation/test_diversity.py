@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from whorl.evaluation import copy_distance, percent_copies, principal_components, spread_ratio
+from whorl.evaluation import copy_distance, coverage, percent_copies, principal_components, spread_ratio
 
 
 def random_rows(n, f=5, seed=0):
@@ -84,3 +84,21 @@ def test_principal_components_are_those_of_the_covariance_whatever_is_more(rows,
         torch.testing.assert_close(directions[k], expected, rtol=0, atol=1e-8)
         assert float(shares[k]) == pytest.approx(float(values[-1 - k] / values.sum()), abs=1e-10)
     assert directions.shape == (2, features) and shares.shape == (2,)
+
+
+@pytest.mark.parametrize("neighbours", [1, 3, 5])
+def test_coverage_agrees_with_a_slow_loop(neighbours):
+    real, generated = random_rows(30), 0.5 * random_rows(8)
+    covered = 0
+    for i, row in enumerate(real):
+        others = sorted(float((row - other).norm()) for j, other in enumerate(real) if j != i)
+        covered += any(float((row - new).norm()) <= others[neighbours - 1] for new in generated)
+    assert 0 < covered < 30
+    assert coverage(generated, real, neighbours=neighbours) == pytest.approx(covered / 30)
+
+
+def test_real_structures_cover_themselves_and_one_mode_does_not_cover_two():
+    real = random_rows(20)
+    assert coverage(real, real) == 1.0
+    assert coverage(real, torch.cat([real, real + 100.0])) == 0.5
+    assert coverage(random_rows(0), real) is None and coverage(real, random_rows(5)) is None

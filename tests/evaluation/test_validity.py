@@ -11,7 +11,7 @@ from ase.build import bulk
 from ase.data import chemical_symbols
 
 from whorl.errors import MissingExtraError
-from whorl.evaluation import validity
+from whorl.evaluation import Reference, Samples, evaluate, validity
 from whorl.evaluation.validity import check_validity, is_charge_neutral
 from whorl.structures import from_ase
 
@@ -79,3 +79,17 @@ def test_without_smact_the_remedy_is_said(monkeypatch):
     with pytest.raises(MissingExtraError, match=r"pip install 'whorl\[crystens\]'"):
         check_validity(from_ase([bulk("Fe")]))
     check_validity(from_ase([bulk("Fe")]), chemistry=False)
+
+
+def test_the_pieces_of_clusters_are_counted_and_of_nothing_else():
+    far = Atoms("Pt3", [[0, 0, 0], [0, 0, 2.5], [0, 0, 9]])
+    broken = Atoms("Pt2", [[0, 0, 0], [0, 0, float("nan")]])
+    layers = Atoms("Pt2", [[0, 0, 0], [0, 0, 9]], cell=[2.5, 2.5, 18], pbc=True)
+    structures = from_ase([far, far[:2], broken, layers])
+    targets = torch.zeros(4, dtype=torch.float64)
+    of = Samples(ids=tuple("abcd"), targets=targets, structures=structures, rows=torch.arange(4))
+    reference = Reference(
+        name="y", unit="", properties=targets, features=targets[:, None], training_rows=torch.arange(4)
+    )
+    made = evaluate(of, reference, ["validity"]).metrics["validity"]
+    assert made.per_structure["pieces"] == [2, 1, None, None]

@@ -1,5 +1,6 @@
 """Stage ``refine``: outcomes kept apart, what is finished stays, bad recipes are refused early."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -8,19 +9,24 @@ from ase import Atoms
 from ase.io import write
 from tiny_recipe import Steps, tiny
 
-from whorl.cli import commands
+from whorl.cli import commands, console
 from whorl.datasets import load_dataset, load_features
 from whorl.errors import InputError
+from whorl.evaluation import evaluate
+from whorl.evaluation.matching import rmsd
+from whorl.evaluation.results import arm_of
 from whorl.evaluation.samples import Samples
 from whorl.files import read_json
 from whorl.potentials import bulk_energy, make_potential
 from whorl.refinement import displacement
 from whorl.representations import make_representation
 from whorl.structures import from_ase
+from whorl.structures.connectivity import count_pieces
 from whorl.surrogates import load_surrogate
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import Recipe
 from whorl.workflow.stages import run_recipe
+from whorl.workflow.stages.evaluate import arms_of, read_metrics, samples_of
 from whorl.workflow.stages.refine import _out_of_reach, drawn
 from whorl.workflow.stages.report import summary
 
@@ -251,6 +257,68 @@ def test_the_values_of_an_arm_are_those_of_its_structures(projected):
         assert metrics["per_structure"]["energy"] == pytest.approx(emt(data.structures).energy.tolist())
 
 
+WINDOW = 0.8  # eV/atom, wide enough for a few real rows
+
+
+def test_the_numbers_of_an_arm_agree_with_slow_loops(projected):
+    folder, _ = projected
+    run = RunFolder(folder, tiny(PROJECT))
+    (_, reference), training = samples_of(run)["n24"], read_json(run.rows("n24"))["rows"]
+    varies = reference.features.std(0, correction=0) > 0
+    shift, scale = reference.features.mean(0), reference.features.std(0, correction=0)
+    standard = ((reference.features - shift) / scale)[:, varies]
+    representation = make_representation(load_features(run.features).representation)
+    surrogate = load_surrogate(run.atoms_surrogate("n24"))
+    in_results = {of["target"]: of["arms"] for of in read_json(run.results)["sizes"]["n24"]["targets"]}
+    copies, covered = 0, []
+    for name, samples in arms_of(run)["n24"].items():
+        structures = [samples.structures[k] for k in range(len(samples.structures))]
+        with torch.no_grad():
+            features = ((representation(samples.structures) - shift) / scale)[:, varies]
+        true = read_json(run.metrics("n24", f"{name}/energy"))["per_structure"]["value"]
+        predicted = surrogate.predict(samples.structures)
+        of = evaluate(samples, reference, ["diversity"], tolerance=WINDOW)
+        metrics = {**read_metrics(folder / "evaluate" / "n24" / name), **of.metrics}
+        for target in (2.0, 3.0):
+            arm = arm_of(dataclasses.replace(of, metrics=metrics), target, labels=24)
+            own = [k for k in range(len(structures)) if samples.structure_targets[k] == target]
+            near = standard[(reference.properties - target).abs() <= WINDOW]
+            between = [float((features[i] - features[j]).norm()) for i in own for j in own if i < j]
+            real = [float((a - b).norm()) for i, a in enumerate(near) for b in near[:i]]
+            assert arm.spread_ratio == pytest.approx(sum(between) / len(between) / (sum(real) / len(real)))
+            fifth = [sorted(float((row - other).norm()) for other in near)[5] for row in near]
+            close = [min(float((row - features[k]).norm()) for k in own) for row in near]
+            covered.append(sum(d <= r for d, r in zip(close, fifth, strict=True)) / len(near))
+            assert arm.coverage == pytest.approx(covered[-1])
+            inside = [abs(true[k] - predicted.mean[k]) <= 1.645 * predicted.uncertainty[k] for k in own]
+            same = [float(rmsd(structures[i], structures[j])) <= 0.1 for i in own for j in own if i < j]
+            known = [
+                min(float(rmsd(structures[k], reference.structures[row])) for row in training) <= 0.1
+                for k in own
+            ]
+            expected = {
+                "interval_coverage": sum(inside) / len(own),
+                "unique": 0.5 if any(same) else 1.0,
+                "copies": sum(known),
+                "percent_whole": 100 * sum(int(count_pieces(structures[k])) == 1 for k in own) / len(own),
+            }
+            for key, value in expected.items():
+                assert getattr(arm, key) == in_results[target][name][key] == pytest.approx(value)
+            copies += sum(known)
+    assert copies and any(0 < share < 1 for share in covered)  # the baseline hardly moves some structures
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_tables_of_the_arms_are_whole_in_a_terminal(projected, monkeypatch, width, capsys):
+    folder, _ = projected
+    monkeypatch.setattr(console.err, "_width", width)
+    console.show_summary(*summary(RunFolder(folder, tiny(PROJECT)).results))
+    shown = capsys.readouterr().err
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= width
+    for word in ("within", "±0.1", "(eV/atom)", "labels", "draws", "copies", "spread", "covered", "interval"):
+        assert word in shown.split()
+
+
 def test_calls_are_kept_as_labels_with_forces(projected):
     folder, _ = projected
     run = RunFolder(folder, tiny(PROJECT))
@@ -340,8 +408,8 @@ def test_the_summary_of_a_run_shows_the_arms(projected, tiny_run):
     assert [name for name, _, _ in table.groups] == ["n = 15", "n = 24"]
     arms = ["as reconstructed", "projected", "after energy calls", "data, projected"]
     assert [heading.split(" ", 1)[1] for heading in table.targets[:4]] == arms
-    assert [column.label for column in table.columns[:7]] == [
-        *("within ±0.1", "MAE", "calls", "labels", "draws", "moved", "whole"),
+    assert [column.label for column in table.columns[:6]] == [
+        *("within ±0.1", "MAE", "calls", "labels", "draws", "moved"),
     ]
     plain, _ = summary(tiny_run / "evaluate" / "results.json")
     assert "Structures as reconstructed, by the energy method" in plain

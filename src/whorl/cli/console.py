@@ -192,13 +192,10 @@ def show_table(heading: str, table: Table) -> None:
         columns = [(i, column) for i, column in enumerate(table.columns) if column.group == group]
         shown.add_column(table.target_label, justify="left", no_wrap=True)
         for i, column in columns:
-            shown.add_column(
-                f"{column.label} ({column.unit})" if column.unit else column.label,
-                justify="right",
-                min_width=max(
-                    (len(row[i]) for row in table.rows), default=0
-                ),  # headings wrap, numbers do not
-            )
+            label = f"{column.label} ({column.unit})" if column.unit else column.label
+            # Headings wrap between words, numbers do not.
+            width = max(len(text) for text in (*label.split(), *(row[i] for row in table.rows)))
+            shown.add_column(label, justify="right", min_width=width)
         for target, row in table.by_target:
             shown.add_row(target, *(row[i] for i, _ in columns))
         err.print(shown)

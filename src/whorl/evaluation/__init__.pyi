@@ -10,7 +10,7 @@ from .distances import (
     standardized,
 )
 from .distributions import Distribution, compare
-from .diversity import copy_distance, percent_copies, principal_components, spread_ratio
+from .diversity import copy_distance, coverage, percent_copies, principal_components, spread_ratio
 from .duplicates import distinct, is_known
 from .evaluators.base import EvaluationContext, Evaluator
 from .metrics import Metrics
@@ -52,6 +52,7 @@ __all__ = [
     "copy_distance",
     "count_distinct",
     "count_failed",
+    "coverage",
     "distinct",
     "evaluate",
     "is_known",

@@ -16,9 +16,7 @@ from typing import Any
 
 from whorl.evaluation.results import Evaluated
 from whorl.structures.batch import StructureBatch
-from whorl.structures.checks import find_problems
 from whorl.structures.composition import formula
-from whorl.structures.connectivity import count_pieces
 
 COLUMNS = (
     *("rank", "file", "formula", "space_group", "property", "requested", "computed", "computed_by", "valid"),
@@ -124,7 +122,7 @@ def _candidates(of: Evaluated, label: str) -> Iterator[Candidate]:
     new = _column(of, "novelty", "novel") or [None] * count
     values = [abs(c - t) if c is not None else math.inf for c, t in zip(computed, targets, strict=True)]
     unique = _unique(of, values, invalid)
-    pieces = _pieces(samples.structures)
+    pieces = _column(of, "validity", "pieces") or [None] * count
     for k, row in enumerate(samples.rows.tolist()):
         refined = samples.refinement[k] if samples.refinement else ""
         yield Candidate(
@@ -144,7 +142,7 @@ def _candidates(of: Evaluated, label: str) -> Iterator[Candidate]:
             status="; ".join(filter(None, [samples.status[k] if samples.status else "", refined])).replace(
                 "_", " "
             ),
-            remarks="; ".join(filter(None, [why[k], pieces[k], str(failures[k] or "")])),
+            remarks="; ".join(filter(None, [why[k], _in_pieces(pieces[k]), str(failures[k] or "")])),
             generator=label,
             sample=samples.ids[row],
             index=k,
@@ -208,14 +206,8 @@ def _unique(of: Evaluated, deviations: Sequence[float], invalid: Sequence[bool])
     return [best[group] == k for k, group in enumerate(groups)]
 
 
-def _pieces(structures: StructureBatch) -> list[str]:
-    """Return in how many pieces each cluster is; empty for one piece, and of what is no cluster."""
-    problems = find_problems(structures)
-    clusters = [
-        k for k, periodic in enumerate(structures.pbc.any(1).tolist()) if not periodic and k not in problems
-    ]
-    counts = dict(zip(clusters, count_pieces(structures[clusters]).tolist(), strict=True)) if clusters else {}
-    return [f"in {counts[k]} pieces" if counts.get(k, 1) > 1 else "" for k in range(len(structures))]
+def _in_pieces(count: int | None) -> str:
+    return f"in {count} pieces" if count is not None and count > 1 else ""
 
 
 def _order(candidate: Candidate) -> tuple[float, str, int]:

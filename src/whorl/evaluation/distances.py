@@ -49,6 +49,18 @@ def nearest_neighbour_distances(features: Float[Tensor, "n f"]) -> Float[Tensor,
     return torch.cat(parts)
 
 
+def neighbour_distances(features: Float[Tensor, "n f"], k: int) -> Float[Tensor, "n"]:
+    """Return the distance of each row to its k-th nearest other row; infinite where there are fewer."""
+    if len(features) <= k:
+        return torch.full((len(features),), float("inf"), dtype=torch.float64)
+    parts = [torch.zeros(0, dtype=torch.float64)]
+    for start, block in _distance_blocks(features, features):
+        own = torch.arange(len(block))
+        block[own, start + own] = -1.0  # before all others
+        parts.append(block.kthvalue(k + 1, dim=1).values)
+    return torch.cat(parts)
+
+
 def mean_pairwise_distance(features: Float[Tensor, "n f"], *, at_most: int = 5000) -> float:
     r"""Return the spread of a set, :math:`\frac{2}{n (n-1)} \sum_{i<j} \lVert x_i - x_j \rVert`.
 

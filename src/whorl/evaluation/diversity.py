@@ -6,7 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.evaluation.distances import mean_pairwise_distance, nearest_distances, nearest_neighbour_distances
+from whorl.evaluation.distances import (
+    mean_pairwise_distance,
+    nearest_distances,
+    nearest_neighbour_distances,
+    neighbour_distances,
+)
 from whorl.linalg import principal_axes
 
 
@@ -67,6 +72,31 @@ def spread_ratio(
     if width == 0:
         return None, "the real structures in the window are all equal"
     return mean_pairwise_distance(generated) / width, None
+
+
+def coverage(
+    generated: Float[Tensor, "n f"], real: Float[Tensor, "m f"], *, neighbours: int = 5
+) -> float | None:
+    """Return the share of real structures that have a sample as near as their k-th real neighbour.
+
+    It counts modes, where the mean distance of samples hides that some are missing (Naeem et al., ICML 2020).
+    Few samples cannot cover many real structures.
+
+    Args:
+        generated: Standardised features.
+        real: Those of real structures with the target property, standardised in the same way.
+        neighbours: k.
+
+    Returns:
+        0 to 1; ``None`` without samples, or for no more than k real structures.
+
+    >>> coverage(torch.tensor([[0.1]]), torch.tensor([[0.0], [1.0], [3.0]]), neighbours=1)
+    0.6666666666666666
+    """
+    if len(real) <= neighbours or not len(generated):
+        return None
+    near = nearest_distances(real, generated) <= neighbour_distances(real, neighbours)
+    return float(near.double().mean())
 
 
 def principal_components(

@@ -13,8 +13,11 @@ from torch import Tensor
 from whorl.errors import InputError
 from whorl.evaluation.metrics import Metrics
 from whorl.evaluation.samples import Reference, Samples
-from whorl.structures.connectivity import count_pieces
+from whorl.surrogates.base import QUANTILE
 from whorl.surrogates.errors import PredictionErrors
+
+ARM_EVALUATORS = ("energy", "validity", "uniqueness", "novelty", "diversity")
+"""Evaluators of the structures that are compared."""
 
 _FORMAT = "whorl results 2"
 _UNITS = {"formation energy": "eV/atom"}
@@ -30,7 +33,9 @@ class Evaluated:
         reference: The real data, with the rows that the generator was given.
         metrics: By the kind of the evaluator.
         arms: Structures to compare, by what was done: ``plain`` as they were reconstructed, those after each
-            refiner, and the ``baseline`` of random training structures; each with its energies.
+            refiner, and the ``baseline`` of random training structures; each with the metrics of
+            :data:`ARM_EVALUATORS`, and ``prediction``, with the columns ``value`` and ``uncertainty`` of the
+            surrogate of structures.
     """
 
     samples: Samples
@@ -101,6 +106,8 @@ class Diversity:
         real_count: How many those are.
         ratio: ``spread / real_spread``.
         no_ratio: Why there is none.
+        coverage: Share of the real data with the property asked for that have a sample among their nearest
+            neighbours, 0 to 1.
     """
 
     count: int
@@ -112,11 +119,12 @@ class Diversity:
     real_count: int
     ratio: float | None
     no_ratio: str | None
+    coverage: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """Accuracy of structures for one target by the energy method, and their cost.
+    """Structures for one target: accuracy by the energy method, cost and diversity; None where not evaluated.
 
     Attributes:
         count: Structures, with a value or without.
@@ -126,7 +134,14 @@ class Arm:
         labels: Labelled structures spent in all: training rows, active rounds, and what refiners computed.
         draws: Samples, or training structures, that were drawn for these structures.
         displacement: Mean of the root mean square distances, in Å, that refinement moved atoms.
-        percent_whole: Structures in one piece.
+        percent_whole: Clusters in one piece.
+        unique: Share of structures that are no duplicates of others, 0 to 1: distinct ones over all.
+        copies: Number that match a structure the generator was trained on.
+        spread_ratio: Mean distance of the features of two structures, over that of the real data with the
+            property asked for.
+        coverage: Share of these real data that have a structure among their nearest neighbours, 0 to 1.
+        interval_coverage: Share of structures whose value is within the 90 % interval that the surrogate of
+            structures states, 0 to 1.
     """
 
     count: int
@@ -137,6 +152,11 @@ class Arm:
     draws: int
     displacement: float
     percent_whole: float | None
+    unique: float | None = None
+    copies: int | None = None
+    spread_ratio: float | None = None
+    coverage: float | None = None
+    interval_coverage: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,9 +353,21 @@ def arm_of(of: Evaluated, target: float, *, labels: int) -> Arm:
     """Return the results of one arm at one target."""
     samples, near = of.samples, of.metrics["energy"].at(target)
     own = samples.structure_targets == target
-    assert samples.structures is not None
     count = int(own.sum())
-    whole = count_pieces(samples.structures[own]) == 1
+    diversity = of.metrics["diversity"].at(target).get("atoms", {}) if "diversity" in of.metrics else {}
+
+    def column(evaluator: str, name: str) -> list[Any]:
+        """Return what is known of the own structures."""
+        values = of.metrics[evaluator].per_structure.get(name, []) if evaluator in of.metrics else []
+        return [
+            value for value, here in zip(values, own.tolist(), strict=False) if here and value is not None
+        ]
+
+    groups, copies, pieces = (
+        column("uniqueness", "group"),
+        column("novelty", "copy"),
+        column("validity", "pieces"),
+    )
 
     def mean(column: Tensor | None) -> float:
         return 0.0 if column is None or not count else float(column[own].double().mean())
@@ -348,8 +380,25 @@ def arm_of(of: Evaluated, target: float, *, labels: int) -> Arm:
         labels=labels + samples.further_labels,
         draws=count if samples.draws is None else int(samples.draws[own].sum()),
         displacement=mean(samples.displacement),
-        percent_whole=100 * float(whole.double().mean()) if count else None,
+        percent_whole=100 * pieces.count(1) / len(pieces) if pieces else None,
+        unique=len(set(groups)) / count if groups else None,
+        copies=sum(copies) if copies else None,
+        spread_ratio=diversity.get("ratio"),
+        coverage=diversity.get("coverage"),
+        interval_coverage=_interval_coverage(of, own),
     )
+
+
+def _interval_coverage(of: Evaluated, own: Tensor) -> float | None:
+    """Return the share of values within the 90 % interval of their prediction."""
+    true, predicted = of.values("energy"), of.values("prediction")
+    uncertainty = of.values("prediction", "uncertainty")
+    if true is None or predicted is None or uncertainty is None:
+        return None
+    errors = (true - predicted).abs()[own]
+    known = errors.isfinite()
+    inside = errors <= QUANTILE * uncertainty[own]
+    return float(inside[known].double().mean()) if bool(known.any()) else None
 
 
 def _without_repeats(warnings: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

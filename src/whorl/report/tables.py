@@ -23,6 +23,7 @@ _ARMS = {
     "relax": "relaxed",
     "baseline": "data, projected",
 }
+_ArmColumn = tuple[str, str, Callable[[Arm], float | None], str]  # heading, unit, number, its format
 _OWN_COLUMNS = ("surrogate", "reconstruction", "energy")  # evaluators whose columns have names of their own
 
 
@@ -123,23 +124,39 @@ def make_table(results: Results, kind: str, *, compare_with_paper: bool = False)
     )
 
 
-def arms_table(results: Results) -> Table | None:
-    """Lay out what each step gains by the energy method, and what it costs; None where nothing was refined.
+def arms_tables(results: Results) -> tuple[Table, ...]:
+    """Lay out what each step gains by the energy method and what it costs, and the diversity it leaves.
 
     Each target has a row for the structures as reconstructed, one after each refiner, and one for random
-    training structures refined alike. Training sizes are groups of columns.
+    training structures refined alike. Training sizes are groups of columns. Two tables; none where nothing
+    was refined.
     """
     if not any(len(target.arms) > 1 for size in results.sizes.values() for target in size.targets):
-        return None
-    shown: list[tuple[str, str, Callable[[Arm], float | None], str]] = [
+        return ()
+    gains: list[_ArmColumn] = [
         (f"within ±{results.tolerance:g}", "%", lambda arm: arm.percent_within, ".0f"),
         ("MAE", results.unit, lambda arm: arm.mean_absolute_error, ".3f"),
         ("calls", "", lambda arm: arm.energy_calls, ".1f"),
         ("labels", "", lambda arm: arm.labels, ",.0f"),
         ("draws", "", lambda arm: arm.draws, ".0f"),
         ("moved", "Å", lambda arm: arm.displacement, ".2f"),
-        ("whole", "%", lambda arm: arm.percent_whole, ".0f"),
     ]
+    qualities: list[_ArmColumn] = [
+        ("whole", "%", lambda arm: arm.percent_whole, ".0f"),
+        ("unique", "%", lambda arm: _in_percent(arm.unique), ".0f"),
+        ("copies", "", lambda arm: arm.copies, ".0f"),
+        ("spread / data", "", lambda arm: arm.spread_ratio, ".2f"),
+        ("covered", "%", lambda arm: _in_percent(arm.coverage), ".0f"),
+        ("in 90 % interval", "%", lambda arm: _in_percent(arm.interval_coverage), ".0f"),
+    ]
+    return _arms_table(results, gains), _arms_table(results, qualities)
+
+
+def _in_percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _arms_table(results: Results, shown: Sequence[_ArmColumn]) -> Table:
     arms = {
         label: {(target.target, name): arm for target in size.targets for name, arm in target.arms.items()}
         for label, size in results.sizes.items()

@@ -49,14 +49,13 @@ from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.structures.checks import find_problems
 from whorl.structures.convert import Structures, as_batch
-from whorl.surrogates.base import Prediction, Progress, StructureSurrogate
+from whorl.surrogates.base import QUANTILE, Prediction, Progress, StructureSurrogate
 from whorl.surrogates.environments import CosineFeatures, default_fingerprint
 from whorl.surrogates.errors import PredictionErrors, prediction_errors
 from whorl.surrogates.settings import SurrogateSettings
 from whorl.tensor_files import read_tensors, tensors_hash, write_tensors
 
 MINIMUM_STRUCTURES = 10
-QUANTILE = 1.645  # of the normal distribution: 90 % of errors are within so many uncertainties
 # Of the errors of structures left out. Those that were moved to a value are farther from the training
 # structures, and of their errors 90 % are then covered.
 COVERED = 0.95

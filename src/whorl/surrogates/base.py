@@ -24,6 +24,9 @@ from whorl.tensor_files import read_safetensors, read_tensors
 Progress = Callable[..., object]
 """Called with (done, in all), optionally with a message."""
 
+QUANTILE = 1.645
+"""Of the normal distribution: 90 % of errors are within so many uncertainties."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:

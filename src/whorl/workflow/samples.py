@@ -105,7 +105,6 @@ def _with_structures(samples: Samples, files: SampleFiles, path: Path) -> Sample
             f"{path}: has '{missing[0]}', which is none of the generated samples in {files.generated}. "
             "Reconstruct these samples, or give those that were reconstructed."
         )
-    own = path.with_name(f"{path.stem}-features.safetensors")
     with damage_named(record_of(path)):
         limit = record.get("invalid_above")
         changes: dict[str, Any] = {
@@ -131,8 +130,14 @@ def _with_structures(samples: Samples, files: SampleFiles, path: Path) -> Sample
         loss=data.properties["reconstruction_loss"].double(),
         status=status,
         refinement=refinement if any(refinement) else (),
-        structure_features=load_features(own).features.flatten(1).double() if own.is_file() else None,
+        structure_features=_features_of(path),
     )
+
+
+def _features_of(structures: Path) -> Tensor | None:
+    """Return the features of structures themselves, from the file next to them."""
+    path = structures.with_name(f"{structures.stem}-features.safetensors")
+    return load_features(path).features.flatten(1).double() if path.is_file() else None
 
 
 def _cost(data: Dataset) -> dict[str, Any]:
@@ -160,6 +165,7 @@ def read_arm(structures: Path) -> Samples:
         targets=data.properties["target"].double(),
         structures=data.structures,
         rows=torch.arange(len(data)),
+        structure_features=_features_of(structures),
         **_cost(data),
     )
 

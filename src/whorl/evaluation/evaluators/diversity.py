@@ -14,7 +14,7 @@ from whorl.evaluation.distances import (
     nearest_distances,
     standardized,
 )
-from whorl.evaluation.diversity import copy_distance, percent_copies, spread_ratio
+from whorl.evaluation.diversity import copy_distance, coverage, percent_copies, spread_ratio
 from whorl.evaluation.evaluators.base import EvaluationContext, Evaluator
 from whorl.evaluation.metrics import Metrics, by_target, number
 from whorl.evaluation.results import Diversity
@@ -43,8 +43,8 @@ class DiversityEvaluator(Evaluator):
     settings: Settings
 
     def applies(self, samples: Samples, reference: Reference) -> bool:
-        """Whether there are features."""
-        return samples.features is not None
+        """Whether there are features, generated ones or those of structures."""
+        return samples.features is not None or samples.structure_features is not None
 
     def evaluate(
         self,
@@ -54,20 +54,22 @@ class DiversityEvaluator(Evaluator):
         prepared: dict[str, Any] | None = None,
     ) -> Metrics:
         """Return at each target the diversity of features, and of the features of structures."""
-        assert samples.features is not None
-        features, yardstick = samples.features.flatten(1), reference.features
+        yardstick = reference.features
         real = standardized(yardstick, yardstick)
         training = standardized(reference.training_features, yardstick)
         distance = copy_distance(training, fraction=self.settings.copy_fraction)
 
         def numbers(target: float, own: Tensor) -> dict[str, Any]:
             near = real[(reference.properties.double() - target).abs() <= context.tolerance * (1 + 1e-9)]
-            atoms = None
-            if samples.structure_features is not None:
-                atoms = samples.structure_features.flatten(1)[own[samples.rows]]
+            parts = {
+                "features": (samples.features, own),
+                "atoms": (samples.structure_features, own[samples.rows]),
+            }
             return {
-                name: dataclasses.asdict(_diversity(rows, yardstick, training, near, distance))
-                for name, rows in (("features", features[own]), ("atoms", atoms))
+                name: dataclasses.asdict(
+                    _diversity(rows.flatten(1)[chosen], yardstick, training, near, distance)
+                )
+                for name, (rows, chosen) in parts.items()
                 if rows is not None
             }
 
@@ -94,4 +96,5 @@ def _diversity(
         real_count=len(real),
         ratio=ratio,
         no_ratio=reason,
+        coverage=coverage(features, real),
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from whorl.chunked import Part
 from whorl.evaluation.clusters import known_clusters
 from whorl.evaluation.duplicates import is_known
@@ -18,8 +21,9 @@ from whorl.tensor_files import tensors_hash
 class NoveltyEvaluator(Evaluator):
     """Structures that match none of the real ones, as in uniqueness: column ``novel`` of structures.
 
-    Where uniqueness is evaluated too, one of each group is looked for, its group shares the answer, and the
-    share of new ones is that of the groups. What is in no group has no answer.
+    The column ``copy`` says which of the others match one of the training rows. Where uniqueness is evaluated
+    too, one of each group is looked for, its group shares the answer, and the share of new ones is that of
+    the groups. What is in no group has no answer.
     """
 
     kind = "novelty"
@@ -52,17 +56,28 @@ class NoveltyEvaluator(Evaluator):
         for row, group in enumerate(groups):
             if group is not None:
                 first.setdefault(group, row)
-        (part,) = context.map(
-            partial(_known, real.replace(info=())),
-            [structures.replace(info=())[list(first.values())]],
-            key=["novelty", tensors_hash(real.tensors)],
+        chosen, structures = (
+            torch.tensor(list(first.values()), dtype=torch.int64),
+            structures.replace(info=()),
         )
-        known = part.tensors["known"]
-        answers = dict(zip(first, (~known).tolist(), strict=True))
+
+        def among(others: StructureBatch, rows: Tensor) -> Tensor:
+            (part,) = context.map(
+                partial(_known, others), [structures[rows]], key=["novelty", tensors_hash(others.tensors)]
+            )
+            return part.tensors["known"]
+
+        real = real.replace(info=())
+        known = among(real, chosen)
+        copy = torch.zeros_like(known)
+        if bool(known.any()):
+            copy[known] = among(real[reference.training_rows], chosen[known])
+        answers = dict(zip(first, zip((~known).tolist(), copy.tolist(), strict=True), strict=True))
+        columns = [answers.get(group, (None, None)) for group in groups]
         return Metrics(
             evaluator=self.kind,
             overall={"percent_novel": percent(~known)},
-            per_structure={"novel": [answers.get(group) for group in groups]},
+            per_structure={"novel": [novel for novel, _ in columns], "copy": [copy for _, copy in columns]},
         )
 
 

@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from whorl.chunked import Part
 from whorl.evaluation.evaluators.base import EvaluationContext, Evaluator
@@ -14,6 +16,8 @@ from whorl.evaluation.metrics import Metrics, column, percent
 from whorl.evaluation.samples import Reference, Samples
 from whorl.evaluation.validity import check_validity
 from whorl.structures.batch import StructureBatch
+from whorl.structures.checks import find_problems
+from whorl.structures.connectivity import count_pieces
 
 _AT_ONCE = 500
 
@@ -22,7 +26,7 @@ class ValidityEvaluator(Evaluator):
     """Validity by the usual rules of the field, and by a stricter one.
 
     Columns of structures: ``valid``, ``strictly_valid``, ``charge_neutral`` (of crystals, where smact is
-    installed), ``shortest_distance`` (Å; None above 3 Å) and ``remarks``.
+    installed), ``shortest_distance`` (Å; None above 3 Å), ``pieces`` (fragments of clusters) and ``remarks``.
     """
 
     kind = "validity"
@@ -45,7 +49,7 @@ class ValidityEvaluator(Evaluator):
         crystals = bool(structures.pbc.all())
         chemistry = len(structures) > 0 and crystals and importlib.util.find_spec("smact") is not None
         chunks = list(structures.chunks(_AT_ONCE)) if len(structures) else [structures]
-        parts = context.map(partial(_checked, chemistry), chunks, key=["validity", chemistry])
+        parts = context.map(partial(_checked, chemistry), chunks, key=["validity", chemistry, "pieces"])
         flags = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
         neutral, valid, strict = flags.get("neutral"), flags["valid"], flags["strict"]
         return Metrics(
@@ -64,6 +68,7 @@ class ValidityEvaluator(Evaluator):
                 "strictly_valid": column(strict),
                 "charge_neutral": [None] * len(structures) if neutral is None else column(neutral),
                 "shortest_distance": column(flags["shortest"]),
+                "pieces": [None if count < 0 else count for count in flags["pieces"].tolist()],
                 "remarks": [text for part in parts for text in part.notes],
             },
         )
@@ -77,7 +82,17 @@ def _checked(chemistry: bool, structures: StructureBatch) -> Part:
         "valid": found.structurally_valid,
         "strict": found.strictly_valid,
         "shortest": found.shortest_distance,
+        "pieces": _pieces(structures),
     }
     if found.charge_neutral is not None:
         tensors["neutral"] = found.charge_neutral
     return Part(tensors, found.reasons())
+
+
+def _pieces(structures: StructureBatch) -> Int[Tensor, "B"]:
+    """Return in how many pieces each cluster is; -1 of what is none."""
+    clusters = ~structures.pbc.any(1)
+    clusters[list(find_problems(structures))] = False
+    pieces = torch.full((len(structures),), -1)
+    pieces[clusters] = count_pieces(structures[clusters])
+    return pieces

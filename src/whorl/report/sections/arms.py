@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from whorl.report.sections.base import ReportContext, ReportSection
-from whorl.report.tables import arms_table
+from whorl.report.tables import arms_tables
 from whorl.report.widgets import render
 
 
@@ -16,13 +16,13 @@ class Arms(ReportSection):
 
     def applies(self, context: ReportContext) -> bool:
         """Whether structures of more than one arm were evaluated."""
-        return arms_table(context.results) is not None
+        return bool(arms_tables(context.results))
 
     def html(self, context: ReportContext) -> str:
         """Return the table."""
         return render(
             "sections/table.html",
-            tables=[arms_table(context.results)],
+            tables=arms_tables(context.results),
             captions=[
                 f"By {context.energy_method}: all structures of each target, none left out. Calls: of the "
                 "energy method, mean for a structure. Labels: labelled structures in all, of training, "

@@ -36,7 +36,7 @@ from whorl.representations import make_representation
 from whorl.structures import StructureBatch
 from whorl.structures.composition import formula, species_of
 from whorl.structures.convert import calculator_results
-from whorl.surrogates.additive import QUANTILE
+from whorl.surrogates.base import QUANTILE
 from whorl.tensor_files import tensors_hash
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor

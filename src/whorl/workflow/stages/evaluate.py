@@ -14,8 +14,8 @@ from whorl.errors import MissingExtraError, import_extra
 from whorl.evaluation import running
 from whorl.evaluation.candidates import rank_candidates
 from whorl.evaluation.evaluators.base import EvaluationContext, Evaluator
-from whorl.evaluation.metrics import Metrics
-from whorl.evaluation.results import Evaluated, results_of
+from whorl.evaluation.metrics import Metrics, column
+from whorl.evaluation.results import ARM_EVALUATORS, Evaluated, results_of
 from whorl.evaluation.running import file_of
 from whorl.evaluation.samples import Reference, Samples
 from whorl.evaluation.settings import EvaluatorSettings
@@ -28,6 +28,10 @@ from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.samples import SampleFiles, read_arm, read_reference, read_samples, with_training_rows
 from whorl.workflow.settings import EvaluateSettings
+from whorl.workflow.stages.atoms import read_atoms_surrogate
+
+_AT_ONCE = 100  # structures predicted
+_PREDICTION = "prediction"
 
 PARTS = ".parts"
 """Folder of finished chunks, within that of the stage: they go on where settings change that they do not
@@ -60,6 +64,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
             *(f"sampling/{label}" for label in labels),
             *(f"generate/{label}" for label in labels),
             *(run.step_of(path) for label in labels if reconstructed for path in run.arms(label).values()),
+            *(run.step_of(path) for path in _atoms_surrogates(run).values()),
         ),
         keeps=(PARTS,),
     )
@@ -88,8 +93,16 @@ def _evaluate(run: RunFolder, monitor: Monitor) -> None:
         made_with=provenance(seed=run.recipe.seed, settings=run.recipe.decisive()),
         monitor=monitor,
         arms=arms_of(run),
+        atoms_surrogates=_atoms_surrogates(run),
     )
     _name_silent(run.recipe.evaluate, evaluated, monitor)
+
+
+def _atoms_surrogates(run: RunFolder) -> dict[str, Path]:
+    """Return the surrogate of structures of each training size; none where nothing is moved by one."""
+    if run.surrogate_of_atoms is None or run.recipe.reconstruct is None:
+        return {}
+    return {label: run.last_surrogate(label) for label in run.labels}
 
 
 def arms_of(run: RunFolder) -> dict[str, dict[str, Samples]]:
@@ -264,6 +277,7 @@ def evaluate(
     made_with: Mapping[str, Any],
     monitor: Monitor,
     arms: Mapping[str, Mapping[str, Samples]] | None = None,
+    atoms_surrogates: Mapping[str, Path] | None = None,
 ) -> dict[str, Evaluated]:
     """Evaluate samples by all evaluators that apply to them.
 
@@ -283,6 +297,7 @@ def evaluate(
         monitor: Receives progress and warnings.
         arms: Structures of each training size that are compared by the energy method, by what was done; their
             metrics go to ``<label>/<arm>/``.
+        atoms_surrogates: Surrogate of structures of each training size, by which refiners moved these.
 
     Raises:
         InputError: Files that do not belong together, or an evaluator whose metrics do not fit the samples.
@@ -311,21 +326,21 @@ def evaluate(
         compared = {}
         for name, arm in ((arms or {}).get(label, {}) if of.values("energy") is not None else {}).items():
             if _same_structures(arm, its):
-                compared[name] = Evaluated(
-                    samples=arm, reference=reference, metrics={"energy": of.metrics["energy"]}
+                known = {kind: of.metrics[kind] for kind in ARM_EVALUATORS if kind in of.metrics}
+                made = Evaluated(samples=arm, reference=reference, metrics=known)
+            else:
+                made = run(
+                    arm,
+                    reference,
+                    [evaluator for evaluator in every if evaluator.kind in ARM_EVALUATORS],
+                    directory=output / PARTS / label / name,
+                    progress=lambda kind, name=name: monitor.progress(f"{kind}, {name}"),  # type: ignore[misc]
                 )
-                continue
-            compared[name] = run(
-                arm,
-                reference,
-                [evaluator for evaluator in every if evaluator.kind == "energy"],
-                directory=output / PARTS / label / name,
-                progress=lambda kind, name=name: monitor.progress(f"{kind}, {name}"),  # type: ignore[misc]
-            )
+            predicted = _predicted(arm, (atoms_surrogates or {}).get(label))
+            compared[name] = dataclasses.replace(made, metrics={**made.metrics, **predicted})
+            for kind, metrics in compared[name].metrics.items():
+                write_json(output / label / name / f"{file_of(kind)}.json", metrics.to_dict())
         of = evaluated[label] = dataclasses.replace(of, arms=compared)
-        for name, arm_metrics in compared.items():
-            energy = arm_metrics.metrics["energy"]
-            write_json(output / label / name / "energy.json", energy.to_dict())
         for kind, metrics in of.metrics.items():
             for warning in metrics.warnings:
                 monitor.warn(warning)
@@ -337,6 +352,27 @@ def evaluate(
     write_samples(evaluated, output / "samples.csv")
     write_tables(results, output, provenance=made_with)
     return evaluated
+
+
+def _predicted(arm: Samples, surrogate: Path | None) -> dict[str, Metrics]:
+    """Return what the surrogate of structures predicts of those it can predict; nothing without one."""
+    if surrogate is None or arm.structures is None:
+        return {}
+    model, count = read_atoms_surrogate(surrogate), len(arm.structures)
+    problems = model.find_problems(arm.structures)
+    rows = torch.tensor([row for row in range(count) if row not in problems], dtype=torch.int64)
+    values, uncertainties = torch.full((2, count), torch.nan, dtype=torch.float64)
+    for chunk in rows.split(_AT_ONCE) if len(rows) else ():
+        predicted = model.predict(arm.structures[chunk])
+        values[chunk] = predicted.mean.double()
+        if predicted.uncertainty is not None:
+            uncertainties[chunk] = predicted.uncertainty.double()
+    return {
+        _PREDICTION: Metrics(
+            evaluator=_PREDICTION,
+            per_structure={"value": column(values), "uncertainty": column(uncertainties)},
+        )
+    }
 
 
 def _same_structures(one: Samples, other: Samples) -> bool:

@@ -14,7 +14,7 @@ from whorl.files import damage_named, provenance, read_json
 from whorl.generators.io import read_training_record
 from whorl.report import make_table, write_report
 from whorl.report.sections.base import ReportContext
-from whorl.report.tables import Table, arms_table
+from whorl.report.tables import Table, arms_tables
 from whorl.workflow.engine import MARKER, Step, read_marker, refresh
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import read_recipe
@@ -115,12 +115,18 @@ def read_results(path: Path) -> Results:
 def summary(path: Path) -> tuple[dict[str, Table], list[str]]:
     """Return the tables of ``results.json`` by their headings, and lines about crystals."""
     results = read_results(path)
-    arms = arms_table(results)
+    arms = arms_tables(results)
     tables = {"Generated features, by the surrogate": make_table(results, "surrogate")}
-    if arms is None:
-        tables["Structures as reconstructed, by the energy method"] = make_table(results, "potential")
+    if arms:
+        tables |= dict(
+            zip(
+                ("Structures by the energy method", "The same structures: diversity and calibration"),
+                arms,
+                strict=True,
+            )
+        )
     else:
-        tables["Structures by the energy method"] = arms
+        tables["Structures as reconstructed, by the energy method"] = make_table(results, "potential")
     lines = []
     for label, size in results.sizes.items():
         validity = size.metrics.get("validity", {})
