@@ -39,7 +39,7 @@ def dscribe(soap: SOAP, atoms: Atoms, *, average: str) -> np.ndarray:
         weighting={"function": "poly", "r0": soap.radius, "c": 1, "m": 1},
     )
     values = theirs.create(atoms)
-    places = [theirs.get_location((soap.species[s], soap.species[t])) for s, t in soap.species_pairs]
+    places = [theirs.get_location((soap.species[s], soap.species[t])) for s, t in soap.channel_pairs]
     return np.concatenate([values[..., place] for place in places], -1)
 
 

@@ -18,6 +18,9 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"cutoff": 5.0, "g2": [(0.5, 2.0)], "g5": [(0.1, 2.0, 1.0)], "pooling": ["mean", "std"]},
         {"cutoff": 4.0, "g5": [(0.1, 1.0, -1.0)], "pooling": ["sum"], "per_centre_species": True},
         {"cutoff": 4.0, "g2": [(0.5, 1.0)], "images": "minimum"},
+        {"cutoff": 4.0, "g2": [(0.5, 1.0)], "g4": [(0.02, 2.0, -1.0)], "embedding": 3},
+        {"cutoff": 4.0, "g5": [(0.1, 2.0, 1.0)], "pooling": ["max", "min", "std"], "embedding": 2}
+        | {"per_centre_species": True},
     ],
     "crystens": [
         {"max_atoms": 2},
@@ -27,6 +30,8 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "soap": [
         {"cutoff": 4.5, "n_max": 3, "l_max": 2, "pooling": ["max", "min"]},
         {"cutoff": 4.5, "n_max": 2, "l_max": 3, "per_centre_species": True},
+        {"cutoff": 4.5, "n_max": 2, "l_max": 2, "embedding": 3},
+        {"cutoff": 4.5, "n_max": 2, "l_max": 1, "per_centre_species": True, "embedding": 2},
     ],
 }
 """Settings that are quick; without an entry, the defaults are checked."""

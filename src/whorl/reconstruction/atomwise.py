@@ -70,7 +70,7 @@ class AtomList(Representation):
 
     def sharpness(self) -> Float[Tensor, "F"]:
         """Return that of the features of an atom, for every atom."""
-        return self.atomic.atomic_sharpness().repeat(self.n_atoms)
+        return self.atomic.sharpness_of_atom().repeat(self.n_atoms)
 
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B n f"]:
         """Return the features of each structure's atoms."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from whorl.axes import REPRESENTATIONS
 from whorl.errors import InputError
 from whorl.files import stable_hash
-from whorl.memory import in_words
+from whorl.memory import in_words, require_memory
 from whorl.representations.settings import RepresentationSettings
 from whorl.settings import Method
 from whorl.structures.batch import StructureBatch
@@ -23,9 +23,10 @@ from whorl.structures.checks import find_problems
 from whorl.structures.convert import Structures, as_batch
 from whorl.symmetry.coordinates import SymmetryCoordinates
 
-MOST_FEATURES = 2_000_000
-"""Maximum number of features of one structure (16 MB)."""
+MOST_FEATURES = 500_000
+"""Maximum number of features of one structure (4 MB)."""
 
+_LITTLE = 10**8  # bytes, that always fit
 _FEATURES_A_COORDINATE = (
     4  # above it, a backward pass for each coordinate is faster than one for each feature
 )
@@ -44,8 +45,8 @@ def require_few_features(count: int, what: str, remedy: str) -> None:
     """
     if count > MOST_FEATURES:
         raise InputError(
-            f"{what} make {count:,} features for each structure ({in_words(8 * count)}), expected at most "
-            f"{MOST_FEATURES:,}. {remedy}"
+            f"{what} make {count:,} features for each structure ({in_words(8 * count)}, for 1,000 structures "
+            f"{in_words(8000 * count)}), expected at most {MOST_FEATURES:,}. {remedy}"
         )
 
 
@@ -126,9 +127,11 @@ class Representation(nn.Module, Method, ABC):
         """Return R of each structure, after validation (:func:`sound`).
 
         Raises:
-            InputError: An invalid structure, or one that this representation does not support.
+            InputError: An invalid structure, one that this representation does not support, or more features
+                than there is memory for.
         """
         structures = sound(structures)
+        self.require_memory(structures)
         if len(structures) == 0:
             return _no_change(structures) + structures.positions.new_zeros(0, *self.layout.shape)
         features = super().__call__(structures)
@@ -138,6 +141,22 @@ class Representation(nn.Module, Method, ABC):
         if varies and self.differentiable and not features.requires_grad:
             return features + _no_change(structures)  # of atoms without neighbours
         return features
+
+    def require_memory(self, structures: StructureBatch) -> None:
+        """Reject features that do not fit into memory, before they are computed.
+
+        Raises:
+            InputError: They do not fit.
+        """
+        needed = 2 * len(structures) * len(self.layout) * structures.positions.element_size()
+        if needed > _LITTLE:
+            elements = len(structures.atomic_numbers.unique())
+            require_memory(
+                needed,  # in pieces, and put together
+                f"{len(self.layout):,} features for each of {len(structures):,} structures, which have "
+                f"{elements} elements",
+                f"Remedy: {self.fewer_features}, or fewer structures.",
+            )
 
     @abstractmethod
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B *shape"]:

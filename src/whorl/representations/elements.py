@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 HEAVIEST = 118
+_HEAVIEST_RADIUS = 96  # curium, in the table of covalent radii
 DESCRIPTORS = ("electronegativity", "covalent_radius", "valence_electrons", "mendeleev_number")
 """After Pauling; in Å (Cordero et al. 2008); electrons outside of full shells and of full d and f subshells;
 place in Pettifor's string through the periodic table."""
@@ -35,7 +36,7 @@ def element_table(elements: str) -> Float[Tensor, "119 4"]:
 def descriptor_table(descriptors: tuple[str, ...]) -> Float[Tensor, "119 d"]:
     """Return chemical descriptors of each atomic number, 0 (no atom) first, over the largest of each.
 
-    Unknown values (the electronegativity of helium) are 0.
+    Unknown values (the electronegativity of helium, radii of the heaviest elements) are 0.
     """
     columns = [_column(name) for name in descriptors]
     table = torch.tensor(columns, dtype=torch.float64).reshape(len(descriptors), HEAVIEST + 1).T
@@ -47,9 +48,11 @@ def _column(name: str) -> list[float]:
         table = element_table("periodic")
         return (table[:, 3] + 2.0 * (table[:, 2] > 1)).tolist()
     if name == "covalent_radius":
-        from ase.data import covalent_radii, missing
+        from ase.data import covalent_radii
 
-        return [float(radius) if radius > missing else 0.0 for radius in covalent_radii[: HEAVIEST + 1]]
+        # ASE has a number in the place of unknown radii too.
+        known = [float(radius) for radius in covalent_radii[1 : _HEAVIEST_RADIUS + 1]]
+        return [0.0, *known, *[0.0] * (HEAVIEST - _HEAVIEST_RADIUS)]
     from pymatgen.core import Element
 
     field = {"electronegativity": "X", "mendeleev_number": "mendeleev_no"}[name]

@@ -39,6 +39,8 @@ class Pairs:
         ends: One where the pair begins, and one where it ends, shape (2, N, n, M).
         by_atom: Whether the column of a pair is the place of the atom where it ends; ends and lever are not
             filled then.
+        mixing: Channels of the kinds of each row's structure (see :mod:`whorl.representations.embedding`),
+            shape (N, S, K); None where each kind has its own features.
     """
 
     blocks: list[tuple[int, slice]]
@@ -51,6 +53,7 @@ class Pairs:
     lever: Float[Tensor, "N R M"] | Float[Tensor, "N 3 M R"]
     ends: Float[Tensor, "2 N n M"]
     by_atom: bool
+    mixing: Float[Tensor, "N S K"] | None
 
     @classmethod
     def of(
@@ -67,6 +70,7 @@ class Pairs:
         by_atom: bool = False,
         levers: Float[Tensor, "P 3 Q"] | None = None,
         row_kind: Int[Tensor, "N"] | None = None,
+        mixing: Float[Tensor, "N S K"] | None = None,
     ) -> Pairs:
         """Arrange pairs by their row and kind; ``ends`` are the two atoms' places within the structure.
 
@@ -128,7 +132,16 @@ class Pairs:
             lever=lever,
             ends=at_ends,
             by_atom=by_atom,
+            mixing=mixing,
         )
+
+    def of_channels(self, of_kinds: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Return sums over neighbours by channel from those by kind: the same where there is no embedding."""
+        if self.mixing is None or not of_kinds:
+            return of_kinds
+        together = torch.stack(list(of_kinds.values()), 1)
+        mixed = self.mixing[:, list(of_kinds)].transpose(1, 2) @ together.flatten(2)
+        return dict(enumerate(mixed.unflatten(2, together.shape[2:]).unbind(1)))
 
     def moved(self, slopes: Float[Tensor, "N 3 K m"], columns: slice) -> Float[Tensor, "N x K R"]:
         """Return derivatives in the coordinates from those in the vectors of some columns; rows are centres.

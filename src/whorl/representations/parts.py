@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from whorl.representations.kinds import Kinds
 from whorl.representations.pairs import Pairs
 from whorl.structures.batch import StructureBatch
 from whorl.structures.neighbors import NeighborList
@@ -62,7 +63,8 @@ class Part:
         undirected: Number of the pair without its direction, shape (P,).
         directions: The two directed pairs of each undirected one, shape (P/2, 2).
         counts: Number of neighbours of each atom, shape (n,).
-        n_species: Number of species that are declared.
+        n_species: Number of species that are declared, or with an embedding of one structure.
+        mixing: Channels of the species of each structure, shape (B, S, K); None without an embedding.
     """
 
     structures: slice
@@ -79,6 +81,7 @@ class Part:
     directions: Int[Tensor, "H 2"]
     counts: Int[Tensor, "n"]
     n_species: int
+    mixing: Float[Tensor, "B S K"] | None
 
     @cached_property
     def atoms(self) -> Atoms:
@@ -90,6 +93,11 @@ class Part:
             n_structures=self.structures.stop - self.structures.start,
             n=int(self.place.max()) + 1,
         )
+
+    @property
+    def centres(self) -> Int[Tensor, "n"] | Float[Tensor, "n K"]:
+        """Species of each atom, or with an embedding the channels of its element."""
+        return self.of_atom if self.mixing is None else self.mixing[self.structure, self.of_atom]
 
     def by_atom(self) -> Pairs:
         """Arrange the pairs of each atom in its row, without coordinates: for values alone."""
@@ -104,6 +112,7 @@ class Part:
             strain=False,
             levers=self.vectors.new_zeros(len(self.vectors), 3, 0),
             row_kind=self.of_atom,
+            mixing=None if self.mixing is None else self.mixing[self.structure],
         )
 
     def centred(self, *, strain: bool) -> Pairs:
@@ -124,6 +133,7 @@ class Part:
             strain=strain,
             by_atom=isolated and size * n * (n - 1) <= 1.3 * len(self.vectors),
             row_kind=slots.new_full((size * n,), -1).index_copy(0, slots, atoms.species),
+            mixing=None if self.mixing is None else self.mixing.repeat_interleave(n, 0),
         )
 
     def undirected_pairs(self, *, strain: bool) -> Pairs:
@@ -151,9 +161,8 @@ def cut(
     structures: StructureBatch,
     pairs: NeighborList,
     vectors: Float[Tensor, "P 3"],
-    species: Int[Tensor, "A"],
+    kinds: Kinds,
     *,
-    n_species: int,
     pairs_at_once: int,
 ) -> Iterator[Part]:
     """Cut into whole structures, so that both directions of a pair are in one part.
@@ -162,10 +171,10 @@ def cut(
         structures: To be cut.
         pairs: Theirs.
         vectors: Of the pairs.
-        species: Index of each atom's species.
-        n_species: Number of species that are declared.
+        kinds: Species of the atoms.
         pairs_at_once: In a part, unless one structure has more.
     """
+    species = kinds.of_atom
     index, place = structures.structure_index, structures.position_in_structure
     counts = pairs.counts(len(species))
     atoms_before = [*structures.first_atom.tolist(), len(species)]
@@ -192,7 +201,8 @@ def cut(
             undirected=pairs.undirected[some] - half.start,
             directions=pairs.directions[half] - first,
             counts=counts[atoms],
-            n_species=n_species,
+            n_species=kinds.count,
+            mixing=None if kinds.mixing is None else kinds.mixing[begin:end],
         )
         begin = end
 

@@ -6,27 +6,30 @@ For the features :math:`G_{if}` of the atoms i of a structure, the pooled featur
 .. math:: J_{pf,rx} = \sum_i w_{pif} \frac{\partial G_{if}}{\partial x_{rx}} .
 
 A representation gives names and :mod:`kernels <whorl.representations.kernels>`, which compute the features
-of atoms and their Jacobian in blocks of columns; everything else is here: neighbours, species, the layout,
-pooling, pieces of bounded memory, and the Jacobian in positions, strain and symmetric coordinates.
+of atoms and their Jacobian in blocks of columns; everything else is here: neighbours, species or their
+:mod:`embedding <whorl.representations.embedding>`, the layout, pooling, pieces of bounded memory, and the
+Jacobian in positions, strain and symmetric coordinates.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import unknown_option
 from whorl.parallel import map_threads
 from whorl.representations.base import FeatureLayout, require_few_features, sound
+from whorl.representations.embedding import Elements, channel_names, embedding_table
 from whorl.representations.kernels import Kernel, PairKernel, pool_jacobian
+from whorl.representations.kinds import Kinds
 from whorl.representations.pairs import Pairs
 from whorl.representations.parts import Part, cut
-from whorl.representations.pooling import Pooling
+from whorl.representations.pooling import Pooling, WeightedPooling
 from whorl.representations.species import SpeciesRepresentation
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import expected_neighbors
@@ -46,22 +49,32 @@ class AtomicRepresentation(SpeciesRepresentation):
 
     A subclass calls ``super().__init__``, keeps its hyperparameters, and at last calls :meth:`lay_out`. It
     gives :meth:`kernels` and :meth:`pairs_at_once`; it may give :meth:`atomic_sharpness`,
-    :meth:`pooled_kernels` and a faster :meth:`atomic_features`.
+    :meth:`pooled_kernels` and a faster :meth:`atomic_features`. Its features are of :attr:`channels` and
+    :attr:`channel_pairs`: its kernels get the ``mixing`` of the pairs' kinds to channels, which
+    :meth:`Pairs.of_channels <whorl.representations.pairs.Pairs.of_channels>` and
+    :class:`~whorl.representations.embedding.Embedded` apply.
 
     Args:
         species: Chemical symbols of all elements that may occur, in any order.
         cutoff: Radius in Å.
         pooling: Names from :mod:`whorl.representations.pooling`.
-        per_centre_species: Pool the atoms of each species separately.
+        per_centre_species: Pool the atoms of each species separately; with an embedding, pool all atoms, once
+            with their features times each channel of their element.
         images: ``"all"`` periodic images within the cutoff, or ``"minimum"``, only the nearest of each atom.
+        embedding: Number of channels of the elements (see :mod:`whorl.representations.embedding`), so that
+            the number of features does not depend on that of the elements; None: each element has features
+            of its own.
+
+    Attributes:
+        channels: Names of what the sums over neighbours tell apart: the species, or the channels.
 
     Raises:
-        InputError: Unknown elements, pools or images.
+        InputError: Unknown elements, pools or images; elements without an embedding.
     """
 
     fewer_features: ClassVar[str] = (
-        "structures of fewer elements, fewer functions, or for crystals a representation whose size does not "
-        "depend on the elements (kind crystens)"
+        "the setting embedding: 4, with which the number of features does not depend on that of the elements "
+        "(or fewer functions)"
     )
 
     def __init__(
@@ -72,12 +85,19 @@ class AtomicRepresentation(SpeciesRepresentation):
         pooling: Sequence[str],
         per_centre_species: bool = False,
         images: str = "all",
+        embedding: int | None = None,
     ) -> None:
         super().__init__(species)
         if images not in IMAGES:
             raise unknown_option("images convention", images, IMAGES)
         self.radius, self.images, self.per_centre_species = cutoff, images, per_centre_species
-        self.pooling = Pooling(pooling, centre_species=len(self.species) if per_centre_species else None)
+        self.embedding = embedding
+        self.channels: tuple[str, ...] = self.species if embedding is None else channel_names(embedding)
+        centres = len(self.channels) if per_centre_species else None
+        self.pooling = (Pooling if embedding is None else WeightedPooling)(pooling, centre_species=centres)
+        table = None if embedding is None else embedding_table(self.species, embedding)
+        self.register_buffer("_channels_of", table, persistent=False)
+        self._channels_of: Tensor | None
         # The nearest images depend on the cell, and a sum on the number of atoms.
         if images == "all":
             self.invariances = self.invariances | {"lattice_basis"}
@@ -98,7 +118,10 @@ class AtomicRepresentation(SpeciesRepresentation):
 
     @abstractmethod
     def kernels(self, pairs: Pairs) -> Sequence[Kernel]:
-        """Return the kernels of the features of the atoms in the rows of pairs, for all columns."""
+        """Return the kernels of the features of the atoms in the rows of pairs, for all columns.
+
+        With an embedding those of the atoms' own elements, the last, are added here.
+        """
 
     @abstractmethod
     def pairs_at_once(self, pools: int) -> int:
@@ -119,8 +142,11 @@ class AtomicRepresentation(SpeciesRepresentation):
         return [], self.kernels(pairs)
 
     def atomic_sharpness(self) -> Float[Tensor, "f"]:
-        """Return for each feature of an atom the inverse of the length (1/Å) over which it changes."""
-        return torch.zeros(len(self.atomic_names), dtype=torch.float64)
+        """Return for each feature of an atom the inverse of the length (1/Å) over which it changes.
+
+        Features of the atoms' own elements, which an embedding adds, have none.
+        """
+        return torch.zeros(len(self.atomic_names) - (self.embedding or 0), dtype=torch.float64)
 
     def atomic_features(self, structures: Structures) -> Float[Tensor, "A f"]:
         """Return the features of each atom before pooling, in the order of :attr:`atomic_names`.
@@ -138,20 +164,43 @@ class AtomicRepresentation(SpeciesRepresentation):
 
     def _features_of_part(self, part: Part) -> Float[Tensor, "n f"]:
         features = part.vectors.new_zeros(len(part.of_atom), len(self.atomic_names))
-        for kernel in self.kernels(part.by_atom()):
+        pairs = part.by_atom()
+        for kernel in [*self.kernels(pairs), *self._element_kernels(pairs)]:
             for columns, values in kernel.values():
                 features[:, columns] = values
         return features
 
+    def _element_kernels(self, pairs: Pairs) -> list[Kernel]:
+        if self.embedding is None:
+            return []
+        count = len(self.atomic_names)
+        return [Elements(pairs, slice(count - self.embedding, count))]
+
     # Names and sizes.
+
+    def common_config(self) -> dict[str, Any]:
+        """Return the hyperparameters of this base but the cutoff, JSON-able."""
+        config: dict[str, Any] = {
+            "kind": self.kind,
+            "species": list(self.species),
+            "pooling": list(self.pooling.names),
+            "per_centre_species": self.per_centre_species,
+            "images": self.images,
+        }
+        return config if self.embedding is None else {**config, "embedding": self.embedding}
 
     def lay_out(self, count: int, names: Iterable[str]) -> None:
         """Name the features of an atom, ``count`` of them, and with them those of a structure.
 
+        An embedding adds those of the atom's own element.
+
         Raises:
             InputError: There are too many features.
         """
-        centres = self.species if self.per_centre_species else ("",)
+        centres = self.channels if self.per_centre_species else ("",)
+        if self.embedding is not None:
+            count += self.embedding
+            names = [*names, *(f"element/{channel}" for channel in self.channels)]
         n = len(self.species)
         require_few_features(
             count * len(self.pooling.names) * len(centres),
@@ -172,7 +221,35 @@ class AtomicRepresentation(SpeciesRepresentation):
 
     def sharpness(self) -> Float[Tensor, "F"]:
         """Return that of the atoms' features for every pool; see the base class."""
-        return self.atomic_sharpness().repeat(len(self.layout) // len(self.atomic_names))
+        return self.sharpness_of_atom().repeat(len(self.layout) // len(self.atomic_names))
+
+    def sharpness_of_atom(self) -> Float[Tensor, "f"]:
+        """Return :meth:`atomic_sharpness`, completed for all features of an atom."""
+        sharpness = self.atomic_sharpness()
+        return torch.cat([sharpness, sharpness.new_zeros(self.embedding or 0)])
+
+    @property
+    def channel_pairs(self) -> list[tuple[int, int]]:
+        """All pairs of channels s ≤ t, by index, in the order (0, 0), (0, 1) … (1, 1) …."""
+        n = len(self.channels)
+        return [(s, t) for s in range(n) for t in range(s, n)]
+
+    def kinds(self, structures: StructureBatch) -> Kinds:
+        """Return what sums over neighbours tell apart: the declared species, or those of each structure.
+
+        Raises:
+            InputError: A structure holds an element that was not declared.
+        """
+        species = self.species_index(structures)
+        if self._channels_of is None:
+            return Kinds(of_atom=species, count=len(self.species), mixing=None)
+        table = self._channels_of.to(structures.positions)
+        return Kinds.of(species, structures.structure_index, len(structures), table)
+
+    def centres(self, structures: StructureBatch) -> Int[Tensor, "A"] | Float[Tensor, "A K"]:
+        """Return of each atom by what it is pooled: its species, or its channels."""
+        species = self.species_index(structures)
+        return species if self._channels_of is None else self._channels_of.to(structures.positions)[species]
 
     def expected_neighbors(self, structures: StructureBatch) -> Float[Tensor, "B"]:
         """Return the expected number of neighbours: in crystals from the density, else all other atoms."""
@@ -196,18 +273,18 @@ class AtomicRepresentation(SpeciesRepresentation):
         return torch.cat(map_threads(self._forward, list(structures.chunks(most))))
 
     def _forward(self, structures: StructureBatch) -> Tensor:
-        species = self.species_index(structures)
+        centres = self.centres(structures)
         atomic = self.atomic_features(structures)
-        return self.pooling(atomic, structures.structure_index, species, len(structures)).flatten(1)
+        return self.pooling(atomic, structures.structure_index, centres, len(structures)).flatten(1)
 
     def neighbors(self, structures: StructureBatch) -> NeighborList:
         """Find the pairs, those of a centre with one species of neighbours standing together."""
-        species = self.species_index(structures)  # report undeclared elements first
+        kinds = self.kinds(structures)  # report undeclared elements first
         pairs = neighbor_list(structures, cutoff=self.radius, images=self.images)
-        if len(self.species) == 1:
+        if kinds.count == 1:
             return pairs
         return pairs.reordered(
-            torch.argsort(pairs.first * len(self.species) + species[pairs.second], stable=True)
+            torch.argsort(pairs.first * kinds.count + kinds.of_atom[pairs.second], stable=True)
         )
 
     def parts(
@@ -224,8 +301,7 @@ class AtomicRepresentation(SpeciesRepresentation):
                 structures,
                 pairs,
                 vectors,
-                self.species_index(structures),
-                n_species=len(self.species),
+                self.kinds(structures),
                 pairs_at_once=max(1, pairs_at_once),
             )
         )
@@ -286,6 +362,7 @@ class AtomicRepresentation(SpeciesRepresentation):
         n, size = atoms.n, atoms.n_structures
         slots = atoms.structure * n + atoms.place  # the centres' rows
         of_pairs, kernels = self.pooled_kernels(centred, lambda: part.undirected_pairs(strain=strain))
+        kernels = [*kernels, *self._element_kernels(centred)]
 
         features = value.new_zeros(size, n, value.shape[2])
         for pair_kernel in of_pairs:
@@ -296,7 +373,7 @@ class AtomicRepresentation(SpeciesRepresentation):
                 features[:, :, columns] = values.reshape(size, n, -1)
         flat = features.flatten(0, 1)
         pooled, weights = self.pooling.with_weights(
-            flat if len(flat) == len(slots) else flat[slots], atoms.structure, atoms.species, size
+            flat if len(flat) == len(slots) else flat[slots], atoms.structure, part.centres, size
         )
         value.copy_(pooled)
 
@@ -304,8 +381,8 @@ class AtomicRepresentation(SpeciesRepresentation):
         result = jacobian
         if jacobian.shape[3] > n + 3 * strain:  # larger structures stand elsewhere in the batch
             result = jacobian.new_empty(*jacobian.shape[:3], n + 3 * strain, 3)
-        if len(centred.blocks) < part.n_species or len(part.vectors) == 0:  # not all columns follow
-            result.zero_()
+        if len(centred.blocks) < part.n_species or len(part.vectors) == 0 or self.embedding is not None:
+            result.zero_()  # not all columns follow
         # Atoms of each of the pools that share a name: all, or those of one species.
         many = self.pooling.groups
         groups = atoms.groups(many, value)  # (B, G, n)
@@ -320,7 +397,7 @@ class AtomicRepresentation(SpeciesRepresentation):
             for columns, place, change in kernel.jacobians():
                 change = change.unflatten(0, (size, n))
                 for name, of_atoms in enumerate(weights[..., columns]):
-                    hard = many == 1 and kernel.least_is_flat and self.pooling.names[name] in ("max", "min")
+                    hard = name in self.pooling.extremes and many == 1 and kernel.least_is_flat
                     extremes = pooled[:, name, columns] if hard else None
                     result[:, name * many : (name + 1) * many, columns] = pool_jacobian(
                         change, of_atoms, place, groups, extremes=extremes
@@ -334,7 +411,8 @@ class AtomicRepresentation(SpeciesRepresentation):
     def _atomic_jacobian(self, part: Part, value: Tensor, jacobian: Tensor, strain: bool) -> None:
         """Write value (B, n, f) and Jacobian (B, n, f, m, 3) of some structures into zeros."""
         n, size = part.atoms.n, part.atoms.n_structures
-        kernels = self.kernels(part.centred(strain=strain))
+        centred = part.centred(strain=strain)
+        kernels = [*self.kernels(centred), *self._element_kernels(centred)]
         value, tail = value[:, :n], jacobian.shape[3] - 3 * strain
         for kernel in kernels:
             for columns, values in kernel.values():
@@ -354,7 +432,9 @@ class AtomicRepresentation(SpeciesRepresentation):
         some_periodic, all_periodic = bool(structures.pbc.any()), bool(structures.pbc.all())
         if some_periodic and (self.images != "all" or not all_periodic):
             return super().value_and_jacobian_along(structures, orbits)
-        species = self.species_index(structures).reshape(orbits.head.shape)
+        kinds = self.kinds(structures)
+        species, centres = kinds.of_atom.reshape(orbits.head.shape), self.centres(structures)
+        centres = centres.unflatten(0, orbits.head.shape)
         value = structures.positions.new_empty(len(structures), len(self.layout))
         jacobian = value.new_empty(*value.shape, orbits.atoms.shape[3])
         is_head = orbits.head == torch.arange(orbits.head.shape[1], device=orbits.head.device)
@@ -369,7 +449,14 @@ class AtomicRepresentation(SpeciesRepresentation):
             along = jacobian[some].unflatten(1, out.shape[1:])
             along[..., part.atoms.shape[3] :] = 0.0
             along = along[..., : part.atoms.shape[3]]
-            self._orbit_jacobian(batch[some], part, species[some], is_head[some], out, along)
+            of_part = Kinds(
+                of_atom=species[some].flatten(),
+                count=kinds.count,
+                mixing=None if kinds.mixing is None else kinds.mixing[some],
+            )
+            self._orbit_jacobian(
+                batch[some], part, of_part, centres[some].flatten(0, 1), is_head[some], out, along
+            )
 
         map_threads(compute, list(range(0, len(structures), step)))
         return value, jacobian
@@ -378,19 +465,20 @@ class AtomicRepresentation(SpeciesRepresentation):
         self,
         structures: StructureBatch,
         orbits: SymmetryCoordinates,
-        species: Tensor,
+        kinds: Kinds,
+        centres: Tensor,
         is_head: Tensor,
         value: Tensor,
         jacobian: Tensor,
     ) -> None:
         """Write value (B, P, f) and Jacobian (B, P, f, Q) of some structures."""
-        size, n = species.shape
+        species, (size, n) = kinds.of_atom, is_head.shape
         first, second, vectors = surroundings(structures, is_head.flatten(), cutoff=self.radius)
         n_rows = int(is_head.sum(1).max())
         row_of = torch.cumsum(is_head, 1) - 1 + n_rows * torch.arange(size, device=is_head.device)[:, None]
         heads = is_head.flatten()
         row_kind = row_of.new_full((size * n_rows,), -1)
-        row_kind[row_of.flatten()[heads]] = species.flatten()[heads]
+        row_kind[row_of.flatten()[heads]] = species[heads]
         motion = orbits.atoms.flatten(0, 1)
         levers = motion[second] - motion[first]
         if bool((orbits.strain != 0).any()):
@@ -398,32 +486,31 @@ class AtomicRepresentation(SpeciesRepresentation):
         pairs = Pairs.of(
             vectors,
             row=row_of.flatten()[first],
-            kind=species.flatten()[second],
+            kind=species[second],
             ends=(first, second),
             n_rows=size * n_rows,
-            n_kinds=len(self.species),
+            n_kinds=kinds.count,
             n_atoms=n,
             strain=False,
             levers=levers,
             row_kind=row_kind,
+            mixing=None if kinds.mixing is None else kinds.mixing.repeat_interleave(n_rows, 0),
         )
-        kernels = self.kernels(pairs)
+        kernels = [*self.kernels(pairs), *self._element_kernels(pairs)]
         features = value.new_zeros(size * n_rows, value.shape[2])
         for kernel in kernels:
             for columns, of_rows in kernel.values():
                 features[:, columns] = of_rows
         # In a pool, every atom has the features of the representative of its orbit.
         rows = row_of.gather(1, orbits.head).flatten()
-        pooled, weights = self.pooling.with_weights(
-            features[rows], structures.structure_index, species.flatten(), size
-        )
+        pooled, weights = self.pooling.with_weights(features[rows], structures.structure_index, centres, size)
         value.copy_(pooled)
         if jacobian.shape[3] == 0:
             return
         of_heads = weights.new_zeros(len(weights), *features.shape).index_add(1, rows, weights)
         many = self.pooling.groups
         groups = value.new_zeros(size * n_rows, many)
-        groups[row_of.flatten()[heads], species.flatten()[heads] if many > 1 else 0] = 1.0
+        groups[row_of.flatten()[heads], species[heads] if many > 1 else 0] = 1.0
         groups = groups.unflatten(0, (size, n_rows)).transpose(1, 2)
         jacobian.zero_()
         for kernel in kernels:

@@ -124,6 +124,8 @@ class Pooling:
         self.groups = centre_species or 1
         self.per_species = centre_species is not None
         self._pools = [_find_pool(name) for name in names]
+        self.extremes = frozenset(i for i, name in enumerate(names) if name in ("max", "min"))
+        """Which weights are of extremes."""
 
     def __call__(
         self,
@@ -190,3 +192,51 @@ class Pooling:
         mask[place] = True
         padded = values.new_zeros(n_groups * longest, values.shape[1]).index_copy(0, place, values)
         return padded.reshape(n_groups, longest, -1), mask.reshape(n_groups, longest, 1), place
+
+
+class WeightedPooling(Pooling):
+    """Pools of all atoms, where species are apart once for each channel of their elements, times it.
+
+    Args:
+        names: As of :class:`Pooling`.
+        centre_species: Number of channels K, or ``None`` to pool all atoms once.
+    """
+
+    def __init__(self, names: Sequence[str], *, centre_species: int | None = None) -> None:
+        super().__init__(names)
+        self._weighted = centre_species is not None
+        if self._weighted:
+            self.extremes = frozenset()
+
+    def __call__(
+        self,
+        values: Float[Tensor, "A F"],
+        structure_index: Int[Tensor, "A"],
+        species: Float[Tensor, "A K"],
+        n_structures: int,
+    ) -> Float[Tensor, "B P F"]:
+        """Pool: P runs over the names, and within each over the channels (``species``, of the atoms)."""
+        none = structure_index.new_zeros(len(structure_index))
+        if not self._weighted:
+            return super().__call__(values, structure_index, none, n_structures)
+        weighted = (species[:, :, None] * values[:, None]).flatten(1)
+        pooled = super().__call__(weighted, structure_index, none, n_structures)
+        return pooled.unflatten(2, (species.shape[1], -1)).flatten(1, 2)
+
+    @torch.no_grad()
+    def with_weights(
+        self,
+        values: Float[Tensor, "A F"],
+        structure_index: Int[Tensor, "A"],
+        species: Float[Tensor, "A K"],
+        n_structures: int,
+    ) -> tuple[Float[Tensor, "B P F"], Float[Tensor, "N A F"]]:
+        """Pool, and return also the derivative in each atom's own value, for each of the P pools."""
+        none = structure_index.new_zeros(len(structure_index))
+        if not self._weighted:
+            return super().with_weights(values, structure_index, none, n_structures)
+        channels = species.shape[1]
+        weighted = (species[:, :, None] * values[:, None]).flatten(1)
+        pooled, weights = super().with_weights(weighted, structure_index, none, n_structures)
+        weights = weights.unflatten(2, (channels, -1)) * species[:, :, None]
+        return pooled.unflatten(2, (channels, -1)).flatten(1, 2), weights.transpose(1, 2).flatten(0, 1)

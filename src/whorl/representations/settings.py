@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from whorl.axes import REPRESENTATIONS
 from whorl.settings import SectionOfKind
@@ -11,6 +13,9 @@ from whorl.settings import SectionOfKind
 if TYPE_CHECKING:
     from whorl.representations.base import Representation
     from whorl.structures.batch import StructureBatch
+
+
+EmbeddingChannels = Annotated[int, Field(ge=2, le=5)] | None
 
 
 class RepresentationSettings(SectionOfKind):

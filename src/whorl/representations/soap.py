@@ -39,7 +39,7 @@ from whorl.representations.cutoffs import Cutoff
 from whorl.representations.kernels import Kernel
 from whorl.representations.pairs import Pairs
 from whorl.representations.pooled import PAIR_NUMBERS, AtomicRepresentation
-from whorl.representations.settings import RepresentationSettings
+from whorl.representations.settings import EmbeddingChannels, RepresentationSettings
 from whorl.settings import Positive
 from whorl.structures.batch import StructureBatch
 
@@ -63,6 +63,8 @@ class SOAP(AtomicRepresentation):
         pooling: Names from :mod:`whorl.representations.pooling`.
         per_centre_species: Pool the atoms of each species separately.
         images: ``"all"`` periodic images within the cutoff, or ``"minimum"``, only the nearest of each atom.
+        embedding: Number of channels in the place of the species; see
+            :class:`~whorl.representations.pooled.AtomicRepresentation`.
 
     Raises:
         InputError: Unknown elements, pools or images; numbers out of range; more radial functions than can be
@@ -94,6 +96,9 @@ class SOAP(AtomicRepresentation):
         """Pool the atoms of each species separately."""
         images: Literal["all", "minimum"] = "all"
         """Periodic images: all within the cutoff, or the nearest."""
+        embedding: EmbeddingChannels = None
+        """Number of channels in the place of features of each element: 1, electronegativity, covalent
+        radius, valence electrons, Mendeleev number. The number of features is the same for all elements."""
 
         @property
         def declared(self) -> list[str] | None:
@@ -121,6 +126,7 @@ class SOAP(AtomicRepresentation):
         pooling: Sequence[str] = ("mean", "std"),
         per_centre_species: bool = False,
         images: str = "all",
+        embedding: int | None = None,
     ) -> None:
         if not (math.isfinite(cutoff) and cutoff > 1 and math.isfinite(sigma) and sigma > 0):
             raise InputError(f"SOAP: got cutoff {cutoff} and sigma {sigma}, expected above 1 Å and above 0.")
@@ -132,24 +138,21 @@ class SOAP(AtomicRepresentation):
             pooling=pooling,
             per_centre_species=per_centre_species,
             images=images,
+            embedding=embedding,
         )
         self.n_max, self.l_max, self.sigma = int(n_max), int(l_max), float(sigma)
         self.basis = _Basis(self.radius, self.n_max, self.l_max, self.sigma)
-        n = len(self.species) * self.n_max
+        n = len(self.channels) * self.n_max
         self.lay_out(n * (n + 1) // 2 * (self.l_max + 1), self._names())
 
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters, JSON-able."""
         return {
-            "kind": self.kind,
-            "species": list(self.species),
+            **self.common_config(),
             "cutoff": self.radius,
             "n_max": self.n_max,
             "l_max": self.l_max,
             "sigma": self.sigma,
-            "pooling": list(self.pooling.names),
-            "per_centre_species": self.per_centre_species,
-            "images": self.images,
         }
 
     def kernels(self, pairs: Pairs) -> list[Kernel]:
@@ -167,7 +170,7 @@ class SOAP(AtomicRepresentation):
         taken to Å on a circle of a typical bond length, b = 2.5 Å.
         """
         squares = []
-        for s, t in self.species_pairs:
+        for s, t in self.channel_pairs:
             for order in range(self.l_max + 1):
                 exponents = self.basis.exponents[order]
                 n, m = self._radial_pairs(s, t)
@@ -181,7 +184,7 @@ class SOAP(AtomicRepresentation):
         return per_pair * structures.n_atoms.double() * self.expected_neighbors(structures)
 
     def _radial_pairs(self, s: int, t: int) -> tuple[Int[Tensor, "K"], Int[Tensor, "K"]]:
-        """Return n and n' of the features of one l of a pair of species."""
+        """Return n and n' of the features of one l of a pair of channels."""
         if s == t:
             n, m = torch.triu_indices(self.n_max, self.n_max)
         else:
@@ -189,10 +192,10 @@ class SOAP(AtomicRepresentation):
         return n, m
 
     def _columns(self, s: int, t: int, order: int) -> slice:
-        """Return the columns of one l of a pair of species."""
+        """Return the columns of one l of a pair of channels."""
         same = self.n_max * (self.n_max + 1) // 2
         start = 0
-        for first, second in self.species_pairs:
+        for first, second in self.channel_pairs:
             width = same if first == second else self.n_max**2
             if (first, second) == (s, t):
                 return slice(start + order * width, start + (order + 1) * width)
@@ -200,11 +203,11 @@ class SOAP(AtomicRepresentation):
         raise AssertionError((s, t))
 
     def _names(self) -> Iterator[str]:
-        for s, t in self.species_pairs:
+        for s, t in self.channel_pairs:
             n, m = self._radial_pairs(s, t)
             for order in range(self.l_max + 1):
                 for i, j in zip(n.tolist(), m.tolist(), strict=True):
-                    yield f"SOAP/{self.species[s]}-{self.species[t]}/l={order},n={i}-{j}"
+                    yield f"SOAP/{self.channels[s]}-{self.channels[t]}/l={order},n={i}-{j}"
 
 
 class _Basis:
@@ -247,9 +250,10 @@ class _PowerSpectrum(Kernel):
         self._blocks = dict(pairs.blocks)
         self._fc = soap.basis.cutoff(pairs.r) * pairs.real
         centres = {int(kind) for kind in pairs.row_kind.unique() if kind >= 0}
-        self._present = sorted(centres | set(self._blocks))
+        self._kinds = sorted(centres | set(self._blocks))
+        self._present = self._kinds if pairs.mixing is None else list(range(len(soap.channels)))
         self._harmonics = {s: _Harmonics(pairs.vectors[:, :, columns]) for s, columns in pairs.blocks}
-        self._coefficients: list[dict[int, Tensor]] = []  # of each l, by species: (N, n, 2 l + 1)
+        self._coefficients: list[dict[int, Tensor]] = []  # of each l, by channel: (N, n, 2 l + 1)
 
     def _known(self, order: int) -> dict[int, Tensor]:
         while len(self._coefficients) <= order:
@@ -258,7 +262,7 @@ class _PowerSpectrum(Kernel):
 
     def _sum_over_neighbors(self, order: int) -> dict[int, Tensor]:
         pairs, total = self._pairs, {}
-        for s in self._present:
+        for s in self._kinds:
             c = pairs.r.new_zeros(len(pairs.row_kind), self._basis.n_max, 2 * order + 1)
             if s in self._blocks:
                 columns = self._blocks[s]
@@ -269,28 +273,28 @@ class _PowerSpectrum(Kernel):
                 itself = (pairs.row_kind == s).to(c)[:, None, None]
                 c = c + itself * self._basis.at_centre(c)[:, None]
             total[s] = c
-        return total
+        return pairs.of_channels(total)
 
-    def _pairs_of_species(self) -> Iterator[tuple[int, int]]:
+    def _pairs_of_channels(self) -> Iterator[tuple[int, int]]:
         return (
             (s, t) for place, s in enumerate(self._present) for t in self._present[place:]
         )  # in the order of the layout
 
     def values(self) -> Iterator[tuple[slice, Float[Tensor, "N k"]]]:
-        """Yield for each l the spectra of each pair of species that occurs."""
+        """Yield for each l the spectra of each pair of channels that occurs."""
         for order in range(self._basis.l_max + 1):
             c, scale = self._known(order), _scale(order)
-            for s, t in self._pairs_of_species():
+            for s, t in self._pairs_of_channels():
                 n, m = self._soap._radial_pairs(s, t)
                 spectrum = scale * (c[s] @ c[t].transpose(1, 2))
                 yield self._soap._columns(s, t, order), spectrum[:, n, m]
 
     def jacobians(self) -> Iterator[tuple[slice, Int[Tensor, "k"], Float[Tensor, "N x k R"]]]:
-        """Yield for each l the Jacobian of each pair of species that occurs: by the product rule."""
+        """Yield for each l the Jacobian of each pair of channels that occurs: by the product rule."""
         for order in range(self._basis.l_max + 1):
             c, scale = self._known(order), _scale(order)
-            changes = {s: self._change(s, order) for s in self._blocks}
-            for s, t in self._pairs_of_species():
+            changes = self._pairs.of_channels({s: self._change(s, order) for s in self._blocks})
+            for s, t in self._pairs_of_channels():
                 n, m = self._soap._radial_pairs(s, t)
                 of_s = _contracted(changes[s], c[t]) if s in changes else None
                 of_t = of_s if s == t else _contracted(changes[t], c[s]) if t in changes else None

@@ -32,6 +32,7 @@ from whorl.representations.acsf.jacobian import AngularKernel, PairRadialKernel,
 from whorl.representations.acsf.settings import ACSFSettings
 from whorl.representations.base import sound
 from whorl.representations.cutoffs import Cutoff
+from whorl.representations.embedding import Embedded, embedded
 from whorl.representations.kernels import Kernel, PairKernel
 from whorl.representations.pairs import Pairs
 from whorl.representations.pooled import PAIR_NUMBERS, AtomicRepresentation
@@ -63,6 +64,8 @@ class ACSF(AtomicRepresentation):
         pooling: Names from :mod:`whorl.representations.pooling`; the paper's max and min by default.
         per_centre_species: Pool the atoms of each species separately.
         images: ``"all"`` periodic images within the cutoff, or ``"minimum"``, the paper's convention.
+        embedding: Number of channels in the place of the species; see
+            :class:`~whorl.representations.pooled.AtomicRepresentation`.
 
     Raises:
         InputError: No functions, unknown elements, parameters out of range, or unknown options.
@@ -73,10 +76,6 @@ class ACSF(AtomicRepresentation):
     """
 
     kind = "acsf"
-    fewer_features = (
-        "structures of fewer elements, symmetry functions without per_centre_species and angular ones (g4, "
-        "g5), or for crystals a representation whose size does not depend on the elements: kind crystens"
-    )
     presets: ClassVar[tuple[str, ...]] = ("fung2022", "crystal")
 
     class Settings(ACSFSettings):
@@ -94,6 +93,7 @@ class ACSF(AtomicRepresentation):
         pooling: Sequence[str] = ("max", "min"),
         per_centre_species: bool = False,
         images: str = "all",
+        embedding: int | None = None,
     ) -> None:
         cutoff = cutoff if isinstance(cutoff, Cutoff) else Cutoff(radius=float(cutoff))
         super().__init__(
@@ -102,6 +102,7 @@ class ACSF(AtomicRepresentation):
             pooling=pooling,
             per_centre_species=per_centre_species,
             images=images,
+            embedding=embedding,
         )
         self.cutoff = cutoff
         self.g2 = tuple((float(eta), float(shift)) for eta, shift in g2)
@@ -109,13 +110,16 @@ class ACSF(AtomicRepresentation):
         self.g4 = tuple((float(eta), float(zeta), float(lam)) for eta, zeta, lam in g4)
         self.g5 = tuple((float(eta), float(zeta), float(lam)) for eta, zeta, lam in g5)
         self._check_parameters()
-        self._functions = SymmetryFunctions(
-            g2=self.g2, g3=self.g3, g4=self.g4, g5=self.g5, cutoff=self.cutoff, n_species=len(self.species)
-        )
+        self._functions = self._functions_of(len(self.channels))
         self.lay_out(len(self._functions), self._names())
 
+    def _functions_of(self, n_kinds: int) -> SymmetryFunctions:
+        return SymmetryFunctions(
+            g2=self.g2, g3=self.g3, g4=self.g4, g5=self.g5, cutoff=self.cutoff, n_species=n_kinds
+        )
+
     @classmethod
-    def fung2022(cls, species: Sequence[str], *, images: str = "all") -> ACSF:
+    def fung2022(cls, species: Sequence[str], *, images: str = "all", embedding: int | None = None) -> ACSF:
         """Build the fingerprint of Fung et al. 2022: for one element 190 maxima, then 190 minima.
 
         G2 with η (outermost) × R_s, then G5 with ζ (outermost) × λ × η, cosine cutoff at 20 Å.
@@ -134,11 +138,17 @@ class ACSF(AtomicRepresentation):
             ],
             pooling=("max", "min"),
             images=images,
+            embedding=embedding,
         )
 
     @classmethod
     def crystal(
-        cls, species: Sequence[str], *, cutoff: float = 5.0, pooling: Sequence[str] = ("mean", "std")
+        cls,
+        species: Sequence[str],
+        *,
+        cutoff: float = 5.0,
+        pooling: Sequence[str] = ("mean", "std"),
+        embedding: int | None = None,
     ) -> ACSF:
         r"""Build a fingerprint for crystals: 20 radial and 16 angular functions with a cutoff of 5 Å.
 
@@ -150,7 +160,7 @@ class ACSF(AtomicRepresentation):
         the nearest (η = 0.1).
 
         With S species and two pools these are 2 S (20 S + 8 S (S + 1)) features: 72, 352, 936, 1920 and 3400
-        for S = 1 … 5.
+        for S = 1 … 5; with an ``embedding`` of 4 channels 1,952 for any number of elements.
         """
         steps = range(int((cutoff - 2.0) / 0.25) + 1)
         g2 = [(0.1, 2.0 * step) for step in range(math.ceil(cutoff / 2.0))]
@@ -159,7 +169,15 @@ class ACSF(AtomicRepresentation):
         g5 = [
             (eta, zeta, lam) for zeta in (1.0, 2.0, 4.0, 16.0) for lam in (-1.0, 1.0) for eta in (0.02, 0.1)
         ]
-        return cls(species=species, cutoff=cutoff, g2=g2, g5=g5, pooling=pooling, per_centre_species=True)
+        return cls(
+            species=species,
+            cutoff=cutoff,
+            g2=g2,
+            g5=g5,
+            pooling=pooling,
+            per_centre_species=True,
+            embedding=embedding,
+        )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ACSF:
@@ -177,16 +195,12 @@ class ACSF(AtomicRepresentation):
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters, JSON-able."""
         return {
-            "kind": self.kind,
-            "species": list(self.species),
+            **self.common_config(),
             "cutoff": self.cutoff.config(),
             "g2": [list(item) for item in self.g2],
             "g3": list(self.g3),
             "g4": [list(item) for item in self.g4],
             "g5": [list(item) for item in self.g5],
-            "pooling": list(self.pooling.names),
-            "per_centre_species": self.per_centre_species,
-            "images": self.images,
         }
 
     def atomic_sharpness(self) -> Float[Tensor, "f"]:
@@ -201,7 +215,7 @@ class ACSF(AtomicRepresentation):
         """
         radial = [2.0 * eta for eta, _ in self.g2] + [kappa**2 for kappa in self.g3]
         angular = [2.0 * eta + zeta / (2.0 * _BOND**2) for eta, zeta, _ in (*self.g4, *self.g5)]
-        atomic = radial * len(self.species) + angular * len(self.species_pairs)
+        atomic = radial * len(self.channels) + angular * len(self.channel_pairs)
         return (torch.tensor(atomic, dtype=torch.float64) + self.cutoff.radius**-2).sqrt()
 
     def seconds(self, structures: StructureBatch) -> Float[Tensor, "B"]:
@@ -238,7 +252,16 @@ class ACSF(AtomicRepresentation):
         pairs = self.neighbors(structures)
         vectors = pairs.vectors(structures)
         parts = self.parts(structures, pairs, vectors.detach(), pairs_at_once=self._pairs_at_once)
-        return AtomicFeatures.apply(vectors, parts, self._functions)
+        kinds = self.kinds(structures)
+        if kinds.mixing is None:
+            return AtomicFeatures.apply(vectors, parts, self._functions)
+        of_kinds = AtomicFeatures.apply(vectors, parts, self._functions_of(kinds.count))
+        mixing = kinds.mixing[structures.structure_index]
+        return torch.cat([embedded(of_kinds, mixing, **self._sizes), self.centres(structures)], 1)
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {"single": self._functions.radial.size, "double": self._functions.n_angular}
 
     @property
     def _pairs_at_once(self) -> int:
@@ -246,23 +269,24 @@ class ACSF(AtomicRepresentation):
 
     def kernels(self, pairs: Pairs) -> list[Kernel]:
         """Return one kernel for the radial functions, and one for each group of angular ones."""
-        radial = [RadialKernel(self._functions, pairs)] if self.g2 or self.g3 else []
-        return [*radial, *self._angular_kernels(pairs)]
+        functions = self._functions if pairs.mixing is None else self._functions_of(pairs.mixing.shape[1])
+        kernels: list[Kernel] = [RadialKernel(functions, pairs)] if self.g2 or self.g3 else []
+        kernels += self._angular_kernels(functions, pairs)
+        return kernels if pairs.mixing is None else [Embedded(kernels, pairs, **self._sizes)]
 
     def pooled_kernels(
         self, pairs: Pairs, undirected: Callable[[], Pairs]
-    ) -> tuple[list[PairKernel], list[Kernel]]:
+    ) -> tuple[Sequence[PairKernel], Sequence[Kernel]]:
         """Return kernels in which each undirected pair serves both of its atoms in the radial functions."""
+        if pairs.mixing is not None:
+            return super().pooled_kernels(pairs, undirected)
         radial: list[PairKernel] = []
         if self.g2 or self.g3:
             radial = [PairRadialKernel(self._functions, undirected())]
-        return radial, self._angular_kernels(pairs)
+        return radial, self._angular_kernels(self._functions, pairs)
 
-    def _angular_kernels(self, pairs: Pairs) -> list[Kernel]:
-        return [
-            AngularKernel(self._functions, group, pairs, _FACTORS_AT_ONCE)
-            for group in self._functions.angular
-        ]
+    def _angular_kernels(self, functions: SymmetryFunctions, pairs: Pairs) -> list[Kernel]:
+        return [AngularKernel(functions, group, pairs, _FACTORS_AT_ONCE) for group in functions.angular]
 
     def pairs_at_once(self, pools: int) -> int:
         """Return how many pairs may be held at a time while a Jacobian is computed; see the base class."""
@@ -287,12 +311,12 @@ class ACSF(AtomicRepresentation):
             raise InputError("ACSF: G2 needs η ≥ 0; pairs are (η, R_s).")
 
     def _names(self) -> Iterator[str]:
-        for symbol in self.species:
+        for symbol in self.channels:
             yield from (f"G2/{symbol}/eta={eta:g},Rs={shift:g}" for eta, shift in self.g2)
             yield from (f"G3/{symbol}/kappa={kappa:g}" for kappa in self.g3)
-        for s, t in self.species_pairs:
+        for s, t in self.channel_pairs:
             for kind, parameters in (("G4", self.g4), ("G5", self.g5)):
-                pair = f"{kind}/{self.species[s]}-{self.species[t]}"
+                pair = f"{kind}/{self.channels[s]}-{self.channels[t]}"
                 yield from (
                     f"{pair}/eta={eta:g},zeta={zeta:g},lambda={lam:g}" for eta, zeta, lam in parameters
                 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from whorl.representations.cutoffs import CutoffSettings
-from whorl.representations.settings import RepresentationSettings
+from whorl.representations.settings import EmbeddingChannels, RepresentationSettings
 from whorl.structures.batch import StructureBatch
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class ACSFSettings(RepresentationSettings):
     """Pooling over atoms, such as [max, min]."""
     per_centre_species: bool = False
     """Pool the atoms of each species separately."""
+    embedding: EmbeddingChannels = None
+    """Number of channels in the place of features of each element: 1, electronegativity, covalent
+    radius, valence electrons, Mendeleev number. The number of features is the same for all elements."""
 
     @model_validator(mode="after")
     def _preset_or_own(self) -> ACSFSettings:
@@ -57,7 +60,8 @@ class ACSFSettings(RepresentationSettings):
         own = self.g2 or self.g3 or self.g4 or self.g5
         which = "symmetry functions of the recipe" if own else f"preset {self.preset or 'fung2022'}"
         species = f", species {', '.join(self.species)}" if self.species else ""
-        return f"ACSF, {which}{species}"
+        embedding = f", embedding of {self.embedding} channels" if self.embedding else ""
+        return f"ACSF, {which}{species}{embedding}"
 
     @property
     def declared(self) -> list[str] | None:
@@ -76,6 +80,7 @@ class ACSFSettings(RepresentationSettings):
         if self.cutoff is None:
             preset = self.preset or "fung2022"
             images = {} if preset == "crystal" else {"images": self.images}
-            return self.method.from_config({"preset": preset, "species": declared, **images})
+            options = {"preset": preset, "species": declared, "embedding": self.embedding}
+            return self.method.from_config({**options, **images})
         given = self.model_dump(mode="json", exclude={"preset"}, exclude_none=True)
         return self.method.from_config({**given, "species": declared})

@@ -20,7 +20,7 @@ from whorl.datasets.describe import summary
 from whorl.errors import InputError
 from whorl.files import contents_hash
 from whorl.locks import one_at_a_time
-from whorl.memory import in_words, require_memory
+from whorl.memory import in_words
 from whorl.representations import Representation
 from whorl.structures import StructureBatch, find_problems
 from whorl.structures.composition import composition, species_of
@@ -64,7 +64,7 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
         )
     structures = data.structures[good]
     representation = representation.fit(structures)
-    _require_room(representation, structures)
+    representation.require_memory(structures)
     seconds = representation.seconds(structures)
     size = in_words(len(structures) * _row_bytes(representation, structures))
     hours = _some_time(float(seconds.sum()))
@@ -97,17 +97,6 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
 
 def _row_bytes(representation: Representation, structures: StructureBatch) -> int:
     return len(representation.layout) * structures.positions.element_size()
-
-
-def _require_room(representation: Representation, structures: StructureBatch) -> None:
-    """Reject features that do not fit into memory, before they are computed."""
-    count = len(representation.layout)
-    species = len(species_of(structures))
-    require_memory(
-        2 * len(structures) * _row_bytes(representation, structures),  # in pieces, and put together
-        f"{count:,} features for each of {len(structures):,} structures, which have {species} elements",
-        f"Remedy: {representation.fewer_features}, or fewer structures.",
-    )
 
 
 def _some_time(seconds: float) -> str:
