@@ -102,14 +102,12 @@ def test_size_does_not_depend_on_the_elements_and_other_elements_change_nothing(
 
 
 def test_too_many_features_are_refused_before_they_take_memory(monkeypatch):
-    with pytest.raises(InputError, match=r"SOAP: 56 elements make 567,840 features .*4\.5 GB.*embedding: 4"):
+    with pytest.raises(InputError, match=r"SOAP: 56 elements make 566,160 features .*4\.5 GB.*embedding: 4"):
         SOAP(species=ALL)
     acsf = ACSF.fung2022(ALL)
     monkeypatch.setattr("whorl.memory.memory_limit", lambda: 2 * 10**9)
     structures = from_ase([Atoms("Cu"), Atoms("O")] * 500)
-    words = (
-        r"175,280 features for each of 1,000 structures, which have 2 elements would need 2\.8 GB .*embedding"
-    )
+    words = r"175,280 features for each of 1,000 structures, .* would need 2\.8 GB .*embedding"
     with pytest.raises(InputError, match=words):
         acsf(structures)
     assert ACSF.fung2022(ALL, embedding=4)(structures).shape == (1000, 2128)

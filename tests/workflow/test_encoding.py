@@ -83,7 +83,7 @@ def test_features_beyond_the_memory_are_refused_before_they_are_computed(tmp_pat
     stored(tmp_path, [Atoms("PtAu", [[0, 0, 0], [0, 0, 2.5]])] * 10)
     monkeypatch.setattr(memory, "memory_limit", lambda: 100_000)
     with pytest.raises(
-        InputError, match=r"860 features .*10 structures.*2 elements.*137 kB.*100 kB.*crystens"
+        InputError, match=r"860 features .*10 structures.*2 elements.*137 kB.*100 kB.*embedding"
     ):
         encoded(tmp_path)
     assert not (tmp_path / "f.safetensors").exists()

@@ -26,7 +26,7 @@ from whorl.symmetry.coordinates import SymmetryCoordinates
 MOST_FEATURES = 500_000
 """Maximum number of features of one structure (4 MB)."""
 
-_LITTLE = 10**8  # bytes, that always fit
+_MANY = 10**7  # features, that may not fit into memory
 _FEATURES_A_COORDINATE = (
     4  # above it, a backward pass for each coordinate is faster than one for each feature
 )
@@ -131,7 +131,8 @@ class Representation(nn.Module, Method, ABC):
                 than there is memory for.
         """
         structures = sound(structures)
-        self.require_memory(structures)
+        if len(structures) * len(self.layout) > _MANY:
+            self.require_memory(structures)
         if len(structures) == 0:
             return _no_change(structures) + structures.positions.new_zeros(0, *self.layout.shape)
         features = super().__call__(structures)
@@ -149,14 +150,13 @@ class Representation(nn.Module, Method, ABC):
             InputError: They do not fit.
         """
         needed = 2 * len(structures) * len(self.layout) * structures.positions.element_size()
-        if needed > _LITTLE:
-            elements = len(structures.atomic_numbers.unique())
-            require_memory(
-                needed,  # in pieces, and put together
-                f"{len(self.layout):,} features for each of {len(structures):,} structures, which have "
-                f"{elements} elements",
-                f"Remedy: {self.fewer_features}, or fewer structures.",
-            )
+        elements = len(structures.atomic_numbers.unique())
+        require_memory(
+            needed,  # in pieces, and put together
+            f"{len(self.layout):,} features for each of {len(structures):,} structures, which have "
+            f"{elements} elements",
+            f"Remedy: {self.fewer_features}, or fewer structures.",
+        )
 
     @abstractmethod
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B *shape"]:
