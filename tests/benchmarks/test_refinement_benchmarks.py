@@ -7,7 +7,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from benchmarks.refinement import materials, pt10_project
+from benchmarks.refinement import generated, materials, pt10_project
 
 
 def test_the_projection_of_clusters_runs_and_is_continued(tmp_path, monkeypatch, capsys):
@@ -31,3 +31,15 @@ def test_other_materials_run_and_are_continued(system, tmp_path, monkeypatch, ca
     monkeypatch.setattr(materials, "_of_seed", pytest.fail)
     materials.main()
     assert capsys.readouterr().out == first[first.index("\n") + 1 :]
+
+
+def test_recipes_with_several_seeds_run_and_are_continued(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["generated", "--quick", "--directory", str(tmp_path)])
+    generated.main()
+    first = capsys.readouterr().out
+    assert first.count("| project |") == first.count("| baseline |") == 2
+    folder = next(tmp_path.glob("pt10_emt-*/seed-0"))
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("*/**/stage.json")}
+    generated.main()
+    assert capsys.readouterr().out.count("| project |") == 2
+    assert written == {path: path.stat().st_mtime_ns for path in folder.glob("*/**/stage.json")}

@@ -334,6 +334,19 @@ def test_atoms_that_broke_off_are_no_hit():
     assert refiner().refine(same, whole).refinement == ("fragments",) * 3
 
 
+def test_fragments_are_joined_before_they_are_moved_where_structures_must_be_whole(surrogate):
+    starts = connected(clusters(6))[:2]
+    apart = starts.replace(positions=3 * starts.positions)
+    assert bool((count_pieces(apart) > 1).all())
+    samples = samples_of(apart, surrogate.predict(starts).mean)
+    refined = refiner(whole=True).refine(samples, RefinementContext(surrogate=surrogate, tolerance=0.1))
+    assert refined.refinement[0] == "reached" and bool((count_pieces(refined.structures) == 1).any())
+    for k, status in enumerate(refined.refinement):
+        # What does not get there comes back as it was, with its fragments.
+        whole = int(count_pieces(refined.structures[[k]])) == 1
+        assert whole == (status.split(":")[0] in ("reached", "uncertain"))
+
+
 def test_what_cannot_be_predicted_comes_back_as_it_was(surrogate):
     starts = clusters(4)
     positions, numbers = starts.positions.clone(), starts.atomic_numbers.clone()

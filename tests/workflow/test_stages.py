@@ -1,6 +1,8 @@
 import csv
+import importlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,6 +184,18 @@ def test_samples_are_selected_from_a_pool_of_several_generators(run):
     assert done == ["train/n24", "train/n24-ensemble", "generate/n24"]
     assert (run / "train" / "n24" / "generator-2.safetensors").exists()
     assert len(load_features(run / "generate" / "n24" / "generated.safetensors")) == 2 * 5
+
+
+def test_the_first_selected_samples_are_a_fair_draw(run, monkeypatch):
+    def by_risk(generators, ensemble, features, properties, *, count, **options):
+        rows = torch.arange(count, dtype=torch.float64)[:, None].expand(-1, features.shape[1])
+        return SimpleNamespace(features=rows, advice="")
+
+    monkeypatch.setattr(importlib.import_module("whorl.workflow.stages.generate"), "select", by_risk)
+    selection = "generate={targets: [2.0], samples: 40, selection: {pool: 40}}"
+    redone(run, selection, "sampling.sizes=[24]", until="generate")
+    drawn = load_features(run / "generate" / "n24" / "generated.safetensors").features[:, 0].tolist()
+    assert sorted(drawn) == list(range(40)) and 10 < sum(drawn[:10]) / 10 < 30
 
 
 def test_features_without_structures_are_judged_by_a_given_network(tmp_path, tiny_run):

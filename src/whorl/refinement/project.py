@@ -32,7 +32,7 @@ from whorl.refinement.settings import RefinerSettings
 from whorl.settings import Count, Fraction, NonNegative, Positive, Share
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
-from whorl.structures.connectivity import count_pieces
+from whorl.structures.connectivity import count_pieces, join_pieces
 from whorl.structures.neighbors import neighbor_list
 from whorl.surrogates.additive import AdditiveSurrogate
 from whorl.surrogates.base import StructureSurrogate
@@ -354,6 +354,8 @@ class Project(Refiner):
         shorten them."""
         free_cell: bool = False
         """Optimise the lattice vectors too."""
+        whole: bool = False
+        """Clusters and molecules must be in one piece; their fragments are moved together first."""
         spare: Annotated[int, Field(ge=0)] = 50
         """Most further samples of each target that a run draws in the place of those that do not reach it, if
         this is its first refiner."""
@@ -362,9 +364,9 @@ class Project(Refiner):
 
         def summary(self) -> str:
             """Return the projection in a line of a report."""
-            cell = ", cells too" if self.free_cell else ""
+            more = (", cells too" if self.free_cell else "") + (", in one piece" if self.whole else "")
             return (
-                f"moved onto the value by a surrogate of the atoms ({self.surrogate.kind}){cell}; at least "
+                f"moved onto the value by a surrogate of the atoms ({self.surrogate.kind}){more}; at least "
                 f"{self.confidence:.0%} likely a hit"
             )
 
@@ -441,6 +443,8 @@ def _projected(
     status = [problems.get(row, "") for row in range(len(before))]
     rows = torch.tensor([row for row in range(len(before)) if row not in problems], dtype=torch.int64)
     start = before[rows]
+    if settings.whole:
+        start = join_pieces(start)
     made = project(
         start,
         [Requested.value(surrogate, samples.structure_targets[rows].double(), tolerance)],

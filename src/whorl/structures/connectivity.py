@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 from ase.data import covalent_radii
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import Structures, as_batch
 from whorl.structures.neighbors import neighbor_list
 
 BOND = 1.3  # longest bond, in sums of covalent radii
+CONTACT = 1.2  # likewise: distance of the nearest atoms of fragments that are joined
 
 
 def count_pieces(structures: Structures, *, bond: float = BOND) -> Int[Tensor, "B"]:
@@ -40,3 +42,41 @@ def count_pieces(structures: Structures, *, bond: float = BOND) -> Int[Tensor, "
     first_atoms = torch.full((int(piece.max()) + 1,), n, dtype=torch.int64)
     first_atoms.scatter_reduce_(0, piece, torch.arange(n), "amin")
     return torch.bincount(structures.structure_index[first_atoms], minlength=len(structures))
+
+
+def join_pieces(structures: StructureBatch) -> StructureBatch:
+    """Return structures with their fragments moved together, each as a rigid body.
+
+    The fragment nearest to the largest one is moved straight towards it until their nearest atoms are 1.2
+    sums of covalent radii apart, and so on until there is one. No other distance falls below that, by the
+    triangle inequality. Periodic structures stay.
+
+    >>> from ase import Atoms
+    >>> apart = as_batch([Atoms("Pt3", [[0, 0, 0], [0, 0, 2.5], [0, 0, 9]])])
+    >>> join_pieces(apart).positions[2].tolist()
+    [0.0, 0.0, 5.764]
+    """
+    positions = structures.positions.clone()
+    apart = (count_pieces(structures) > 1) & ~structures.pbc.any(1)
+    for row in torch.nonzero(apart).flatten():
+        atoms = structures.atoms_of(row[None])
+        positions[atoms] = _joined(positions[atoms], structures.atomic_numbers[atoms])
+    return structures.replace(positions=positions)
+
+
+def _joined(positions: Float[Tensor, "n 3"], numbers: Int[Tensor, "n"]) -> Float[Tensor, "n 3"]:
+    from scipy.sparse.csgraph import connected_components
+
+    radii = torch.as_tensor(covalent_radii).to(positions)[numbers]
+    sums = radii[:, None] + radii
+    while True:
+        distances = (positions[:, None] - positions).norm(dim=2)
+        count, piece = connected_components((distances <= BOND * sums).numpy(), directed=False)
+        if count == 1:
+            return positions
+        pieces = torch.as_tensor(piece).long()
+        largest = pieces == pieces.bincount().argmax()
+        gaps = torch.where(largest[:, None] & ~largest, distances - CONTACT * sums, torch.inf)
+        near, far = divmod(int(gaps.argmin()), len(gaps))
+        way = (positions[near] - positions[far]) * (gaps[near, far] / distances[near, far])
+        positions = torch.where((pieces == pieces[far])[:, None], positions + way, positions)

@@ -35,6 +35,7 @@ from whorl.refinement.project import Project, are_whole
 from whorl.representations import make_representation
 from whorl.structures import StructureBatch
 from whorl.structures.composition import formula, species_of
+from whorl.structures.connectivity import join_pieces
 from whorl.structures.convert import calculator_results
 from whorl.surrogates.base import QUANTILE
 from whorl.tensor_files import tensors_hash
@@ -216,7 +217,7 @@ def _choose(
     reference = read_labelled(labelled)
     assert data.structures is not None
     found = candidates(
-        data.structures,
+        join_pieces(data.structures) if settings.whole else data.structures,
         data.properties["target"],
         read_atoms_surrogate(surrogate),
         tolerance=tolerance,

@@ -99,8 +99,12 @@ def generate(
         draw = _selecting(generators, settings, settings.selection, ensemble, known, property, monitor)
     progress = monitor.progress("generating")
     drawn = []
+    ordered = settings.selection is not None or len(generators) > 1  # by risk, or by generator
     for number, target in enumerate(settings.targets):
-        drawn.append(draw(target, torch.Generator().manual_seed(derive_seed(seed, "generate", target))))
+        rng = torch.Generator().manual_seed(derive_seed(seed, "generate", target))
+        samples = draw(target, rng)
+        # The first samples of a target are reconstructed, and must be a fair draw of all.
+        drawn.append(samples[torch.randperm(len(samples), generator=rng)] if ordered else samples)
         if not drawn[-1].isfinite().all():
             low, high = condition_range(generators[0])[0].tolist()
             raise InputError(
@@ -263,5 +267,5 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 f"train/{label}",
                 *((f"train/{label}-ensemble",) if selecting else ()),
             ),
-            version=2,  # 1 did not include requested conditions
+            version=3,  # 1 did not include requested conditions, 2 wrote selected samples by increasing risk
         )
