@@ -11,6 +11,7 @@ b06dc63    features that hardly vary count as constant                  training
 0db129c    searches keep atoms 0.55 of their covalent distance apart    round trips of crystals
 d84aef5    random numbers of a search follow from the target's name     all searches
 32eb001    decoded sites have elements of the data                      closed form, unless elements: any
+c2a9e3c    selected samples are in random order                         their order
 =========  ===========================================================  =====================================
 
 Where a change of method changes them, write them anew (``python -m tests.test_numbers_kept``) and say why in

@@ -388,7 +388,7 @@ SYSTEMS = {
         training=1000,
         # Within the first shells alone, without angles: CGCNN sees 12 neighbours.
         # It is seldom sure to 90 %: an honest uncertainty is of the size of the tolerance.
-        settings={"surrogate": {"kind": "additive", "representation": _NEAR}, "confidence": 0.6},
+        settings={"surrogate": {"kind": "additive", "representation": _NEAR}, "confidence": 0.8},
     ),
 }
 
