@@ -29,6 +29,7 @@ REPRESENTATIONS: Registry[Representation] = Registry(
     builtin={
         "acsf": "whorl.representations.acsf:ACSF",
         "crystens": "whorl.representations.crystens:CrysTens",
+        "rows": "whorl.representations.rows:Rows",
         "soap": "whorl.representations.soap:SOAP",
     },
 )

@@ -27,6 +27,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"max_atoms": 2, "order": "as_is", "pairwise": "cartesian"},
         {"max_atoms": 4, "cell": "niggli", "origin": "canonical"},
     ],
+    "rows": [
+        {"max_atoms": 5, "shortest": 2.0, "cutoff": 8.0, "width": 0.5},
+        {"max_atoms": 6, "shortest": 2.0, "cutoff": 4.0, "width": 0.3},
+    ],
     "soap": [
         {"cutoff": 4.5, "n_max": 3, "l_max": 2, "pooling": ["max", "min"]},
         {"cutoff": 4.5, "n_max": 2, "l_max": 3, "per_centre_species": True},

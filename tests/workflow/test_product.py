@@ -36,7 +36,7 @@ SMALL = {
     | {"hops": 1, "iterations": 5, "polish": 5},
     "refiner": {"steps": 3, "calls": 1, "surrogate": {"kind": "additive", "cosines": 20}},
 }
-OF_KIND = {"algorithm1": {"starts": 2}, "ensemble": {"epochs": [1, 1]}}
+OF_KIND = {"rows": {"max_atoms": 4}, "algorithm1": {"starts": 2}, "ensemble": {"epochs": [1, 1]}}
 
 
 def small(registry: Registry, kind: str, method: type | None = None) -> dict:

@@ -183,18 +183,12 @@ def _flag(name: str) -> str:
 
 def _own_functions(representation: str | None) -> str | RepresentationSettings | None:
     """Read the file where one is meant."""
-    from whorl.representations import InvertibleRepresentation, RepresentationSettings
+    from whorl.representations import RepresentationSettings
     from whorl.workflow.recipe import read_section
 
     if representation is None or Path(representation).suffix.lower() not in _FILES:
         return representation
-    settings = read_section(RepresentationSettings, Path(representation), "representation")
-    if issubclass(settings.method, InvertibleRepresentation):
-        raise InputError(
-            f"{representation}: {settings.kind} has a closed-form inverse, which needs no search. "
-            "Use 'whorl encode' and 'whorl decode', or symmetry functions here."
-        )
-    return settings
+    return read_section(RepresentationSettings, Path(representation), "representation")
 
 
 def _round_trip(file: Path, folder: Path, options: dict[str, Any], executor: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from whorl.chunked import Part, map_chunks
 from whorl.datasets.store import Dataset, pack_dataset, unpack_dataset
 from whorl.errors import InputError
 from whorl.reconstruction.base import Reconstruction, ReconstructionContext, Reconstructor
+from whorl.reconstruction.result import InversionStatus
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.base import InvertibleRepresentation, Representation
 from whorl.settings import Count
@@ -21,6 +23,7 @@ from whorl.structures.batch import StructureBatch
 from whorl.structures.composition import composition
 
 _AT_ONCE = 200  # tensors between two saves
+_OPTIONS = ("clustering", "k_elements", "k_coordinates", "refine")
 
 
 class ClosedForm(Reconstructor):
@@ -76,7 +79,8 @@ class ClosedForm(Reconstructor):
             )
         settings: Any = own
         elements = _elements(context) if settings.elements == "data" else {}
-        decode = partial(_decoded, codec, settings, elements)
+        options = {name: getattr(settings, name) for name in _OPTIONS}
+        decode = partial(_decoded, codec, options, elements)
         chunks = list(features.split(_AT_ONCE))
         parts = map_chunks(
             decode,
@@ -89,6 +93,7 @@ class ClosedForm(Reconstructor):
         names = decoded[0].provenance["measures"] if decoded else {}
         structures = [part.structures for part in decoded if part.structures is not None]
         rows = [_AT_ONCE * k + row for k, part in enumerate(decoded) for row in part.provenance["rows"]]
+        loss = _numbers(part.provenance["loss"] or [None] * len(part) for part in decoded)
         snapped = sum(int(part.provenance["snapped"]) for part in decoded)
         batch = StructureBatch.concatenate(structures)
         notes = (
@@ -103,8 +108,8 @@ class ClosedForm(Reconstructor):
         return Reconstruction(
             structures=batch,
             rows=torch.tensor(rows, dtype=torch.int64),
-            loss=torch.full((len(rows),), torch.nan, dtype=torch.float64),
-            status=("decoded",) * len(rows),
+            loss=loss,
+            status=tuple(_status(one, codec.exact_below) for one in loss.tolist()),
             consistency={
                 name: _numbers(part.provenance["measures"][name] for part in decoded) for name in names
             },
@@ -116,6 +121,13 @@ class ClosedForm(Reconstructor):
             notes=notes,
             summary={"snapped_sites": snapped},
         )
+
+
+def _status(loss: float, exact_below: float) -> str:
+    if math.isnan(loss):
+        return "decoded"
+    reached = loss <= exact_below
+    return (InversionStatus.CONVERGED if reached else InversionStatus.LOCAL_MINIMUM).value
 
 
 def _numbers(parts: Iterable[list[float | None]]) -> Tensor:
@@ -133,36 +145,22 @@ def _elements(context: ReconstructionContext) -> dict[str, Any]:
     }
 
 
-def _decoded(codec: Any, settings: Any, elements: dict[str, Any], tensors: Tensor) -> Part:
+def _decoded(
+    codec: InvertibleRepresentation, settings: dict[str, Any], elements: dict[str, Any], tensors: Tensor
+) -> Part:
     """Decode one chunk into a data set; what is not a structure's own goes to the provenance."""
-    decoded = codec.decode(
-        tensors,
-        clustering=None if settings.clustering == "none" else settings.clustering,
-        k_elements=settings.k_elements,
-        k_coordinates=settings.k_coordinates,
-        **elements,
-    )
-    structures = decoded.structures
-    if settings.refine and len(structures):
-        structures = decoded.refined().structures
-    # Those of all tensors that can be read: a mean over what became structures would flatter.
-    finite = torch.nonzero(tensors.flatten(1).isfinite().all(1)).flatten()
-    of_finite = codec.measures(tensors[finite])
-    measures = {}
-    for name in decoded.measures.means():
-        values = torch.full((len(tensors),), torch.nan, dtype=torch.float64)
-        values[finite] = getattr(of_finite, name).double()
-        measures[name] = values.tolist()
+    decoded = codec.reconstruct(tensors, elements=elements, **settings)
     return Part(
         *pack_dataset(
             Dataset(
-                structures=structures,
+                structures=decoded.structures,
                 ids=tuple(str(row) for row in decoded.index.tolist()),
                 provenance={
-                    "snapped": int(decoded.snapped.sum()),
+                    "snapped": decoded.snapped,
                     "rows": decoded.index.tolist(),
+                    "loss": None if decoded.loss is None else decoded.loss.tolist(),
                     "skipped": {str(row): reason for row, reason in decoded.skipped.items()},
-                    "measures": measures,
+                    "measures": {name: values.tolist() for name, values in decoded.measures.items()},
                 },
             )
         )

@@ -1,5 +1,6 @@
 from .acsf import ACSF
 from .base import (
+    Decoded,
     FeatureLayout,
     InvertibleRepresentation,
     Representation,
@@ -8,6 +9,7 @@ from .base import (
 from .crystens import CrysTens
 from .crystens_decoding import DecodedCrystals, Measures
 from .cutoffs import Cutoff
+from .rows import Rows
 from .settings import RepresentationSettings
 from .soap import SOAP
 
@@ -16,11 +18,13 @@ __all__ = [
     "SOAP",
     "CrysTens",
     "Cutoff",
+    "Decoded",
     "DecodedCrystals",
     "FeatureLayout",
     "InvertibleRepresentation",
     "Measures",
     "Representation",
     "RepresentationSettings",
+    "Rows",
     "make_representation",
 ]

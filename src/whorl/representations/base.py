@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whorl.axes import REPRESENTATIONS
@@ -296,8 +296,35 @@ def _no_change(structures: StructureBatch) -> Float[Tensor, ""]:
     return 0.0 * (structures.positions.sum() + structures.cells.sum())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Structures of B tensors, and reasons for those without one.
+
+    Attributes:
+        structures: G ≤ B structures.
+        index: Index of the tensor of each.
+        skipped: Reason for each other tensor.
+        loss: Remaining difference from the tensor, shape (G,); None where the closed form does not tell.
+        measures: Self-consistency of the tensors, by name, each of shape (B,).
+        snapped: Number of sites whose nearest element was replaced, as it is not allowed.
+    """
+
+    structures: StructureBatch
+    index: Int[Tensor, "G"]
+    skipped: Mapping[int, str]
+    loss: Float[Tensor, "G"] | None = None
+    measures: Mapping[str, Float[Tensor, "B"]] = field(default_factory=dict)
+    snapped: int = 0
+
+
 class InvertibleRepresentation(Representation):
-    """A representation with a closed-form inverse."""
+    """A representation with a closed-form inverse.
+
+    Attributes:
+        exact_below: Largest loss of a structure that has exactly the features decoded.
+    """
+
+    exact_below: ClassVar[float] = 0.0
 
     @abstractmethod
     def decode(self, tensors: Float[Tensor, "B *shape"]) -> Any:
@@ -306,6 +333,19 @@ class InvertibleRepresentation(Representation):
         Returns:
             An object with ``structures``, ``index`` (the tensor of each) and ``skipped`` (reasons of the
             others).
+        """
+
+    @abstractmethod
+    def reconstruct(
+        self, tensors: Float[Tensor, "B *shape"], *, elements: Mapping[str, Any], **settings: Any
+    ) -> Decoded:
+        """Decode as a workflow needs it.
+
+        Args:
+            tensors: B features.
+            elements: ``elements`` that structures may have, those ``required``, and the ``formula``; None or
+                empty where any will do.
+            settings: Of :class:`whorl.reconstruction.ClosedForm`.
         """
 
 

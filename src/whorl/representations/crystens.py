@@ -39,7 +39,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
-from whorl.representations.base import FeatureLayout, InvertibleRepresentation, require_few_features
+from whorl.representations.base import Decoded, FeatureLayout, InvertibleRepresentation, require_few_features
 from whorl.representations.canonical import canonical_origins, sorted_atoms
 from whorl.representations.elements import DESCRIPTORS, HEAVIEST, descriptor_table, element_table
 from whorl.representations.settings import RepresentationSettings
@@ -461,6 +461,36 @@ class CrysTens(InvertibleRepresentation):
         from whorl.representations.crystens_decoding import decode
 
         return decode(self, tensors, clustering=clustering, **settings)
+
+    def reconstruct(
+        self,
+        tensors: Float[Tensor, "B H W C"],
+        *,
+        elements: Mapping[str, Any],
+        clustering: str = "auto",
+        refine: bool = True,
+        **settings: Any,
+    ) -> Decoded:
+        """Return the crystals of tensors, refined to their symmetry; see the base class."""
+        how = None if clustering == "none" else clustering
+        decoded = self.decode(tensors, clustering=how, **settings, **elements)
+        structures = decoded.structures
+        if refine and len(structures):
+            structures = decoded.refined().structures
+        # Those of all tensors that can be read: a mean over what became structures would flatter.
+        finite = torch.nonzero(tensors.flatten(1).isfinite().all(1)).flatten()
+        of_finite = self.measures(tensors[finite])
+        nothing = torch.full((len(tensors),), torch.nan, dtype=torch.float64)
+        return Decoded(
+            structures=structures,
+            index=decoded.index,
+            skipped=decoded.skipped,
+            measures={
+                name: nothing.index_copy(0, finite, getattr(of_finite, name).double())
+                for name in decoded.measures.means()
+            },
+            snapped=int(decoded.snapped.sum()),
+        )
 
     def measures(self, tensors: Float[Tensor, "B H W C"]) -> Measures:
         """Return how well tensors agree with themselves (the paper's tables 1 and 2).

@@ -32,7 +32,8 @@ from whorl.files import (
     write_text,
 )
 from whorl.locks import one_at_a_time
-from whorl.reconstruction import InversionProblem, InversionResult
+from whorl.reconstruction import ClosedForm, InversionProblem, InversionResult, InversionStatus
+from whorl.reconstruction.base import ReconstructionContext
 from whorl.reconstruction.objective import MIN_DISTANCE
 from whorl.report.comparison import Comparison, write_comparison
 from whorl.representations import Representation
@@ -156,7 +157,11 @@ def round_trip(
         if bool(nearer.any()):  # existing results are not excluded from the search
             problem = problem.replace(min_distance=0.0)
         began = time.monotonic()
-        result = _search(problem, settings, share, output / ".search", progress.part(group, len(groups)))
+        part = progress.part(group, len(groups))
+        if settings.closed_form:
+            result = _decode(problem, output / ".search", part)
+        else:
+            result = _search(problem, settings, share, output / ".search", part)
         taken = time.monotonic() - began
         left = None if left is None else max(left - taken, 0.02 * left)
         shared = ledger.seconds(number, taken) / len(group.members)
@@ -229,7 +234,7 @@ def _groups(structures: StructureBatch, settings: RoundTripSettings, monitor: Mo
             species=list(species),
             kind=kind,
             free_cell=free,
-            representation=settings.build(kind, species),
+            representation=settings.build(kind, plain[members], species),
             originals=plain[members],
         )
         for (species, kind, free), members in keys.items()
@@ -323,6 +328,26 @@ def _search(
         checkpoint=checkpoint,
         progress=progress,
         **settings.steps,
+    )
+
+
+def _decode(problem: InversionProblem, checkpoint: Path, progress: ProgressCallback) -> InversionResult:
+    representation, template = problem.representation, problem.template
+    features = problem.target.unflatten(1, representation.layout.shape)
+    made = ClosedForm().reconstruct(
+        features,
+        ReconstructionContext(representation=representation, directory=checkpoint, progress=progress),
+    )
+    place = {row: k for k, row in enumerate(made.rows.tolist())}
+    loss = torch.full((len(template),), math.inf, dtype=torch.float64)
+    return InversionResult(
+        structures=StructureBatch.concatenate(
+            [made.structures[place[k]] if k in place else template[k] for k in range(len(template))]
+        ),
+        loss=loss.index_copy(0, made.rows, made.loss),
+        status=tuple(
+            InversionStatus(made.status[place[k]] if k in place else "failed") for k in range(len(template))
+        ),
     )
 
 
@@ -430,6 +455,10 @@ def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: 
 
 
 def _more(settings: RoundTripSettings) -> str:
+    if settings.closed_form:
+        return (
+            "Use narrower functions (a --representation file with a width), or other features and a search."
+        )
     if not settings.reconstructor.stops_by_the_clock:
         more = settings.reconstructor.more
         return f"Use more {more}, or --solver population."

@@ -12,6 +12,7 @@ from whorl.errors import InputError, unknown_option
 from whorl.reconstruction.base import SearchReconstructor
 from whorl.representations import ACSF, InvertibleRepresentation, Representation, make_representation
 from whorl.representations.settings import RepresentationSettings
+from whorl.structures.batch import StructureBatch
 
 PRESETS = ("crystal", "fung2022", "fung2022-minimum")
 """Symmetry functions for structures of any elements."""
@@ -74,10 +75,20 @@ class RoundTripSettings:
             named = REPRESENTATIONS.get(self.representation).Settings()
             object.__setattr__(self, "representation", named)
         own = self.representation
-        if isinstance(own, RepresentationSettings) and issubclass(own.method, InvertibleRepresentation):
+        if isinstance(own, RepresentationSettings) and own.method.of_crystals:
             raise InputError(
                 f"{own.kind} has a closed-form inverse, which needs no search. Use 'whorl encode' and 'whorl "
                 "decode', or symmetry functions here."
+            )
+        searched = self.budget_seconds is not None or self.free_cell or self.steps
+        if (
+            isinstance(own, RepresentationSettings)
+            and self.closed_form
+            and (searched or self.solver != "population")
+        ):
+            raise InputError(
+                f"{own.kind} has a closed-form inverse, which needs no search. Leave its "
+                "settings and its budget out."
             )
         if self.pooling is not None:
             fingerprint("crystal", ["H"], pooling=self.pooling)  # raises where one is not known
@@ -107,6 +118,12 @@ class RoundTripSettings:
         return chosen
 
     @property
+    def closed_form(self) -> bool:
+        """Whether the representation has a closed-form inverse, which takes the place of the search."""
+        own = self.representation
+        return isinstance(own, RepresentationSettings) and issubclass(own.method, InvertibleRepresentation)
+
+    @property
     def declared(self) -> list[str] | None:
         """Elements that a custom representation declares, if any."""
         own = self.representation
@@ -120,7 +137,7 @@ class RoundTripSettings:
             return self.representation
         return "own functions" if self.representation.kind == ACSF.kind else self.representation.kind
 
-    def build(self, kind: str, species: Sequence[str]) -> Representation:
+    def build(self, kind: str, structures: StructureBatch, species: Sequence[str]) -> Representation:
         """Return the representation of structures of these elements.
 
         Raises:
@@ -128,7 +145,7 @@ class RoundTripSettings:
         """
         if not isinstance(self.representation, RepresentationSettings):
             return fingerprint(kind, species, pooling=self.pooling)
-        made = self.representation.build(species)
+        made = self.representation.build(species, structures=structures)
         if self.pooling is None:
             return made
         if "pooling" not in made.config():
@@ -145,7 +162,7 @@ class RoundTripSettings:
             "pooling": list(self.pooling) if self.pooling else "as the representation has it",
             "free_cell": self.free_cell,
             "budget_seconds": self.budget_seconds,
-            "solver": self.solver,
+            "solver": "closed_form" if self.closed_form else self.solver,
             **self.steps,
             "seed": self.seed,
         }

@@ -117,11 +117,11 @@ def reconstruct(
     Args:
         generated: Generated features, or with a closed form any.
         settings: Of the reconstructor.
-        output: Structures, ``.safetensors``. With it, ``.extxyz``; of a search the features of the
-            structures (``…-features.safetensors``) and the held-out ones found again
-            (``…-reference.safetensors``); of crystals in closed form the folder ``<stem>`` with CIF, POSCAR
-            and extended XYZ, invalid ones apart, and ``<stem>.csv``; and ``…-reconstruction.json``: which
-            sample each structure is from, reasons for the others, self-consistency of the samples, and
+        output: Structures, ``.safetensors``. With it, ``.extxyz`` and the features of the structures
+            (``…-features.safetensors``), of a search also the held-out ones found again
+            (``…-reference.safetensors``), or of crystals in closed form the folder ``<stem>`` with CIF,
+            POSCAR and extended XYZ, invalid ones apart, and ``<stem>.csv``; and ``…-reconstruction.json``:
+            which sample each structure is from, reasons for the others, self-consistency of the samples, and
             the threshold of invalid ones.
         monitor: Receives progress, warnings, and samples without a structure.
         ranges: Which samples of each target: behind how many, and how many; by default the first of each, as
@@ -139,16 +139,17 @@ def reconstruct(
     """
     reconstructor: Reconstructor = settings.method(settings)
     searches = reconstructor.searches
-    check_output(output, generated, features, rows, dataset, second=".extxyz" if searches else None)
-    folder = output.with_suffix("")
-    if not searches and folder.exists() and not folder.is_dir():
-        raise InputError(
-            f"{folder}: is a file, but crystals go into a folder of this name. Choose another output name."
-        )
     samples = load_features(generated)
     if not len(samples):
         raise InputError(f"{generated}: holds no features. Generate or encode some.")
     representation = make_representation(samples.representation)
+    in_folder = not searches and representation.of_crystals
+    check_output(output, generated, features, rows, dataset, second=None if in_folder else ".extxyz")
+    folder = output.with_suffix("")
+    if in_folder and folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"{folder}: is a file, but crystals go into a folder of this name. Choose another output name."
+        )
     if reason := reconstructor.why_not(type(representation)):
         raise InputError(f"{generated}: features of {reason}.")
     samples = _of_each_target(samples, settings.wanted, ranges)
@@ -205,7 +206,9 @@ def reconstruct(
             f"{int(flags.sum())} of the {len(flags)} structures have the {name.replace('_', ' ')} requested "
             f"({_in_words(context.requested[name])})."
         )
-    if searches:
+    if in_folder:
+        _write_files(result, folder, made_with)
+    else:
         write_extxyz(
             result.structures,
             output.with_suffix(".extxyz"),
@@ -219,8 +222,6 @@ def reconstruct(
             ),
             output.with_name(f"{output.stem}-features.safetensors"),
         )
-    else:
-        _write_files(result, folder, made_with)
     everything = load_features(generated).ids
     place = {name: row for row, name in enumerate(everything)}
     places = torch.tensor([place[name] for name in samples.ids])
