@@ -3,6 +3,7 @@
 import csv
 
 import ase.io
+import numpy as np
 import pytest
 import yaml
 from ase import Atoms
@@ -140,6 +141,25 @@ def test_any_representation_that_needs_a_search_makes_the_round_trip(whorl, tmp_
     assert row["recovered"] == "true" and "soap (" in row["representation"]
     said = whorl(*command, "--representation", "crystens")
     assert said.code == 2 and "closed-form inverse" in said.err
+
+
+def test_rows_make_the_round_trip_without_a_search(whorl, tmp_path):
+    grid = np.stack(np.meshgrid(*[np.arange(3)] * 3), -1).reshape(-1, 3)[:20]
+    far = Atoms("Ni8Pt12", 3.0 * grid + np.random.default_rng(0).uniform(-0.5, 0.5, (20, 3)))
+    ase.io.write(tmp_path / "a.xyz", [far, molecule("CH3CH2OH"), bulk("Pt"), far[:5]], format="extxyz")
+    command = ("invert", tmp_path / "a.xyz", "--round-trip", "-o", tmp_path / "o", "--representation")
+    said = whorl(*command, "rows")
+    assert said.code == 3 and "periodic" in said.err and "3 of 3 recovered" in said.err
+    table = rows(tmp_path / "o")
+    assert [row["status"] for row in table] == ["converged"] * 3
+    assert all(float(row["rmsd"]) < 1e-6 and "rows (" in row["representation"] for row in table)
+    assert {path.name for path in (tmp_path / "o").iterdir()} >= {"comparison.html", "solutions.extxyz"}
+    for option in (("--budget-seconds", 3), ("--batch-size", 2), ("--free-cell",)):
+        said = whorl(*command, "rows", *option)
+        assert said.code == 2 and "closed-form inverse" in said.err
+    (tmp_path / "r.yaml").write_text("kind: rows\nwidth: 1.0\n", encoding="utf-8")
+    said = whorl(*command, tmp_path / "r.yaml")
+    assert said.code == 1 and "too coarse" in said.err
 
 
 def test_every_target_has_a_status_when_it_is_not_found(whorl, molecules, tmp_path):

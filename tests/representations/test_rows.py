@@ -1,5 +1,7 @@
 """Rows: structures come back from one radial fingerprint for each atom."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -127,9 +129,9 @@ def test_what_cannot_be_encoded_or_decoded_is_named():
     for atoms, reason in (
         (disordered("Pt5", 1), "has 5 atoms"),
         (Atoms("Pt", cell=[3, 3, 3], pbc=True), "is periodic"),
-        (Atoms("Au"), "declared"),
+        (Atoms("Au"), "contains Au|declared"),
     ):
-        assert reason in rows.find_problems(atoms)[0]
+        assert re.search(reason, rows.find_problems(atoms)[0])
         with pytest.raises(InputError, match=reason):
             rows(from_ase(atoms))
     values = rows(from_ase([Atoms("Pt")] * 2))

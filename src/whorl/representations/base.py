@@ -114,6 +114,8 @@ class Representation(nn.Module, Method, ABC):
     """Whether features have derivatives in positions and cell."""
     of_crystals: ClassVar[bool] = False
     """Whether it is of crystals alone, which are periodic in all three directions."""
+    of_clusters: ClassVar[bool] = False
+    """Whether it is of clusters and molecules alone, which are not periodic."""
 
     def describe(self) -> str:
         """Return a short description."""

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers, chemical_symbols
-from jaxtyping import Float, Int
+from ase.data import atomic_numbers
+from jaxtyping import Float
 from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -29,6 +29,7 @@ from whorl.errors import InputError
 from whorl.representations.base import Decoded, FeatureLayout, InvertibleRepresentation, require_few_features
 from whorl.representations.rows_decoding import EXACT, Gaussians, decode
 from whorl.representations.settings import RepresentationSettings
+from whorl.representations.species import SpeciesRepresentation
 from whorl.settings import Count, Positive
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems
@@ -41,7 +42,7 @@ _MARGIN = 3.0  # widths, by which functions extend beyond the distances they are
 _AT_ONCE = 4_000_000  # values of pairs held at a time
 
 
-class Rows(InvertibleRepresentation):
+class Rows(SpeciesRepresentation, InvertibleRepresentation):
     """One radial fingerprint for each atom of a cluster or molecule, with a closed-form inverse.
 
     Mirror images have the same rows, and the inverse returns either.
@@ -66,7 +67,7 @@ class Rows(InvertibleRepresentation):
     """
 
     kind = "rows"
-    species: tuple[str, ...]
+    of_clusters = True
     fewer_features = "a larger width, or a smaller cutoff"
     exact_below = EXACT
     invariances = frozenset({"permutation", "rotation", "translation"})
@@ -129,12 +130,7 @@ class Rows(InvertibleRepresentation):
     def __init__(
         self, *, species: Sequence[str], max_atoms: int, shortest: float, cutoff: float, width: float
     ) -> None:
-        super().__init__()
-        numbers = sorted({atomic_numbers.get(symbol, 0) for symbol in species})
-        if not numbers or numbers[0] < 1:
-            raise InputError(
-                f"species: got {', '.join(species) or 'none'}, expected chemical symbols such as Pt."
-            )
+        super().__init__(species)
         if int(max_atoms) != max_atoms or max_atoms < 1:
             raise InputError(f"max_atoms: got {max_atoms}, expected a whole number of at least 1.")
         if not (0 < shortest <= cutoff < math.inf and 0 < width < math.inf):
@@ -142,7 +138,6 @@ class Rows(InvertibleRepresentation):
                 f"rows: got distances from {shortest:g} to {cutoff:g} Å and width {width:g} Å, expected "
                 "positive numbers, the shortest distance first."
             )
-        self.species = tuple(chemical_symbols[number] for number in numbers)
         self.max_atoms, self.shortest, self.cutoff = int(max_atoms), float(shortest), float(cutoff)
         self.width = float(width)
         self.gaussians = Gaussians(
@@ -158,8 +153,6 @@ class Rows(InvertibleRepresentation):
             f"Remedy: {self.fewer_features}.",
         )
         self.layout = _layout(self.species, self.max_atoms, self.gaussians)
-        self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
-        self.numbers: Tensor
 
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters, JSON-able."""
@@ -199,6 +192,9 @@ class Rows(InvertibleRepresentation):
 
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B N f"]:
         """Return the rows of each structure."""
+        if bool(structures.pbc.any() or (structures.n_atoms > self.max_atoms).any()):
+            index, reason = next(iter(self.find_problems(structures).items()))
+            raise InputError(f"rows: structure {index} {reason}. Choose another representation.")
         at_once = max(1, _AT_ONCE // (self.max_atoms**2 * self.gaussians.count))
         return torch.cat([self._rows(part) for part in structures.chunks(at_once)])
 
@@ -206,7 +202,7 @@ class Rows(InvertibleRepresentation):
         place = structures.structure_index, structures.position_in_structure
         shape = len(structures), int(structures.n_atoms.max())
         one_hot = structures.positions.new_zeros(*shape, len(self.species))
-        one_hot[(*place, self._kinds(structures))] = 1.0
+        one_hot[(*place, self.species_index(structures))] = 1.0
         positions = structures.positions.new_zeros(*shape, 3).index_put(place, structures.positions)
         present = one_hot.sum(2)
         others = present[:, :, None] * present[:, None] * (1.0 - torch.eye(shape[1]).to(present))
@@ -222,27 +218,12 @@ class Rows(InvertibleRepresentation):
         rows = rows.gather(1, order[:, :, None].expand_as(rows))
         return torch.nn.functional.pad(rows, (0, 0, 0, self.max_atoms - shape[1]))
 
-    def _kinds(self, structures: StructureBatch) -> Int[Tensor, "A"]:
-        """Return the place of each atom's element among the species.
-
-        Raises:
-            InputError: Structures that rows are not for.
-        """
-        periodic, large = structures.pbc.any(1), structures.n_atoms > self.max_atoms
-        unknown = ~torch.isin(structures.atomic_numbers, self.numbers.to(structures.device))
-        if bool(periodic.any() or large.any() or unknown.any()):
-            index, reason = next(iter(self.find_problems(structures).items()))
-            raise InputError(
-                f"rows: structure {index} {reason}. Choose another representation, or other rows."
-            )
-        return torch.searchsorted(self.numbers.to(structures.device), structures.atomic_numbers)
-
     def decode(self, tensors: Float[Tensor, "B N f"], *, formula: Mapping[str, int] | None = None) -> Decoded:
         """Return the structures of rows, by :func:`whorl.representations.rows_decoding.decode`.
 
         Args:
             tensors: B × N rows; an atom is where the species adds up to more than a half.
-            formula: Number of atoms of each element; None for what the rows say.
+            formula: Composition, of which structures have a multiple; None for what the rows say.
 
         Returns:
             Structures with their root mean square difference of a value as ``loss``. Noisy rows are those of
@@ -250,6 +231,7 @@ class Rows(InvertibleRepresentation):
         """
         found, index, loss = [], [], []
         skipped: dict[int, str] = {}
+        numbers = torch.tensor([atomic_numbers[symbol] for symbol in self.species])
         for number, tensor in enumerate(tensors.detach().double().cpu()):
             try:
                 kinds, target = self._read(tensor, formula)
@@ -264,7 +246,7 @@ class Rows(InvertibleRepresentation):
                     positions=torch.as_tensor(positions),
                     cells=torch.zeros(1, 3, 3, dtype=torch.float64),
                     pbc=torch.zeros(1, 3, dtype=torch.bool),
-                    atomic_numbers=self.numbers.cpu()[torch.as_tensor(kinds)],
+                    atomic_numbers=numbers[kinds],
                     structure_index=torch.zeros(len(kinds), dtype=torch.int64),
                 )
             )
@@ -298,15 +280,17 @@ class Rows(InvertibleRepresentation):
             raise InputError("has NaN or infinite features")
         s = len(self.species)
         one_hot = tensor[:, :s].numpy()
-        if formula is None:
-            rows = np.nonzero(one_hot.sum(1) > 0.5)[0]
-            kinds = one_hot[rows].argmax(1)
-        else:
-            wanted = [self.species.index(symbol) for symbol in formula if symbol in self.species]
-            places = np.repeat(wanted, [formula[self.species[kind]] for kind in wanted])
-            if sum(formula.values()) != len(places) or len(places) > len(one_hot):
+        rows = np.nonzero(one_hot.sum(1) > 0.5)[0]
+        kinds = one_hot[rows].argmax(1)
+        if formula is not None:
+            times = max(1, round(len(rows) / sum(formula.values())))
+            known = [
+                (self.species.index(symbol), n) for symbol, n in formula.items() if symbol in self.species
+            ]
+            places = np.repeat([kind for kind, _ in known], [times * n for _, n in known])
+            if len(known) < len(formula) or len(places) > self.max_atoms:
                 raise InputError(
-                    f"cannot have the formula requested: its {self.max_atoms} rows are for atoms of "
+                    f"cannot have the formula requested: it has {self.max_atoms} rows for atoms of "
                     f"{', '.join(self.species)}"
                 )
             rows, chosen = linear_sum_assignment(-one_hot[:, places])

@@ -203,7 +203,12 @@ def _read(path: Path, settings: RoundTripSettings, monitor: Monitor) -> Dataset:
         monitor.doubt(name, doubt)
     assert data.structures is not None
     problems = find_problems(data.structures, species=settings.declared)
-    for index, reason in problems.items():
+    if settings.of_clusters:
+        periodic = torch.nonzero(data.structures.pbc.any(1)).flatten().tolist()
+        problems |= dict.fromkeys(
+            periodic, "is periodic, and the representation is of clusters and molecules"
+        )
+    for index, reason in sorted(problems.items()):
         monitor.skip(data.ids[index], reason)
     good = [index for index in range(len(data)) if index not in problems]
     if not good:

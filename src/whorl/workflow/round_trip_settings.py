@@ -124,6 +124,12 @@ class RoundTripSettings:
         return isinstance(own, RepresentationSettings) and issubclass(own.method, InvertibleRepresentation)
 
     @property
+    def of_clusters(self) -> bool:
+        """Whether the representation is of clusters and molecules alone."""
+        own = self.representation
+        return isinstance(own, RepresentationSettings) and own.method.of_clusters
+
+    @property
     def declared(self) -> list[str] | None:
         """Elements that a custom representation declares, if any."""
         own = self.representation

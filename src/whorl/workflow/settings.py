@@ -564,6 +564,11 @@ class Recipe(Section):
                 f"Choose another kind, such as {RepresentationSettings.default}, or give "
                 "data.crystals or data.files"
             )
+        if self.data.crystals is not None and self.representation.method.of_clusters:
+            raise ValueError(
+                f"representation: {self.representation.kind} is of clusters, and data.crystals of "
+                "crystals. Choose another kind"
+            )
         if (
             self.data.features is not None
             and self.reconstruct is not None
