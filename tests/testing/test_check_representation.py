@@ -31,6 +31,20 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"max_atoms": 5, "shortest": 2.0, "cutoff": 8.0, "width": 0.5},
         {"max_atoms": 6, "shortest": 2.0, "cutoff": 4.0, "width": 0.3},
     ],
+    "mbtr": [
+        {"k1": {"n": 11}, "k2": {"n": 9}, "k3": {"n": 5, "sigma": 0.3}, "normalization": "l2"},
+        {
+            "k2": {"n": 9, "weighting": "unity"},
+            "k3": {"n": 4, "sigma": 0.3, "weighting": "unity"},
+            "normalization": "none",
+        },
+        {
+            "k1": {"n": 6},
+            "k2": {"n": 9, "weighting": "exp"},
+            "k3": {"n": 6, "sigma": 0.2},
+            "normalization": "valle_oganov",
+        },
+    ],
     "soap": [
         {"cutoff": 4.5, "n_max": 3, "l_max": 2, "pooling": ["max", "min"]},
         {"cutoff": 4.5, "n_max": 2, "l_max": 3, "per_centre_species": True},

@@ -9,12 +9,14 @@ from .base import (
 from .crystens import CrysTens
 from .crystens_decoding import DecodedCrystals, Measures
 from .cutoffs import Cutoff
+from .mbtr import MBTR
 from .rows import Rows
 from .settings import RepresentationSettings
 from .soap import SOAP
 
 __all__ = [
     "ACSF",
+    "MBTR",
     "SOAP",
     "CrysTens",
     "Cutoff",
