@@ -274,7 +274,10 @@ class MBTR(SpeciesRepresentation):
     """
 
     kind = "mbtr"
-    fewer_features: ClassVar[str] = "structures of fewer elements, grids of fewer points (n), or no k3"
+    fewer_features: ClassVar[str] = (
+        "structures of fewer elements, grids of fewer points (n), no k3, or for many elements the kind "
+        "soap with embedding: 4"
+    )
 
     class Settings(RepresentationSettings):
         """Settings of a many-body tensor."""
