@@ -162,6 +162,7 @@ SECTIONS: Registry[ReportSection] = Registry(
         "request": "whorl.report.sections.request:Request",
         "surrogate": "whorl.report.sections.accuracy:SurrogateAccuracy",
         "energies": "whorl.report.sections.accuracy:EnergyAccuracy",
+        "active": "whorl.report.sections.active:Active",
         "arms": "whorl.report.sections.arms:Arms",
         "diversity": "whorl.report.sections.diversity:DiversityTable",
         "map": "whorl.report.sections.map:FeatureMap",

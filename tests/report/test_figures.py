@@ -112,3 +112,27 @@ def test_loss_range_is_not_stretched_by_exact_solutions():
     low, high = figures.loss_range(torch.tensor([1e-30, 0.1]), None)
     assert low >= 1e-7
     assert high > 0.1
+
+
+def test_histograms_of_arms_say_their_shares_of_hits_and_failures():
+    arms = {
+        "as reconstructed": torch.tensor([1.85, 2.0, 2.5, 9.0]),
+        "projected": torch.tensor([1.9, 1.95, 1.81, float("nan")]),
+        "none": torch.zeros(0),
+    }
+    options = {"target": 1.9, "tolerance": 0.1, "label": "energy", "title": "target"}
+    plot = figures.arm_histograms(arms=arms, **options)
+    assert plot.note == "projected: 1 failed"
+    assert (
+        "50 %" in plot.svg and "75 %" in plot.svg
+    )  # matplotlib writes texts as comments beside their outlines
+    assert plot.svg == figures.arm_histograms(arms=arms, **options).svg
+
+
+def test_calibration_of_any_errors():
+    errors = {"1": torch.tensor([0.001, 0.0, 0.3]), "2": torch.tensor([float("nan"), 0.02])}
+    uncertainties = {"1": torch.tensor([0.01, 0.02, 0.03]), "2": torch.tensor([0.01, 0.02])}
+    options = {"quantile": 1.645, "unit": "eV/atom", "title": "n = 300"}
+    assert is_svg(figures.calibration(errors=errors, uncertainties=uncertainties, **options).svg)
+    none = {"1": torch.zeros(0)}
+    assert is_svg(figures.calibration(errors=none, uncertainties=none, **options).svg)

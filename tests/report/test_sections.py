@@ -9,6 +9,7 @@ import torch
 
 from whorl.axes import EVALUATORS, SECTIONS
 from whorl.evaluation import Metrics, results_of
+from whorl.report.sections.arms import _moved
 from whorl.report.sections.base import ReportSection
 from whorl.testing import check_report_section
 
@@ -31,15 +32,28 @@ def with_arms(run):
     sizes = run.sizes
     for label, of in sizes.items():
         count = len(of.samples.rows)
+        structures = of.samples.structures
+        shift = torch.linspace(0.0, 0.5, count, dtype=torch.float64)
         moved = of.samples.replace(
-            displacement=torch.full((count,), 0.125), energy_calls=torch.ones(count, dtype=torch.int64)
+            structures=structures.replace(
+                positions=structures.positions + shift[structures.structure_index, None]
+            ),
+            displacement=3**0.5 * shift,
+            energy_calls=torch.ones(count, dtype=torch.int64),
         )
+        values = [0.0 if value is None else value for value in of.metrics["energy"].per_structure["value"]]
+        predicted = {
+            "value": [value + 0.01 for value in values],
+            "uncertainty": [0.005] * 5 + [0.02] * (count - 5),
+        }
+        prediction = Metrics(evaluator="prediction", per_structure=predicted)
+        known = {**of.metrics, "prediction": prediction}
         arms = {
             "plain": of,
-            "project": dataclasses.replace(of, samples=moved),
+            "project": dataclasses.replace(of, samples=moved, metrics=known),
             "baseline": dataclasses.replace(of, samples=moved),
         }
-        sizes[label] = dataclasses.replace(of, arms=arms)
+        sizes[label] = dataclasses.replace(of, samples=moved, arms=arms)
     return run.context(evaluated=sizes, results=results_of(sizes, tolerance=0.1))
 
 
@@ -47,9 +61,47 @@ def test_arms_stand_side_by_side_with_what_they_cost(run):
     section, context = SECTIONS.get("arms")(), with_arms(run)
     check_report_section(section, context)
     html = section.html(context)
-    for words in ("as reconstructed", "projected", "data, projected", "0.12", "1.0"):
+    for words in ("as reconstructed", "projected", "data, projected", "0.43", "1.0", "inside: 0 % at 1.9"):
         assert words in html
+    # A histogram for each target and a calibration of both training sizes, and pairs of pictures.
+    assert html.count("data:image/svg") == 2 * (3 + 1)
+    pairs = [
+        pair for of in context.evaluated.values() for target in context.targets for pair in _moved(of, target)
+    ]
+    assert html.count("data:image/png") == 2 * len(pairs) == 28
     assert not section.applies(run.context())
+
+
+def test_pictures_of_what_moved_are_of_the_same_sample_before_and_after(run):
+    context = with_arms(run)
+    of = context.evaluated["n300"]
+    for target in context.targets:
+        chosen = _moved(of, target)
+        assert len(chosen) >= 2
+        for start, end, moves in chosen:
+            assert of.arms["plain"].samples.structure_ids[start] == of.samples.structure_ids[end]
+            assert torch.allclose(moves.square().sum(1).mean().sqrt(), of.samples.displacement[end])
+    ids = tuple(f"other {k}" for k in range(len(of.samples)))
+    other = dataclasses.replace(of, samples=of.samples.replace(ids=ids))
+    assert _moved(other, context.targets[0]) == []  # drawn in the place of others: there is no before
+
+
+def test_active_rounds_are_told_by_labels_errors_and_hits(run):
+    section = SECTIONS.get("active")()
+    assert not section.applies(run.context())
+    account = {
+        "labels": 30,
+        "mean_absolute_error": 0.1234,
+        "percent_inside_90_interval": 87.0,
+        "percent_within": {"1.9": 55.0, "2.8": None},
+    }
+    context = run.context(
+        rounds={"n300": [account, {**account, "mean_absolute_error": None}], "n40": [account] * 2}
+    )
+    check_report_section(section, context)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section.html(context))
+    assert cells[:7] == ["30", "330", "0.123", "87", "55", "–", "–"]
+    assert cells[14:17] == ["30", "360", "–"]
 
 
 def test_metrics_of_other_evaluators_are_tabulated(run):

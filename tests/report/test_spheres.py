@@ -94,3 +94,23 @@ def test_float32_is_drawn_too():
 def test_elements_beyond_the_table_of_colours_are_drawn():
     assert element_colors(np.arange(119)).shape == (119, 3)
     assert covered(picture(Atoms("OgTs", [[0, 0, 0], [0, 0, 3]]))).any()
+
+
+def orange(image):
+    red, green, blue = (image[..., k].astype(int) for k in range(3))
+    return (red - blue > 70) & (red > green + 40)
+
+
+def test_arrows_point_where_atoms_go_and_are_absent_where_they_stay():
+    structure = from_ase(Atoms("Pt2", [[0, 0, 0], [5, 0, 0]]))
+    arrows = torch.tensor([[0.0, 0, 0], [2.0, 0, 0]], dtype=torch.float64)
+
+    def drawn(values):
+        png = render_structure(structure, pixels=120, arrows=values)
+        return orange(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
+
+    assert not drawn(0 * arrows).any()
+    columns = np.nonzero(drawn(arrows).any(0))[0]
+    assert len(columns) > 10
+    assert columns.min() > 60 or columns.max() < 60  # at one atom, not at the other
+    assert drawn(2 * arrows).sum() > 0 and drawn(-arrows).sum() > 0

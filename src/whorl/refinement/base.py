@@ -34,6 +34,7 @@ __all__ = [
     "Refiner",
     "RefinerSettings",
     "displacement",
+    "displacements",
     "refine_in_chunks",
 ]
 
@@ -174,7 +175,14 @@ def _computed(parts: Sequence[Mapping[str, Tensor]], at_once: int) -> Computed |
 
 
 def displacement(before: StructureBatch, after: StructureBatch) -> Float[Tensor, "B"]:
-    """Return the root mean square distance in Å that the atoms of each structure moved.
+    """Return the root mean square distance in Å that the atoms of each structure moved."""
+    moved = displacements(before, after)
+    sums = moved.new_zeros(len(after)).index_add(0, after.structure_index, moved.square().sum(1))
+    return (sums / after.n_atoms.clamp_min(1)).sqrt().double()
+
+
+def displacements(before: StructureBatch, after: StructureBatch) -> Float[Tensor, "A 3"]:
+    """Return the way in Å of each atom.
 
     Where the cell changed too, that of the fractional coordinates, in the new cell.
     """
@@ -184,5 +192,4 @@ def displacement(before: StructureBatch, after: StructureBatch) -> Float[Tensor,
         fractions = fractional_coordinates(after) - fractional_coordinates(before)
         in_cell = torch.einsum("ai,aij->aj", fractions, after.cells[after.structure_index])
         moved = torch.where(strained[after.structure_index, None], in_cell, moved)
-    sums = moved.new_zeros(len(after)).index_add(0, after.structure_index, moved.square().sum(1))
-    return (sums / after.n_atoms.clamp_min(1)).sqrt().double()
+    return moved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,12 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 GREY, GREEN, VERMILION, BLUE, INK = "#a3abb5", "#009e73", "#d55e00", "#0072b2", "#24292f"
+SERIES = ("#6e7781", BLUE, GREEN, VERMILION, "#aa4499", "#b58900")
 _SIZE = (4.3, 3.5)  # inches of one panel
 _MOST_DATA = 20_000  # points of the data set drawn; more only make it blacker
 _MOST_GENERATED = 2000
@@ -163,6 +165,111 @@ def energy_histogram(
     return Plot(svg=_svg(figure), note="; ".join(notes))
 
 
+def arm_histograms(
+    *,
+    target: float,
+    tolerance: float,
+    arms: Mapping[str, Float[Tensor, "_"]],
+    label: str,
+    title: str,
+) -> Plot:
+    """Draw the true values of the structures of each arm for one target, one histogram below the other.
+
+    The highest bar of each is as high as its row. Beside it stands the share within the tolerance of the
+    target, which is shaded; beyond the axis are values that its ends hold.
+    """
+    figure, axes = _panel(title, left=0.33, right=0.89)
+    low, high = _energy_range(target, tolerance, [values.double() for values in arms.values()])
+    low, high = min(low, target - 6 * tolerance), max(high, target + 6 * tolerance)
+    # Bins begin and end where the window does.
+    width = tolerance / 2
+    below, above = (
+        math.ceil((target - tolerance - low) / width),
+        math.ceil((high - target + tolerance) / width),
+    )
+    edges = [target - tolerance + k * width for k in range(-below, above + 1)]
+    axes.axvspan(target - tolerance, target + tolerance, color="#fff1c2", linewidth=0, zorder=0)
+    axes.axvline(target, color=INK, linestyle=(0, (4, 2)), linewidth=1.0, zorder=1)
+    notes = []
+    for row, (name, values) in enumerate(arms.items()):
+        floor, color = len(arms) - 1 - row, SERIES[row % len(SERIES)]
+        finite = values[torch.isfinite(values)].double()
+        counts = torch.histogram(
+            finite.clamp(edges[0] + width / 2, edges[-1] - width / 2), torch.tensor(edges).double()
+        )
+        heights = 0.85 * counts.hist / counts.hist.max().clamp(min=1)
+        axes.bar(
+            edges[:-1],
+            heights.tolist(),
+            width,
+            bottom=floor,
+            align="edge",
+            color=color,
+            linewidth=0,
+            zorder=2,
+        )
+        axes.axhline(floor, color="#8c959f", linewidth=0.7, zorder=3)
+        hits = int(((finite - target).abs() <= tolerance * (1 + 1e-9)).sum())
+        share = f"{100 * hits / len(values):.0f} %" if len(values) else ""
+        axes.text(1.015, floor + 0.3, share, transform=axes.get_yaxis_transform(), color=color)
+        if failed := len(values) - len(finite):
+            notes.append(f"{name}: {failed} failed")
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(-0.02, len(arms)), xlabel=label)
+    axes.set_yticks([len(arms) - 0.7 - row for row in range(len(arms))], labels=[*arms])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.locator_params(axis="x", nbins=6)
+    return Plot(svg=_svg(figure), note="; ".join(notes))
+
+
+def calibration(
+    *,
+    errors: Mapping[str, Float[Tensor, "_"]],
+    uncertainties: Mapping[str, Float[Tensor, "_"]],
+    quantile: float,
+    unit: str,
+    title: str,
+) -> Plot:
+    """Draw errors of predictions against their 90 % intervals, both on logarithmic axes.
+
+    Args:
+        errors: Absolute, by the target.
+        uncertainties: Theirs, likewise.
+        quantile: Half an interval in uncertainties.
+        unit: Of both.
+        title: Heading.
+    """
+    figure, axes = _panel(title, left=0.19)
+    axes.set(xscale="log", yscale="log")
+    points = {}
+    for name, values in errors.items():
+        known = values.isfinite() & uncertainties[name].isfinite()
+        points[name] = (quantile * uncertainties[name][known].double(), values[known].double())
+    ends = torch.cat([half for half, _ in points.values()])
+    low, high = (float(ends.min()) / 1.6, float(ends.max()) * 1.6) if len(ends) else (0.01, 1.0)
+    every = torch.cat([values for _, values in points.values()])
+    top = max(high, 1.6 * float(every.max())) if len(every) else high
+    bottom = low / 30  # smaller errors stand at the edge
+    axes.fill_between([low, high], [bottom, bottom], [low, high], color="#e6f3ee", linewidth=0, zorder=0)
+    axes.plot([low, high], [low, high], color=INK, linestyle=(0, (4, 2)), linewidth=1.2)
+    for k, (half, values) in enumerate(points.values()):
+        axes.scatter(
+            half.tolist(),
+            values.clamp(min=1.15 * bottom).tolist(),
+            s=15,
+            color=SERIES[k % len(SERIES)],
+            alpha=0.65,
+            linewidths=0,
+            rasterized=len(every) > _MOST_GENERATED,
+        )
+    of = f" ({unit})" if unit else ""
+    axes.set(xlim=(low, high), ylim=(bottom, top))
+    axes.set(xlabel=f"stated: half of the 90 % interval{of}", ylabel=f"|true − predicted|{of}")
+    for axis in (axes.xaxis, axes.yaxis):
+        _few_ticks(axis)
+    return Plot(svg=_svg(figure))
+
+
 def loss_range(losses: Float[Tensor, "k"], invalid_above: float | None) -> tuple[float, float]:
     """Return limits of a logarithmic axis that hold all finite losses and the threshold."""
     usable = losses[torch.isfinite(losses) & (losses > 0)].double()
@@ -207,18 +314,24 @@ def training_curves(
         validation: Loss on held-out rows there.
         title: Heading.
     """
-    from matplotlib.ticker import LogLocator, NullLocator
-
     figure, axes = _panel(title)
     axes.plot(epochs, training, color=BLUE, linewidth=1.2)
     axes.plot(epochs, validation, color=VERMILION, linewidth=1.2)
     if min(*training, *validation) > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+        _few_ticks(axes.yaxis)
     axes.set(xlabel="epoch", ylabel="loss")
     return Plot(svg=_svg(figure))
+
+
+def _few_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 of each decade, or at its decades where these are many."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _shares(axes: Axes, values: Tensor, edges: list[float], **style: Any) -> None:
@@ -249,7 +362,7 @@ def _thin(points: Tensor, at_most: int) -> Tensor:
     return points[torch.linspace(0, len(points) - 1, at_most, dtype=torch.float64).long()]
 
 
-def _panel(title: str) -> tuple[Figure, Axes]:
+def _panel(title: str, *, left: float = 0.145, right: float = 0.965) -> tuple[Figure, Axes]:
     """Return a figure without pyplot: nothing global, nothing left open."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -258,7 +371,7 @@ def _panel(title: str) -> tuple[Figure, Axes]:
     with rc_context(_LEGIBLE):
         figure = Figure(figsize=_SIZE)
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.145, 0.155, 0.82, 0.755))
+        axes = figure.add_axes((left, 0.155, right - left, 0.755))
         axes.set_title(title)
     return figure, axes
 

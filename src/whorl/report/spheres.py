@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from whorl.structures.batch import StructureBatch
 
@@ -27,11 +29,19 @@ _EDGE = 0.05  # Å, radius of the lines of a cell
 _BOND = 1.2  # bonded when nearer than this times the sum of covalent radii
 _FACE = 1e-3  # part of a cell by which an atom upon its face may lie outside
 _FINER = 2  # rendered this many times finer, then averaged: smooth edges
+_SMALL = 0.45  # of the radius of balls: that of balls with arrows
+_THIN = 0.07  # Å, the same of sticks
+_SHAFT, _HEAD = 0.13, 0.34  # Å, radii of arrows
+_ARROW = np.array([0.84, 0.30, 0.05])
 _SMALLEST = 7.0  # Å: a picture never shows less than this, so that a dimer does not fill it
 
 
 def render_structure(
-    structure: StructureBatch, *, pixels: int = 260, seen_as: StructureBatch | None = None
+    structure: StructureBatch,
+    *,
+    pixels: int = 260,
+    seen_as: StructureBatch | None = None,
+    arrows: Float[Tensor, "n 3"] | None = None,
 ) -> bytes:
     """Return a PNG of one structure.
 
@@ -44,12 +54,13 @@ def render_structure(
         structure: A batch of one.
         pixels: Width and height.
         seen_as: Take the viewpoint from this structure instead, so that two can be compared.
+        arrows: Drawn from the atoms, in Å; the balls are small then.
     """
     from PIL import Image
 
     if not len(structure.atomic_numbers) or not bool(torch.isfinite(structure.positions).all()):
         return _png(Image.new("RGB", (pixels, pixels), "white"))
-    scene = _Scene.of(structure, seen_as)
+    scene = _Scene.of(structure, seen_as, None if arrows is None else arrows.double().numpy())
     image = Image.fromarray(_shade(scene, pixels * _FINER))
     image = image.resize((pixels, pixels), Image.Resampling.LANCZOS)
     return _png(image)
@@ -75,7 +86,12 @@ class _Scene:
     extent: float  # half the width of the frame
 
     @classmethod
-    def of(cls, structure: StructureBatch, seen_as: StructureBatch | None = None) -> _Scene:
+    def of(
+        cls,
+        structure: StructureBatch,
+        seen_as: StructureBatch | None = None,
+        arrows: Array | None = None,
+    ) -> _Scene:
         from ase.data import covalent_radii
 
         numbers = structure.atomic_numbers.numpy()
@@ -94,14 +110,19 @@ class _Scene:
             if periodic
             else _principal_axes(other.positions.detach().double().numpy())
         )
-        radii = _BALL * covalent_radii[numbers]
-        points = (positions if not periodic else np.vstack([positions, corners])) @ view.T
+        radii = _BALL * covalent_radii[numbers] * (1.0 if arrows is None else _SMALL)
+        tips = positions[:0] if arrows is None else positions + arrows
+        points = np.vstack([positions, corners, tips]) @ view.T
         pad = radii.max() if len(radii) else 0.0
         low, high = points[:, :2].min(0) - pad, points[:, :2].max(0) + pad
         middle = np.append((low + high) / 2, points[:, 2].mean())
         centres, corners = positions @ view.T - middle, corners @ view.T - middle
         colors = element_colors(numbers)
-        sticks = _bonds(centres, covalent_radii[numbers], colors) + _edges(corners)
+        sticks = _bonds(centres, covalent_radii[numbers], colors, _STICK if arrows is None else _THIN)
+        sticks += _edges(corners)
+        if arrows is not None:
+            for start, vector in zip(centres, arrows @ view.T, strict=True):
+                sticks += _arrow(start, vector)
         extent = max(_SMALLEST / 2, 0.53 * float((high - low).max()))
         return cls(centres=centres, radii=radii, colors=colors, sticks=sticks, extent=extent)
 
@@ -146,7 +167,9 @@ def _tilt(about_x: float = 0.38, about_y: float = -0.30) -> Array:
     return np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
 
 
-def _bonds(centres: Array, covalent: Array, colors: Array) -> list[tuple[Array, Array, float, Array]]:
+def _bonds(
+    centres: Array, covalent: Array, colors: Array, radius: float
+) -> list[tuple[Array, Array, float, Array]]:
     """Return two half sticks for each bond, in the colours of their atoms."""
     sticks = []
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
@@ -154,8 +177,8 @@ def _bonds(centres: Array, covalent: Array, colors: Array) -> list[tuple[Array, 
     for i, j in zip(*np.nonzero(near), strict=True):
         middle = (centres[i] + centres[j]) / 2
         sticks += [
-            (centres[i], middle, _STICK, 0.9 * colors[i]),
-            (middle, centres[j], _STICK, 0.9 * colors[j]),
+            (centres[i], middle, radius, 0.9 * colors[i]),
+            (middle, centres[j], radius, 0.9 * colors[j]),
         ]
     return sticks
 
@@ -165,6 +188,18 @@ def _edges(corners: Array) -> list[tuple[Array, Array, float, Array]]:
     grey = np.full(3, 0.55)
     pairs = [(a, a | bit) for a in range(len(corners)) for bit in (1, 2, 4) if not a & bit]
     return [(corners[a], corners[b], _EDGE, grey) for a, b in pairs]
+
+
+def _arrow(start: Array, vector: Array) -> list[tuple[Array, Array, float, Array]]:
+    """Return the shaft of an arrow, and slices of the cone at its end; nothing for one shorter than these."""
+    length = float(np.linalg.norm(vector))
+    if length < _SHAFT:
+        return []
+    head = min(2.2 * _HEAD, 0.7 * length)
+    places = np.linspace(1 - head / length, 1, 13)[:, None] * vector + start
+    radii = min(_HEAD, head / 2) * np.linspace(1, 0.08, 12)
+    cone = list(zip(places[:-1], places[1:], radii.tolist(), [_ARROW] * 12, strict=True))
+    return [(start, places[0], _SHAFT, _ARROW), *cone]
 
 
 class _Canvas:

@@ -16,7 +16,7 @@ from whorl.report.paper import TABLE_1, TABLE_2, Published, published, published
 
 NOTHING = "–"
 TABLES = ("surrogate", "potential", "diversity")
-_ARMS = {
+ARMS = {
     "plain": "as reconstructed",
     "project": "projected",
     "oracle": "after energy calls",
@@ -172,7 +172,7 @@ def _arms_table(results: Results, shown: Sequence[_ArmColumn]) -> Table:
             cells.append([NOTHING if value is None else format(value, form) for value in values])
     return Table(
         columns=tuple(columns),
-        targets=tuple(f"{target:.2f} {_ARMS.get(name, name)}" for target, name in keys),
+        targets=tuple(f"{target:.2f} {ARMS.get(name, name)}" for target, name in keys),
         rows=tuple(zip(*cells, strict=True)),
         target_label=f"Target ({results.unit})" if results.unit else "Target",
     )

@@ -72,9 +72,11 @@ def image(plot: figures.Plot, words: str) -> tuple[str, str, str]:
     return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode(), words, plot.note
 
 
-def picture(structure: StructureBatch, caption: str, flag: str = "", file: str = "") -> Picture:
-    """Draw a structure."""
-    png = base64.b64encode(render_structure(structure)).decode()
+def picture(
+    structure: StructureBatch, caption: str, flag: str = "", file: str = "", **options: Any
+) -> Picture:
+    """Draw a structure; ``options`` of :func:`render_structure`."""
+    png = base64.b64encode(render_structure(structure, **options)).decode()
     return Picture(image="data:image/png;base64," + png, caption=caption, flag=flag, file=file)
 
 

@@ -88,6 +88,7 @@ class ReportContext:
         skipped: Entries of the input that could not be used: source and reason.
         prepared: What evaluators worked out from the real data alone, by their kind.
         training: Training record of each model that has one, by its name.
+        rounds: What became of the labels of each active round, by the label of the training size.
         gallery: Structures shown in a row.
         compare_with_paper: Show the numbers of Fung et al. 2022 too; by default when the recipe is about
         Pt10.
@@ -103,6 +104,7 @@ class ReportContext:
     skipped: Sequence[tuple[str, str]] = ()
     prepared: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rounds: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     gallery: int = 6
     compare_with_paper: bool | None = None
 

@@ -82,6 +82,7 @@ def write_report_of(run: RunFolder, *, output: Path) -> None:
         skipped=skipped,
         prepared=prepared,
         training=_training(run),
+        rounds=_rounds(run),
         gallery=recipe.report.gallery,
     )
     write_report(output, context)
@@ -94,6 +95,15 @@ def _training(run: RunFolder) -> dict[str, Mapping[str, Any]]:
         f"generator, {label}" if several else "generator": run.generator(label) for label in run.labels
     }
     return {name: record for name, path in models.items() if (record := read_training_record(path))}
+
+
+def _rounds(run: RunFolder) -> dict[str, list[Mapping[str, Any]]]:
+    """Read what became of the labels of each active round."""
+    return {
+        label: [read_json(path.with_name("round.json")) for path in run.active_rounds(label)]
+        for label in run.labels
+        if run.recipe.active is not None
+    }
 
 
 def read_results(path: Path) -> Results:
