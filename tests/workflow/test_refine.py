@@ -27,7 +27,7 @@ from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import Recipe
 from whorl.workflow.stages import run_recipe
 from whorl.workflow.stages.evaluate import arms_of, read_metrics, samples_of
-from whorl.workflow.stages.refine import _out_of_reach, drawn
+from whorl.workflow.stages.refine import _out_of_reach, drawn, mark_duplicates
 from whorl.workflow.stages.report import summary
 
 RELAX = "refine={kind: relax, steps: 10}"
@@ -359,6 +359,26 @@ def test_what_is_out_of_reach_is_drawn_again_and_draws_are_counted():
     index, draws = drawn(refined, 4)
     assert index.tolist() == [0, 5, 6, 3]  # the last spare one of the target is uncertain, but moved
     assert draws.tolist() == [1, 3, 2, 1]
+
+
+def test_what_is_there_already_is_drawn_again():
+    square = Atoms("Pt4", [[0, 0, 0], [2.6, 0, 0], [2.6, 2.6, 0], [0, 2.6, 0]])
+    turned, line, bent = square[[2, 0, 3, 1]], square.copy(), square.copy()
+    turned.rotate(40, (1, 2, 3))
+    turned.positions += [3, 0, 0.02]
+    line.positions = [[2.6 * k, 0, 0] for k in range(4)]
+    bent.positions[3] = [0, 2.6, 1.5]
+    every = from_ase([square, turned, turned, line, square, line, bent])
+    refined = samples_with(*["reached"] * 7, targets=[1, 1, 2, 1, 1, 1, 1]).replace(structures=every)
+    marked = mark_duplicates(refined)
+    assert marked.refinement == (
+        *("reached", "duplicate: the same as 0", "reached", "reached"),  # another target is another matter
+        *("duplicate: the same as 0", "duplicate: the same as 3", "reached"),
+    )
+    index, draws = drawn(marked, 4)
+    assert index.tolist() == [0, 6, 2, 3] and draws.tolist() == [1, 4, 1, 1]
+    assert _out_of_reach(marked, 4, 9, {}) == {}
+    assert _out_of_reach(mark_duplicates(refined.of_structures(torch.arange(4))), 4, 9, {}) == {1.0: (3, 1)}
 
 
 def test_of_a_target_out_of_reach_of_many_no_more_are_drawn():

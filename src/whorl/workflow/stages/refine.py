@@ -29,6 +29,8 @@ from whorl.datasets import (
     write_extxyz,
 )
 from whorl.errors import InputError
+from whorl.evaluation.clusters import distinct_clusters
+from whorl.evaluation.duplicates import distinct
 from whorl.evaluation.samples import Computed, Samples
 from whorl.files import provenance, read_json, write_json
 from whorl.locks import one_at_a_time
@@ -50,6 +52,7 @@ from whorl.workflow.stages.atoms import Labelled, read_atoms_surrogate, read_lab
 from whorl.workflow.stages.reconstruct import reconstruct, reconstruction_of_run
 
 _LOSS, _STATUS = "reconstruction_loss", "reconstruction_status"
+_DUPLICATE = "duplicate"  # first word of the status of what has reached its target, but is there already
 _MANY = 20  # structures none of which is moved: further ones would not be either
 _BASELINE = 100  # structures of each target, where all samples are reconstructed
 
@@ -111,6 +114,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                     *(["encode"] if draws else []),
                     *(["reference"] if settings.needs_quantity and choice else []),
                 ),
+                version=2 if draws else 1,  # 1 kept duplicates
             )
             before = output
             if fitted is not None and settings.surrogate_settings is fitted:
@@ -122,6 +126,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                         baseline, targets=targets, count=count, output=run.baseline(label), **options
                     ),
                     needs=_different(*known),
+                    version=2,  # likewise
                 )
 
 
@@ -320,7 +325,10 @@ def _refine(
     for number in itertools.count():
         here = dataclasses.replace(context, directory=directory / str(number))
         made.append(refiner.refine(_samples(given[-1], generated), here))
-        ranges = _out_of_reach(_joined(made), len(data), settings.spare_samples, asked)
+        refined = _joined(made)
+        if draw is not None:
+            refined = mark_duplicates(refined)
+        ranges = _out_of_reach(refined, len(data), settings.spare_samples, asked)
         others = draw(number + 1, ranges) if draw is not None and ranges else None
         if others is None:
             break
@@ -329,7 +337,6 @@ def _refine(
         given.append(others)
         origins.append(others)
     every, origin = Dataset.concatenate(given), Dataset.concatenate(origins)
-    refined = _joined(made)
     index, draws = drawn(refined, len(data))
     kept, refined = every.select(index), refined.of_structures(index)
     for text in _outcome(settings.kind + of, refined, draws):
@@ -393,6 +400,24 @@ def _joined(made: Sequence[Samples]) -> Samples:
         energy_calls=torch.cat([of.energy_calls for of in made if of.energy_calls is not None]),
         refinement=tuple(status for of in made for status in of.refinement),
     )
+
+
+def mark_duplicates(refined: Samples) -> Samples:
+    """Return samples with another status for those structures that equal an earlier one of the same target.
+
+    Clusters are equal within 0.1 Å RMSD, crystals by StructureMatcher.
+    """
+    crystals = refined.crystals
+    structures, find = (refined.clusters, distinct_clusters) if crystals is None else (crystals, distinct)
+    if structures is None:
+        return refined
+    status, targets = list(refined.refinement), refined.structure_targets.tolist()
+    for target in dict.fromkeys(targets):
+        rows = [k for k, word in enumerate(status) if word == REACHED and targets[k] == target]
+        for first, *others in find(structures[rows]):
+            for k in others:
+                status[rows[k]] = f"{_DUPLICATE}: the same as {refined.structure_ids[rows[first]]}"
+    return refined.replace(refinement=tuple(status))
 
 
 def _out_of_reach(
@@ -571,12 +596,11 @@ def _outcome(kind: str, refined: Samples, draws: Tensor) -> Iterator[str]:
         )
     for target in refined.structure_targets.unique().tolist():
         own = refined.structure_targets == target
-        missed = sum(
-            status != REACHED for status, here in zip(refined.refinement, own.tolist(), strict=True) if here
-        )
+        here = [s for s, chosen in zip(refined.refinement, own.tolist(), strict=True) if chosen]
+        missed = sum(status != REACHED and not status.startswith(_DUPLICATE) for status in here)
         # Only some refiners say that a value is reached.
         if missed and (REACHED in refined.refinement or int(draws.max()) > 1):
             yield (
-                f"refine ({kind}), target {target:g}: {missed} of {int(own.sum())} structures do not reach "
+                f"refine ({kind}), target {target:g}: {missed} of {len(here)} structures do not reach "
                 f"it, after {int(draws[own].sum())} draws."
             )
