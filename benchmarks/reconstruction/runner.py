@@ -12,18 +12,21 @@ import csv
 import io
 import math
 import os
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 # Before torch is loaded: threads that wait must not spin, or they take the cores from those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+import yaml
 from ase import Atoms
 
 from benchmarks.reconstruction.solvers import SOLVERS, Answer, Limits
@@ -31,9 +34,11 @@ from whorl.errors import InputError, unknown_option
 from whorl.evaluation.matching import rmsd, structure_matcher_rms
 from whorl.files import write_text
 from whorl.reconstruction import InversionProblem
+from whorl.representations import RepresentationSettings
+from whorl.settings import settings_from
 from whorl.structures import StructureBatch, from_ase
 from whorl.workflow.round_trip import RECOVERED, forget
-from whorl.workflow.round_trip_settings import PRESETS, fingerprint
+from whorl.workflow.round_trip_settings import PRESETS, RoundTripSettings
 
 SOLVED = RECOVERED  # Å
 
@@ -77,8 +82,7 @@ def run_solver(
     solver: str,
     limits: Limits,
     *,
-    representation: str,
-    pooling: Sequence[str],
+    settings: RoundTripSettings,
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
     free_cell: bool = False,
@@ -95,11 +99,11 @@ def run_solver(
     seconds, evaluations = 0.0, 0.0
     for done, ((species, _), members) in enumerate(systems.items()):
         originals = from_ase([targets[i] for i in members])
-        acsf = fingerprint(representation, species, pooling=pooling)
+        representation = settings.build(settings.kind(periodic=False), species)
         with torch.no_grad():
-            features = acsf(originals)
+            features = representation(originals)
         problem = InversionProblem(
-            representation=acsf.to(device),
+            representation=representation.to(device),
             target=features,
             template=forget(originals, cell=free_cell),
             free_cell=free_cell,
@@ -223,6 +227,14 @@ def spread_over(targets: Sequence[Atoms], count: int) -> list[Atoms]:
     return [targets[i] for i in chosen]
 
 
+def round_trip_settings(representation: str, pooling: str | None) -> RoundTripSettings:
+    """Return the settings of a representation: a preset, a kind, or its settings as YAML."""
+    named: Any = yaml.safe_load(representation)
+    if isinstance(named, dict):
+        named = settings_from(RepresentationSettings, named, source="--representation")
+    return RoundTripSettings(representation=named, pooling=pooling.split(",") if pooling else None)
+
+
 def arguments(suite: str, description: str, *, representation: str = "fung2022") -> argparse.ArgumentParser:
     """Return the options that all suites have."""
     parser = argparse.ArgumentParser(
@@ -234,7 +246,11 @@ def arguments(suite: str, description: str, *, representation: str = "fung2022")
     add("--baseline", default="", help="solvers to run beside it on a few of the targets")
     add("--baseline-targets", type=int, default=4, help="on how many, evenly over the suite")
     add("--limit", type=int, help="take only so many targets, evenly over the suite")
-    add("--representation", default=representation, help=", ".join(PRESETS))
+    add(
+        "--representation",
+        default=representation,
+        help=f"{', '.join(PRESETS)}, soap, {{kind: ace, n_max: 8}} …",
+    )
     add("--pooling", help="such as max,min or mean,std; by default that of the representation")
     add("--seed", type=int, default=0, help="of the search (the targets stay the same)")
     add("--budget-seconds", type=float, help="for each target, on average")
@@ -255,12 +271,10 @@ def run_suite(
     """Run a suite as the command line asks, print its table, and return the exit status."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    # As the presets have it.
-    options.pooling = options.pooling or ("mean,std" if options.representation == "crystal" else "max,min")
-    pooling = options.pooling.split(",")
     if options.csv is None:
         marks = "-free-cell" * options.free_cell + "-quick" * options.quick
-        name = f"{suite}-{options.solver}-{'-'.join(pooling)}{marks}.csv"
+        words = re.findall(r"[\w.]+", f"{options.representation} {options.pooling or ''}")
+        name = f"{suite}-{options.solver}-{'-'.join(words)}{marks}.csv"
         options.csv = Path("runs/benchmarks/reconstruction") / name
     budget = 1.0 if options.quick and options.budget_seconds is None else options.budget_seconds
     limits = Limits(
@@ -272,8 +286,7 @@ def run_suite(
             targets,
             solver,
             limits,
-            representation=options.representation,
-            pooling=pooling,
+            settings=settings,
             device=options.device,
             dtype=getattr(torch, options.dtype),
             free_cell=options.free_cell,
@@ -281,6 +294,7 @@ def run_suite(
         )
 
     try:
+        settings = round_trip_settings(options.representation, options.pooling)
         try:
             targets = build()
         except InputError as error:
@@ -300,7 +314,7 @@ def run_suite(
         return 2
     write_rows(options.csv, [row for outcome in outcomes + baselines for row in outcome.rows])
     print(
-        f"{options.representation}, {options.pooling}, {options.dtype} on {options.device}, "
+        f"{options.representation}, pooling {options.pooling or 'as it has it'}, {options.dtype} on {options.device}, "
         f"{torch.get_num_threads()} threads, seed {options.seed}; solved: RMSD < {SOLVED} Å; "
         f"one line a target in {options.csv}\n"
     )

@@ -31,6 +31,7 @@ REPRESENTATIONS: Registry[Representation] = Registry(
         "crystens": "whorl.representations.crystens:CrysTens",
         "rows": "whorl.representations.rows:Rows",
         "soap": "whorl.representations.soap:SOAP",
+        "ace": "whorl.representations.ace:ACE",
         "mbtr": "whorl.representations.mbtr:MBTR",
     },
 )

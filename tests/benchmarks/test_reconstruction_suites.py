@@ -118,11 +118,20 @@ def test_what_a_solver_sees_holds_no_positions():
 
 @pytest.mark.parametrize("kind", runner.PRESETS)
 def test_representations_are_built(kind):
-    one = runner.fingerprint(kind, ["Pt"], pooling=["mean", "std"])
+    one = runner.round_trip_settings(kind, "mean,std").build(kind, ["Pt"])
     assert one.config()["pooling"] == ["mean", "std"] and not one.config()["per_centre_species"]
-    assert runner.fingerprint(kind, ["O", "Ti"], pooling=["max"]).config()["per_centre_species"]
+    other = runner.round_trip_settings(kind, "max").build(kind, ["O", "Ti"])
+    assert other.config()["per_centre_species"]
+
+
+def test_other_representations_are_named_or_given_by_their_settings():
+    assert runner.round_trip_settings("soap", None).build("soap", ["Pt"]).config()["kind"] == "soap"
+    own = runner.round_trip_settings("{kind: ace, n_max: 3}", "max").build("ace", ["Pt"]).config()
+    assert own["kind"] == "ace" and own["n_max"] == 3 and own["pooling"] == ["max"]
     with pytest.raises(InputError, match="crystal"):
-        runner.fingerprint("cristal", ["Pt"], pooling=["max"])
+        runner.round_trip_settings("cristal", None)
+    with pytest.raises(InputError, match="n_max"):
+        runner.round_trip_settings("{kind: ace, nmax: 3}", None)
 
 
 def remembering(structures):

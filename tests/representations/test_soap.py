@@ -12,7 +12,7 @@ from whorl.errors import InputError
 from whorl.reconstruction import AtomwiseProblem, InversionProblem
 from whorl.reconstruction.solvers import LevenbergMarquardt
 from whorl.representations import make_representation
-from whorl.representations.soap import SOAP, _Harmonics
+from whorl.representations.soap import SOAP
 from whorl.structures import from_ase
 
 
@@ -83,16 +83,6 @@ def test_everything_is_finite_where_atoms_meet():
     value.sum().backward()
     _, jacobian = soap.value_and_jacobian(atoms)
     assert value.isfinite().all() and positions.grad.isfinite().all() and jacobian.isfinite().all()
-
-
-def test_harmonics_are_those_of_unit_length():
-    rng = torch.Generator().manual_seed(0)
-    u, v = torch.nn.functional.normalize(torch.randn(2, 1, 3, 50, generator=rng, dtype=torch.float64), dim=2)
-    cosine = (u * v).sum(1)[0].numpy()
-    for order in range(7):  # the addition theorem
-        product = (_Harmonics(u).value(order) * _Harmonics(v).value(order)).sum(1)[0].numpy()
-        legendre = np.polynomial.legendre.Legendre.basis(order)(cosine)
-        np.testing.assert_allclose(product, (2 * order + 1) / (4 * np.pi) * legendre, atol=1e-12)
 
 
 def test_a_search_goes_down_to_the_cluster_that_a_fingerprint_is_of():

@@ -22,6 +22,13 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"cutoff": 4.0, "g5": [(0.1, 2.0, 1.0)], "pooling": ["max", "min", "std"], "embedding": 2}
         | {"per_centre_species": True},
     ],
+    "ace": [
+        {"cutoff": 4.5, "n_max": 2, "l_max": 2, "degree": 6},
+        {"cutoff": 4.5, "n_max": 2, "l_max": 1, "degree": 5, "per_centre_species": True, "pooling": ["max"]},
+        {"cutoff": 4.5, "n_max": 1, "l_max": 2, "degree": 6, "per_centre_species": True, "embedding": 3},
+        {"cutoff": 4.0, "order": 2, "n_max": 2, "l_max": 2, "images": "minimum"},
+        {"cutoff": 4.0, "order": 1, "n_max": 3, "pooling": ["sum"]},
+    ],
     "crystens": [
         {"max_atoms": 2},
         {"max_atoms": 2, "order": "as_is", "pairwise": "cartesian"},

@@ -1,3 +1,4 @@
+from .ace import ACE
 from .acsf import ACSF
 from .base import (
     Decoded,
@@ -15,6 +16,7 @@ from .settings import RepresentationSettings
 from .soap import SOAP
 
 __all__ = [
+    "ACE",
     "ACSF",
     "MBTR",
     "SOAP",

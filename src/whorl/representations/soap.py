@@ -36,6 +36,7 @@ from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.representations.cutoffs import Cutoff
+from whorl.representations.harmonics import SolidHarmonics
 from whorl.representations.kernels import Kernel
 from whorl.representations.pairs import Pairs
 from whorl.representations.pooled import PAIR_NUMBERS, AtomicRepresentation
@@ -252,7 +253,7 @@ class _PowerSpectrum(Kernel):
         centres = {int(kind) for kind in pairs.row_kind.unique() if kind >= 0}
         self._kinds = sorted(centres | set(self._blocks))
         self._present = self._kinds if pairs.mixing is None else list(range(len(soap.channels)))
-        self._harmonics = {s: _Harmonics(pairs.vectors[:, :, columns]) for s, columns in pairs.blocks}
+        self._harmonics = {s: SolidHarmonics(pairs.vectors[:, :, columns]) for s, columns in pairs.blocks}
         self._coefficients: list[dict[int, Tensor]] = []  # of each l, by channel: (N, n, 2 l + 1)
 
     def _known(self, order: int) -> dict[int, Tensor]:
@@ -332,70 +333,3 @@ def _contracted(
     n_rows, x, n, width, many = change.shape
     flat = change.permute(0, 3, 1, 2, 4).reshape(n_rows, width, -1)
     return (other @ flat).reshape(n_rows, n, x, n, many).permute(0, 2, 3, 1, 4)
-
-
-class _Harmonics:
-    r"""Real solid harmonics :math:`r^l Y_{lm}` of vectors and their gradients, m = -l … l.
-
-    :math:`r^l Y_{l,\pm m} = N_{lm} \Pi_{lm}(z, r^2) \{A_m, B_m\}` with :math:`A_m + i B_m = (x + i y)^m` and
-    :math:`\partial_z \Pi_{lm} = (l + m) \Pi_{l-1,m}`, :math:`\partial_x \Pi_{lm} = -x\, \Pi_{l-1,m+1}`.
-    """
-
-    def __init__(self, vectors: Float[Tensor, "N 3 m"]) -> None:
-        self._x, self._y, self._z = vectors.unbind(1)
-        self._square = vectors.square().sum(1)
-        one = torch.ones_like(self._x)
-        self._powers = [(one, torch.zeros_like(one))]
-        self._legendre: dict[tuple[int, int], Tensor] = {(0, 0): one}
-
-    def _power(self, m: int) -> tuple[Tensor, Tensor]:
-        while len(self._powers) <= m:
-            a, b = self._powers[-1]
-            self._powers.append((self._x * a - self._y * b, self._y * a + self._x * b))
-        return self._powers[m]
-
-    def _pi(self, order: int, m: int) -> Tensor | float:
-        """Return Π_lm, zero where m > l."""
-        if m > order:
-            return 0.0
-        if (order, m) not in self._legendre:
-            if order == m:
-                known: Tensor | float = (2 * m - 1) * self._pi(m - 1, m - 1)
-            else:
-                known = (2 * order - 1) * self._z * self._pi(order - 1, m)
-                known = (known - (order + m - 1) * self._square * self._pi(order - 2, m)) / (order - m)
-            assert isinstance(known, Tensor)
-            self._legendre[order, m] = known
-        return self._legendre[order, m]
-
-    @staticmethod
-    def _norm(order: int, m: int) -> float:
-        ratio = math.factorial(order - m) / math.factorial(order + m)
-        return math.sqrt((2 - (m == 0)) * (2 * order + 1) / (4.0 * math.pi) * ratio)
-
-    def value(self, order: int) -> Float[Tensor, "N M m"]:
-        """Return the 2 l + 1 harmonics of one l."""
-        rows: dict[int, Tensor] = {}
-        for m in range(order + 1):
-            a, b = self._power(m)
-            pi = self._norm(order, m) * self._pi(order, m)
-            rows[m] = pi * a
-            if m:
-                rows[-m] = pi * b
-        return torch.stack([rows[m] for m in range(-order, order + 1)], 1)
-
-    def gradient(self, order: int) -> Float[Tensor, "N 3 M m"]:
-        """Return their derivatives in x, y and z."""
-        rows: dict[int, Tensor] = {}
-        for m in range(order + 1):
-            (a, b), (a1, b1) = self._power(m), self._power(max(m - 1, 0))
-            pi, up = self._pi(order, m), -1.0 * self._pi(order - 1, m + 1)
-            along_z = (order + m) * self._pi(order - 1, m)
-            norm = self._norm(order, m)
-            for sign, of, dx, dy in ((1, a, a1, -b1), (-1, b, b1, a1)):
-                if m == 0 and sign < 0:
-                    continue
-                x = self._x * up * of + m * (pi * dx)
-                y = self._y * up * of + m * (pi * dy)
-                rows[sign * m] = norm * torch.stack([x, y, along_z * of], 1)
-        return torch.stack([rows[m] for m in range(-order, order + 1)], 2)
