@@ -232,7 +232,7 @@ def round_trip_settings(representation: str, pooling: str | None) -> RoundTripSe
     named: Any = yaml.safe_load(representation)
     if isinstance(named, dict):
         named = settings_from(RepresentationSettings, named, source="--representation")
-    return RoundTripSettings(representation=named, pooling=pooling.split(",") if pooling else None)
+    return RoundTripSettings(representation=named, pooling=tuple(pooling.split(",")) if pooling else None)
 
 
 def arguments(suite: str, description: str, *, representation: str = "fung2022") -> argparse.ArgumentParser:
@@ -314,7 +314,8 @@ def run_suite(
         return 2
     write_rows(options.csv, [row for outcome in outcomes + baselines for row in outcome.rows])
     print(
-        f"{options.representation}, pooling {options.pooling or 'as it has it'}, {options.dtype} on {options.device}, "
+        f"{options.representation}, pooling {options.pooling or 'its own'}, {options.dtype} on "
+        f"{options.device}, "
         f"{torch.get_num_threads()} threads, seed {options.seed}; solved: RMSD < {SOLVED} Å; "
         f"one line a target in {options.csv}\n"
     )

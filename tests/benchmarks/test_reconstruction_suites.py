@@ -130,7 +130,7 @@ def test_other_representations_are_named_or_given_by_their_settings():
     assert own["kind"] == "ace" and own["n_max"] == 3 and own["pooling"] == ["max"]
     with pytest.raises(InputError, match="crystal"):
         runner.round_trip_settings("cristal", None)
-    with pytest.raises(InputError, match="n_max"):
+    with pytest.raises(InputError, match="nmax"):
         runner.round_trip_settings("{kind: ace, nmax: 3}", None)
 
 
