@@ -58,7 +58,7 @@ def main() -> None:
         print(
             f"ν ≤ {order}, degree {degree}, {len(ace.atomic_names)} features of an atom: "
             f"{1e6 * value / count:.0f} µs per cluster, {value / baseline:.2f} times SOAP "
-            f"({len(soap.atomic_names)} features); value + Jacobian {jacobian / value:.1f} times the value alone"
+            f"({len(soap.atomic_names)} features); value + Jacobian {jacobian / value:.1f} times the value"
         )
 
 

@@ -367,9 +367,10 @@ class _Products(Kernel):
             }
             for factor, order in enumerate(triples.orders):
                 slopes[order][:, every, triples.factors[factor]] += self._products_of_others(triples, factor)
-            total = sum(
+            parts = [
                 slope.flatten(2) @ changes[order].flatten(3).flatten(1, 2) for order, slope in slopes.items()
-            )
+            ]
+            total = sum(parts[1:], parts[0])
             yield triples.columns, every, total.unflatten(2, (n_x, many)).transpose(1, 2)
 
     def _change(self, order: int) -> Float[Tensor, "N V M x R"]:
