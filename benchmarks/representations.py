@@ -1,9 +1,9 @@
-"""SOAP and MBTR of Pt10 clusters: throughput against DScribe on as many cores, cost of the Jacobian.
+"""SOAP, MBTR and FCHL19 of Pt10 clusters: throughput against DScribe and qmllib, cost of the Jacobian.
 
     python benchmarks/representations.py [--quick] [--cores N]
 
-Times are the best of several runs; every line is a ratio to a baseline of the same run. DScribe works in
-processes, whose start is not counted; whorl in threads.
+Times are the best of several runs; every line is a ratio to a baseline of the same run, on as many cores.
+DScribe and qmllib work in processes, whose start is not counted; whorl in threads.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
+from ase.data import atomic_numbers
 
-from whorl.representations import MBTR, SOAP, Representation
+from whorl.representations import FCHL19, MBTR, SOAP, Representation
 from whorl.structures import from_ase
 
 
@@ -84,17 +86,38 @@ def dscribe_mbtr(mbtr: MBTR, name: str) -> Any:
     )
 
 
-OTHERS: list[Any] = []  # of the case that is measured, for its processes
+def qmllib_fchl19(fchl: FCHL19) -> Callable[[list[Atoms]], object]:
+    """The vectors of qmllib, with the published settings."""
+    from qmllib.representations import generate_fchl19
+
+    elements = np.array([atomic_numbers[symbol] for symbol in fchl.species], dtype=np.int32)
+
+    def create(atoms: list[Atoms]) -> object:
+        return [
+            generate_fchl19(item.numbers.astype(np.int32), item.positions, elements=elements)
+            for item in atoms
+        ]
+
+    return create
+
+
+OTHERS: list[Callable[[list[Atoms]], object]] = []  # of the case that is measured, for its processes
 
 
 def compute(atoms: list[Atoms]) -> None:
     """Compute the descriptors in one of the processes."""
-    for other in OTHERS:
-        other.create(atoms)
+    for create in OTHERS:
+        create(atoms)
 
 
 def measure(
-    name: str, ours: Representation, others: Sequence[Any], atoms: list[Atoms], cores: int, repeats: int
+    name: str,
+    ours: Representation,
+    others: Sequence[Callable[[list[Atoms]], object]],
+    atoms: list[Atoms],
+    cores: int,
+    repeats: int,
+    library: str = "DScribe",
 ) -> None:
     """Print the throughput against that of the others, and the cost of the Jacobian."""
     structures = from_ase(atoms)
@@ -105,7 +128,7 @@ def measure(
     value = best(lambda: ours(structures), repeats)
     jacobian = best(lambda: ours.value_and_jacobian(structures), max(1, repeats // 2))
     print(
-        f"{name}: {1e6 * value / len(atoms):.0f} µs per cluster, {theirs / value:.1f} times DScribe's "
+        f"{name}: {1e6 * value / len(atoms):.0f} µs per cluster, {theirs / value:.1f} times {library}'s "
         f"throughput; value + Jacobian {jacobian / value:.1f} times the value alone",
         flush=True,
     )
@@ -125,15 +148,18 @@ def main() -> None:
     for n_max, l_max in ((6, 4), (8, 6)):
         soap = SOAP(species=["Pt"], cutoff=6.0, n_max=n_max, l_max=l_max, pooling=["mean"])
         name = f"SOAP, n_max {n_max}, l_max {l_max}"
-        measure(name, soap, [dscribe_soap(soap)], atoms, options.cores, repeats)
+        measure(name, soap, [dscribe_soap(soap).create], atoms, options.cores, repeats)
     for weighting in ("exp", "unity"):
         mbtr = MBTR(
             species=["Pt"],
             k2={"weighting": weighting, "cutoff": 12.0},
             k3={"weighting": weighting, "cutoff": 7.0},
         )
-        others = [dscribe_mbtr(mbtr, name) for name in mbtr.terms]
+        others = [dscribe_mbtr(mbtr, name).create for name in mbtr.terms]
         measure(f"MBTR k2 and k3, weights {weighting}", mbtr, others, atoms, options.cores, repeats)
+    if find_spec("qmllib"):
+        fchl = FCHL19(species=["Pt"], pooling=["mean"])
+        measure("FCHL19", fchl, [qmllib_fchl19(fchl)], atoms, options.cores, repeats, library="qmllib")
 
 
 if __name__ == "__main__":

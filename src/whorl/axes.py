@@ -32,6 +32,7 @@ REPRESENTATIONS: Registry[Representation] = Registry(
         "rows": "whorl.representations.rows:Rows",
         "soap": "whorl.representations.soap:SOAP",
         "ace": "whorl.representations.ace:ACE",
+        "fchl19": "whorl.representations.fchl19:FCHL19",
         "mbtr": "whorl.representations.mbtr:MBTR",
     },
 )

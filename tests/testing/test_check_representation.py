@@ -38,6 +38,19 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"max_atoms": 5, "shortest": 2.0, "cutoff": 8.0, "width": 0.5},
         {"max_atoms": 6, "shortest": 2.0, "cutoff": 4.0, "width": 0.3},
     ],
+    "fchl19": [
+        {
+            "cutoff": 4.5,
+            "cutoff3": 4.0,
+            "n2": 3,
+            "n3": 2,
+            "n_fourier": 2,
+            "zeta": 1.0,
+            "pooling": ["max", "min"],
+        },
+        {"cutoff": 4.0, "cutoff3": 4.5, "n2": 2, "n3": 3, "per_centre_species": True},
+        {"cutoff": 4.0, "cutoff3": 4.0, "n2": 2, "n3": 2, "embedding": 2},
+    ],
     "mbtr": [
         {"k1": {"n": 11}, "k2": {"n": 9}, "k3": {"n": 5, "sigma": 0.3}, "normalization": "l2"},
         {

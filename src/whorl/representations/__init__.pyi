@@ -10,6 +10,7 @@ from .base import (
 from .crystens import CrysTens
 from .crystens_decoding import DecodedCrystals, Measures
 from .cutoffs import Cutoff
+from .fchl19 import FCHL19
 from .mbtr import MBTR
 from .rows import Rows
 from .settings import RepresentationSettings
@@ -18,6 +19,7 @@ from .soap import SOAP
 __all__ = [
     "ACE",
     "ACSF",
+    "FCHL19",
     "MBTR",
     "SOAP",
     "CrysTens",
