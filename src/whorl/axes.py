@@ -47,6 +47,7 @@ GENERATORS: Registry[ConditionalGenerator] = Registry(
         "wgan_gp": "whorl.generators.wgan_gp:WGANGP",
         "diffusion": "whorl.generators.diffusion:Diffusion",
         "flow": "whorl.generators.flow:Flow",
+        "energy_based": "whorl.generators.energy_based:EnergyBased",
         "flow_matching": "whorl.generators.flow_matching:FlowMatching",
     },
 )

@@ -17,6 +17,10 @@ SMALL = {
     "gan": [{"shape": [6], "channels": 8}, {"shape": [9, 8, 2], "channels": 4}],
     "wgan_gp": [{"shape": [6], "channels": 8}, {"shape": [9, 8, 2], "channels": 4}],
     "diffusion": [{"shape": [6], "channels": 8, "steps": 3}, {"shape": [9, 8, 2], "channels": 4, "steps": 3}],
+    "energy_based": [
+        {"shape": [6], "channels": 8, "levels": 5, "components": 3},
+        {"shape": [9, 8, 2], "properties": 2, "channels": 4, "levels": 3, "guidance": 2.0},
+    ],
     "flow_matching": [
         {"shape": [6], "channels": 8, "steps": 3},
         {"shape": [9, 8, 2], "properties": 2, "channels": 4, "steps": 2, "guidance": 2.0},

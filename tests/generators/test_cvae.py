@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from whorl.errors import InputError
 from whorl.generators import CVAE, condition_range, fit, range_warning
 
 
@@ -97,3 +98,80 @@ def test_the_training_range_is_kept_and_warned_of(sheet):
     assert range_warning(sheet, torch.tensor([[1.5]])) is None
     words = range_warning(sheet, torch.tensor([[1.5], [3.7], [0.2], [3.7]]))
     assert "0.2, 3.7" in words and f"{low:.4g} to {high:.4g}" in words
+
+
+class _FirstFeature:
+    """A guide whose property is the first feature."""
+
+    shape = (2,)
+    validation_mae = 0.5
+
+    def __call__(self, features):
+        return features[:, 0]
+
+    def to(self, device):
+        return self
+
+
+class _Identity(CVAE):
+    """Decodes z to itself."""
+
+    def decode(self, latent, condition):
+        return latent.to(condition.dtype)
+
+
+def _identity():
+    model = _Identity(shape=(2,), latent=2, layers=1, hidden=4)
+    model.fit_scaling(torch.rand(10, 2), torch.rand(10, 1))
+    return model
+
+
+@pytest.mark.parametrize(("temperature", "tolerance"), [(1.0, None), (2.0, None), (1.0, 0.05)])
+def test_a_guide_shifts_the_latent_variables_to_a_known_distribution(temperature, tolerance):
+    condition = torch.full((3000, 1), 2.0, dtype=torch.float64)
+    samples = _identity().sample(
+        condition,
+        rng=torch.Generator().manual_seed(0),
+        temperature=temperature,
+        guide=_FirstFeature(),
+        tolerance=tolerance,
+    )
+    prior, error = temperature**2, (tolerance or 0.5) ** 2
+    mean, variance = 2 * prior / (prior + error), prior * error / (prior + error)
+    for column, expected, deviation in ((0, mean, variance**0.5), (1, 0.0, temperature)):
+        assert float(samples[:, column].mean()) == pytest.approx(expected, abs=0.08 * deviation)
+        assert float(samples[:, column].std()) == pytest.approx(deviation, rel=0.08)
+
+
+class _Thousandth(_FirstFeature):
+    """A guide whose property is a thousandth of the first feature."""
+
+    shape = (4,)
+
+    def __call__(self, features):
+        return features[:, 0] / 1000
+
+
+def test_a_guide_improves_what_the_condition_alone_reaches(sheet):
+    condition, rng = torch.full((300, 1), 1.5, dtype=torch.float64), torch.Generator().manual_seed(1)
+    free = sheet.sample(condition, rng=rng)
+    led = sheet.sample(condition, rng=rng, guide=_Thousandth(), tolerance=0.002)
+    errors = [float((samples[:, 0] / 1000 - 1.5).abs().mean()) for samples in (free, led)]
+    assert errors[1] < 0.5 * errors[0] and errors[1] < 0.004
+    assert 0.7 < led[:, 1].std() < 1.2  # and keeps its freedom
+
+
+def test_guided_samples_are_reproducible_and_their_guide_is_checked():
+    model, condition = _identity(), torch.zeros(5, 1)
+    first, again = (
+        model.sample(condition, rng=torch.Generator().manual_seed(3), guide=_FirstFeature()) for _ in range(2)
+    )
+    assert torch.equal(first, again)
+    unknown = _FirstFeature()
+    unknown.validation_mae = None
+    with pytest.raises(InputError, match="give a tolerance"):
+        model.sample(condition, rng=torch.Generator(), guide=unknown)
+    with pytest.raises(InputError, match="tolerance"):
+        model.sample(condition, rng=torch.Generator(), guide=unknown, tolerance=0.0)
+    with pytest.raises(InputError, match=r"features of shape \(2,\)"):
+        CVAE(shape=(3,), latent=2)._guided_energy(unknown, 1.0, 0.1)

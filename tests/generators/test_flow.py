@@ -8,7 +8,7 @@ import zuko
 from known import sheet, sheet_samples
 
 from whorl.errors import InputError
-from whorl.generators import Flow, fit
+from whorl.generators import Flow, fit, unlikely
 
 
 def _grid(low, high, count):
@@ -147,3 +147,67 @@ def test_features_that_do_not_fit_are_refused(trained):
         trained.log_prob(torch.zeros(2, 3), torch.ones(2, 2))
     with pytest.raises(InputError, match="has not been trained"):
         Flow(shape=(2,)).log_prob(torch.zeros(2, 2), condition)
+
+
+def _uncoupled(features, **options):
+    """Return a flow that is the identity: x is normal noise."""
+    model = Flow(shape=(features.shape[1],), hidden=4, transforms=2, **options)
+    model.fit_scaling(features, torch.rand(len(features), 1))
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    return model
+
+
+def _correlated(rows=200):
+    rng = torch.Generator().manual_seed(0)
+    mixing = torch.randn(2, 6, generator=rng, dtype=torch.float64)
+    noise = 0.1 * torch.randn(rows, 6, generator=rng, dtype=torch.float64)
+    features = 10 + 3 * (torch.randn(rows, 2, generator=rng, dtype=torch.float64) @ mixing + noise)
+    features[:, 5] = 7.0  # of no variance
+    return features
+
+
+def test_the_density_beside_principal_components_is_that_of_probabilistic_pca():
+    features = _correlated()
+    model = _uncoupled(features, components=2)
+    scale, axes = model.feature_scaler.scale[:5], model.principal_axes
+    left, deviation = axes.rest.tolist()
+    assert left == 3
+    white = axes.axes[:5]
+    covariance = white @ torch.diag(axes.deviations**2) @ white.T
+    covariance += deviation**2 * (torch.eye(5).double() - white @ white.T)
+    assert float(covariance.trace()) == pytest.approx(5)  # all variance of five standardised features
+    whole = torch.diag(scale) @ covariance @ torch.diag(scale)
+    known = torch.distributions.MultivariateNormal(features.mean(0)[:5], whole)
+    others = features + torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).double()
+    others[:, 5] = 7.0
+    for rows in (features, others):
+        found = model.log_prob(rows, torch.zeros(len(rows), 1)).detach()
+        torch.testing.assert_close(found, known.log_prob(rows[:, :5]), rtol=1e-5, atol=1e-4)
+
+
+def test_samples_of_principal_components_lie_on_their_axes():
+    model = _uncoupled(_correlated(), components=2)
+    samples = model.sample(torch.zeros(500, 1).double(), rng=torch.Generator().manual_seed(0))
+    scaled = model.feature_scaler.transform(samples)
+    axes = model.principal_axes
+    torch.testing.assert_close(axes.inverse(axes.transform(scaled)), scaled)
+    assert axes.transform(scaled).std(0) == pytest.approx([1, 1], abs=0.1)
+    assert (samples[:, 5] == 7).all()
+
+
+def test_few_features_are_not_turned_to_principal_components():
+    assert Flow(shape=(32,)).principal_axes is None
+    assert Flow(shape=(33,)).principal_axes is not None
+
+
+def test_what_lies_off_the_distribution_of_real_rows_is_unlikely(trained):
+    features, y = sheet()
+    real = {"real": features[100:], "real_condition": y[100:]}
+    held_out = unlikely(trained, features[:100], y[:100], **real)
+    wrong = unlikely(trained, features[:100], 2 - y[:100], **real)
+    between = features[:100].clone()
+    between[:, 1] = 0.0  # between the halves of the sheet
+    assert held_out.double().mean() < 0.05
+    assert unlikely(trained, between, y[:100], **real).all() and wrong.double().mean() > 0.7
+    assert unlikely(trained, between * torch.nan, y[:100], **real).all()

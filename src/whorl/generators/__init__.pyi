@@ -1,7 +1,8 @@
 from .adversarial import energy_distance
-from .base import ConditionalGenerator, TensorModel, condition_range, range_warning
+from .base import ConditionalGenerator, Density, TensorModel, condition_range, range_warning, unlikely
 from .cvae import CVAE
 from .diffusion import Diffusion
+from .energy_based import EnergyBased
 from .flow import Flow
 from .flow_matching import FlowMatching
 from .gan import GAN
@@ -16,7 +17,9 @@ __all__ = [
     "GAN",
     "WGANGP",
     "ConditionalGenerator",
+    "Density",
     "Diffusion",
+    "EnergyBased",
     "FeatureScaler",
     "Flow",
     "FlowMatching",
@@ -31,4 +34,5 @@ __all__ = [
     "make_generator",
     "range_warning",
     "save_model",
+    "unlikely",
 ]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import lightning
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from whorl.errors import InputError, unknown_option
@@ -154,6 +154,40 @@ class Guide(Protocol):
 
     def to(self, device: torch.device) -> Guide:
         """Return the guide on a device."""
+
+
+@runtime_checkable
+class Density(Protocol):
+    """A generator that knows the probability density of features."""
+
+    def log_prob(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Return log p(R | y) of each row."""
+
+
+@torch.no_grad()
+def unlikely(
+    model: Density,
+    features: Float[Tensor, "n *shape"],
+    condition: Float[Tensor, "n p"],
+    *,
+    real: Float[Tensor, "m *shape"],
+    real_condition: Float[Tensor, "m p"],
+    share: float = 0.01,
+) -> Bool[Tensor, "n"]:
+    """Return which rows are off the distribution of real ones: less likely than all but a share of these.
+
+    The rows may come from any generator, or be those of reconstructed structures.
+
+    Args:
+        model: A generator with exact densities, such as :class:`whorl.generators.Flow`.
+        features: The rows, in data units.
+        condition: Property and other conditions of each.
+        real: Features of real structures: those that trained the model or, better, others.
+        real_condition: Their conditions.
+        share: The least likely share of the real rows, which sets the limit.
+    """
+    limit = model.log_prob(real, real_condition).quantile(share)
+    return ~(model.log_prob(features, condition) >= limit)
 
 
 def condition_range(model: TensorModel) -> Float[Tensor, "p 2"]:

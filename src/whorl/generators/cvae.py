@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whorl.generators.base import ConditionalGenerator, positive
+from whorl.errors import InputError
+from whorl.generators.base import ConditionalGenerator, Guide, positive
+from whorl.generators.hamiltonian import hamiltonian
 from whorl.generators.networks import perceptron
 from whorl.generators.settings import GeneratorSettings
 from whorl.parallel import map_rows
@@ -139,13 +141,57 @@ class CVAE(ConditionalGenerator):
 
     @torch.no_grad()
     def sample(
-        self, condition: Float[Tensor, "..."], *, rng: torch.Generator, temperature: float = 1.0
+        self,
+        condition: Float[Tensor, "..."],
+        *,
+        rng: torch.Generator,
+        temperature: float = 1.0,
+        guide: Guide | None = None,
+        tolerance: float | None = None,
     ) -> Float[Tensor, "n *shape"]:
-        """Draw z from N(0, temperature²) and decode it: one sample for each row of ``condition`` (n, p).
+        r"""Draw z from N(0, temperature²) and decode it: one sample for each row of ``condition`` (n, p).
 
-        See :meth:`ConditionalGenerator.sample`.
+        With a ``guide`` g for the first property, z is drawn by Hamiltonian Monte Carlo from
+        :math:`p(z \mid y) \propto e^{-E}` with the energy
+
+        .. math:: E(z) = \frac{|z|^2}{2 T^2} + \frac{\bigl(g(\hat R(z, y)) - y\bigr)^2}{2 \tau^2}
+
+        where T is the temperature. See :meth:`ConditionalGenerator.sample`.
+
+        Args:
+            condition: Target properties and other conditions, in data units.
+            rng: Source of all randomness.
+            temperature: Standard deviation T of the latent noise.
+            guide: A surrogate for features of this shape.
+            tolerance: Deviation τ of the guide from y, in units of y; by default its error on its validation
+                rows.
+
+        Raises:
+            InputError: As the base class; a guide for features of another shape, or of unknown error without
+                a ``tolerance``.
         """
         self.check_condition(condition)
+        temperature = positive("temperature", temperature)
         latent = torch.randn(len(condition), self.latent, generator=rng, device=rng.device)
-        latent = latent.to(self.device) * positive("temperature", temperature)
-        return map_rows(self.decode, latent, condition.to(self.device), size=math.prod(self.shape))
+        latent, condition = latent.to(self.device) * temperature, condition.to(self.device)
+        if guide is not None:
+            energy = self._guided_energy(guide.to(self.device), temperature, tolerance)
+            latent = hamiltonian(energy, latent, condition, rng=rng, size=math.prod(self.shape))
+        return map_rows(self.decode, latent, condition, size=math.prod(self.shape))
+
+    def _guided_energy(
+        self, guide: Guide, temperature: float, tolerance: float | None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return E as a function of z and conditions."""
+        if guide.shape != self.shape:
+            raise InputError(f"guide: expects features of shape {guide.shape}, but these have {self.shape}.")
+        error = guide.validation_mae if tolerance is None else tolerance
+        if error is None:
+            raise InputError("guide: its error is not known. Remedy: give a tolerance.")
+        positive("tolerance", error)
+
+        def energy(latent: Tensor, condition: Tensor) -> Tensor:
+            off = guide(self.decode(latent, condition.double())) - condition[:, 0].double()
+            return latent.double().square().sum(1) / (2 * temperature**2) + (off / error).square() / 2
+
+        return energy

@@ -19,6 +19,7 @@ from whorl.generators.denoisers import diffusers
 from whorl.generators.guided import AT_ONCE, GuidedGenerator
 from whorl.generators.images import padded
 from whorl.parallel import one_thread
+from whorl.settings import Depth
 
 NOISE_LEVELS = 1000
 SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
@@ -65,6 +66,8 @@ class Diffusion(GuidedGenerator):
     class Settings(GuidedGenerator.Settings):
         """Settings of the diffusion model."""
 
+        blocks: Depth = 1
+        """Residual blocks per level; for images only."""
         cascade: bool = False
         """Whether a second U-Net doubles the size; for images only."""
         schedule: Literal["cosine", "linear"] = "cosine"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from whorl.errors import InputError, import_extra
 from whorl.generators.base import ConditionalGenerator, positive
 from whorl.generators.networks import perceptron
+from whorl.generators.principal_axes import PrincipalAxes
 from whorl.generators.settings import GeneratorSettings
 from whorl.settings import Count, Depth, Width
 
@@ -37,8 +38,9 @@ class Flow(ConditionalGenerator):
     elsewhere. The halves are drawn at random, equal for all models of one shape, and are exchanged in every
     second layer. Tensors of any shape are flattened.
 
-    Features that do not vary in training are excluded: they are passed on unchanged, and the density is that
-    of the others. Needs the package ``zuko``.
+    Of more than ``components`` features, x are the whitened principal components; the density then has normal
+    noise along all other directions, which samples are without. Features that do not vary in training are
+    excluded: they are passed on unchanged, and the density is that of the others. Needs the package ``zuko``.
 
     Args:
         shape: Shape of one structure's features, (F,) for vectors.
@@ -66,6 +68,8 @@ class Flow(ConditionalGenerator):
         """Units of a hidden layer."""
         bins: Annotated[int, Field(ge=2, le=1000)] = 8
         """Bins of a spline."""
+        components: Width = 32
+        """Principal components, where there are more features than that."""
         scaling: Literal["standard"] = "standard"
         """Scaling of the features: splines reach from -5 to 5 standard deviations."""
 
@@ -75,7 +79,9 @@ class Flow(ConditionalGenerator):
     def __init__(self, *, shape: Sequence[int], properties: int = 1, **options: Any) -> None:
         super().__init__(shape=shape, properties=properties, **options)
         import_extra("zuko", extra="flow")
-        features, own = math.prod(self.shape), self.settings
+        own, inputs = self.settings, math.prod(self.shape)
+        features = min(inputs, own.components)
+        self.principal_axes = PrincipalAxes(inputs, features) if features < inputs else None
         given = _halves(features, own.transforms)
         self.register_buffer("given", given, persistent=False)
         self.couplings = nn.ModuleList(
@@ -89,10 +95,17 @@ class Flow(ConditionalGenerator):
             for known in given.sum(1).tolist()
         )
 
+    def fit_scaling(self, features: Float[Tensor, "n *shape"], properties: Float[Tensor, "n p"]) -> None:
+        """Fit the scaling of features and properties, and the principal axes, to training rows."""
+        super().fit_scaling(features, properties)
+        if self.principal_axes is not None:
+            self.principal_axes.fit(self.feature_scaler.transform(features.flatten(1).double()))
+
     @property
-    def varying(self) -> Float[Tensor, "F"]:
-        """1 where a feature varies in training, else 0."""
-        return (self.feature_scaler.scale > 0).to(self.dtype)
+    def varying(self) -> Float[Tensor, "d"]:
+        """1 where x varies in training, else 0."""
+        axes = self.principal_axes
+        return ((self.feature_scaler.scale if axes is None else axes.deviations) > 0).to(self.dtype)
 
     def transform(self, condition: Float[Tensor, "n p"]) -> Any:
         """Return f at standardised conditions as a zuko transform, from network units to noise."""
@@ -123,7 +136,8 @@ class Flow(ConditionalGenerator):
 
         .. math:: \log p(R \mid y) = \log p(x \mid y) - \sum_f \log s_f
 
-        with the scale s of each feature that varies in training; the density is over these features, in the
+        with the scale s of each feature that varies in training, and for principal components their own
+        scales and the density of the noise beside them. The density is over these features, in the
         reciprocal of the product of their units. Differentiable in both arguments, in float64.
 
         Args:
@@ -139,15 +153,19 @@ class Flow(ConditionalGenerator):
                 f"log_prob: got features of shape {tuple(features.shape)} for {len(condition)} conditions, "
                 f"expected {(len(condition), *self.shape)}."
             )
-        scale = self.feature_scaler.scale
-        inside = self._inside_log_prob(features.to(self.device), condition.to(self.device))
-        return inside.double() - scale[scale > 0].log().sum()
+        scale, axes, features = self.feature_scaler.scale, self.principal_axes, features.to(self.device)
+        inside = self._inside_log_prob(features, condition.to(self.device)).double()
+        if axes is not None:
+            scaled = self.feature_scaler.transform(features.flatten(1).double())
+            inside = inside + axes.log_jacobian(scaled, axes.transform(scaled))
+        return inside - scale[scale > 0].log().sum()
 
     def _inside_log_prob(self, features: Tensor, condition: Tensor) -> Tensor:
         """Return log p(x | y) of features and conditions in data units."""
-        noise, logarithm = self.transform(self.scale_properties(condition)).call_and_ladj(
-            self.scale_features(features)
-        )
+        inside = self.scale_features(features)
+        if self.principal_axes is not None:
+            inside = self.principal_axes.transform(inside).to(self.dtype)
+        noise, logarithm = self.transform(self.scale_properties(condition)).call_and_ladj(inside)
         normal = 0.5 * (noise.square() + math.log(2 * math.pi))
         return logarithm - (normal * self.varying).sum(1)
 
@@ -175,7 +193,7 @@ class Flow(ConditionalGenerator):
         See :meth:`ConditionalGenerator.sample`.
         """
         self.check_condition(condition)
-        features = math.prod(self.shape)
+        features = self.given.shape[1]
         noise = torch.randn(len(condition), features, generator=rng, device=rng.device)
         noise = noise.to(self.device) * positive("temperature", temperature) * self.varying
         known = self.scale_properties(condition.to(self.device))
@@ -186,6 +204,8 @@ class Flow(ConditionalGenerator):
             if len(z) > 0
         ]
         scaled = torch.cat([noise[:0], *inside]).double()
+        if self.principal_axes is not None:
+            scaled = self.principal_axes.inverse(scaled)
         return self.feature_scaler.inverse(scaled).to(condition.dtype).reshape(-1, *self.shape)
 
 

@@ -43,6 +43,8 @@ class FlowMatching(GuidedGenerator):
     class Settings(GuidedGenerator.Settings):
         """Settings of flow matching."""
 
+        blocks: Depth = 1
+        """Residual blocks per level; for images only."""
         steps: Depth = 10
         """Steps of the midpoint rule, each of two evaluations of the network."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
@@ -17,7 +17,7 @@ from whorl.generators.base import positive
 from whorl.generators.denoisers import ImageDenoiser, VectorDenoiser
 from whorl.generators.images import AnyShapeGenerator, halvings, is_image
 from whorl.parallel import map_rows
-from whorl.settings import Count, Depth, Fraction, NonNegative, Positive
+from whorl.settings import Count, Fraction, NonNegative, Positive
 
 AT_ONCE = 2**20
 """Numbers of samples that are made at once."""
@@ -47,8 +47,6 @@ class GuidedGenerator(AnyShapeGenerator):
         """Passes over the training rows."""
         batch_size: Count = 32
         """Rows of a step."""
-        blocks: Depth = 1
-        """Residual blocks per level; for images only."""
         dropout: Fraction = 0.1
         """Fraction of the training rows whose condition is dropped."""
         guidance: NonNegative = 1.0
@@ -140,7 +138,12 @@ class GuidedGenerator(AnyShapeGenerator):
     # --- Sampling ------------------------------------------------------------------------------------------
 
     def guided(
-        self, network: nn.Module, noisy: Tensor, times: Tensor, condition: Tensor, guidance: float
+        self,
+        network: Callable[..., Tensor],
+        noisy: Tensor,
+        times: Tensor,
+        condition: Tensor,
+        guidance: float,
     ) -> Tensor:
         """Return f(x, t) + w (f(x, t, y) - f(x, t)) in network units."""
 

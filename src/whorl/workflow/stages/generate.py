@@ -17,9 +17,11 @@ from whorl.errors import InputError
 from whorl.evaluation import nearest_rows, standardized
 from whorl.generators import (
     ConditionalGenerator,
+    Density,
     condition_range,
     load_model,
     range_warning,
+    unlikely,
 )
 from whorl.memory import require_memory
 from whorl.seeds import derive_seed
@@ -34,6 +36,7 @@ from whorl.workflow.stages.stated import stated
 from whorl.workflow.stages.train import member_paths
 
 _REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
+_MANY = 0.05  # share of unlikely samples above which a warning is due; of real structures it is 0.01
 Draw = Callable[[float, torch.Generator], Tensor]
 
 
@@ -87,7 +90,7 @@ def generate(
     if conditions.kinds:
         there = structures_of_features(known, dataset, "elements and symmetry")
         columns = conditions.columns(labels=columns[:, 0], structures=there)
-    draw = _plainly(generators, settings, conditions, columns)
+    draw = _plainly(generators, settings, conditions, known.features, columns, monitor)
     if settings.selection is not None:
         if ensemble is None:
             raise InputError("selection needs the uncertainty of an ensemble: --ensemble.")
@@ -193,7 +196,9 @@ def _plainly(
     generators: Sequence[ConditionalGenerator],
     settings: GenerateSettings,
     conditions: Conditions,
+    features: Tensor,
     known: Tensor,
+    monitor: Monitor,
 ) -> Draw:
     """Return plain samples of the generators, as in the paper."""
     sizes = [len(part) for part in torch.arange(settings.samples).tensor_split(len(generators))]
@@ -205,7 +210,17 @@ def _plainly(
             if size
         ]
         # With fewer samples than generators, the last ones draw none.
-        return torch.cat([g.sample(c, rng=rng) for g, c in zip(generators, rows, strict=False)])
+        drawn = [g.sample(c, rng=rng) for g, c in zip(generators, rows, strict=False)]
+        for generator, samples, asked in zip(generators, drawn, rows, strict=False):
+            if isinstance(generator, Density):
+                flags = unlikely(generator, samples, asked, real=features, real_condition=known)
+                if (share := float(flags.double().mean())) > _MANY:
+                    monitor.warn(
+                        f"target {target:g}: {100 * share:.0f} % of the samples are less likely than 99 % of "
+                        "the real structures, by the generator's own density; there may be no structures "
+                        "with such features."
+                    )
+        return torch.cat(drawn)
 
     return draw
 
