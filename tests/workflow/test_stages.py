@@ -296,3 +296,18 @@ def test_a_removed_run_folder_is_said(tmp_path):
 
     with pytest.raises(InputError):
         run_recipe(tiny(), tmp_path / "run", monitor=Remover())
+
+
+def test_samples_off_the_distribution_that_a_flow_knows_are_named(run, monkeypatch):
+    stage, monitor = importlib.import_module("whorl.workflow.stages.generate"), Monitor()
+    asked = []
+
+    def unlikely(model, features, condition, *, real, real_condition):
+        asked.append((condition.unique().tolist(), len(real), len(real_condition)))
+        return torch.arange(len(features)) < 2
+
+    monkeypatch.setattr(stage, "unlikely", unlikely)
+    flow = "generator={kind: flow, epochs: 1, transforms: 1, hidden: 4}"
+    run_recipe(tiny(flow, "sampling.sizes=[24]"), run, monitor=monitor, until="generate")
+    assert asked == [([2.0], 24, 24), ([3.0], 24, 24)]
+    assert any("target 2: 40 % of the samples are less likely" in warning for warning in monitor.warnings)
