@@ -99,7 +99,7 @@ def run_solver(
     seconds, evaluations = 0.0, 0.0
     for done, ((species, _), members) in enumerate(systems.items()):
         originals = from_ase([targets[i] for i in members])
-        representation = settings.build(settings.kind(periodic=False), species)
+        representation = settings.build(settings.kind(periodic=False), originals, species)
         with torch.no_grad():
             features = representation(originals)
         problem = InversionProblem(

@@ -116,17 +116,20 @@ def test_what_a_solver_sees_holds_no_positions():
     assert template.n_atoms.tolist() == originals.n_atoms.tolist()
 
 
+PLATINUM = from_ase(Atoms("Pt"))
+
+
 @pytest.mark.parametrize("kind", runner.PRESETS)
 def test_representations_are_built(kind):
-    one = runner.round_trip_settings(kind, "mean,std").build(kind, ["Pt"])
+    one = runner.round_trip_settings(kind, "mean,std").build(kind, PLATINUM, ["Pt"])
     assert one.config()["pooling"] == ["mean", "std"] and not one.config()["per_centre_species"]
-    other = runner.round_trip_settings(kind, "max").build(kind, ["O", "Ti"])
+    other = runner.round_trip_settings(kind, "max").build(kind, PLATINUM, ["O", "Ti"])
     assert other.config()["per_centre_species"]
 
 
 def test_other_representations_are_named_or_given_by_their_settings():
-    assert runner.round_trip_settings("soap", None).build("soap", ["Pt"]).config()["kind"] == "soap"
-    own = runner.round_trip_settings("{kind: ace, n_max: 3}", "max").build("ace", ["Pt"]).config()
+    assert runner.round_trip_settings("soap", None).build("soap", PLATINUM, ["Pt"]).config()["kind"] == "soap"
+    own = runner.round_trip_settings("{kind: ace, n_max: 3}", "max").build("ace", PLATINUM, ["Pt"]).config()
     assert own["kind"] == "ace" and own["n_max"] == 3 and own["pooling"] == ["max"]
     with pytest.raises(InputError, match="crystal"):
         runner.round_trip_settings("cristal", None)
