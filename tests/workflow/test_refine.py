@@ -12,22 +12,25 @@ from tiny_recipe import Steps, tiny
 from whorl.cli import commands, console
 from whorl.datasets import load_dataset, load_features
 from whorl.errors import InputError
-from whorl.evaluation import evaluate
+from whorl.evaluation import evaluate, mean_pairwise_distance, standardized
 from whorl.evaluation.matching import rmsd
 from whorl.evaluation.results import arm_of
 from whorl.evaluation.samples import Samples
 from whorl.files import read_json
 from whorl.potentials import bulk_energy, make_potential
 from whorl.refinement import displacement
+from whorl.refinement.project import Project
 from whorl.representations import make_representation
 from whorl.structures import from_ase
 from whorl.structures.connectivity import count_pieces
 from whorl.surrogates import load_surrogate
+from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import Recipe
 from whorl.workflow.stages import run_recipe
+from whorl.workflow.stages.atoms import Labelled
 from whorl.workflow.stages.evaluate import arms_of, read_metrics, samples_of
-from whorl.workflow.stages.refine import _out_of_reach, drawn, mark_duplicates
+from whorl.workflow.stages.refine import _out_of_reach, baseline, drawn, mark_duplicates
 from whorl.workflow.stages.report import summary
 
 RELAX = "refine={kind: relax, steps: 10}"
@@ -218,6 +221,30 @@ def test_samples_drawn_again_are_others_of_the_same_targets_and_as_few_as_are_ne
         assert set(summary["ids"]) <= names
         assert sum(summary["draws"]) == len(names)  # none was drawn that was not needed
     assert count
+
+
+def test_structures_too_near_to_one_another_give_place_to_further_ones(projected, tmp_path):
+    folder, _ = projected
+    run = RunFolder(folder, tiny(PROJECT))
+    labelled = Labelled.of_run(run, "n24")
+    known = load_features(run.features).select(read_json(run.rows("n24"))["rows"]).features
+    spreads, draws = [], []
+    for spread in (0.0, 9.0):
+        output = tmp_path / f"{spread}" / "structures.safetensors"
+        baseline(
+            settings=Project.Settings(spread=spread, confidence=0.0),
+            targets=[2.5],
+            count=4,
+            labelled=labelled,
+            surrogate=run.atoms_surrogate("n24"),
+            output=output,
+            monitor=Monitor(),
+            tolerance=0.1,
+        )
+        features = load_features(output.with_name("structures-features.safetensors")).features
+        spreads.append(mean_pairwise_distance(standardized(features, known)))
+        draws.append(sum(read_json(output.with_name("structures-refinement.json"))["draws"]))
+    assert spreads[1] > spreads[0] and draws[1] == draws[0] + 2
 
 
 def test_structures_before_the_first_refiner_are_kept_for_each_place(projected):

@@ -359,6 +359,10 @@ class Project(Refiner):
         spare: Annotated[int, Field(ge=0)] = 50
         """Most further samples of each target that a run draws in the place of those that do not reach it, if
         this is its first refiner."""
+        spread: NonNegative = 0.0
+        """Mean distance of the structures of a target, in their own features, as a fraction of that of the
+        training rows around it. Where a run has less, it draws half as many further samples, and keeps
+        structures that are farther apart."""
         tolerance: Positive | None = None
         """Difference that counts as a hit; by default that of the evaluation."""
 

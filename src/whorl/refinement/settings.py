@@ -31,6 +31,11 @@ class RefinerSettings(SectionOfKind):
         return getattr(self, "spare", 0)
 
     @property
+    def least_spread(self) -> float:
+        """Mean distance of the structures of a target to keep, as a fraction of that of training rows."""
+        return getattr(self, "spread", 0.0)
+
+    @property
     def folder_name(self) -> str:
         """Its kind, as it may be part of a folder's name."""
         return re.sub(r"[^\w-]", "_", self.kind)

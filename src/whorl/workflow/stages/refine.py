@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from whorl.potentials.settings import CalculatorSettings
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.refinement.base import AS_IT_WAS, REACHED, RefinementContext, Refiner, displacement
 from whorl.refinement.settings import RefinerSettings
+from whorl.refinement.spread import Spread
 from whorl.representations import make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
@@ -322,6 +324,14 @@ def _refine(
     )
     given, origins, made = [data], [before], []
     asked: dict[float, int] = {}  # further samples of each target
+    spread, widened = None, False
+    if settings.least_spread and draw is not None and context.reference and context.representation:
+        spread = Spread(
+            fraction=settings.least_spread,
+            representation=context.representation,
+            reference=context.reference,
+            tolerance=tolerance or 0.0,
+        )
     for number in itertools.count():
         here = dataclasses.replace(context, directory=directory / str(number))
         made.append(refiner.refine(_samples(given[-1], generated), here))
@@ -329,6 +339,8 @@ def _refine(
         if draw is not None:
             refined = mark_duplicates(refined)
         ranges = _out_of_reach(refined, len(data), settings.spare_samples, asked)
+        if not ranges and spread is not None and not widened:
+            ranges, widened = _for_spread(spread, refined, len(data), settings.spare_samples, asked), True
         others = draw(number + 1, ranges) if draw is not None and ranges else None
         if others is None:
             break
@@ -338,6 +350,8 @@ def _refine(
         origins.append(others)
     every, origin = Dataset.concatenate(given), Dataset.concatenate(origins)
     index, draws = drawn(refined, len(data))
+    if spread is not None:
+        index, draws = spread.select(refined, index, draws)
     kept, refined = every.select(index), refined.of_structures(index)
     for text in _outcome(settings.kind + of, refined, draws):
         monitor.warn(text)
@@ -439,6 +453,19 @@ def _out_of_reach(
             continue
         if (number := min(missing, most - before)) > 0:
             ranges[target] = (len(places) + before, number)
+    return ranges
+
+
+def _for_spread(
+    spread: Spread, refined: Samples, count: int, most: int, asked: Mapping[float, int]
+) -> dict[float, tuple[int, int]]:
+    """Return which further samples to draw of targets whose structures are too near to one another."""
+    index, _ = drawn(refined, count)
+    targets, ranges = refined.structure_targets[:count].tolist(), {}
+    for target in spread.too_near(refined, index):
+        before = asked.get(target, 0)
+        if (number := min(math.ceil(targets.count(target) / 2), most - before)) > 0:
+            ranges[target] = (targets.count(target) + before, number)
     return ranges
 
 
