@@ -175,8 +175,8 @@ def arm_histograms(
 ) -> Plot:
     """Draw the true values of the structures of each arm for one target, one histogram below the other.
 
-    The highest bar of each is as high as its row. Beside it stands the share within the tolerance of the
-    target, which is shaded; beyond the axis are values that its ends hold.
+    The highest bar of each is as high as its row. On the right is the share within the tolerance of the
+    target, which is shaded; values beyond the axis stand at its ends.
     """
     figure, axes = _panel(title, left=0.33, right=0.89)
     low, high = _energy_range(target, tolerance, [values.double() for values in arms.values()])
