@@ -12,6 +12,7 @@ from whorl.errors import InputError
 from whorl.potentials import make_potential
 from whorl.structures import StructureBatch, from_ase
 from whorl.surrogates import AdditiveSurrogate, load_surrogate
+from whorl.surrogates.environments import default_fingerprint
 
 SMALL = {"cosines": 60}
 
@@ -432,3 +433,14 @@ def test_strained_alloys_need_the_small_principal_axes_too():
     )
     error = (surrogate.predict(structures[40:]).mean - values[40:]).abs().mean()
     assert error < 0.06 * values.std()
+
+
+def test_the_default_fingerprint_reaches_as_far_as_some_neighbours_in_dense_crystals(
+    of_clusters, of_crystals
+):
+    free = default_fingerprint(["Cu", "Au"]).cutoff.radius
+    dense = default_fingerprint(["Cu", "Au"], density=0.085).cutoff.radius
+    assert dense < free and 4 / 3 * math.pi * dense**3 * 0.085 == pytest.approx(45)
+    assert default_fingerprint(["Cu", "Au"], density=1e-3).cutoff.radius == free
+    assert default_fingerprint(["Cu", "Au"], density=10.0).cutoff.radius == 4.5
+    assert of_crystals.representation.cutoff.radius < of_clusters.representation.cutoff.radius

@@ -712,7 +712,9 @@ def _representation(settings: AdditiveSurrogate.Settings, structures: StructureB
 
     species = [chemical_symbols[number] for number in structures.atomic_numbers.unique().tolist()]
     if settings.representation is None:
-        return default_fingerprint(species)
+        crystals = structures[structures.pbc.all(1)]
+        space = float(volumes(crystals.cells).sum())
+        return default_fingerprint(species, len(crystals.positions) / space if space else 0.0)
     representation = settings.representation.build(species, structures=structures)
     if not isinstance(representation, AtomicRepresentation):
         raise InputError(

@@ -28,17 +28,24 @@ from whorl.representations.acsf import ACSF
 _SUBSTANTIAL = 1e-8  # variance of a principal axis, of the largest one
 _FLOOR = 0.02  # likewise: what is added before scaling to unit variance
 _FIRST, _REACH = 0.65, 2.6  # nearest and farthest distance that the fingerprint tells apart, in bond lengths
+_NEIGHBOURS = 45  # atoms within the cutoff: more cost time, and blur the nearer shells
 _MOST_NUMBERS = 300  # of an atom's fingerprint
 
 
-def default_fingerprint(species: Sequence[str]) -> ACSF:
+def default_fingerprint(species: Sequence[str], density: float = 0.0) -> ACSF:
     """Return symmetry functions for environments of these elements: radial ones, and a few of angles.
 
     Lengths are in units of the bond lengths that follow from covalent radii, so that the fingerprint reaches
-    to the second or third shell. Of many elements the angles are left out, and then radial functions.
+    to the second or third shell, or as far as 45 neighbours. Of many elements the angles are left out, and
+    then radial functions.
+
+    Args:
+        species: The elements.
+        density: Atoms per Å³, of crystals; 0 where it is not known.
     """
     radii = [float(covalent_radii[atomic_numbers[symbol]]) for symbol in species]
-    first, cutoff = _FIRST * 2 * min(radii), min(max(_REACH * 2 * max(radii), 4.5), 8.0)
+    sphere = (3 * _NEIGHBOURS / (4 * math.pi * density)) ** (1 / 3) if density else math.inf
+    first, cutoff = _FIRST * 2 * min(radii), min(max(min(_REACH * 2 * max(radii), sphere), 4.5), 8.0)
     count = len(set(species))
     pairs = count * (count + 1) // 2
     radial = next((n for n in (12, 8, 5) if (n + n // 2) * count <= _MOST_NUMBERS), 4)

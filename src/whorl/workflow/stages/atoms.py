@@ -78,6 +78,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 choice=choice,
             ),
             needs=("data", "encode", f"sampling/{label}", *(() if choice is None else ("reference",))),
+            version=2,  # 1 had the same cutoff in crystals of any density
         )
 
 
