@@ -39,8 +39,8 @@ class Kernel(ABC):
         """
 
 
-class PairKernel(ABC):
-    """Features that are sums over pairs, computed once for both atoms of each undirected pair."""
+class PooledKernel(ABC):
+    """Features of all atoms of structures, whose derivatives are computed for the pooled ones alone."""
 
     @abstractmethod
     def values(self) -> Iterator[tuple[Columns, Float[Tensor, "B n k"]]]:

@@ -463,6 +463,9 @@ class MBTR(SpeciesRepresentation):
     ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F Q"]]:
         """Return R and its derivatives in the coordinates of symmetric structures; see the base class."""
         structures = sound(structures)
+        if orbits.atoms.shape[3] == 0:
+            value = self.forward(structures)
+            return value, value.new_zeros(*value.shape, 0)
 
         def coordinates(rows: slice, part: StructureBatch) -> _Coordinates:
             return _Orbits(part, orbits[rows])
@@ -663,8 +666,8 @@ class _Part:
         sums = term.grid.sums_and_jacobian(
             g.detach()[order], w.detach()[order], row[order], n_rows, changes, coordinates.growth.shape[1]
         )
-        value, jacobian = (item.reshape(len(self.structures), -1, *item.shape[2:]) for item in sums)
-        return value, jacobian
+        value, jacobian = (item.unflatten(0, (len(self.structures), -1)) for item in sums)
+        return value.flatten(1), jacobian.flatten(1, 2)
 
     def _rows(self, name: str, atoms: Int[Tensor, "T k"]) -> tuple[Int[Tensor, "T"], int]:
         """Return the row of each tuple (its structure and elements), and how many rows there are."""

@@ -25,7 +25,7 @@ from whorl.errors import unknown_option
 from whorl.parallel import map_threads
 from whorl.representations.base import FeatureLayout, require_few_features, sound
 from whorl.representations.embedding import Elements, channel_names, embedding_table
-from whorl.representations.kernels import Kernel, PairKernel, pool_jacobian
+from whorl.representations.kernels import Kernel, PooledKernel, pool_jacobian
 from whorl.representations.kinds import Kinds
 from whorl.representations.pairs import Pairs
 from whorl.representations.parts import Part, cut
@@ -132,8 +132,8 @@ class AtomicRepresentation(SpeciesRepresentation):
 
     def pooled_kernels(
         self, pairs: Pairs, undirected: Callable[[], Pairs]
-    ) -> tuple[Sequence[PairKernel], Sequence[Kernel]]:
-        """Return the kernels where all atoms are pooled: sums over pairs are faster from undirected ones.
+    ) -> tuple[Sequence[PooledKernel], Sequence[Kernel]]:
+        """Return the kernels where all atoms are pooled: some are faster if they know the atoms' weights.
 
         Args:
             pairs: Rows are atoms.

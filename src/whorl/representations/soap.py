@@ -26,7 +26,7 @@ polynomials times gaussians: no direction is ever taken, so nothing is singular 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -37,7 +37,7 @@ from torch import Tensor
 from whorl.errors import InputError
 from whorl.representations.cutoffs import Cutoff
 from whorl.representations.harmonics import SolidHarmonics
-from whorl.representations.kernels import Kernel
+from whorl.representations.kernels import Kernel, PooledKernel
 from whorl.representations.pairs import Pairs
 from whorl.representations.pooled import PAIR_NUMBERS, AtomicRepresentation
 from whorl.representations.settings import EmbeddingChannels, RepresentationSettings
@@ -160,6 +160,12 @@ class SOAP(AtomicRepresentation):
         """Return the one kernel of all power spectra."""
         return [_PowerSpectrum(self, pairs)]
 
+    def pooled_kernels(
+        self, pairs: Pairs, undirected: Callable[[], Pairs]
+    ) -> tuple[Sequence[PooledKernel], Sequence[Kernel]]:
+        """Return the kernel whose derivatives are pooled while the product rule is applied."""
+        return [_PooledPowerSpectrum(self, pairs)], []
+
     def pairs_at_once(self, pools: int) -> int:
         """Return how many pairs may be held at a time; see the base class."""
         return PAIR_NUMBERS // (4 * self.n_max * (2 * self.l_max + 1))
@@ -276,7 +282,12 @@ class _PowerSpectrum(Kernel):
             total[s] = c
         return pairs.of_channels(total)
 
-    def _pairs_of_channels(self) -> Iterator[tuple[int, int]]:
+    def coefficients(self, order: int) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Return of each channel the coefficients of one l and their derivatives in the coordinates."""
+        changes = self._pairs.of_channels({s: self._change(s, order) for s in self._blocks})
+        return self._known(order), changes
+
+    def pairs_of_channels(self) -> Iterator[tuple[int, int]]:
         return (
             (s, t) for place, s in enumerate(self._present) for t in self._present[place:]
         )  # in the order of the layout
@@ -285,7 +296,7 @@ class _PowerSpectrum(Kernel):
         """Yield for each l the spectra of each pair of channels that occurs."""
         for order in range(self._basis.l_max + 1):
             c, scale = self._known(order), _scale(order)
-            for s, t in self._pairs_of_channels():
+            for s, t in self.pairs_of_channels():
                 n, m = self._soap._radial_pairs(s, t)
                 spectrum = scale * (c[s] @ c[t].transpose(1, 2))
                 yield self._soap._columns(s, t, order), spectrum[:, n, m]
@@ -293,9 +304,8 @@ class _PowerSpectrum(Kernel):
     def jacobians(self) -> Iterator[tuple[slice, Int[Tensor, "k"], Float[Tensor, "N x k R"]]]:
         """Yield for each l the Jacobian of each pair of channels that occurs: by the product rule."""
         for order in range(self._basis.l_max + 1):
-            c, scale = self._known(order), _scale(order)
-            changes = self._pairs.of_channels({s: self._change(s, order) for s in self._blocks})
-            for s, t in self._pairs_of_channels():
+            (c, changes), scale = self.coefficients(order), _scale(order)
+            for s, t in self.pairs_of_channels():
                 n, m = self._soap._radial_pairs(s, t)
                 of_s = _contracted(changes[s], c[t]) if s in changes else None
                 of_t = of_s if s == t else _contracted(changes[t], c[s]) if t in changes else None
@@ -320,6 +330,61 @@ class _PowerSpectrum(Kernel):
         slopes.addcmul_(radial[:, None, :, None], gradient[:, :, None])
         moved = pairs.moved(slopes.flatten(2, 3), columns)
         return moved.unflatten(2, (self._basis.n_max, 2 * order + 1))
+
+
+class _PooledPowerSpectrum(PooledKernel):
+    r"""Power spectra, and the Jacobian of pooled ones, in which one product sums over the atoms and m.
+
+    .. math:: \sum_i w_{i,nn'} \frac{\partial p_{i,nn'}}{\partial x} \propto \sum_{im}
+       \frac{\partial c_{i,nm}}{\partial x} \bigl(w_{i,nn'}\, c_{i,n'm}\bigr) + (n \leftrightarrow n') .
+    """
+
+    def __init__(self, soap: SOAP, pairs: Pairs) -> None:
+        self._soap, self._spectrum, self._n = soap, _PowerSpectrum(soap, pairs), pairs.ends.shape[2]
+
+    def values(self) -> Iterator[tuple[slice, Float[Tensor, "B n k"]]]:
+        """Yield for each l the spectra of each pair of channels that occurs."""
+        for columns, values in self._spectrum.values():
+            yield columns, values.unflatten(0, (-1, self._n))
+
+    def jacobians(
+        self, weights: Float[Tensor, "B P f n"]
+    ) -> Iterator[tuple[slice, Float[Tensor, "B P k R 3"]]]:
+        """Yield for each l the pooled Jacobian of each pair of channels that occurs."""
+        n_max = self._soap.n_max
+        for order in range(self._soap.l_max + 1):
+            c, changes = self._spectrum.coefficients(order)
+            c = {s: known.unflatten(0, (-1, self._n)).transpose(1, 2) for s, known in c.items()}
+            changes = {
+                s: change.unflatten(0, (-1, self._n)).permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+                for s, change in changes.items()
+            }  # (B, n, i m, x R)
+            for s, t in self._spectrum.pairs_of_channels():
+                n, m = self._soap._radial_pairs(s, t)
+                columns = self._soap._columns(s, t, order)
+                of_pools = weights.new_zeros(*weights.shape[:2], n_max, n_max, self._n)
+                of_pools[:, :, n, m] = weights[:, :, columns]
+                if s == t:
+                    of_pools[:, :, m, n] = weights[:, :, columns]
+                parts = []
+                if s in changes:
+                    parts.append(_pooled(changes[s], c[t], of_pools))
+                if t in changes:
+                    other = parts[0] if s == t else _pooled(changes[t], c[s], of_pools.transpose(2, 3))
+                    parts.append(other.transpose(2, 3))
+                if parts:
+                    total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+                    total = total[:, :, n, m].mul_(_scale(order))
+                    yield columns, total.unflatten(3, (3, -1)).transpose(3, 4)
+
+
+def _pooled(
+    change: Float[Tensor, "B n w C"], other: Float[Tensor, "B n i M"], weights: Float[Tensor, "B P n n i"]
+) -> Float[Tensor, "B P n n C"]:
+    """Return Σ_im change_n,im weights_nn'i other_n'im."""
+    factors = weights.transpose(1, 2)[..., None] * other[:, None, None]  # (B, n, P, n', i, M)
+    pools, width = factors.shape[2], change.shape[1]
+    return (factors.flatten(4).flatten(2, 3) @ change).unflatten(2, (pools, width)).transpose(1, 2)
 
 
 def _scale(order: int) -> float:

@@ -338,6 +338,10 @@ def _check_symmetric_coordinates(representation: Representation, structures: Str
         value, along = representation.value_and_jacobian_along(batch, coordinates)
         value2, along2 = Base.value_and_jacobian_along(representation, batch, coordinates)
         assert _close(value, value2), "value_and_jacobian_along gives other values"
+        resting, none = representation.value_and_jacobian_along(batch, coordinates.resting)
+        assert _close(resting, value2) and none.shape == (*value2.shape, 0), (
+            "value_and_jacobian_along without coordinates must give the values"
+        )
         # A deviation of zero, of atoms that are all alike, has no derivative to compare.
         bends = (value2.abs() < 1e-6)[:, :, None]
         assert _close(along.masked_fill(bends, 0), along2.masked_fill(bends, 0), tolerance=1e-8), (

@@ -33,7 +33,7 @@ from whorl.representations.acsf.settings import ACSFSettings
 from whorl.representations.base import sound
 from whorl.representations.cutoffs import Cutoff
 from whorl.representations.embedding import Embedded, embedded
-from whorl.representations.kernels import Kernel, PairKernel
+from whorl.representations.kernels import Kernel, PooledKernel
 from whorl.representations.pairs import Pairs
 from whorl.representations.pooled import PAIR_NUMBERS, AtomicRepresentation
 from whorl.structures.batch import StructureBatch
@@ -276,11 +276,11 @@ class ACSF(AtomicRepresentation):
 
     def pooled_kernels(
         self, pairs: Pairs, undirected: Callable[[], Pairs]
-    ) -> tuple[Sequence[PairKernel], Sequence[Kernel]]:
+    ) -> tuple[Sequence[PooledKernel], Sequence[Kernel]]:
         """Return kernels in which each undirected pair serves both of its atoms in the radial functions."""
         if pairs.mixing is not None:
             return super().pooled_kernels(pairs, undirected)
-        radial: list[PairKernel] = []
+        radial: list[PooledKernel] = []
         if self.g2 or self.g3:
             radial = [PairRadialKernel(self._functions, undirected())]
         return radial, self._angular_kernels(self._functions, pairs)

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.representations.acsf.groups import AngularGroup, SymmetryFunctions
-from whorl.representations.kernels import Columns, Kernel, PairKernel
+from whorl.representations.kernels import Columns, Kernel, PooledKernel
 from whorl.representations.pairs import Pairs
 
 
-class PairRadialKernel(PairKernel):
+class PairRadialKernel(PooledKernel):
     """Radial features of the atoms, and their pooled Jacobian: each undirected pair serves both of its ends.
 
     Rows of ``pairs`` are structures, kinds are unordered pairs of species s ≤ t, the first end of species s.
