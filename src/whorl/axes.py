@@ -30,6 +30,7 @@ REPRESENTATIONS: Registry[Representation] = Registry(
         "acsf": "whorl.representations.acsf:ACSF",
         "crystens": "whorl.representations.crystens:CrysTens",
         "rows": "whorl.representations.rows:Rows",
+        "pdf": "whorl.representations.pdf:PDF",
         "soap": "whorl.representations.soap:SOAP",
         "ace": "whorl.representations.ace:ACE",
         "fchl19": "whorl.representations.fchl19:FCHL19",

@@ -65,6 +65,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
             "normalization": "valle_oganov",
         },
     ],
+    "pdf": [
+        {"r_max": 5.0, "r_step": 0.1, "delta2": 1.0, "q_max": 20.0, "q_damp": 0.05, "q_broad": 0.02},
+        {"r_max": 4.0, "r_step": 0.1, "q_max": None, "broadening": [], "scattering": "neutron"},
+    ],
     "soap": [
         {"cutoff": 4.5, "n_max": 3, "l_max": 2, "pooling": ["max", "min"]},
         {"cutoff": 4.5, "n_max": 2, "l_max": 3, "per_centre_species": True},

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from whorl.representations import RepresentationSettings
 
 _ROUND_TRIP, _GENERATED = "Round trip (--round-trip)", "Generated features (without --round-trip)"
+_MEASURED = "Measured pair distribution function (.gr)"
 _ONLY_ROUND_TRIP = ("representation", "pooling", "budget_seconds")
 _ONLY_GENERATED = ("dataset", "features", "rows")
+_OF_MEASURED = ("formula", "representation", "budget_seconds", "cell", "budget_evaluations")
 SEARCH_OF_GENERATED = (
     *("samples", "weights", "reference", "quantile", "margin", "composition"),
     *("budget_evaluations", "reference_evaluations", "min_distance", "solver"),
@@ -41,7 +43,8 @@ def invert(
         Path,
         typer.Argument(
             help="Structures (CIF, POSCAR, extxyz, ASE database, a folder of CIFs, a data set) with "
-            "--round-trip; otherwise features from 'whorl generate'.",
+            "--round-trip; a measured pair distribution function (.gr); otherwise features from 'whorl "
+            "generate'.",
             show_default=False,
         ),
     ],
@@ -112,6 +115,14 @@ def invert(
             rich_help_panel=_GENERATED,
         ),
     ] = None,
+    formula: Annotated[
+        str | None,
+        typer.Option(
+            help="All atoms of the cell (--cell) or of the cluster, such as Ni4.",
+            rich_help_panel=_MEASURED,
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     executor: ExecutorName = None,
 ) -> None:
@@ -120,6 +131,9 @@ def invert(
     `whorl invert my.cif --round-trip --out DIR` encodes each structure, discards the positions, searches, and
     compares: a table of status, loss and RMSD, structures as .extxyz and .cif, and an HTML page.
 
+    `whorl invert Ni.gr --formula Ni4 --cell 3.524 --out DIR` finds the structure whose pair distribution
+    function was measured, refines it, and writes it with R_w, the curves, and an HTML page.
+
     Every target gets a loss and a status; features that probably no structure has are marked invalid. If
     interrupted, it resumes when started again.
     """
@@ -127,6 +141,9 @@ def invert(
     from whorl.reconstruction import ReconstructorSettings
     from whorl.settings import settings_from
 
+    if file.suffix.lower() == ".gr" or formula is not None:
+        _measured(file, output, changed, chosen, formula, representation, budget_seconds, seed, executor)
+        return
     kind = _KINDS.get(solver, solver)
     settings = settings_from(ReconstructorSettings, {"kind": kind, **chosen}, source="whorl invert")
     if round_trip:
@@ -169,6 +186,53 @@ def invert(
             dataset=dataset,
         )
         out.print(str(output))
+
+
+def _measured(
+    file: Path,
+    folder: Path,
+    changed: set[str],
+    chosen: dict[str, Any],
+    formula: str | None,
+    representation: str | None,
+    budget_seconds: float | None,
+    seed: int,
+    executor: str | None,
+) -> None:
+    from whorl.reconstruction.population import PopulationSearch
+    from whorl.representations import RepresentationSettings
+    from whorl.settings import settings_from
+    from whorl.workflow.measured import invert_measured
+    from whorl.workflow.recipe import read_section
+
+    known = {*_OF_MEASURED, "file", "output", "seed", "executor"}
+    if wrong := [name for name in [*sorted(changed), *chosen] if name not in known]:
+        raise typer.BadParameter("does not belong to a measured G(r).", param_hint=_flag(wrong[0]))
+    if file.suffix.lower() != ".gr":
+        raise typer.BadParameter("belongs to a measured G(r), a file .gr.", param_hint="--formula")
+    if formula is None:
+        raise InputError(f"{file}: give all atoms of its cell, or of its cluster: --formula, such as Ni4.")
+    own = None
+    if representation is not None and representation != "pdf":
+        own = read_section(RepresentationSettings, Path(representation), "representation")
+        if own.kind != "pdf":
+            raise InputError(f"{representation}: got kind {own.kind}, expected pdf for a measured G(r).")
+    search = settings_from(PopulationSearch.Settings, chosen, source="whorl invert")
+    with monitored(executor) as monitor:
+        fit = invert_measured(
+            file,
+            formula=formula,
+            output=folder,
+            monitor=monitor,
+            cell=search.cell,
+            settings=own,
+            budget_evaluations=search.budget_evaluations if "budget_evaluations" in chosen else None,
+            budget_seconds=budget_seconds,
+            seed=seed,
+        )
+        group = f", space group {fit.space_group}" if bool(fit.structure.pbc.all()) else ""
+        err.print(f"R_w {fit.r_w:.3f}{group}")
+        out.print(str(folder / "report.html"))
 
 
 def _changed(values: Mapping[str, Any]) -> set[str]:

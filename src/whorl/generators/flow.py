@@ -137,7 +137,7 @@ class Flow(ConditionalGenerator):
         .. math:: \log p(R \mid y) = \log p(x \mid y) - \sum_f \log s_f
 
         with the scale s of each feature that varies in training, and for principal components their own
-        scales and the density of the noise beside them. The density is over these features, in the
+        scales and the density of the noise added to them. The density is over these features, in the
         reciprocal of the product of their units. Differentiable in both arguments, in float64.
 
         Args:

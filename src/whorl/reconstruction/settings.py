@@ -50,7 +50,7 @@ class SearchSettings(ReconstructorSettings):
     """File with one structure that gives composition, cell, periodicity and the positions of frozen atoms."""
     cell: str | tuple[float, float, float, float, float, float] | None = None
     """Cell: a file with a structure that has it, or a, b, c in Å and α, β, γ in
-    degrees."""
+    degrees; right angles may be left out, and b and c of a cube."""
     frozen: list[Annotated[int, Field(ge=0)]] = []
     """Indices of frozen atoms, from 0: of the template, the start, or the most similar structure."""
     frozen_tag: int | None = None
@@ -74,10 +74,12 @@ class SearchSettings(ReconstructorSettings):
     @field_validator("cell", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            parts = value.replace(",", " ").split()
+        if isinstance(value, int | float | str):
+            parts = str(value).replace(",", " ").split()
             with contextlib.suppress(ValueError):
-                return tuple(float(part) for part in parts)
+                numbers = tuple(float(part) for part in parts)
+                lengths = numbers * 3 if len(numbers) == 1 else numbers
+                return (*lengths, 90.0, 90.0, 90.0) if len(lengths) == 3 else numbers
         return value
 
     @model_validator(mode="after")

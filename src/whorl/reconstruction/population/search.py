@@ -349,7 +349,9 @@ class _Search:
         size, target = self.population, self.target
         positions, cells, groups = self._candidates()
         jobs = Jobs(target, list(positions), list(cells), groups)
-        features = torch.cat(map_threads(self._features, self._batches(jobs)))
+        batches = self._batches(jobs)
+        features = torch.cat(map_threads(self._features, batches))
+        features = features[torch.tensor([k for batch in batches for k in batch.jobs]).argsort()]
         if self.problem.weights is None and not target.ends:
             self.weights[0] = _whitening(self.problem.spread(features))
         weights = self.weights[0] * self._softened()

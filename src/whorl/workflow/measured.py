@@ -1,0 +1,194 @@
+"""Structures from measured pair distribution functions: search, refinement, and what is written of both."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from whorl.conditions import Composition
+from whorl.datasets import write_extxyz
+from whorl.datasets.crystal_files import cif_text
+from whorl.datasets.gr_files import MeasuredPDF, read_gr
+from whorl.errors import InputError
+from whorl.files import check_folder, contents_hash, provenance, write_json, write_text
+from whorl.locks import one_at_a_time
+from whorl.reconstruction import InversionProblem, solve
+from whorl.reconstruction.measured import Fit, refine_to_curve, simplest
+from whorl.report.measured import write_measured
+from whorl.representations.pdf import PDF
+from whorl.representations.settings import RepresentationSettings
+from whorl.structures import StructureBatch
+from whorl.structures.cells import volumes
+from whorl.structures.composition import composition, covalent_radii
+from whorl.symmetry.detection import space_group_symbol
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.templates import one_molecule, read_cell
+
+EVALUATIONS = 4000
+"""Evaluations of the search by default."""
+GOOD = 0.25
+"""R_w above which a structure is doubted."""
+_USUAL = (5.0, 60.0)  # Å³ per atom
+
+
+@one_at_a_time
+def invert_measured(
+    path: Path,
+    *,
+    formula: str,
+    output: Path,
+    monitor: Monitor,
+    cell: Any = None,
+    settings: RepresentationSettings | None = None,
+    budget_evaluations: int | None = None,
+    budget_seconds: float | None = None,
+    seed: int = 0,
+) -> Fit:
+    """Find the structure whose pair distribution function was measured, and write the results.
+
+    Into ``output``: ``solution.extxyz`` (and ``solution.cif`` of a crystal), ``curve.csv``, ``result.json``
+    and ``report.html``. Started again with the same settings, a search resumes.
+
+    Args:
+        path: A ``.gr`` file.
+        formula: All atoms of the cell, or of the cluster, such as Ni4.
+        output: Folder.
+        monitor: Receives progress, warnings and doubts.
+        cell: As :func:`whorl.workflow.templates.read_cell` takes it; None for a cluster.
+        settings: Of the representation; q_max and the radiation by default as the file states them.
+        budget_evaluations: Of the search.
+        budget_seconds: Of the search, however many evaluations that is.
+        seed: Of all randomness.
+
+    Raises:
+        InputError: A file, formula or cell that cannot be used.
+    """
+    check_folder(output)
+    measured = read_gr(path)
+    for doubt in measured.doubts:
+        monitor.doubt(path.name, doubt)
+    template = _template(path, measured, formula, cell, monitor)
+    options = {"q_max": measured.q_max, "scattering": measured.scattering, "r_min": _no_pairs_below(template)}
+    given = (
+        {} if settings is None else settings.model_dump(include=settings.model_fields_set, exclude={"kind"})
+    )
+    pdf = PDF(**{**options, **given})
+    target = pdf.features_of(measured.at(pdf.measured_r))[None]
+
+    evaluations = budget_evaluations or (EVALUATIONS if budget_seconds is None else 10**12)
+    result = solve(
+        InversionProblem(representation=pdf, target=target, template=template, names=(path.name,)),
+        seed=seed,
+        budget_evaluations=evaluations,
+        invalid_above=math.inf,
+        checkpoint=output / ".search",
+        progress=monitor.progress("searching"),
+        budget_seconds=budget_seconds,
+    )
+    curve = measured.at(pdf.r)
+    fits = refine_to_curve(result.structures, pdf, curve)
+    best = simplest(fits)
+    if best.r_w > GOOD:
+        monitor.warn(
+            f"{path.name}: R_w {best.r_w:.2f} is high, so the structure is probably not the one measured. "
+            "Check formula and cell, or search longer (--budget-evaluations), or with another --seed."
+        )
+    resolved = {
+        "formula": formula,
+        "representation": pdf.config(),
+        "budget_evaluations": evaluations,
+        "budget_seconds": budget_seconds,
+    }
+    made_with = provenance(seed=seed, settings=resolved)
+    record = {
+        **made_with,
+        "file": str(path),
+        "file_hash": contents_hash(path),
+        "settings": resolved,
+        "doubts": list(measured.doubts),
+        "loss": float(result.loss[0]),
+        "fits": [_summary(fit, chosen=fit is best) for fit in sorted(fits, key=lambda fit: fit.parameters)],
+        **_summary(best),
+    }
+    write_json(output / "result.json", record)
+    _write(output, best, measured, made_with, monitor)
+    write_measured(output / "report.html", title=path.name, measured=curve, fit=best, record=record)
+    return best
+
+
+def _template(path: Path, measured: MeasuredPDF, formula: str, cell: Any, monitor: Monitor) -> StructureBatch:
+    counts = composition(formula)
+    if measured.composition:
+        try:
+            stated = Composition.fractions(measured.composition)
+        except InputError:
+            stated = None
+        asked = {symbol: n / sum(counts.values()) for symbol, n in counts.items()}
+        if stated is not None and (
+            stated.keys() != asked.keys() or any(abs(stated[e] - asked[e]) > 0.02 for e in asked)
+        ):
+            monitor.doubt(
+                path.name, f"states the composition {measured.composition}, but {formula} is asked for"
+            )
+    template = one_molecule(counts)
+    if cell is None:
+        monitor.warn(
+            "no --cell: a cluster is sought, without the term of the average density. For a crystal give its "
+            "cell."
+        )
+        return template
+    vectors = read_cell(cell).to(template.positions)[None]
+    each = float(volumes(vectors)[0]) / len(template.positions)
+    if not _USUAL[0] <= each <= _USUAL[1]:
+        monitor.warn(
+            f"{formula} in this cell has {each:.1f} Å³ per atom, usual are {_USUAL[0]:g} to {_USUAL[1]:g}: "
+            "give all atoms of the cell in --formula."
+        )
+    return template.replace(cells=vectors, pbc=torch.ones_like(template.pbc))
+
+
+def _no_pairs_below(template: StructureBatch) -> float:
+    """Return a distance in Å that no two atoms have: measured curves are unreliable below."""
+    return max(0.5, round(0.75 * 2 * float(covalent_radii(template.atomic_numbers).min()), 1))
+
+
+def _summary(fit: Fit, **more: Any) -> dict[str, Any]:
+    return {
+        "r_w": fit.r_w,
+        "space_group": space_group_symbol(fit.space_group) if bool(fit.structure.pbc.all()) else None,
+        "space_group_number": fit.space_group if bool(fit.structure.pbc.all()) else None,
+        "parameters": fit.parameters,
+        "scale": fit.scale,
+        "width": fit.representation.width,
+        "delta2": fit.representation.delta2,
+        "q_damp": fit.representation.q_damp,
+        **more,
+    }
+
+
+def _write(
+    output: Path, fit: Fit, measured: MeasuredPDF, made_with: dict[str, Any], monitor: Monitor
+) -> None:
+    info = {"r_w": fit.r_w}
+    write_extxyz(fit.structure.replace(info=(info,)), output / "solution.extxyz", provenance=made_with)
+    if bool(fit.structure.pbc.all()):
+        try:
+            write_text(output / "solution.cif", cif_text(fit.structure))
+        except InputError as error:
+            monitor.warn(f"solution.cif: cannot be written ({error}).")
+    with torch.no_grad():
+        calculated = fit.scale * fit.representation.curve(fit.structure)[0].numpy()
+    r = fit.representation.r
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["r", "measured", "calculated", "difference"])
+    curve = measured.at(r)
+    for row in np.column_stack([r, curve, calculated, curve - calculated]).round(8).tolist():
+        table.writerow(row)
+    write_text(output / "curve.csv", text.getvalue())
