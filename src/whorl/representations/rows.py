@@ -5,10 +5,10 @@ The row of atom i holds 1 in the place of its own species, and for each species 
 .. math::
    G_{isk} = \sum_{j \ne i,\, s_j = s} e^{-(r_{ij} - R_k)^2 / 2\sigma^2}, \qquad R_{k+1} = R_k + \sigma .
 
-Rows are sorted by species, and among atoms of one species by the sum of the distances to all others,
-:math:`t_i = \sum_j r_{ij}`; rows beyond the atoms of a structure are zero. If σ is small against the mean
-spacing of an atom's distances, these can be read from its row, and positions follow in closed form
-(:mod:`whorl.representations.rows_decoding`).
+Rows are sorted by species, and among atoms of one species by the weighted sum of the distances to all others,
+:math:`t_i = \sum_j (1 + n_j / 10)\, r_{ij}` with the number :math:`n_j = 0, 1, \ldots` of the species; rows
+beyond the atoms of a structure are zero. If σ is small against the mean spacing of an atom's distances, these
+can be read from its row, and positions follow in closed form (:mod:`whorl.representations.rows_decoding`).
 """
 
 from __future__ import annotations
@@ -212,7 +212,9 @@ class Rows(SpeciesRepresentation, InvertibleRepresentation):
         values = torch.exp(-0.5 * ((distance[..., None] - centres) / self.width).square())
         rows = torch.einsum("bijk,bij,bjs->bisk", values, others, one_hot).flatten(2)
         rows = torch.cat([one_hot, rows], 2)
-        order = torch.argsort((distance.detach() * others).sum(2), dim=1, stable=True)
+        weights = 1.0 + 0.1 * one_hot.argmax(2).to(distance)  # equal for atoms with equal rows alone
+        tag = (distance.detach() * others * weights[:, None]).sum(2)
+        order = torch.argsort(tag, dim=1, stable=True)
         last = torch.where(present > 0, one_hot.argmax(2), len(self.species))
         order = order.gather(1, torch.argsort(last.gather(1, order), dim=1, stable=True))
         rows = rows.gather(1, order[:, :, None].expand_as(rows))

@@ -9,7 +9,9 @@ r"""Inverse of rows: the positions of N atoms from one radial fingerprint each, 
 4. **Repair.** From positions that are nearly right, each list is matched with the distances of its atom in
    order of size, and the positions are fitted to these, in turn.
 5. **Polish.** Levenberg–Marquardt of all positions on the fingerprints themselves, which also tells whether
-   the structure has them exactly.
+   the structure has them exactly; nearly equal atoms that were exchanged change places.
+6. **Placement.** Where that fails, since many distances are equal, atoms are placed one by one
+   (:mod:`whorl.representations.rows_placing`).
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import linear_sum_assignment, nnls
 from scipy.sparse.csgraph import shortest_path
+
+from whorl.representations.rows_placing import placed
 
 Array = NDArray[Any]
 
@@ -34,6 +38,10 @@ _GRID = 0.4  # step of the grid of distances, in widths
 _EMPTY = 1e-7  # values between two groups of distances that are solved apart
 _EXACT = 1e-20  # sum of squares of a fingerprint that is reproduced
 _PAIRED = 1e-4  # Å; difference of values that are paired first
+_NOISE = 1.2  # of the root mean square that the lists alone leave: that of the right positions
+_WORST = 0.05  # above it, rows are no sums of gaussians, and no atom is placed by them
+_TOLERANCES = (1e-5, 3e-4, 3e-3, 0.02)  # Å; of distances by which atoms are placed
+_CHOICES = 40  # atoms that are placed in all, for each atom of the structure
 _LONGEST_STEP = 0.3  # Å
 
 
@@ -86,7 +94,23 @@ class Gaussians:
 # Distances of each atom.
 
 
-def distances(target: Array, counts: NDArray[np.int64], gaussians: Gaussians) -> list[Array]:
+@dataclass(frozen=True)
+class Lists:
+    """Distances of atoms to others, in rows of equal or different lengths, and their errors in Å."""
+
+    values: list[Array]
+    errors: list[Array]
+    cost: Array
+
+    def improved(self, rows: NDArray[np.int64], others: Lists) -> None:
+        """Take rows of others where these are better."""
+        for k, row in enumerate(rows):
+            if others.cost[k] < self.cost[row]:
+                self.values[row], self.errors[row] = others.values[k], others.errors[k]
+                self.cost[row] = others.cost[k]
+
+
+def distances(target: Array, counts: NDArray[np.int64], gaussians: Gaussians) -> Lists:
     """Return the sorted distances of which fingerprints are sums.
 
     Args:
@@ -95,18 +119,12 @@ def distances(target: Array, counts: NDArray[np.int64], gaussians: Gaussians) ->
         gaussians: The functions.
     """
     starts = [_start(row, most, gaussians, _GRID) for row, most in zip(target, counts.tolist(), strict=True)]
-    found, cost = _refined(target, starts, gaussians)
+    found = _refined(target, starts, gaussians)
     # Where two distances are exchanged with a third, another start is nearer.
-    again = np.nonzero(cost > max(_EXACT, 4.0 * np.median(cost)) if len(cost) else cost > 0)[0]
     for step in (0.25, 0.6):
-        if not len(again):
-            break
+        again = np.nonzero(found.cost > max(_EXACT, 4.0 * float(np.median(found.cost))))[0]
         starts = [_start(target[row], int(counts[row]), gaussians, step) for row in again]
-        others, lower = _refined(target[again], starts, gaussians)
-        for k, row in enumerate(again):
-            if lower[k] < cost[row]:
-                found[row], cost[row] = others[k], lower[k]
-        again = again[cost[again] > max(_EXACT, 4.0 * np.median(cost))]
+        found.improved(again, _refined(target[again], starts, gaussians))
     return found
 
 
@@ -146,21 +164,30 @@ def _quantiles(grid: Array, weights: Array, count: int) -> Array:
     return np.interp(np.arange(count) + 0.5, passed * (count / passed[-1]), grid)
 
 
-def _refined(target: Array, starts: list[Array], gaussians: Gaussians) -> tuple[list[Array], Array]:
+def _refined(target: Array, starts: list[Array], gaussians: Gaussians) -> Lists:
     """Return distances by Levenberg–Marquardt, and the remaining sums of squares."""
-    found = [np.sort(start) for start in starts]
-    cost = (target**2).sum(1)
-    sizes = np.array([len(start) for start in starts])
+    found = Lists(list(starts), [np.zeros(len(start)) for start in starts], (target**2).sum(1))
+    sizes = np.array([len(start) for start in starts], dtype=np.int64)
     at_once = max(1, 20_000_000 // max(1, int(sizes.max(initial=1)) * gaussians.count))
     for size in np.unique(sizes[sizes > 0]):
         rows = np.nonzero(sizes == size)[0]
         for some in np.split(rows, range(at_once, len(rows), at_once)):
-            d, cost[some] = _levenberg_marquardt(
+            d, found.cost[some] = _levenberg_marquardt(
                 target[some], np.array([starts[row] for row in some]), gaussians
             )
-            for row, one in zip(some, np.sort(d, 1), strict=True):
-                found[row] = one
-    return found, cost
+            d = np.sort(d, 1)
+            errors = _errors(d, found.cost[some], gaussians)
+            for row, value, error in zip(some, d, errors, strict=True):
+                found.values[row], found.errors[row] = value, error
+    return found
+
+
+def _errors(d: Array, cost: Array, gaussians: Gaussians) -> Array:
+    """Return the error that the remaining sum of squares allows each distance; at most half a width."""
+    _, jacobian = gaussians.jacobian(d)
+    normal = jacobian @ jacobian.transpose(0, 2, 1) + 1e-11 * np.eye(d.shape[1])
+    variance = np.linalg.inv(normal)[:, np.arange(d.shape[1]), np.arange(d.shape[1])]
+    return np.minimum(np.sqrt(np.maximum(variance, 0.0) * cost[:, None]), 0.5 * gaussians.width)
 
 
 def _levenberg_marquardt(target: Array, d: Array, gaussians: Gaussians) -> tuple[Array, Array]:
@@ -203,24 +230,25 @@ def decode(target: Array, kinds: NDArray[np.int64], gaussians: Gaussians) -> tup
     rows = _Rows(target, kinds, gaussians)
     if n == 1:
         return np.zeros((1, 3)), rows.misfit(np.zeros((1, 3)))
-    lists = rows.lists()
     best = np.zeros((n, 3)), np.inf
-    for positions in _guesses(lists, rows.blocks):
-        positions = rows.polished(positions)
+    lists, errors = rows.lists()
+    for guess in _guesses(lists, errors, rows.blocks, place=n > 3 and rows.least < _WORST):
+        positions = rows.fitted(guess)
         misfit = rows.misfit(positions)
         if misfit < best[1]:
             best = positions, misfit
-        if rows.exact(misfit):
+        if rows.reached(misfit):
             break
     return best
 
 
-def _guesses(lists: Array, blocks: list[slice]) -> Iterator[Array]:
+def _guesses(lists: Array, errors: Array, blocks: list[slice], *, place: bool) -> Iterator[Array]:
     """Yield positions, from the most likely to the least."""
-    known = _paired(lists, blocks)
-    positions = _completed(known)
+    positions = _completed(_paired(lists, errors, blocks))
     yield positions
     yield _repaired(lists, blocks, positions)
+    for tolerance in _TOLERANCES if place else ():
+        yield from placed(lists, errors, blocks, tolerance=tolerance, choices=_CHOICES * len(lists))
 
 
 class _Rows:
@@ -228,30 +256,33 @@ class _Rows:
 
     def __init__(self, target: Array, kinds: NDArray[np.int64], gaussians: Gaussians) -> None:
         self.target, self.kinds, self.gaussians = target, kinds, gaussians
+        self.least = 0.0  # root mean square that lists of distances leave, whatever the positions
         starts = np.searchsorted(kinds, np.arange(target.shape[1] + 1))
         self.blocks = [slice(a, b) for a, b in pairwise(starts)]
 
-    def lists(self) -> Array:
-        """Return the distances of each atom to those of each species, sorted, shape (N, N).
+    def lists(self) -> tuple[Array, Array]:
+        """Return the sorted distances of each atom to those of each species, and errors, shapes (N, N).
 
         The first of an atom's own species is itself, at 0; distances that are not seen are infinite.
         """
         n = len(self.kinds)
-        lists = np.full((n, n), np.inf)
+        lists, errors = np.full((n, n), np.inf), np.zeros((n, n))
         for kind, block in enumerate(self.blocks):
             own = (self.kinds == kind).astype(np.int64)
             if block.stop == block.start:
                 continue
             some = distances(self.target[:, kind], block.stop - block.start - own, self.gaussians)
-            for row, one in enumerate(some):
+            self.least = float(np.hypot(self.least, np.sqrt(some.cost.sum() / self.target.size)))
+            for row, one in enumerate(some.values):
                 first = block.start + own[row]
                 lists[row, first : first + len(one)] = one
+                errors[row, first : first + len(one)] = some.errors[row]
                 lists[row, block.start : first] = 0.0
-        return lists
+        return lists, errors
 
-    def exact(self, misfit: float) -> bool:
-        """Tell whether a root mean square is that of rounding errors."""
-        return misfit < EXACT
+    def reached(self, misfit: float) -> bool:
+        """Tell whether a root mean square is that of rounding errors or of noise."""
+        return misfit < max(EXACT, _NOISE * self.least)
 
     def misfit(self, positions: Array) -> float:
         """Return the root mean square difference of a value."""
@@ -262,7 +293,24 @@ class _Rows:
         np.fill_diagonal(between, np.inf)
         return np.stack([self.gaussians.sums(between[:, block]) for block in self.blocks], 1) - self.target
 
-    def polished(self, positions: Array, steps: int = 60) -> Array:
+    def fitted(self, positions: Array) -> Array:
+        """Return positions polished on the fingerprints; atoms that were exchanged change places."""
+        before = np.inf
+        while True:
+            positions = self.polished(positions)
+            misfit = self.misfit(positions)
+            if not misfit < 0.7 * before:
+                return positions
+            before = misfit
+            if self.reached(misfit):
+                continue
+            values = (self._difference(positions) + self.target).reshape(len(positions), -1)
+            wanted = self.target.reshape(len(positions), -1)
+            apart = ((wanted[:, None] - values) ** 2).sum(2)
+            apart[self.kinds[:, None] != self.kinds] = apart.sum() + 1.0
+            positions = positions[linear_sum_assignment(apart)[1]]
+
+    def polished(self, positions: Array, steps: int = 12) -> Array:
         """Return positions by Levenberg–Marquardt on the fingerprints."""
         n, damping, diagonal = len(positions), 1e-6, np.arange(3 * len(positions))
         difference = self._difference(positions)
@@ -271,7 +319,7 @@ class _Rows:
             gradient, normal = self._normal_equations(positions, difference)
             scale = normal[diagonal, diagonal].copy()
             while damping < 1e6:
-                normal[diagonal, diagonal] = scale * (1.0 + damping) + 1e-9 * scale.max() + 1e-12
+                normal[diagonal, diagonal] = scale * (1.0 + damping) + 1e-13 * scale.max() + 1e-12
                 step = -np.linalg.solve(normal, gradient).reshape(n, 3)
                 longest = np.abs(step).max()
                 moved = positions + step * min(1.0, _LONGEST_STEP / longest if longest > 0 else 1.0)
@@ -318,21 +366,22 @@ def _distances(positions: Array) -> Array:
     return np.sqrt(((positions[:, None] - positions[None]) ** 2).sum(-1))
 
 
-def _paired(lists: Array, blocks: list[slice], *, within: float = _PAIRED) -> Array:
+def _paired(lists: Array, errors: Array, blocks: list[slice]) -> Array:
     """Return the distances of pairs of atoms that are in the lists of both, NaN for others, shape (N, N)."""
     n = len(lists)
     kind = np.concatenate([np.full(block.stop - block.start, k) for k, block in enumerate(blocks)])
     owner, other = np.broadcast_arrays(np.arange(n)[:, None], kind[None])
     seen = np.isfinite(lists) & (lists > 0.0)
-    value, owner, other = lists[seen], owner[seen], other[seen]
+    value, error, owner, other = lists[seen], errors[seen], owner[seen], other[seen]
     order = np.argsort(value, kind="stable")
-    value, owner, other = value[order], owner[order], other[order]
+    value, error, owner, other = value[order], error[order], owner[order], other[order]
+    widest = _PAIRED + 2.0 * error.max(initial=0.0)
     gaps, firsts, seconds = [], [], []
     for step in range(1, len(value)):
         gap = value[step:] - value[:-step]
-        near = gap < within
-        if not near.any():
+        if not (gap < widest).any():
             break
+        near = gap < _PAIRED + error[step:] + error[:-step]
         first, second = owner[:-step], owner[step:]
         fits = near & (first != second) & (kind[first] == other[step:]) & (kind[second] == other[:-step])
         chosen = np.nonzero(fits)[0]
