@@ -375,7 +375,6 @@ SYSTEMS = {
         quantity="formation_energy",
         targets=(0.75, 1.2, 2.4),
         tolerance=0.1,
-        settings={"confidence": 0.95},  # intervals at 2.4 eV/atom are too narrow
     ),
     "bulk": _BULK,
     "bulk-cell": System(**{**_BULK.__dict__, "settings": {"free_cell": True}}),
