@@ -328,3 +328,8 @@ def test_a_target_far_outside_gives_an_error_and_no_features(whorl, clusters, re
     assert said.code == 1
     assert "target 1e+300: the generator gives features that are not finite" in said.err
     assert not made.exists()
+
+
+def test_another_representation_of_a_measured_curve_is_refused(whorl, tmp_path):
+    said = whorl("invert", tmp_path / "a.gr", "--formula", "Ni4", "--representation", "soap", "-o", tmp_path)
+    assert said.code == 1 and "expected pdf for a measured G(r)" in said.err

@@ -109,6 +109,7 @@ def test_a_crystal_comes_back_from_its_curve():
     [
         ({"r_min": 5.0, "r_max": 4.0}, "r_min < r_max"),
         ({"width": 0.01}, "between the points"),
+        ({"r_max": 100.0, "r_step": 0.001}, "99,001 points.*at most 4,000"),
         ({"scattering": "xrays"}, "Did you mean 'xray'"),
     ],
 )

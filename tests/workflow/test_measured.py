@@ -14,6 +14,8 @@ from whorl.datasets.gr_files import read_gr
 from whorl.errors import InputError
 from whorl.reconstruction.measured import refine_to_curve, simplest
 from whorl.representations.pdf import PDF
+from whorl.representations.settings import RepresentationSettings
+from whorl.settings import settings_from
 from whorl.structures import from_ase
 from whorl.workflow.measured import invert_measured
 from whorl.workflow.monitor import Monitor
@@ -90,8 +92,9 @@ def test_a_file_without_header_is_doubted(tmp_path):
         (lambda rows: rows[:5], "expected 20 or more"),
         (lambda rows: rows[:60], "at least 4"),
         (lambda rows: rows[::6], "peaks fall between"),
+        (lambda rows: [row.replace(".", ",") for row in rows], "line 9.*decimal points"),
     ],
-    ids=["nan", "negative r", "order", "short", "range", "coarse"],
+    ids=["nan", "negative r", "order", "short", "range", "coarse", "decimal commas"],
 )
 def test_bad_curves_are_refused_by_reason(tmp_path, change, message):
     path = write(tmp_path / "a.gr", bulk("Cu"))
@@ -99,6 +102,55 @@ def test_bad_curves_are_refused_by_reason(tmp_path, change, message):
     path.write_text(header + "G\n" + "\n".join(change(rows.splitlines())) + "\n")
     with pytest.raises(InputError, match=message):
         read_gr(path)
+
+
+def test_other_ways_to_write_a_curve_give_the_same(tmp_path):
+    path = write(tmp_path / "a.gr", bulk("Cu"))
+    text, curve = path.read_text(), read_gr(path)
+    header, rows = text.split("G\n")
+    commented = rows.replace("\n", "\n# a remark\n", 40)
+    for other in (
+        f"{header}G\n{commented}# end of data\n".encode(),
+        text.replace("\n", "\r\n").encode(),
+        f"{header}G\n{rows.replace(' ', ',')}".encode(),
+        f"{header}G\n{rows.replace(' ', ', ')}".encode(),
+        text.encode("utf-8-sig"),
+        text.encode("utf-16"),
+    ):
+        path.write_bytes(other)
+        same = read_gr(path)
+        assert np.array_equal(same.r, curve.r) and np.array_equal(same.g, curve.g) and same.q_max == 20.0
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e200])
+def test_a_curve_without_peaks_is_refused(tmp_path, scale):
+    path = write(tmp_path / "a.gr", bulk("Cu"), scale=scale)
+    with pytest.raises(InputError, match="got a largest value"):
+        invert_measured(path, formula="Cu", output=tmp_path / "out", monitor=Monitor())
+
+
+@pytest.mark.parametrize("formula", ["Cu0", "Cu999999999"])
+def test_a_formula_of_no_or_too_many_atoms_is_refused(tmp_path, formula):
+    path = write(tmp_path / "a.gr", bulk("Cu"))
+    with pytest.raises(InputError, match=r"composition.*expected"):
+        invert_measured(path, formula=formula, output=tmp_path / "out", monitor=Monitor())
+
+
+def test_settings_of_the_curve_replace_those_of_the_file(tmp_path):
+    settings = settings_from(
+        RepresentationSettings, {"kind": "pdf", "r_max": 6.0, "q_max": None}, source="test"
+    )
+    fit = invert_measured(
+        write(tmp_path / "a.gr", bulk("Cu")),
+        formula="Cu",
+        cell=(2.55, 2.55, 2.55, 60.0, 60.0, 60.0),
+        output=tmp_path / "out",
+        monitor=Monitor(),
+        settings=settings,
+        budget_evaluations=5,
+    )
+    used = fit.representation.config()
+    assert (used["r_max"], used["q_max"], used["r_min"]) == (6.0, None, 2.0)
 
 
 def test_a_formula_that_does_not_fit_is_said(tmp_path):

@@ -161,6 +161,18 @@ def test_a_cell_is_kept(tmp_path, way):
     assert float(rmsd(found.structures, original)[0]) < 0.05
 
 
+@pytest.mark.parametrize("cell", ["4 4", "nan", "inf 4 4", [4.0, 4.0], "", []])
+def test_a_cell_of_another_number_of_numbers_is_refused(cell):
+    with pytest.raises(InputError, match=r"cell: got .*, expected finite numbers: a, b, c in Å"):
+        settings_from(PopulationSearch.Settings, {"cell": cell}, source="test")
+
+
+@pytest.mark.parametrize("cell", ["3 4 5", [3, 4, 5], (3, 4, 5, 90, 90, 90)])
+def test_right_angles_of_a_cell_may_be_left_out(cell):
+    settings = settings_from(PopulationSearch.Settings, {"cell": cell}, source="test")
+    assert settings.cell == (3.0, 4.0, 5.0, 90.0, 90.0, 90.0)
+
+
 def test_a_cell_that_is_none_is_refused(tmp_path):
     with pytest.raises(InputError, match="angles in degrees that a cell can have"):
         read_cell((4.0, 4.0, 4.0, 20.0, 20.0, 90.0))

@@ -68,7 +68,7 @@ def invert(
         str | None,
         typer.Option(
             help="fung2022, fung2022-minimum, crystal, another representation such as soap, or a "
-            "YAML or JSON file of settings.",
+            "YAML or JSON file of settings; of a measured G(r) such a file of kind pdf.",
             show_default="crystal for periodic structures, else fung2022",
             rich_help_panel=_ROUND_TRIP,
         ),
@@ -200,10 +200,8 @@ def _measured(
     executor: str | None,
 ) -> None:
     from whorl.reconstruction.population import PopulationSearch
-    from whorl.representations import RepresentationSettings
     from whorl.settings import settings_from
     from whorl.workflow.measured import invert_measured
-    from whorl.workflow.recipe import read_section
 
     known = {*_OF_MEASURED, "file", "output", "seed", "executor"}
     if wrong := [name for name in [*sorted(changed), *chosen] if name not in known]:
@@ -212,11 +210,13 @@ def _measured(
         raise typer.BadParameter("belongs to a measured G(r), a file .gr.", param_hint="--formula")
     if formula is None:
         raise InputError(f"{file}: give all atoms of its cell, or of its cluster: --formula, such as Ni4.")
-    own = None
-    if representation is not None and representation != "pdf":
-        own = read_section(RepresentationSettings, Path(representation), "representation")
-        if own.kind != "pdf":
-            raise InputError(f"{representation}: got kind {own.kind}, expected pdf for a measured G(r).")
+    own = _own_functions(representation)
+    kind = own if own is None or isinstance(own, str) else own.kind
+    if kind not in (None, "pdf"):
+        raise InputError(
+            f"--representation: got {representation} of kind {kind}, expected pdf for a measured G(r), or a "
+            "YAML or JSON file of settings with kind: pdf."
+        )
     search = settings_from(PopulationSearch.Settings, chosen, source="whorl invert")
     with monitored(executor) as monitor:
         fit = invert_measured(
@@ -225,7 +225,7 @@ def _measured(
             output=folder,
             monitor=monitor,
             cell=search.cell,
-            settings=own,
+            settings=None if isinstance(own, str) else own,
             budget_evaluations=search.budget_evaluations if "budget_evaluations" in chosen else None,
             budget_seconds=budget_seconds,
             seed=seed,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from whorl.datasets.entries import read_text
 from whorl.errors import InputError, shortened
 
 _FEWEST = 20  # points
@@ -46,7 +47,8 @@ class MeasuredPDF:
             raise InputError(
                 f"G(r) is measured from {self.r[0]:g} to {self.r[-1]:g} Å, but needed from {r[0]:g} to "
                 f"{r[-1]:g} Å (beyond r_max by four times the widest broadening). Choose a smaller r_max, or "
-                "less broadening, in a file of settings (--representation)."
+                "less broadening, in a file of settings (--representation); or, if its distances are in nm, "
+                "multiply them by 10 and G by 0.01."
             )
         return np.interp(r, self.r, self.g)
 
@@ -61,9 +63,11 @@ def read_gr(path: Path) -> MeasuredPDF:
         InputError: No such file, or it holds no increasing distances with finite values.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text(path).splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}.") from None
     header, rows = _divide(path, lines)
     table = np.array(rows)
     if len(table) < _FEWEST:
@@ -98,23 +102,25 @@ def read_gr(path: Path) -> MeasuredPDF:
 
 def _divide(path: Path, lines: Sequence[str]) -> tuple[list[str], list[tuple[float, float]]]:
     """Return the lines of the header, and the first two numbers of each line of data."""
-    marks = [number for number, line in enumerate(lines) if line.lstrip().startswith("#")]
-    first = marks[-1] + 1 if marks else next((n for n, line in enumerate(lines) if _numbers(line)), 0)
+    labels = [number for number, line in enumerate(lines) if line.lstrip().startswith("#L")]
+    first = labels[-1] + 1 if labels else next((n for n, line in enumerate(lines) if _numbers(line)), 0)
     rows = []
     for number, line in enumerate(lines[first:], first + 1):
-        if not line.strip():
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         numbers = _numbers(line)
         if numbers is None or not np.isfinite(numbers).all():
             raise InputError(
-                f"{path}, line {number}: got '{shortened(line, 40)}', expected finite numbers, r and G(r)."
+                f"{path}, line {number}: got '{shortened(line, 40)}', expected finite numbers, r and G(r), "
+                "with decimal points."
             )
         rows.append(numbers)
     return list(lines[:first]), rows
 
 
 def _numbers(line: str) -> tuple[float, float] | None:
-    words = line.replace(",", " ").split()
+    # Commas between numbers, not within: 0,01 is no pair.
+    words = [word.rstrip(",") for word in line.split()] if len(line.split()) > 1 else line.strip().split(",")
     try:
         return float(words[0]), float(words[1])
     except (ValueError, IndexError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from whorl.axes import RECONSTRUCTORS
-from whorl.settings import Count, Positive, SectionOfKind
+from whorl.settings import Count, Positive, SectionOfKind, shown
 
 
 class ReconstructorSettings(SectionOfKind):
@@ -74,13 +74,18 @@ class SearchSettings(ReconstructorSettings):
     @field_validator("cell", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
-        if isinstance(value, int | float | str):
-            parts = str(value).replace(",", " ").split()
-            with contextlib.suppress(ValueError):
-                numbers = tuple(float(part) for part in parts)
-                lengths = numbers * 3 if len(numbers) == 1 else numbers
-                return (*lengths, 90.0, 90.0, 90.0) if len(lengths) == 3 else numbers
-        return value
+        given = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
+        try:
+            numbers = tuple(float(part) for part in given)
+        except (TypeError, ValueError):
+            return value  # a file
+        if len(numbers) not in (1, 3, 6) or not all(map(math.isfinite, numbers)):
+            raise ValueError(
+                f"got {shown(value)}, expected finite numbers: a, b, c in Å and α, β, γ in degrees, or "
+                "a, b, c, or a of a cube"
+            )
+        lengths = numbers * 3 if len(numbers) == 1 else numbers
+        return (*lengths, 90.0, 90.0, 90.0) if len(lengths) == 3 else numbers
 
     @model_validator(mode="after")
     def _places(self) -> SearchSettings:

@@ -44,6 +44,8 @@ SCATTERING = ("xray", "neutron")
 _REACH = 6.5  # widths of a peak, beyond which it is below 1e-9 of its height
 _RIPPLES = 8.0  # periods by which the range is extended: what is beyond changes the curve by 0.3 %
 _NUMBERS = 4_000_000  # in the arrays of a part
+_MOST_POINTS = 4_000
+_LEAST, _LARGEST = 1e-9, 1e9  # values of G(r); its scale is free
 
 
 class PDF(Representation):
@@ -123,6 +125,11 @@ class PDF(Representation):
                 f"PDF: got r_min {r_min}, r_max {r_max} and r_step {r_step}, expected 0 ≤ r_min < r_max "
                 "≤ 100 Å and at least two points."
             )
+        if (points := round((r_max - r_min) / r_step) + 1) > _MOST_POINTS:
+            raise InputError(
+                f"PDF: got {points:,} points from {r_min} to {r_max} Å, expected at most {_MOST_POINTS:,}. "
+                "Choose a larger r_step, or a smaller r_max."
+            )
         if not r_step <= width <= 2:
             raise InputError(
                 f"PDF: got width {width}, expected at least r_step, {r_step}, and at most 2 Å: a narrower "
@@ -194,11 +201,16 @@ class PDF(Representation):
         """Return the features of a measured G(r) on the points :attr:`measured_r`.
 
         Raises:
-            InputError: Another number of points, or numbers that are not finite.
+            InputError: Another number of points, numbers that are not finite, or no curve.
         """
         measured = torch.as_tensor(curve, dtype=torch.float64)
         if measured.shape != self.measured_r.shape or not bool(measured.isfinite().all()):
             raise InputError(f"G(r): expected {len(self.measured_r)} finite numbers, on measured_r.")
+        if not _LEAST < (largest := float(measured.abs().max())) < _LARGEST:
+            raise InputError(
+                f"G(r): got a largest value of {largest:g} from {self.r_min:g} Å on, expected peaks of about "
+                "1 to 100 (1/Å²). Check the column of G(r) and its scale."
+            )
         return self._normalized(measured @ self._copies())
 
     def forward(self, structures: StructureBatch) -> Float[Tensor, "B F"]:

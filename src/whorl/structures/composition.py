@@ -8,8 +8,10 @@ from ase.symbols import Symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whorl.errors import InputError, did_you_mean
+from whorl.errors import InputError, did_you_mean, shortened
 from whorl.structures.convert import Structures, as_batch
+
+_MOST_ATOMS = 100_000
 
 
 def formula(structure: Structures) -> str:
@@ -44,7 +46,7 @@ def composition(formula: str) -> dict[str, int]:
     """Read a chemical formula.
 
     Raises:
-        InputError: It is not a formula, or has unknown elements.
+        InputError: It is not a formula, has unknown elements, or more atoms than can be searched for.
 
     >>> composition("Pt10")
     {'Pt': 10}
@@ -56,8 +58,16 @@ def composition(formula: str) -> dict[str, int]:
         counts = Formula(formula).count()
     except ValueError:
         counts = {}
-    if not counts:
-        raise InputError(f"composition: got '{formula}', expected a chemical formula such as Pt10 or Pt8Ni2.")
+    if not counts or min(counts.values()) < 1:
+        raise InputError(
+            f"composition: got '{shortened(formula, 60)}', expected a chemical formula such as Pt10 or "
+            "Pt8Ni2."
+        )
+    if sum(counts.values()) > _MOST_ATOMS:
+        raise InputError(
+            f"composition: {shortened(formula, 60)} has {sum(counts.values()):,} atoms, expected at most "
+            f"{_MOST_ATOMS:,}."
+        )
     for symbol in counts:
         if symbol not in chemical_symbols[1:]:
             raise InputError(f"unknown element '{symbol}'.{did_you_mean(symbol, chemical_symbols[1:])}")

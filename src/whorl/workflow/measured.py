@@ -74,11 +74,14 @@ def invert_measured(
     for doubt in measured.doubts:
         monitor.doubt(path.name, doubt)
     template = _template(path, measured, formula, cell, monitor)
-    options = {"q_max": measured.q_max, "scattering": measured.scattering, "r_min": _no_pairs_below(template)}
-    given = (
-        {} if settings is None else settings.model_dump(include=settings.model_fields_set, exclude={"kind"})
-    )
-    pdf = PDF(**{**options, **given})
+    options: dict[str, Any] = {
+        "q_max": measured.q_max,
+        "scattering": measured.scattering,
+        "r_min": _no_pairs_below(template),
+    }
+    if settings is not None:
+        options |= {name: settings.options()[name] for name in settings.model_fields_set}
+    pdf = PDF(**options)
     target = pdf.features_of(measured.at(pdf.measured_r))[None]
 
     evaluations = budget_evaluations or (EVALUATIONS if budget_seconds is None else 10**12)
