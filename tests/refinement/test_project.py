@@ -360,6 +360,15 @@ def test_what_cannot_be_predicted_comes_back_as_it_was(surrogate):
     assert torch.equal(refined.structures.positions[1:12], positions[1:12])
 
 
+def test_where_nothing_can_be_predicted_all_comes_back_as_it_was(surrogate):
+    starts = clusters(3)
+    refined = refiner().refine(
+        samples_of(starts, targets(starts, math.nan)), RefinementContext(surrogate=surrogate, tolerance=0.1)
+    )
+    assert refined.refinement == ("failed: no value is asked for",) * 3
+    assert torch.equal(refined.structures.positions, starts.positions)
+
+
 def test_it_refuses_what_it_cannot_do():
     samples = samples_of(clusters(2), targets(range(2), 1.0))
     with pytest.raises(InputError, match="got no tolerance"):

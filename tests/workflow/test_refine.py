@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,10 +28,17 @@ from whorl.surrogates import load_surrogate
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import Recipe
-from whorl.workflow.stages import run_recipe
+from whorl.workflow.stages import run_recipe, steps_of
 from whorl.workflow.stages.atoms import Labelled
 from whorl.workflow.stages.evaluate import arms_of, read_metrics, samples_of
-from whorl.workflow.stages.refine import _out_of_reach, baseline, drawn, mark_duplicates
+from whorl.workflow.stages.refine import (
+    _nearest_values,
+    _out_of_reach,
+    _outcome,
+    baseline,
+    drawn,
+    mark_duplicates,
+)
 from whorl.workflow.stages.report import summary
 
 RELAX = "refine={kind: relax, steps: 10}"
@@ -194,8 +202,8 @@ def test_only_what_is_needed_besides_is_done(projected):
     of_one = [step for step in done if "n15" in step]
     assert of_one == [
         "train/n15-atoms",
+        "refine/n15/baseline",  # before the reconstruction: it says which targets are out of reach
         "refine/n15/1-project",
-        "refine/n15/baseline",
         "refine/n15/2-oracle",
     ]
 
@@ -415,6 +423,34 @@ def test_of_a_target_out_of_reach_of_many_no_more_are_drawn():
     assert _out_of_reach(many, 20, 50, {}) == {}
     some = samples_with(*unreached[:19], "reached", targets=[1.0] * 20)
     assert _out_of_reach(some, 20, 50, {1.0: 45}) == {1.0: (65, 5)}
+
+
+def test_of_each_target_missed_the_nearest_value_of_all_draws_is_said():
+    refined = samples_with(
+        *("unreached: nearest value 0.7", "uncertain: 60% likely a hit", "reached", "failed: no Ag"),
+        *("unreached: nearest value 0.9", "unreached: nearest value 1.4", "not reached: nearest value -2"),
+        targets=[1, 2, 2, 3, 1, 1, 4],
+    )
+    nearest = _nearest_values(refined)
+    assert nearest == {1.0: 0.9, 4.0: -2.0}
+    kept = refined.of_structures(torch.tensor([0, 1, 2, 3, 6]))
+    first, *others = _outcome("project", kept, torch.tensor([3, 1, 1, 1, 1]), nearest)
+    assert "1 of 5 structures were returned unchanged (first: failed: no Ag)" in first
+    assert others == [
+        "refine (project), target 1: 1 of 1 structures do not reach it (1 unreached; nearest value 0.9), "
+        "after 3 draws. It may be out of reach.",
+        "refine (project), target 2: 1 of 2 structures do not reach it (1 uncertain).",
+        "refine (project), target 3: 1 of 1 structures do not reach it (1 failed).",
+        "refine (project), target 4: 1 of 1 structures do not reach it (1 not reached; nearest value -2).",
+    ]
+    assert not list(_outcome("relax", samples_with("converged", targets=[1]), torch.ones(1), {}))
+
+
+def test_a_target_that_nothing_reaches_is_said_before_the_reconstruction():
+    names = [step.name for step in steps_of(tiny(PROJECT), Path("run"))]
+    first = min(k for k, name in enumerate(names) if name.startswith(("generate", "reconstruct")))
+    assert all(names.index(f"refine/{label}/baseline") < first for label in ("n15", "n24"))
+    assert all(names.index(f"train/{label}-atoms") < first for label in ("n15", "n24"))
 
 
 def test_without_spare_samples_the_first_ones_stay():

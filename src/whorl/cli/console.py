@@ -157,7 +157,7 @@ class _Lines:
             return
         self.last = now
         made, elapsed = done - self.first, now - self.start
-        left = f", {_duration((total - done) * elapsed / made)} left" if made else ""
+        left = f", {_duration((total - done) * elapsed / made)} left" if made and done < total else ""
         suffix = f"; {message}" if message else ""
         err.print(
             f"  {self.what}: {done}/{total}, {_rate(made, elapsed) or _duration(elapsed)}{left}{suffix}"

@@ -36,6 +36,7 @@ def number(annotation: Any, expected: str) -> Callable[[Any], Any]:
 SEED = number(SeedNumber, "a whole number from 0 to 2147483647")
 COUNT = number(Count, "a whole number from 1 to 1000000000")
 INDEX = number(Annotated[int, Field(ge=0)], "a whole number, 0 or more")
+FINITE = number(float, "a finite number")
 POSITIVE = number(Positive, "more than 0, and finite")
 SHARE = number(Share, "a number above 0 and below 1")
 

@@ -10,7 +10,7 @@ import typer
 from whorl.axes import REFINERS
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out
-from whorl.cli.options import ExecutorName, Seed
+from whorl.cli.options import FINITE, POSITIVE, ExecutorName, Seed
 from whorl.cli.settings_options import given_settings, settings_command
 
 
@@ -31,10 +31,20 @@ def refine(
     ] = "relax",
     target: Annotated[
         float | None,
-        typer.Option(help="Value to reach.", show_default="that for which each structure was generated"),
+        typer.Option(
+            parser=FINITE,
+            metavar="<float>",
+            help="Value to reach.",
+            show_default="that for which each structure was generated",
+        ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="A structure within this distance of the target is a hit.")
+        float,
+        typer.Option(
+            parser=POSITIVE,
+            metavar="<float>",
+            help="A structure within this distance of the target is a hit.",
+        ),
     ] = 0.1,
     dataset: Annotated[
         Path | None,

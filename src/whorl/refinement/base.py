@@ -28,6 +28,7 @@ from whorl.tensor_files import tensors_hash
 
 __all__ = [
     "AS_IT_WAS",
+    "NEAREST",
     "REACHED",
     "REFINERS",
     "RefinementContext",
@@ -46,6 +47,9 @@ REACHED = "reached"
 AS_IT_WAS = ("failed", "unreached")
 """First words of the status of a structure that is returned unchanged: what its refiner needs could not be
 computed, or what was requested is out of reach. The reason follows."""
+
+NEAREST = "nearest value "
+"""In the status of a structure without the requested value: the nearest one that it got to follows."""
 
 _AT_ONCE = 32  # structures between two saves
 _COMPUTED = ("rows", "values", "energies", "forces")

@@ -28,7 +28,7 @@ from whorl.evaluation.samples import Computed, Samples
 from whorl.potentials.base import Potential
 from whorl.potentials.quantity import Quantity
 from whorl.potentials.settings import CalculatorSettings
-from whorl.refinement.base import REACHED, RefinementContext, Refiner, refine_in_chunks
+from whorl.refinement.base import NEAREST, REACHED, RefinementContext, Refiner, refine_in_chunks
 from whorl.refinement.settings import RefinerSettings
 from whorl.settings import Count, Positive, Share
 from whorl.structures.batch import StructureBatch
@@ -160,7 +160,7 @@ def _walked(
         elif b in walks.failures:
             status.append(f"failed: {walks.failures[b]}")
         else:
-            status.append(f"not reached: nearest {float(targets[b]) - error:.4g}")
+            status.append(f"not reached: {NEAREST}{float(targets[b]) - error:.4g}")
     return samples.replace(
         structures=start.replace(positions=walks.best),
         energy_calls=walks.calls,

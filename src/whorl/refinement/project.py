@@ -27,7 +27,7 @@ from torch import Tensor
 from whorl.errors import InputError
 from whorl.evaluation.samples import Reference, Samples
 from whorl.potentials.quantity import Quantity, quantity_named
-from whorl.refinement.base import RefinementContext, Refiner, refine_in_chunks
+from whorl.refinement.base import NEAREST, REACHED, RefinementContext, Refiner, refine_in_chunks
 from whorl.refinement.settings import RefinerSettings
 from whorl.settings import Count, Fraction, NonNegative, Positive, Share
 from whorl.structures.batch import StructureBatch
@@ -38,7 +38,6 @@ from whorl.surrogates.additive import AdditiveSurrogate
 from whorl.surrogates.base import StructureSurrogate
 from whorl.surrogates.settings import SurrogateSettings
 
-REACHED = "reached"
 _AT_ONCE = 50  # structures
 _SMALLEST_RADIUS = 1e-4  # Å; below it nothing is reached any more
 _DAMPING = 1e-6  # of the squared gradient, relative
@@ -462,7 +461,7 @@ def _projected(
     broken = (count_pieces(made.structures) > 1) & ((count_pieces(start) == 1) | whole)
     for place, row in enumerate(rows.tolist()):
         if not made.reached[place]:
-            status[row] = f"unreached: nearest value {float(made.values[place, 0]):.4g}"
+            status[row] = f"unreached: {NEAREST}{float(made.values[place, 0]):.4g}"
         elif broken[place]:
             status[row] = "fragments"
         elif made.confidence[place] < settings.confidence:

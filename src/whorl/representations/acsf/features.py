@@ -164,4 +164,5 @@ class AtomicFeatures(torch.autograd.Function):
         """Return the derivative in the pair vectors."""
         (gradient,) = outputs
         of_parts = map_threads(lambda piece: piece.vjp(gradient[piece.part.rows]), ctx.parts)
-        return torch.cat(of_parts), None, None
+        none = gradient.new_zeros(0, 3)
+        return torch.cat([none, *of_parts]), None, None

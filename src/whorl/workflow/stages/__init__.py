@@ -89,4 +89,11 @@ def steps_of(recipe: Recipe, folder: Path) -> list[Step]:
     before = (data, encode, sample, train, atoms, generate, reconstruct, active)
     stages = (*before, refine, evaluate, candidates, report)
     steps = [step for stage in stages for step in stage.steps(run)]
-    return sorted(steps, key=lambda step: STAGES.index(step.name.split("/")[0]))
+    return sorted(steps, key=_place)
+
+
+def _place(step: Step) -> int:
+    """Return the number of the stage after which a step comes."""
+    stages = [STAGES.index(name.split("/")[0]) for name in (step.name, *step.needs)]
+    # What the projection makes of training structures tells early which targets are out of reach.
+    return max(stages[1:]) if step.name.endswith("/baseline") else stages[0]

@@ -39,7 +39,7 @@ from whorl.potentials.quantity import Quantity
 from whorl.potentials.reference import bulk_energy
 from whorl.potentials.settings import CalculatorSettings
 from whorl.reconstruction.settings import ReconstructorSettings
-from whorl.refinement.base import AS_IT_WAS, REACHED, RefinementContext, Refiner, displacement
+from whorl.refinement.base import AS_IT_WAS, NEAREST, REACHED, RefinementContext, Refiner, displacement
 from whorl.refinement.settings import RefinerSettings
 from whorl.refinement.spread import Spread
 from whorl.representations import make_representation
@@ -55,6 +55,7 @@ from whorl.workflow.stages.reconstruct import reconstruct, reconstruction_of_run
 
 _LOSS, _STATUS = "reconstruction_loss", "reconstruction_status"
 _DUPLICATE = "duplicate"  # first word of the status of what has reached its target, but is there already
+_MISSED = ("unreached", "not reached", "uncertain", "fragments")  # first words likewise, of what has not
 _MANY = 20  # structures none of which is moved: further ones would not be either
 _BASELINE = 100  # structures of each target, where all samples are reconstructed
 
@@ -349,11 +350,12 @@ def _refine(
         given.append(others)
         origins.append(others)
     every, origin = Dataset.concatenate(given), Dataset.concatenate(origins)
+    nearest = _nearest_values(refined)
     index, draws = drawn(refined, len(data))
     if spread is not None:
         index, draws = spread.select(refined, index, draws)
     kept, refined = every.select(index), refined.of_structures(index)
-    for text in _outcome(settings.kind + of, refined, draws):
+    for text in _outcome(settings.kind + of, refined, draws, nearest):
         monitor.warn(text)
     origin = origin.select(index)
     save_dataset(origin, output.with_name(f"{output.stem}-before.safetensors"))
@@ -614,20 +616,39 @@ def _as_dataset(
     )
 
 
-def _outcome(kind: str, refined: Samples, draws: Tensor) -> Iterator[str]:
+def _nearest_values(refined: Samples) -> dict[float, float]:
+    """Return the value nearest to each target that structures got to without reaching it."""
+    nearest: dict[float, float] = {}
+    for target, status in zip(refined.structure_targets.tolist(), refined.refinement, strict=True):
+        if text := status.partition(NEAREST)[2]:
+            values = [float(text), *([nearest[target]] if target in nearest else [])]
+            nearest[target] = min(values, key=lambda value: abs(value - target))
+    return nearest
+
+
+def _outcome(kind: str, refined: Samples, draws: Tensor, nearest: Mapping[float, float]) -> Iterator[str]:
     """Yield what a reader should know of structures that were not refined, or that are of other samples."""
-    count = len(refined.refinement)
-    if lost := [status for status in refined.refinement if status.startswith(AS_IT_WAS)]:
+    count, aims = len(refined.refinement), (REACHED, *_MISSED)
+    if failed := [status for status in refined.refinement if status.startswith("failed")]:
         yield (
-            f"refine ({kind}): {len(lost)} of {count} structures were returned unchanged (first: {lost[0]})."
+            f"refine ({kind}): {len(failed)} of {count} structures were returned unchanged "
+            f"(first: {failed[0]})."
         )
+    # Only some refiners say that a value is reached.
+    if not any(status.startswith(aims) for status in refined.refinement):
+        return
     for target in refined.structure_targets.unique().tolist():
         own = refined.structure_targets == target
         here = [s for s, chosen in zip(refined.refinement, own.tolist(), strict=True) if chosen]
-        missed = sum(status != REACHED and not status.startswith(_DUPLICATE) for status in here)
-        # Only some refiners say that a value is reached.
-        if missed and (REACHED in refined.refinement or int(draws.max()) > 1):
-            yield (
-                f"refine ({kind}), target {target:g}: {missed} of {len(here)} structures do not reach "
-                f"it, after {int(draws[own].sum())} draws."
-            )
+        missed = [s.partition(":")[0] for s in here if s != REACHED and not s.startswith(_DUPLICATE)]
+        if not missed:
+            continue
+        words = ", ".join(f"{missed.count(word)} {word}" for word in dict.fromkeys(missed))
+        value = f"; {NEAREST}{nearest[target]:.4g}" if target in nearest else ""
+        tried = int(draws[own].sum())
+        after = f", after {tried} draws" if tried > len(here) else ""
+        beyond = " It may be out of reach." if len(here) == missed.count("unreached") else ""
+        yield (
+            f"refine ({kind}), target {target:g}: {len(missed)} of {len(here)} structures do not reach it "
+            f"({words}{value}){after}.{beyond}"
+        )
