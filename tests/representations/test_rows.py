@@ -177,6 +177,14 @@ def test_symmetric_structures_come_back_though_many_distances_are_equal(atoms):
     assert_recovered(decoded, atoms)
 
 
+@pytest.mark.parametrize("along", [(0, 2.5, 5), (0, 2.5, 5, 7.5, 10), (0, 2.2, 4.4, 6.6, 9.4, 11)])
+def test_chains_come_back(along):
+    symbols = "Pt" * len(along) if len(along) < 6 else "LiClLiClNaH"
+    atoms = Atoms(symbols, positions=[[x, 0, 0] for x in along])
+    rows, values = made_for(atoms)
+    assert_recovered(rows.decode(values), atoms)
+
+
 def test_an_alloy_of_equal_sites_comes_back():
     atoms = Icosahedron("Pt", 2)
     atoms.symbols[[0, 3, 5, 8]] = "Ni"

@@ -10,8 +10,8 @@ r"""Inverse of rows: the positions of N atoms from one radial fingerprint each, 
    order of size, and the positions are fitted to these, in turn.
 5. **Polish.** Levenberg–Marquardt of all positions on the fingerprints themselves, which also tells whether
    the structure has them exactly; nearly equal atoms that were exchanged change places.
-6. **Placement.** Where that fails, since many distances are equal, atoms are placed one by one
-   (:mod:`whorl.representations.rows_placing`).
+6. **Placement.** Where that fails, since many distances are equal, atoms are placed on a line if all
+   distances are those of one, else one by one (:mod:`whorl.representations.rows_placing`).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _NOISE = 1.2  # of the root mean square that the lists alone leave: that of the 
 _WORST = 0.05  # above it, rows are no sums of gaussians, and no atom is placed by them
 _TOLERANCES = (1e-5, 3e-4, 3e-3, 0.02)  # Å; of distances by which atoms are placed
 _CHOICES = 40  # atoms that are placed in all, for each atom of the structure
+_STRAIGHT = 0.05  # Å; difference of distances from those of atoms on a line
 _LONGEST_STEP = 0.3  # Å
 
 
@@ -247,6 +248,7 @@ def _guesses(lists: Array, errors: Array, blocks: list[slice], *, place: bool) -
     positions = _completed(_paired(lists, errors, blocks))
     yield positions
     yield _repaired(lists, blocks, positions)
+    yield from _on_a_line(lists, blocks)
     for tolerance in _TOLERANCES if place else ():
         yield from placed(lists, errors, blocks, tolerance=tolerance, choices=_CHOICES * len(lists))
 
@@ -417,6 +419,21 @@ def _completed(known: Array) -> Array:
         if moved < 1e-9:
             break
     return positions
+
+
+def _on_a_line(lists: Array, blocks: list[slice]) -> Iterator[Array]:
+    """Yield positions on a line if all distances are those of one, given by the list of the end."""
+    if not np.isfinite(lists).all():
+        return
+    along = lists[lists.max(1).argmax()]
+    between = np.abs(along[:, None] - along)
+    expected = np.concatenate([np.sort(between[:, block], 1) for block in blocks], 1)
+    place = np.arange(len(lists))
+    for block in blocks:
+        gap = np.abs(lists[block, None] - expected[block]).max(2)
+        place[block] = block.start + linear_sum_assignment(gap)[1]
+    if np.abs(lists - expected[place]).max() < _STRAIGHT:
+        yield np.column_stack([along[place], np.zeros((len(lists), 2))])
 
 
 def _majorised(positions: Array, wanted: Array) -> tuple[Array, float]:
