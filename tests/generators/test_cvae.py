@@ -167,6 +167,14 @@ def test_guided_samples_are_reproducible_and_their_guide_is_checked():
         model.sample(condition, rng=torch.Generator().manual_seed(3), guide=_FirstFeature()) for _ in range(2)
     )
     assert torch.equal(first, again)
+    plain = model.sample(
+        condition, rng=torch.Generator().manual_seed(3), guide=lambda rows: rows[:, 0], tolerance=0.5
+    )
+    assert torch.equal(first, plain)
+    with pytest.raises(InputError, match=r"got \(5, 1\) from 5 rows"):
+        model.sample(condition, rng=torch.Generator(), guide=lambda rows: rows[:, :1], tolerance=0.5)
+    with pytest.raises(InputError, match="give a tolerance"):
+        model.sample(condition, rng=torch.Generator(), guide=lambda rows: rows[:, 0])
     unknown = _FirstFeature()
     unknown.validation_mae = None
     with pytest.raises(InputError, match="give a tolerance"):

@@ -211,3 +211,5 @@ def test_what_lies_off_the_distribution_of_real_rows_is_unlikely(trained):
     assert held_out.double().mean() < 0.05
     assert unlikely(trained, between, y[:100], **real).all() and wrong.double().mean() > 0.7
     assert unlikely(trained, between * torch.nan, y[:100], **real).all()
+    with pytest.raises(InputError, match="no real rows"):
+        unlikely(trained, features[:1], y[:1], real=features[:0], real_condition=y[:0])

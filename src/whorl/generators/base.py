@@ -140,6 +140,7 @@ class ConditionalGenerator(TensorModel):
 
 
 @runtime_checkable
+@runtime_checkable
 class Guide(Protocol):
     """A differentiable prediction of a property, towards which samples can be guided."""
 
@@ -185,7 +186,12 @@ def unlikely(
         real: Features of real structures: those that trained the model or, better, others.
         real_condition: Their conditions.
         share: The least likely share of the real rows, which sets the limit.
+
+    Raises:
+        InputError: There are no real rows.
     """
+    if not len(real):
+        raise InputError("unlikely: got no real rows, expected those that set the limit.")
     limit = model.log_prob(real, real_condition).quantile(share)
     return ~(model.log_prob(features, condition) >= limit)
 

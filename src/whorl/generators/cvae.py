@@ -146,7 +146,7 @@ class CVAE(ConditionalGenerator):
         *,
         rng: torch.Generator,
         temperature: float = 1.0,
-        guide: Guide | None = None,
+        guide: Guide | Callable[[Tensor], Tensor] | None = None,
         tolerance: float | None = None,
     ) -> Float[Tensor, "n *shape"]:
         r"""Draw z from N(0, temperature²) and decode it: one sample for each row of ``condition`` (n, p).
@@ -162,36 +162,48 @@ class CVAE(ConditionalGenerator):
             condition: Target properties and other conditions, in data units.
             rng: Source of all randomness.
             temperature: Standard deviation T of the latent noise.
-            guide: A surrogate for features of this shape.
+            guide: A surrogate for features of this shape, or a differentiable function that returns the
+                property of each row (n,) and has a ``tolerance``.
             tolerance: Deviation τ of the guide from y, in units of y; by default its error on its validation
                 rows.
 
         Raises:
-            InputError: As the base class; a guide for features of another shape, or of unknown error without
-                a ``tolerance``.
+            InputError: As the base class; a guide for features of another shape, of unknown error without a
+                ``tolerance``, or that does not return a number for each row.
         """
         self.check_condition(condition)
         temperature = positive("temperature", temperature)
         latent = torch.randn(len(condition), self.latent, generator=rng, device=rng.device)
         latent, condition = latent.to(self.device) * temperature, condition.to(self.device)
         if guide is not None:
-            energy = self._guided_energy(guide.to(self.device), temperature, tolerance)
+            energy = self._guided_energy(guide, temperature, tolerance)
             latent = hamiltonian(energy, latent, condition, rng=rng, size=math.prod(self.shape))
         return map_rows(self.decode, latent, condition, size=math.prod(self.shape))
 
     def _guided_energy(
-        self, guide: Guide, temperature: float, tolerance: float | None
+        self, guide: Guide | Callable[[Tensor], Tensor], temperature: float, tolerance: float | None
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return E as a function of z and conditions."""
-        if guide.shape != self.shape:
-            raise InputError(f"guide: expects features of shape {guide.shape}, but these have {self.shape}.")
-        error = guide.validation_mae if tolerance is None else tolerance
+        error = tolerance
+        if isinstance(guide, Guide):
+            if guide.shape != self.shape:
+                raise InputError(
+                    f"guide: expects features of shape {guide.shape}, but these have {self.shape}."
+                )
+            guide = guide.to(self.device)
+            error = guide.validation_mae if tolerance is None else tolerance
         if error is None:
             raise InputError("guide: its error is not known. Remedy: give a tolerance.")
         positive("tolerance", error)
 
         def energy(latent: Tensor, condition: Tensor) -> Tensor:
-            off = guide(self.decode(latent, condition.double())) - condition[:, 0].double()
+            predicted = guide(self.decode(latent, condition.double()))
+            if predicted.shape != condition.shape[:1]:
+                raise InputError(
+                    f"guide: got {tuple(predicted.shape)} from {len(condition)} rows of features, expected "
+                    f"({len(condition)},)."
+                )
+            off = predicted - condition[:, 0].double()
             return latent.double().square().sum(1) / (2 * temperature**2) + (off / error).square() / 2
 
         return energy
