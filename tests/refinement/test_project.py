@@ -369,6 +369,15 @@ def test_where_nothing_can_be_predicted_all_comes_back_as_it_was(surrogate):
     assert torch.equal(refined.structures.positions, starts.positions)
 
 
+def test_hits_are_not_called_likely_by_a_surrogate_without_uncertainty():
+    starts, unknown = clusters(3), Known(spread, lambda *of: torch.full_like(spread(*of), math.nan))
+    samples = samples_of(starts, spread(starts.positions, starts.cells, starts.structure_index) + 0.1)
+    context = RefinementContext(surrogate=unknown, tolerance=0.1)
+    with pytest.raises(InputError, match=r"gives no uncertainty.*confidence: 0"):
+        refiner().refine(samples, context)
+    assert refiner(confidence=0.0).refine(samples, context).refinement == ("reached",) * 3
+
+
 def test_it_refuses_what_it_cannot_do():
     samples = samples_of(clusters(2), targets(range(2), 1.0))
     with pytest.raises(InputError, match="got no tolerance"):

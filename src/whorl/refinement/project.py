@@ -379,7 +379,8 @@ class Project(Refiner):
         """Return samples with projected structures; see the base class.
 
         Raises:
-            InputError: No tolerance, or neither a surrogate of structures nor structures to fit one to.
+            InputError: No tolerance, neither a surrogate of structures nor structures to fit one to, or a
+                surrogate without uncertainty where ``confidence`` is asked for.
         """
         tolerance = self.settings.tolerance or context.tolerance
         if tolerance is None:
@@ -458,6 +459,11 @@ def _projected(
         min_distance=settings.min_distance,
         free_cell=settings.free_cell,
     )
+    if settings.confidence and len(rows) and bool(made.uncertainties.isnan().all()):
+        raise InputError(
+            f"project: the surrogate {surrogate.kind} gives no uncertainty, so that nothing can be at least "
+            f"{settings.confidence:.0%} likely a hit. Do without: confidence: 0."
+        )
     broken = (count_pieces(made.structures) > 1) & ((count_pieces(start) == 1) | whole)
     for place, row in enumerate(rows.tolist()):
         if not made.reached[place]:
