@@ -75,22 +75,26 @@ def refine_to_curve(
         steps: Most evaluations of the derivatives.
 
     Returns:
-        A fit without symmetry in the cell given, and one for each space group that the structure has within
-        :data:`TOLERANCES`.
+        A fit without symmetry in the cell given, and one for each space group that the structure, or one of
+        these fits, has within :data:`TOLERANCES`.
     """
     structure = structure.to(dtype=torch.float64)
     fits = [_fit(structure, _unconstrained(len(structure.positions)), 1, representation, measured, steps)]
     seen = {1}
-    for tolerance in TOLERANCES if bool(structure.pbc.all()) else ():
-        symmetric = exactly_symmetric(fits[0].structure, symprec=tolerance)
-        if symmetric is None or symmetric.number in seen:
-            continue
-        seen.add(symmetric.number)
-        cell = symmetric.crystal.cells[0].numpy()
-        group = Group(symmetric.rotations, np.rint(GRID * symmetric.translations).astype(int))
-        orbits = group.orbits(symmetric.crystal.positions.numpy() @ np.linalg.inv(cell), cell, free_cell=True)
-        if orbits is not None:
-            fits.append(_fit(symmetric.crystal, orbits, symmetric.number, representation, measured, steps))
+    for known in fits if bool(structure.pbc.all()) else ():  # grows: a fit shows symmetries that were hidden
+        for tolerance in TOLERANCES:
+            symmetric = exactly_symmetric(known.structure, symprec=tolerance)
+            if symmetric is None or symmetric.number in seen:
+                continue
+            seen.add(symmetric.number)
+            cell = symmetric.crystal.cells[0].numpy()
+            fractional = symmetric.crystal.positions.numpy() @ np.linalg.inv(cell)
+            group = Group(symmetric.rotations, np.rint(GRID * symmetric.translations).astype(int))
+            orbits = group.orbits(fractional, cell, free_cell=True)
+            if orbits is not None:
+                fits.append(
+                    _fit(symmetric.crystal, orbits, symmetric.number, representation, measured, steps)
+                )
     return fits
 
 

@@ -30,8 +30,10 @@ from whorl.symmetry.detection import space_group_symbol
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.templates import one_molecule, read_cell
 
-EVALUATIONS = 4000
-"""Evaluations of the search by default."""
+EVALUATIONS = 2000
+"""Evaluations of each search by default."""
+SEARCHES = 3
+"""Independent searches: that whose structure fits best after its refinement counts."""
 GOOD = 0.25
 """R_w above which a structure is doubted."""
 _USUAL = (5.0, 60.0)  # Å³ per atom
@@ -62,8 +64,8 @@ def invert_measured(
         monitor: Receives progress, warnings and doubts.
         cell: As :func:`whorl.workflow.templates.read_cell` takes it; None for a cluster.
         settings: Of the representation; q_max and the radiation by default as the file states them.
-        budget_evaluations: Of the search.
-        budget_seconds: Of the search, however many evaluations that is.
+        budget_evaluations: Of each of the :data:`SEARCHES`.
+        budget_seconds: Of all of them, however many evaluations that is.
         seed: Of all randomness.
 
     Raises:
@@ -82,11 +84,12 @@ def invert_measured(
     if settings is not None:
         options |= {name: settings.options()[name] for name in settings.model_fields_set}
     pdf = PDF(**options)
-    target = pdf.features_of(measured.at(pdf.measured_r))[None]
+    target = pdf.features_of(measured.at(pdf.measured_r))[None].repeat(SEARCHES, 1)
 
+    names = tuple(f"{path.name}, search {k + 1}" for k in range(SEARCHES))
     evaluations = budget_evaluations or (EVALUATIONS if budget_seconds is None else 10**12)
     result = solve(
-        InversionProblem(representation=pdf, target=target, template=template, names=(path.name,)),
+        InversionProblem(representation=pdf, target=target, template=template[[0] * SEARCHES], names=names),
         seed=seed,
         budget_evaluations=evaluations,
         invalid_above=math.inf,
@@ -95,7 +98,7 @@ def invert_measured(
         budget_seconds=budget_seconds,
     )
     curve = measured.at(pdf.r)
-    fits = refine_to_curve(result.structures, pdf, curve)
+    fits = [fit for structure in result.structures for fit in refine_to_curve(structure, pdf, curve)]
     best = simplest(fits)
     if best.r_w > GOOD:
         monitor.warn(
@@ -115,7 +118,7 @@ def invert_measured(
         "file_hash": contents_hash(path),
         "settings": resolved,
         "doubts": list(measured.doubts),
-        "loss": float(result.loss[0]),
+        "losses": result.loss.tolist(),
         "fits": [_summary(fit, chosen=fit is best) for fit in sorted(fits, key=lambda fit: fit.parameters)],
         **_summary(best),
     }
