@@ -37,8 +37,8 @@ def test_rounds_come_between_reconstruction_and_refinement(active):
         "train/n15-atoms",
         "active/n15/round-1",
         "active/n15/round-2",
-        "refine/n15/1-project",
         "refine/n15/baseline",
+        "refine/n15/1-project",
     ]
 
 
