@@ -138,7 +138,7 @@ class PDF(Representation):
         if scattering not in SCATTERING:
             raise unknown_option("scattering", scattering, SCATTERING)
         self.r_step = float(r_step)
-        self.r_min, self.r_max = (round(r / r_step) * self.r_step for r in (r_min, r_max))
+        self.r_min, self.r_max = (round(round(r / r_step) * r_step, 9) for r in (r_min, r_max))
         self.width, self.delta1, self.delta2 = float(width), float(delta1), float(delta2)
         self.q_max = None if q_max is None else float(q_max)
         self.q_damp, self.q_broad, self.scattering = float(q_damp), float(q_broad), scattering
