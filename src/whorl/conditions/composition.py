@@ -94,8 +94,6 @@ class Composition(Condition):
         """
         counts = composition(value)
         require_elements(counts)
-        if counts and min(counts.values()) < 1:
-            raise InputError(f"formula: got '{value}', expected at least one atom of each element.")
         atoms = sum(counts.values())
         return {symbol: count / atoms for symbol, count in counts.items()}
 

@@ -58,11 +58,13 @@ def composition(formula: str) -> dict[str, int]:
         counts = Formula(formula).count()
     except ValueError:
         counts = {}
-    if not counts or min(counts.values()) < 1:
+    if not counts:
         raise InputError(
             f"composition: got '{shortened(formula, 60)}', expected a chemical formula such as Pt10 or "
             "Pt8Ni2."
         )
+    if min(counts.values()) < 1:
+        raise InputError(f"composition: got '{formula}', expected at least one atom of each element.")
     if sum(counts.values()) > _MOST_ATOMS:
         raise InputError(
             f"composition: {shortened(formula, 60)} has {sum(counts.values()):,} atoms, expected at most "
