@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 # Run as modules: ``python -m benchmarks.reconstruction.pt10``.
 CRYSTENS := codec canonical
-RECONSTRUCTION := speed shapes pt10 crystals molecules large atomwise rows information ablation infeasible
+RECONSTRUCTION := speed shapes pt10 crystals molecules large atomwise rows measured information ablation infeasible
 REFINEMENT := pt10_project materials generated
 
 .PHONY: help demo test lint docs bench bench-quick clean

@@ -1,4 +1,4 @@
-"""Every fingerprint with every generator: ``python -m benchmarks.matrix --data clusters.extxyz``.
+"""Every fingerprint with every generator: ``python -m benchmarks.matrix``.
 
 Each pair goes the whole way, with all settings at their defaults and equal training time: fingerprints of
 labelled clusters, a generator trained on 300 of them, structures of the generated fingerprints as they are,
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ase.io import iread
 
 from whorl.axes import GENERATORS, REPRESENTATIONS
 from whorl.datasets import load_features
@@ -70,6 +69,17 @@ def recipe(options: argparse.Namespace, representation: dict[str, Any], generato
             "report": {"gallery": 1},
         }
     )  # fmt: skip
+
+
+def labelled(options: argparse.Namespace) -> Path:
+    """Return a file of 1,000 labelled clusters, made where there is none yet."""
+    energy = {"calculator": options.calculator, "window": [0.0, 3.7]}
+    text = dump_yaml(
+        {"name": "data", "data": {"clusters": {"element": "Pt", "atoms": 10, "count": 1000, **energy}}}
+    )
+    folder = options.output / "clusters"
+    run_recipe(parse_recipe(text), folder, monitor=Monitor(), until="data")
+    return folder / "data/dataset.extxyz"
 
 
 def epochs_in(seconds: float, kind: str, folder: Path, rows: int, seed: int) -> int:
@@ -155,7 +165,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Every fingerprint with every generator.")
     parser.add_argument("--quick", action="store_true", help="two pairs of tiny clusters")
-    parser.add_argument("--data", type=Path, default=Path("clusters.extxyz"), help="labelled clusters")
+    parser.add_argument("--data", type=Path, help="labelled clusters; by default 1,000 are made")
     parser.add_argument("--calculator", default="chgnet")
     parser.add_argument("--targets", type=lambda t: [float(x) for x in t.split(",")], default=[1.9, 2.8, 3.7])
     parser.add_argument("--samples", type=int, default=20, help="for each target")
@@ -179,8 +189,8 @@ def main() -> int:
         options.output, options.calculator = Path(tempfile.mkdtemp()), "emt"
         options.targets, options.samples, options.seconds, options.evaluations = [2.0], 2, 0.2, 20
         fingerprints, models = ["acsf mean‖std", "soap"], ["cvae"]
-    elif not options.data.exists() or next(iread(options.data), None) is None:
-        parser.error(f"no clusters in {options.data}; make them with 'whorl data clusters'.")
+    elif options.data is None:
+        options.data = labelled(options)
     print("fingerprint     generator      within ±0.1 (%)  realisable (%)  spread  epochs  CPU seconds")
     rows = []
     for fingerprint in fingerprints:

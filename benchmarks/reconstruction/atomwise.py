@@ -22,11 +22,13 @@ import numpy as np
 import torch
 
 from benchmarks.reconstruction import suites
-from benchmarks.reconstruction.runner import SOLVED, fingerprint, forget
+from benchmarks.reconstruction.runner import SOLVED
 from whorl.errors import InputError
 from whorl.evaluation.matching import rmsd
 from whorl.reconstruction import AtomwiseProblem, InversionProblem, solve
 from whorl.structures import StructureBatch, from_ase
+from whorl.workflow.round_trip import forget
+from whorl.workflow.round_trip_settings import fingerprint
 
 MOLECULES = ("CH4", "C2H4", "CH3OH", "N2H4", "CF4")
 POOLING = ("max", "min")
