@@ -49,11 +49,18 @@ MODELS = ("cvae", "gan", "wgan_gp", "flow", "energy_based", "diffusion", "flow_m
 
 def recipe(options: argparse.Namespace, representation: dict[str, Any], generator: dict[str, Any]) -> str:
     energy, n = {"name": options.calculator}, options.samples
-    files = {"path": str(options.data.resolve()), "property": "formation_energy"}
-    data: dict[str, Any] = {"files": files}
+    clusters = {
+        "element": "Pt",
+        "atoms": 10,
+        "count": 1000,
+        "calculator": options.calculator,
+        "window": [0.0, 3.7],
+    }
     if options.quick:
-        data = {"clusters": {"element": "Pt", "atoms": 4, "count": 30, "calculator": "emt", "processes": 1}}
-        data["clusters"]["window"] = [0.0, 5.0]
+        clusters |= {"atoms": 4, "count": 30, "window": [0.0, 5.0], "processes": 1}
+    data: dict[str, Any] = {"clusters": clusters}
+    if options.data is not None:
+        data = {"files": {"path": str(options.data.resolve()), "property": "formation_energy"}}
     return dump_yaml(
         {
             "name": "matrix",
@@ -73,10 +80,7 @@ def recipe(options: argparse.Namespace, representation: dict[str, Any], generato
 
 def labelled(options: argparse.Namespace) -> Path:
     """Return a file of 1,000 labelled clusters, made where there is none yet."""
-    energy = {"calculator": options.calculator, "window": [0.0, 3.7]}
-    text = dump_yaml(
-        {"name": "data", "data": {"clusters": {"element": "Pt", "atoms": 10, "count": 1000, **energy}}}
-    )
+    text = recipe(options, FINGERPRINTS["acsf max‖min"], {"kind": "cvae"})
     folder = options.output / "clusters"
     run_recipe(parse_recipe(text), folder, monitor=Monitor(), until="data")
     return folder / "data/dataset.extxyz"
