@@ -61,6 +61,9 @@ def recipe(options: argparse.Namespace, representation: dict[str, Any], generato
     data: dict[str, Any] = {"clusters": clusters}
     if options.data is not None:
         data = {"files": {"path": str(options.data.resolve()), "property": "formation_energy"}}
+    search = {"reference": 0, "budget_evaluations": options.evaluations}
+    if representation.get("kind") == "rows":  # its inverse is a closed form
+        search = {}
     return dump_yaml(
         {
             "name": "matrix",
@@ -71,7 +74,7 @@ def recipe(options: argparse.Namespace, representation: dict[str, Any], generato
             "generator": generator,
             "surrogate": {"epochs": 5 if options.quick else 200},
             "generate": {"targets": options.targets, "samples": n},
-            "reconstruct": {"samples": n, "reference": 0, "budget_evaluations": options.evaluations},
+            "reconstruct": {"samples": n} | search,
             "evaluate": {"tolerance": 0.1, "calculator": energy},
             "report": {"gallery": 1},
         }
