@@ -116,3 +116,8 @@ def test_a_crystal_comes_back_from_its_curve():
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         PDF(**options)
+
+
+def test_an_element_without_neutron_scattering_length_is_refused():
+    with pytest.raises(InputError, match="atomic number 84"):
+        PDF(scattering="neutron")(bulk("Po", "sc", a=3.35))

@@ -39,6 +39,7 @@ class Fit:
     Attributes:
         structure: A batch of one.
         representation: With the fitted width, correlation and resolution.
+        calculated: Its curve, scaled, on the points ``r``, shape (K,).
         scale: Of the calculated curve.
         r_w: Weighted residual, a fraction.
         space_group: Number of the symmetry that was imposed, 1 for none.
@@ -47,6 +48,7 @@ class Fit:
 
     structure: StructureBatch
     representation: PDF
+    calculated: Float[np.ndarray, "K"]
     scale: float
     r_w: float
     space_group: int
@@ -161,10 +163,12 @@ def _fit(
     )
     changed, structure = model(best.x)
     with torch.no_grad():
-        remaining, scale = r_w(measured, changed.curve(structure)[0].numpy())
+        calculated = changed.curve(structure)[0].numpy()
+    remaining, scale = r_w(measured, calculated)
     return Fit(
         structure=structure,
         representation=changed,
+        calculated=scale * calculated,
         scale=scale,
         r_w=remaining,
         space_group=space_group,

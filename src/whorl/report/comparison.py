@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from whorl.files import write_text
 from whorl.report.spheres import render_structure
-from whorl.report.widgets import render
+from whorl.report.widgets import figure_png, png_uri, render
 from whorl.structures.batch import StructureBatch
 from whorl.yaml_text import dump_yaml
 
@@ -152,7 +150,7 @@ def _pictures(target: Comparison) -> dict[str, str]:
         "found": render_structure(target.found, seen_as=target.original),
         "fingerprints": draw_fingerprints(target.wanted, target.reached),
     }
-    return {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
+    return {name: png_uri(png) for name, png in pictures.items()}
 
 
 def draw_fingerprints(wanted: Float[Tensor, "F"], reached: Float[Tensor, "F"]) -> bytes:
@@ -184,6 +182,4 @@ def draw_fingerprints(wanted: Float[Tensor, "F"], reached: Float[Tensor, "F"]) -
         axes.margins(x=0.01)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
-    return picture.getvalue()
+    return figure_png(figure)

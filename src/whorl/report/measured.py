@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from whorl.files import write_text
 from whorl.reconstruction.measured import Fit
 from whorl.report.spheres import render_structure
-from whorl.report.widgets import render
+from whorl.report.widgets import figure_png, png_uri, render
 from whorl.structures.composition import formula_of_all
 from whorl.yaml_text import dump_yaml
 
@@ -32,8 +29,6 @@ def write_measured(
         fit: The structure.
         record: What ``result.json`` holds.
     """
-    with torch.no_grad():
-        calculated = fit.scale * fit.representation.curve(fit.structure)[0].numpy()
     lengths = fit.structure.cells[0].norm(dim=1).tolist() if bool(fit.structure.pbc.all()) else []
     content = render(
         "measured.html",
@@ -41,8 +36,8 @@ def write_measured(
         record=record,
         formula=formula_of_all(fit.structure),
         lengths=lengths,
-        structure=_uri(render_structure(fit.structure)),
-        curves=_uri(draw_curves(fit.representation.r, measured, calculated)),
+        structure=png_uri(render_structure(fit.structure)),
+        curves=png_uri(draw_curves(fit.representation.r, measured, fit.calculated)),
         settings=dump_yaml(dict(record["settings"])),
     )
     write_text(path, content)
@@ -67,10 +62,4 @@ def draw_curves(
     axes.legend(frameon=False, ncols=3, loc="upper right", fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
-    return picture.getvalue()
-
-
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return figure_png(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -76,8 +77,20 @@ def picture(
     structure: StructureBatch, caption: str, flag: str = "", file: str = "", **options: Any
 ) -> Picture:
     """Draw a structure; ``options`` of :func:`render_structure`."""
-    png = base64.b64encode(render_structure(structure, **options)).decode()
-    return Picture(image="data:image/png;base64," + png, caption=caption, flag=flag, file=file)
+    image = png_uri(render_structure(structure, **options))
+    return Picture(image=image, caption=caption, flag=flag, file=file)
+
+
+def png_uri(png: bytes) -> str:
+    """Return a PNG as data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def figure_png(figure: Any) -> bytes:
+    """Return the PNG of a figure of matplotlib."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def draw(rows: Tensor, count: int, rng: torch.Generator) -> list[int]:

@@ -68,7 +68,7 @@ class PDF(Representation):
         broadening: Widths in Å of the normal distributions with which copies are convolved.
 
     Raises:
-        InputError: Numbers out of range.
+        InputError: Numbers out of range; later, an element whose neutron scattering length is not known.
 
     >>> pdf = PDF(r_max=3.0, r_step=0.5, broadening=(), width=0.5)
     >>> pdf.layout.names
@@ -259,29 +259,39 @@ class PDF(Representation):
         vectors = pairs.vectors(structures)[once]
         r = vectors.square().sum(1).clamp(min=1e-12).sqrt()
         factors = self._factors[structures.atomic_numbers.clamp(0, 118)].to(r)
+        if bool(factors.isnan().any()):
+            unknown = structures.atomic_numbers[factors.isnan()][0]
+            raise InputError(
+                f"PDF: no {self.scattering} scattering length is known of the element of atomic number "
+                f"{int(unknown)}. Use scattering xray."
+            )
         n = structures.n_atoms.to(r)
         total = r.new_zeros(len(n)).index_add(0, structures.structure_index, factors)
         twice = (2 * n / total.square())[structures.structure_index[first]]
         return first, second, vectors, r, factors[first] * factors[second] * twice
 
-    def _peaks(self, r: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the places (P, T) of peaks on the grid, whether on it, deviations in widths, and heights."""
+    def _widths(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the width σ of each peak in Å, and dσ/σ dr."""
         variance = 1 - self.delta1 / r - self.delta2 / r**2 + (self.q_broad * r) ** 2
-        sigma = self.width * variance.clamp(min=0.04).sqrt()
+        slope = self.delta1 / r**2 + 2 * self.delta2 / r**3 + 2 * self.q_broad**2 * r
+        relative = torch.where(variance > 0.04, slope / (2 * variance), 0.0)
+        return self.width * variance.clamp(min=0.04).sqrt(), relative
+
+    def _peaks(self, r: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the places (P, T) of peaks on the grid, deviations in widths, and heights."""
         reach = _REACH * float(sigma.detach().max()) if len(r) else 0.0
-        taps = torch.arange(2 * math.ceil(reach / self.r_step) + 1, device=r.device) - math.ceil(
-            reach / self.r_step
-        )
+        half = math.ceil(reach / self.r_step)
+        taps = torch.arange(-half, half + 1, device=r.device)
         place = (r.detach() / self.r_step).round().long()[:, None] + taps
         inside = (place > 0) & (place < self._size)
         u = (place.to(r) * self.r_step - r[:, None]) / sigma[:, None]
         height = torch.exp(-0.5 * u.square()) / (sigma * r * math.sqrt(2 * math.pi))[:, None]
-        return place.clamp(0, self._size - 1), inside, u, torch.where(inside, height, 0.0)
+        return place.clamp(0, self._size - 1), u, torch.where(inside, height, 0.0)
 
     def _raw(self, structures: StructureBatch) -> Float[Tensor, "B G"]:
         """Return G(r) on the grid, before what the measurement makes of it."""
         first, _, _, r, weight = self._pairs(structures)
-        place, _, _, height = self._peaks(r)
+        place, _, height = self._peaks(r, self._widths(r)[0])
         row = structures.structure_index[first]
         flat = r.new_zeros(len(structures) * self._size)
         flat = flat.index_add(
@@ -297,17 +307,14 @@ class PDF(Representation):
 
     def _derivatives(self, structures: StructureBatch, n: int, strain: bool) -> tuple[Tensor, Tensor]:
         first, second, vectors, r, weight = self._pairs(structures)
-        place, _, u, height = self._peaks(r)
+        sigma, narrowing = self._widths(r)
+        place, u, height = self._peaks(r, sigma)
         size, row = self._size, structures.structure_index[first]
         peaks = height * weight[:, None]
         raw = r.new_zeros(len(structures) * size)
         raw.index_add_(0, (row[:, None] * size + place).flatten(), peaks.flatten())
         raw = raw.unflatten(0, (-1, size)) + self._baseline(structures)
 
-        variance = 1 - self.delta1 / r - self.delta2 / r**2 + (self.q_broad * r) ** 2
-        variance_slope = self.delta1 / r**2 + 2 * self.delta2 / r**3 + 2 * self.q_broad**2 * r
-        narrowing = torch.where(variance > 0.04, variance_slope / (2 * variance), 0.0)  # dσ/σ dr
-        sigma = self.width * variance.clamp(min=0.04).sqrt()
         slope = peaks * (u / sigma[:, None] - 1 / r[:, None] + narrowing[:, None] * (u.square() - 1))
         unit = vectors / r[:, None]
         of_atoms = r.new_zeros(len(structures) * n * 3 * size)

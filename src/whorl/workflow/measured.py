@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from whorl.conditions import Composition
 from whorl.datasets import write_extxyz
@@ -123,7 +124,7 @@ def invert_measured(
         **_summary(best),
     }
     write_json(output / "result.json", record)
-    _write(output, best, measured, made_with, monitor)
+    _write(output, best, curve, made_with, monitor)
     write_measured(output / "report.html", title=path.name, measured=curve, fit=best, record=record)
     return best
 
@@ -179,7 +180,7 @@ def _summary(fit: Fit, **more: Any) -> dict[str, Any]:
 
 
 def _write(
-    output: Path, fit: Fit, measured: MeasuredPDF, made_with: dict[str, Any], monitor: Monitor
+    output: Path, fit: Fit, curve: Float[np.ndarray, "K"], made_with: dict[str, Any], monitor: Monitor
 ) -> None:
     info = {"r_w": fit.r_w}
     write_extxyz(fit.structure.replace(info=(info,)), output / "solution.extxyz", provenance=made_with)
@@ -188,13 +189,10 @@ def _write(
             write_text(output / "solution.cif", cif_text(fit.structure))
         except InputError as error:
             monitor.warn(f"solution.cif: cannot be written ({error}).")
-    with torch.no_grad():
-        calculated = fit.scale * fit.representation.curve(fit.structure)[0].numpy()
-    r = fit.representation.r
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["r", "measured", "calculated", "difference"])
-    curve = measured.at(r)
-    for row in np.column_stack([r, curve, calculated, curve - calculated]).round(8).tolist():
+    columns = [fit.representation.r, curve, fit.calculated, curve - fit.calculated]
+    for row in np.column_stack(columns).round(8).tolist():
         table.writerow(row)
     write_text(output / "curve.csv", text.getvalue())
