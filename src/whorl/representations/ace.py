@@ -40,7 +40,7 @@ from whorl.representations.harmonics import SolidHarmonics, coupling
 from whorl.representations.kernels import Kernel
 from whorl.representations.pairs import Pairs
 from whorl.representations.pooled import PAIR_NUMBERS, AtomicRepresentation
-from whorl.representations.settings import EmbeddingChannels, RepresentationSettings
+from whorl.representations.settings import EmbeddingChannels, SpeciesSettings
 from whorl.structures.batch import StructureBatch
 
 _BOND = 2.5  # Å
@@ -96,11 +96,9 @@ class ACE(AtomicRepresentation):
 
     kind = "ace"
 
-    class Settings(RepresentationSettings):
+    class Settings(SpeciesSettings):
         """Settings of the atomic cluster expansion."""
 
-        species: Annotated[list[str], Field(min_length=1)] | None = None
-        """Chemical symbols of all elements; by default those of the data."""
         cutoff: Annotated[float, Field(gt=1)] = 5.0
         """Radius in Å."""
         order: Annotated[int, Field(ge=1, le=3)] = 3
@@ -120,21 +118,6 @@ class ACE(AtomicRepresentation):
         embedding: EmbeddingChannels = None
         """Number of channels in the place of features of each element: 1, electronegativity, covalent
         radius, valence electrons, Mendeleev number. The number of features is the same for all elements."""
-
-        @property
-        def declared(self) -> list[str] | None:
-            """Chemical symbols that structures may have; None for those of the data."""
-            return self.species
-
-        def build(
-            self,
-            species: Sequence[str],
-            *,
-            structures: StructureBatch | None = None,
-            shape: tuple[int, ...] | None = None,
-        ) -> ACE:
-            """Return the expansion of structures of these elements."""
-            return ACE(**{**self.options(), "species": list(self.species or species)})
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ from whorl.representations.embedding import Embedded
 from whorl.representations.kernels import Kernel
 from whorl.representations.pairs import Pairs
 from whorl.representations.pooled import PAIR_NUMBERS, AtomicRepresentation
-from whorl.representations.settings import EmbeddingChannels, RepresentationSettings
+from whorl.representations.settings import EmbeddingChannels, SpeciesSettings
 from whorl.settings import NonNegative, Positive
 from whorl.structures.batch import StructureBatch
 
@@ -88,11 +88,9 @@ class FCHL19(AtomicRepresentation):
 
     kind = "fchl19"
 
-    class Settings(RepresentationSettings):
+    class Settings(SpeciesSettings):
         """Settings of FCHL19 vectors; the defaults are the published values."""
 
-        species: Annotated[list[str], Field(min_length=1)] | None = None
-        """Chemical symbols of all elements; by default those of the data."""
         cutoff: Positive = 8.0
         """Radius of the two-body terms in Å."""
         cutoff3: Positive = 8.0
@@ -124,21 +122,6 @@ class FCHL19(AtomicRepresentation):
         embedding: EmbeddingChannels = None
         """Number of channels in the place of features of each element: 1, electronegativity, covalent
         radius, valence electrons, Mendeleev number. The number of features is the same for all elements."""
-
-        @property
-        def declared(self) -> list[str] | None:
-            """Chemical symbols that structures may have; None for those of the data."""
-            return self.species
-
-        def build(
-            self,
-            species: Sequence[str],
-            *,
-            structures: StructureBatch | None = None,
-            shape: tuple[int, ...] | None = None,
-        ) -> FCHL19:
-            """Return the vectors of structures of these elements."""
-            return FCHL19(**{**self.options(), "species": list(self.species or species)})
 
     def __init__(
         self,

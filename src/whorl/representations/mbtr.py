@@ -31,7 +31,7 @@ from whorl.parallel import map_threads
 from whorl.representations.base import FeatureLayout, require_few_features, sound
 from whorl.representations.cutoffs import Cutoff
 from whorl.representations.distributions import Grid
-from whorl.representations.settings import RepresentationSettings
+from whorl.representations.settings import SpeciesSettings
 from whorl.representations.species import SpeciesRepresentation
 from whorl.settings import Positive, Section, Share, settings_from
 from whorl.structures.batch import StructureBatch
@@ -279,11 +279,9 @@ class MBTR(SpeciesRepresentation):
         "soap with embedding: 4"
     )
 
-    class Settings(RepresentationSettings):
+    class Settings(SpeciesSettings):
         """Settings of a many-body tensor."""
 
-        species: Annotated[list[str], Field(min_length=1)] | None = None
-        """Chemical symbols of all elements; by default those of the data."""
         k1: OneBody | None = None
         """Atomic numbers."""
         k2: TwoBody | None = TwoBody()
@@ -292,21 +290,6 @@ class MBTR(SpeciesRepresentation):
         """Angles."""
         normalization: Literal["none", "l2", "n_atoms", "valle_oganov"] = "n_atoms"
         """Normalisation of each term."""
-
-        @property
-        def declared(self) -> list[str] | None:
-            """Chemical symbols that structures may have; None for those of the data."""
-            return self.species
-
-        def build(
-            self,
-            species: Sequence[str],
-            *,
-            structures: StructureBatch | None = None,
-            shape: tuple[int, ...] | None = None,
-        ) -> MBTR:
-            """Return the tensor of structures of these elements."""
-            return MBTR(**{**self.options(), "species": list(self.species or species)})
 
         def summary(self) -> str:
             """Return the terms in a line of a report."""

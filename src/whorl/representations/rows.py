@@ -15,20 +15,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from ase.data import atomic_numbers
 from jaxtyping import Float
-from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.representations.base import Decoded, FeatureLayout, InvertibleRepresentation, require_few_features
 from whorl.representations.rows_decoding import EXACT, Gaussians, decode
-from whorl.representations.settings import RepresentationSettings
+from whorl.representations.settings import SpeciesSettings
 from whorl.representations.species import SpeciesRepresentation
 from whorl.settings import Count, Positive
 from whorl.structures.batch import StructureBatch
@@ -72,11 +71,9 @@ class Rows(SpeciesRepresentation, InvertibleRepresentation):
     exact_below = EXACT
     invariances = frozenset({"permutation", "rotation", "translation"})
 
-    class Settings(RepresentationSettings):
+    class Settings(SpeciesSettings):
         """Settings of rows. ``auto``: made for the structures of the data."""
 
-        species: Annotated[list[str], Field(min_length=1)] | None = None
-        """Chemical symbols of all elements; by default those of the data."""
         max_atoms: Count | Literal["auto"] = "auto"
         """Number of rows. auto: atoms of the largest structure."""
         shortest: Positive | Literal["auto"] = "auto"
@@ -86,11 +83,6 @@ class Rows(SpeciesRepresentation, InvertibleRepresentation):
         width: Positive | Literal["auto"] = "auto"
         """Width and distance of the functions in Å. auto: a tenth of the mean spacing of an atom's
         distances."""
-
-        @property
-        def declared(self) -> list[str] | None:
-            """Chemical symbols that structures may have; None for those of the data."""
-            return self.species
 
         @property
         def fits_data(self) -> bool:

@@ -49,3 +49,25 @@ class RepresentationSettings(SectionOfKind):
             shape: Of finished features, which decides it without structures.
         """
         return self.method(**self.options())
+
+
+class SpeciesSettings(RepresentationSettings):
+    """Settings of a representation that is made for declared elements."""
+
+    species: Annotated[list[str], Field(min_length=1)] | None = None
+    """Chemical symbols of all elements; by default those of the data."""
+
+    @property
+    def declared(self) -> list[str] | None:
+        """Chemical symbols that structures may have; None for those of the data."""
+        return self.species
+
+    def build(
+        self,
+        species: Sequence[str],
+        *,
+        structures: StructureBatch | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> Representation:
+        """Return the representation of structures of these elements; see the base class."""
+        return self.method(**{**self.options(), "species": list(self.species or species)})

@@ -40,7 +40,7 @@ from whorl.representations.harmonics import SolidHarmonics
 from whorl.representations.kernels import Kernel, PooledKernel
 from whorl.representations.pairs import Pairs
 from whorl.representations.pooled import PAIR_NUMBERS, AtomicRepresentation
-from whorl.representations.settings import EmbeddingChannels, RepresentationSettings
+from whorl.representations.settings import EmbeddingChannels, SpeciesSettings
 from whorl.settings import Positive
 from whorl.structures.batch import StructureBatch
 
@@ -78,11 +78,9 @@ class SOAP(AtomicRepresentation):
 
     kind = "soap"
 
-    class Settings(RepresentationSettings):
+    class Settings(SpeciesSettings):
         """Settings of power spectra."""
 
-        species: Annotated[list[str], Field(min_length=1)] | None = None
-        """Chemical symbols of all elements; by default those of the data."""
         cutoff: Annotated[float, Field(gt=1)] = 5.0
         """Radius in Å."""
         n_max: Annotated[int, Field(ge=1, le=20)] = 6
@@ -100,21 +98,6 @@ class SOAP(AtomicRepresentation):
         embedding: EmbeddingChannels = None
         """Number of channels in the place of features of each element: 1, electronegativity, covalent
         radius, valence electrons, Mendeleev number. The number of features is the same for all elements."""
-
-        @property
-        def declared(self) -> list[str] | None:
-            """Chemical symbols that structures may have; None for those of the data."""
-            return self.species
-
-        def build(
-            self,
-            species: Sequence[str],
-            *,
-            structures: StructureBatch | None = None,
-            shape: tuple[int, ...] | None = None,
-        ) -> SOAP:
-            """Return the power spectra of structures of these elements."""
-            return SOAP(**{**self.options(), "species": list(self.species or species)})
 
     def __init__(
         self,

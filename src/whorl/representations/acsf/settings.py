@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from whorl.representations.cutoffs import CutoffSettings
-from whorl.representations.settings import EmbeddingChannels, RepresentationSettings
+from whorl.representations.settings import EmbeddingChannels, SpeciesSettings
 from whorl.structures.batch import StructureBatch
 
 if TYPE_CHECKING:
     from whorl.representations.acsf.acsf import ACSF
 
 
-class ACSFSettings(RepresentationSettings):
+class ACSFSettings(SpeciesSettings):
     """Settings of symmetry functions: a preset, or custom functions."""
 
     preset: Literal["fung2022", "crystal"] | None = None
     """A set of symmetry functions: that of Fung et al. 2022, the default if no functions are given,
     or one for crystals."""
-    species: Annotated[list[str], Field(min_length=1)] | None = None
-    """Chemical symbols of all elements; by default those of the data."""
     images: Literal["all", "minimum"] = "all"
     """Periodic images: all within the cutoff, or the nearest (the paper's convention)."""
     cutoff: CutoffSettings | None = None
@@ -62,11 +60,6 @@ class ACSFSettings(RepresentationSettings):
         species = f", species {', '.join(self.species)}" if self.species else ""
         embedding = f", embedding of {self.embedding} channels" if self.embedding else ""
         return f"ACSF, {which}{species}{embedding}"
-
-    @property
-    def declared(self) -> list[str] | None:
-        """Chemical symbols that structures may have; None for those of the data."""
-        return self.species
 
     def build(
         self,
