@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,84 @@ from whorl.structures.convert import Structures, as_batch
 _PATIENCE = 5
 _FASTER, _SLOWER = 1.1, 0.5
 _MIXING, _LESS_MIXING = 0.1, 0.99
+
+
+Optimizer = Literal["fire", "lbfgs"]
+
+STATUSES = ("converged", "not converged", "collapsed", "exploded", "out of range", "failed")
+"""How a relaxation can end; only after the first two is there a relaxed structure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxation:
+    """Relaxed structures, in the order of those given: B with A atoms in all.
+
+    Where one ended in another way than ``converged`` or ``not converged``, the structure is as it was given,
+    and its numbers are NaN.
+
+    Attributes:
+        structures: The relaxed structures, in float64. Atoms are not wrapped into the cell, so that
+            displacements can be measured.
+        energy: In eV, shape (B,), without the term of the external pressure.
+        initial_energy: In eV, shape (B,).
+        forces: In eV/Å, shape (A, 3).
+        stress: In eV/Å³, shape (B, 3, 3), NaN without a full cell; None if the potential gives none.
+        status: One of :data:`STATUSES` for each structure.
+        reasons: Index of each structure that is not ``converged``, with the reason.
+        steps: Steps made, shape (B,); the energy calls are one more.
+        max_force: Largest force on any atom in eV/Å, shape (B,).
+        max_stress: Largest component of the stress plus external pressure in GPa, shape (B,); NaN without a
+            full cell.
+        pressure: Minus a third of the trace of the stress, in GPa, shape (B,); NaN without a full cell.
+        frames: The structures on the way, those given first, a batch for each structure; None if not kept.
+    """
+
+    structures: StructureBatch
+    energy: Float[Tensor, "B"]
+    initial_energy: Float[Tensor, "B"]
+    forces: Float[Tensor, "A 3"]
+    stress: Float[Tensor, "B 3 3"] | None
+    status: tuple[str, ...]
+    steps: Int[Tensor, "B"]
+    max_force: Float[Tensor, "B"]
+    max_stress: Float[Tensor, "B"]
+    pressure: Float[Tensor, "B"]
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    frames: list[StructureBatch] | None = None
+
+
+def relaxed(
+    structures: Structures,
+    potential: Potential,
+    *,
+    cell: bool = True,
+    optimizer: Optimizer = "fire",
+    force_tolerance: float = 0.05,
+    stress_tolerance: float = 0.1,
+    steps: int = 500,
+    pressure: float = 0.0,
+    symmetry: bool = False,
+    keep_frames: bool = False,
+) -> Relaxation:
+    """Relax positions and cells of many structures at once.
+
+    Args:
+        structures: Initial structures. The cells of those that are not periodic in all directions are fixed.
+        potential: Gives energies, forces and stresses.
+        cell: Relax the cell too.
+        optimizer: ``fire`` or ``lbfgs``.
+        force_tolerance: Convergence criterion: largest force on any atom, in eV/Å.
+        stress_tolerance: Convergence criterion: largest component of the stress plus pressure, in GPa.
+        steps: Maximum number of steps.
+        pressure: External pressure in GPa.
+        symmetry: Keep the space group of each crystal.
+        keep_frames: Also return the structures on the way.
+
+    Raises:
+        InputError: Unknown optimizer, tolerances that are not positive, or a potential without stresses for
+            the cells.
+    """
+    raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
