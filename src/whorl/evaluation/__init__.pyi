@@ -1,6 +1,7 @@
 from .accuracy import accuracy, count_failed, mean_absolute_error, percent_within
 from .agreement import Agreement, agreement
 from .cgcnn import CGCNN
+from .crystals.settings import MatcherSettings
 from .distances import (
     count_distinct,
     mean_pairwise_distance,
@@ -11,7 +12,7 @@ from .distances import (
 )
 from .distributions import Distribution, compare
 from .diversity import copy_distance, coverage, percent_copies, principal_components, spread_ratio
-from .duplicates import distinct, is_known
+from .duplicates import distinct, first_known, is_known
 from .evaluators.base import EvaluationContext, Evaluator
 from .metrics import Metrics
 from .results import (
@@ -38,6 +39,7 @@ __all__ = [
     "EvaluationContext",
     "Evaluator",
     "Inversion",
+    "MatcherSettings",
     "Metrics",
     "Reference",
     "Results",
@@ -55,6 +57,7 @@ __all__ = [
     "coverage",
     "distinct",
     "evaluate",
+    "first_known",
     "is_known",
     "mean_absolute_error",
     "mean_pairwise_distance",

@@ -16,13 +16,16 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from whorl.evaluation.crystals.settings import MatcherSettings
+from whorl.executors.base import Executor
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.structures.checks import find_problems
@@ -36,7 +39,14 @@ Progress = Callable[[int, int], object]
 _HEAVIEST = 118
 
 
-def distinct(structures: Structures, *, progress: Progress | None = None) -> list[list[int]]:
+def distinct(
+    structures: Structures,
+    *,
+    settings: MatcherSettings | None = None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    folder: Path | None = None,
+) -> list[list[int]]:
     """Return groups of equal crystals, as indices.
 
     A crystal joins a group if it matches the group's first member; tolerances are not transitive, so members
@@ -76,7 +86,13 @@ def distinct(structures: Structures, *, progress: Progress | None = None) -> lis
 
 
 def is_known(
-    structures: Structures, known: Structures, *, progress: Progress | None = None
+    structures: Structures,
+    known: Structures,
+    *,
+    settings: MatcherSettings | None = None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    folder: Path | None = None,
 ) -> Bool[Tensor, "B"]:
     """Return which crystals are among known ones.
 
@@ -102,6 +118,28 @@ def is_known(
         if progress is not None:
             progress(row + 1, len(structures))
     return found
+
+
+def first_known(
+    structures: Structures,
+    known: Structures,
+    *,
+    settings: MatcherSettings | None = None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    folder: Path | None = None,
+) -> Int[Tensor, "B"]:
+    """Return the index of the first known crystal that each crystal matches; -1 where it matches none.
+
+    Args:
+        structures: Crystals; unphysical ones (see :func:`distinct`) match none.
+        known: Known crystals. Only those whose composition occurs in ``structures`` take time.
+        settings: Tolerances and order of arguments.
+        progress: Called with (done, in all).
+        executor: Does the work.
+        folder: Where finished parts are kept.
+    """
+    raise NotImplementedError
 
 
 class _Crystals:
