@@ -3,9 +3,11 @@ from .base import EnergyMethod, Potential, PotentialOutput
 from .factory import make_potential
 from .reference import bulk_energy, formation_energy
 from .relaxation import Frame, Relaxation, relax, relaxed
+from .schemes import SCHEMES, checked_scheme, scheme_of
 from .settings import CalculatorSettings
 
 __all__ = [
+    "SCHEMES",
     "CalculatorSettings",
     "EnergyMethod",
     "Frame",
@@ -13,9 +15,11 @@ __all__ = [
     "PotentialOutput",
     "Relaxation",
     "bulk_energy",
+    "checked_scheme",
     "formation_energy",
     "importable",
     "make_potential",
     "relax",
     "relaxed",
+    "scheme_of",
 ]

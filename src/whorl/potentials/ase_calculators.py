@@ -16,6 +16,7 @@ import torch
 
 from whorl.errors import InputError, MissingExtraError, did_you_mean
 from whorl.potentials.base import EnergyMethod, PotentialOutput, with_options
+from whorl.potentials.schemes import UNKNOWN, checked_scheme
 from whorl.structures.convert import Structures, as_batch, to_ase
 
 if TYPE_CHECKING:
@@ -39,10 +40,14 @@ class ASECalculator:
         options: Keyword arguments to make it with.
         name: Its name; by default made of path and options.
         bulk_repeat: Primitive cells along each lattice vector that the bulk reference needs.
+        scheme: Which energies its own may be compared with; by default that of the class, or unknown.
 
     Raises:
-        InputError: There is no calculator at the path, or it cannot be made with its options.
+        InputError: There is no calculator at the path, or it cannot be made with its options; or an unknown
+            scheme.
     """
+
+    scheme: str = UNKNOWN
 
     def __init__(
         self,
@@ -51,7 +56,10 @@ class ASECalculator:
         *,
         name: str = "",
         bulk_repeat: int = 1,
+        scheme: str | None = None,
     ) -> None:
+        if scheme is not None:
+            self.scheme = checked_scheme(scheme)
         self.bulk_repeat = bulk_repeat
         self._path = path
         self._options = dict(options or {})

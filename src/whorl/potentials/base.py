@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.potentials.schemes import UNKNOWN
 from whorl.potentials.settings import PotentialSettings
 from whorl.settings import Method, settings_from
 from whorl.structures.convert import Structures
@@ -56,12 +57,17 @@ class EnergyMethod(Method, ABC):
     Args:
         options: Settings other than the defaults of ``Settings``.
 
+    Attributes:
+        scheme: Which energies its own may be compared with: a name of
+            :data:`whorl.potentials.schemes.SCHEMES`.
+
     Raises:
         InputError: Unknown or invalid options.
         MissingExtraError: The package behind it is not installed.
     """
 
     Settings: ClassVar[type[PotentialSettings]] = PotentialSettings
+    scheme: str = UNKNOWN
 
     def __init__(self, **options: Any) -> None:
         self.settings = settings_from(self.Settings, options, source=f"calculator {self.kind}", lines={})

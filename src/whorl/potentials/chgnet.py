@@ -44,7 +44,7 @@ class CHGNet(EnergyMethod):
         """Options of the network."""
 
         model: Literal["0.3.0", "0.2.0", "r2scan"] = "0.3.0"
-        """0.3.0 and 0.2.0 were trained on PBE energies, r2scan on those of that functional."""
+        """0.3.0 and 0.2.0 were trained on corrected PBE(+U) energies, r2scan on those of that functional."""
         atoms_at_once: Count = 400
         """Atoms per pass of the network, which limits its memory."""
         device: str = "cpu"
@@ -53,6 +53,8 @@ class CHGNet(EnergyMethod):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         own: Any = self.settings
+        # The energies that 0.2.0 and 0.3.0 were trained on had been corrected.
+        self.scheme = "r2scan" if own.model == "r2scan" else "mp2020"
         # Memory and device change no number.
         self.name = "chgnet" if own.model == "0.3.0" else f"chgnet-{own.model}"
         self._model, self._atoms_at_once = own.model, own.atoms_at_once

@@ -13,6 +13,7 @@ class EMT(ASECalculator, EnergyMethod):
     """Effective medium theory of Al, Ni, Cu, Pd, Ag, Pt and Au."""
 
     kind = "emt"
+    scheme = "emt"
 
     class Settings(PotentialSettings):
         """Options of ASE's calculator."""

@@ -17,7 +17,8 @@ def make_potential(name: str, **options: Any) -> Potential:
         name: ``"emt"`` (effective medium theory; Al, Ni, Cu, Pd, Ag, Pt, Au), ``"chgnet"``, ``"gfn1-xtb"``,
             ``"gfn2-xtb"``, the name of another package's potential, or ``"package.module:Class"`` of one, or
             of any ASE calculator.
-        options: The potential's own options.
+        options: The potential's own options. Of an ASE calculator, ``scheme`` is not passed on: it states
+            which energies its own may be compared with (:data:`whorl.potentials.schemes.SCHEMES`).
 
     Raises:
         InputError: Unknown name, an import path that leads to no calculator, or options that do not exist.
@@ -32,7 +33,8 @@ def make_potential(name: str, **options: Any) -> Potential:
         method = find_calculator(name)
         if inspect.isclass(method) and issubclass(method, EnergyMethod):
             return method(**options)
-        return ASECalculator(name, options)
+        scheme = options.pop("scheme", None)
+        return ASECalculator(name, options, scheme=scheme)
     module, dot, attribute = name.rpartition(".")
     if dot:
         hint = f" Did you mean '{module}:{attribute}'?" if module and attribute else ""

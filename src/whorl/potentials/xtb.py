@@ -39,6 +39,7 @@ class GFN2(ASECalculator, EnergyMethod):
     """GFN2-xTB, a semiempirical tight-binding method for the elements up to Rn."""
 
     kind = "gfn2-xtb"
+    scheme = "gfn2-xtb"
     requires = ("tblite", "xtb")
     hamiltonian: ClassVar[str] = "GFN2-xTB"
 
@@ -62,4 +63,5 @@ class GFN1(GFN2):
     """GFN1-xTB, the first of these semiempirical tight-binding methods."""
 
     kind = "gfn1-xtb"
+    scheme = "gfn1-xtb"
     hamiltonian = "GFN1-xTB"
