@@ -1,9 +1,9 @@
 """Every fingerprint with every generator: ``python -m benchmarks.matrix``.
 
-Each pair goes the whole way, with all settings at their defaults and equal training time: fingerprints of
-labelled clusters, a generator trained on 300 of them, structures of the generated fingerprints as they are,
-without refinement, and their true energies. Pairs are runs in folders of their own, so that the same command
-resumes.
+Each pair goes the whole way, with all settings at their defaults and equal CPU time of training: fingerprints
+of labelled clusters, a generator trained on 300 of them, structures of the generated fingerprints as they
+are, without refinement, and their true energies. Pairs are runs in folders of their own, so that the same
+command resumes.
 
 For each pair: the share of structures within ±0.1 eV/atom of the target by the energy method, the share of
 generated fingerprints that some structure may have (losses not above those between neighbouring real ones),
@@ -16,15 +16,18 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from whorl.axes import GENERATORS, REPRESENTATIONS
 from whorl.datasets import load_features
 from whorl.files import read_json, write_json
 from whorl.generators import fit
+from whorl.generators.base import TensorModel
 from whorl.representations import ACSF
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import parse_recipe
@@ -89,25 +92,40 @@ def labelled(options: argparse.Namespace) -> Path:
     return folder / "data/dataset.extxyz"
 
 
-def epochs_in(seconds: float, kind: str, folder: Path, rows: int, seed: int) -> int:
-    """Return the number of epochs that a generator trains in some seconds of one core."""
+def epochs_in(seconds: float, make: Callable[[], TensorModel], *data: Tensor, **settings: Any) -> int:
+    """Return the number of epochs that a model trains in some seconds of CPU time.
+
+    The time is that of this process, so that other processes on the machine hardly change the result.
+
+    Args:
+        seconds: CPU time.
+        make: Returns a new model.
+        data: Features and properties, as of :func:`whorl.generators.fit`.
+        settings: Further arguments of :func:`whorl.generators.fit`.
+    """
+
+    def trained(epochs: int) -> float:
+        model = make()
+        start = time.process_time()
+        fit(model, *data, epochs=epochs, keep="last", **settings)
+        return time.process_time() - start
+
+    trained(1)  # loads what is loaded once
+    once, pilot = trained(1), 2
+    while (longer := trained(1 + pilot)) < 2 * once:  # the time of the epochs is not yet that of the rest
+        pilot *= 2
+    return max(1, round(seconds * pilot / (longer - once)))
+
+
+def trained_epochs(seconds: float, kind: str, folder: Path, rows: int, seed: int) -> int:
+    """Return the number of epochs that a generator trains in some CPU seconds on rows of a run."""
     features = load_features(folder / "encode/features.safetensors")
     chosen = json.loads((next((folder / "sampling").iterdir()) / "rows.json").read_text())["rows"][:rows]
     values = features.properties["formation_energy"][chosen]
-    pilot = 5
-
-    def trained(epochs: int) -> float:
-        model = GENERATORS.get(kind)(shape=features.features.shape[1:])
-        start = time.process_time()
-        fit(
-            model, features.features[chosen], values, validation=torch.arange(len(chosen) // 5), seed=seed,
-            epochs=epochs, keep="last",
-        )  # fmt: skip
-        return time.process_time() - start
-
-    once = trained(1)
-    each = max((trained(1 + pilot) - once) / pilot, 1e-4)
-    return max(1, round(seconds / each))
+    return epochs_in(
+        seconds, lambda: GENERATORS.get(kind)(shape=features.features.shape[1:]),
+        features.features[chosen], values, validation=torch.arange(len(chosen) // 5), seed=seed,
+    )  # fmt: skip
 
 
 def run_pair(options: argparse.Namespace, fingerprint: str, model: str) -> dict[str, Any]:
@@ -119,7 +137,7 @@ def run_pair(options: argparse.Namespace, fingerprint: str, model: str) -> dict[
     representation = FINGERPRINTS[fingerprint]
     text = recipe(options, representation, {"kind": model, "epochs": 1})
     run_recipe(parse_recipe(text), folder, monitor=Monitor(), until="sampling")
-    epochs = epochs_in(options.seconds, model, folder, 300, options.seed)
+    epochs = trained_epochs(options.seconds, model, folder, 300, options.seed)
     text = recipe(options, representation, {"kind": model, "epochs": epochs, "keep": "last"})
     start = time.process_time()
     run_recipe(parse_recipe(text), folder, monitor=Monitor())
@@ -176,7 +194,7 @@ def main() -> int:
     parser.add_argument("--calculator", default="chgnet")
     parser.add_argument("--targets", type=lambda t: [float(x) for x in t.split(",")], default=[1.9, 2.8, 3.7])
     parser.add_argument("--samples", type=int, default=20, help="for each target")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of training, on one core")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of training: CPU time of the process")
     parser.add_argument("--evaluations", type=int, default=500, help="of the search, each")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--fingerprints", help="some of them, separated by commas")

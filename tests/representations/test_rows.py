@@ -136,6 +136,8 @@ def test_what_cannot_be_encoded_or_decoded_is_named():
         assert re.search(reason, rows.find_problems(atoms)[0])
         with pytest.raises(InputError, match=reason):
             rows(from_ase(atoms))
+    with pytest.raises(InputError, match=r"has 5 atoms, and max_atoms is 4\. Set max_atoms to at least 5"):
+        rows(from_ase(disordered("Pt5", 1)))
     values = rows(from_ase([Atoms("Pt")] * 2))
     values[0, 0, 0], values[1] = torch.nan, 0.0
     assert rows.decode(values).skipped == {0: "has NaN or infinite features", 1: "has no atoms"}

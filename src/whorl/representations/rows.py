@@ -178,7 +178,7 @@ class Rows(SpeciesRepresentation, InvertibleRepresentation):
                 problems[index] = (
                     "is periodic, and rows are of clusters and molecules"
                     if periodic
-                    else f"has {n} atoms, and the rows are for at most {self.max_atoms}"
+                    else f"has {n} atoms, and max_atoms is {self.max_atoms}"
                 )
         return dict(sorted(problems.items()))
 
@@ -186,7 +186,13 @@ class Rows(SpeciesRepresentation, InvertibleRepresentation):
         """Return the rows of each structure."""
         if bool(structures.pbc.any() or (structures.n_atoms > self.max_atoms).any()):
             index, reason = next(iter(self.find_problems(structures).items()))
-            raise InputError(f"rows: structure {index} {reason}. Choose another representation.")
+            largest = int(structures.n_atoms.max())
+            remedy = (
+                "Choose another representation."
+                if bool(structures.pbc.any())
+                else f"Set max_atoms to at least {largest}, or leave it out."
+            )
+            raise InputError(f"rows: structure {index} {reason}. {remedy}")
         at_once = max(1, _AT_ONCE // (self.max_atoms**2 * self.gaussians.count))
         return torch.cat([self._rows(part) for part in structures.chunks(at_once)])
 
