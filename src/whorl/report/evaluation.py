@@ -2,14 +2,140 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from whorl.report.evaluated_figures import distribution, phase_diagram
+from whorl.report.evaluated_set import EvaluatedSet, flag
+from whorl.report.page import PageSection, write_page
+from whorl.report.tables import NOTHING
+from whorl.report.viewer import EmbeddedViewer, pack_viewer, packed_json
+from whorl.report.widgets import Picture, image, picture, render
+from whorl.structures.batch import StructureBatch
+
+STABLE = 0.1  # eV/atom above the hull: the limit of what may be made, by the field's custom
+_MOST_PICTURES = 24
+_MOST_ATOMS_DRAWN = 400  # of a structure with a picture
+_MOST_EMBEDDED = 1500  # structures to look at and to download from the page
+_MOST_ATOMS = 60_000
+_MOST_ROWS = 20_000  # of the table
+_LONGEST_CELL = 2000  # characters of a text in the table
+_MOST_DIAGRAMS = 12
+_MOST_REASONS = 40
+_FILES = {
+    "structures.csv": "a row for each structure that came in",
+    "metrics.json": "settings, origins and metrics",
+    "generated.extxyz": "structures as they came in",
+    "relaxed.extxyz": "relaxed structures",
+    "phase_diagrams.json": "points of the phase diagrams",
+}
+_HEADINGS = {
+    "energy_above_hull": "energy above hull (eV/atom)",
+    "formation_energy": "formation energy (eV/atom)",
+    "energy_per_atom": "energy (eV/atom)",
+    "n_atoms": "atoms",
+    "max_force": "max force (eV/Å)",
+    "pressure_kbar": "pressure (kbar)",
+    "rmsd_to_relaxed": "RMSD to relaxed (Å)",
+    "density": "density (g/cm³)",
+    "volume_per_atom": "volume (Å³/atom)",
+}
+_FIRST = (  # columns of the table, before all others
+    "file",
+    "index",
+    "formula",
+    "status",
+    "energy_above_hull",
+    "formation_energy",
+    "energy_per_atom",
+    "valid",
+    "unique",
+    "novel",
+    "n_atoms",
+    "space_group",
+    "rmsd_to_relaxed",
+    "pressure_kbar",
+    "max_force",
+    "reason",
+)
+_PANELS = (  # column, least width of the axis, marks
+    ("energy_above_hull", 0.1, (0.0, STABLE)),
+    ("formation_energy", 0.1, (0.0,)),
+    ("rmsd_to_relaxed", 0.05, ()),
+    ("pressure_kbar", 1.0, (0.0,)),
+    ("max_force", 0.01, ()),
+    ("volume_per_atom", 1.0, ()),
+    ("density", 0.5, ()),
+    ("n_atoms", 4.0, ()),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric of a protocol, as text.
+
+    Attributes:
+        name: Of the metric.
+        value: Such as ``12.4 %``.
+        interval: Its 95 % confidence interval.
+        of: What it was counted in, such as ``31 of 250``.
+        text: Definition.
+    """
+
+    name: str
+    value: str
+    interval: str
+    of: str
+    text: str
+
+    @classmethod
+    def of_json(cls, name: str, content: Mapping[str, Any]) -> Metric:
+        """Make one of what ``metrics.json`` says of it."""
+        count, of, unit = content.get("count"), content.get("of"), str(content.get("unit") or "")
+        is_share = is_share_of(content)
+        low, high = content.get("low"), content.get("high")
+        known = isinstance(low, int | float) and isinstance(high, int | float)
+        return cls(
+            name=name.replace("_", " "),
+            value=_shown(content.get("value"), unit, is_share),
+            interval=f"{_shown(low, '', is_share, bare=True)} – {_shown(high, unit, is_share)}"
+            if known
+            else "",
+            of=NOTHING if of is None else f"{of:,}" if count is None else f"{count:,} of {of:,}",
+            text=str(content.get("text") or ""),
+        )
+
+
+def is_share_of(content: Mapping[str, Any]) -> bool:
+    """Whether a metric is the share ``count`` of ``of``, and not another number."""
+    value, count, of = content.get("value"), content.get("count"), content.get("of")
+    if content.get("unit") or not isinstance(count, int) or not isinstance(of, int):
+        return False
+    return not of or (isinstance(value, int | float) and abs(value - count / of) < 1e-6)
+
+
+def _shown(value: Any, unit: str, is_share: bool, bare: bool = False) -> str:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return NOTHING
+    if is_share:
+        return f"{100 * value:.1f}" + ("" if bare else " %")
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{text} {unit}".strip().replace("-", "−")
 
 
 def evaluation_page(folder: Path | str) -> Path:
     """Write the page of a folder of ``whorl evaluate STRUCTURES``: one HTML file that needs no network.
 
     It reads ``metrics.json`` and ``structures.csv``, and where they are there ``phase_diagrams.json``,
-    ``relaxed.extxyz`` and ``generated.extxyz`` (whose ``row`` in the info, if there is one, is the row of
+    ``relaxed.extxyz`` and ``generated.extxyz`` (whose ``index`` in the info, if there is one, is the row of
     ``structures.csv``; otherwise both are in the same order).
 
     Args:
@@ -21,4 +147,373 @@ def evaluation_page(folder: Path | str) -> Path:
     Raises:
         InputError: The folder has no readable ``metrics.json`` or ``structures.csv``.
     """
-    raise NotImplementedError
+    evaluated = EvaluatedSet.read(folder)
+    embedded = _embedded(evaluated)
+    sections = [
+        PageSection(kind=kind, title=title, html=html)
+        for kind, title, html in (
+            ("headlines", "", _headlines(evaluated)),
+            ("warnings", "Warnings", _warnings(evaluated)),
+            ("protocols", "Protocols", _protocols(evaluated)),
+            ("origins", "Where the numbers come from", _origins(evaluated)),
+            ("distributions", "Distributions", _distributions(evaluated)),
+            ("diagrams", "Phase diagrams", _diagrams(evaluated)),
+            ("gallery", "Most stable structures", _gallery(evaluated)),
+            ("explore", "Explore the structures", _explore(evaluated, embedded)),
+            ("structures", "All structures", _table(evaluated, embedded)),
+            ("skipped", "Without a result, and why", _skipped(evaluated)),
+            ("files", "Files", _files(evaluated)),
+        )
+        if html
+    ]
+    source = str(evaluated.part("input").get("path") or evaluated.folder.name)
+    path = evaluated.folder / "report.html"
+    write_page(path, title=f"Evaluation of {Path(source).name or source}", subtitle=source, sections=sections)
+    return path
+
+
+# Sections
+
+
+def _headlines(evaluated: EvaluatedSet) -> str:
+    given = evaluated.part("input")
+    total = given.get("structures", len(evaluated.rows))
+    cards = [
+        ("Structures in the input", "", f"{total:,}", f"{given['read']:,} read" if "read" in given else "")
+    ]
+    for name, protocol in evaluated.part("protocols").items():
+        for key, content in (protocol.get("metrics") or {}).items():
+            if key.lower().replace(".", "") in ("sun", "stable_unique_novel", "msun"):
+                metric = Metric.of_json(key, content)
+                interval = f"95 % interval {metric.interval}" if metric.interval else ""
+                what = "S.U.N." if "m" not in key.lower() else "Metastable, unique, novel"
+                cards.append((what, f"protocol {name}", metric.value, f"{metric.of}; {interval}".strip("; ")))
+    energies = evaluated.numbers("energy_above_hull")
+    known = energies[np.isfinite(energies)]
+    if len(known):
+        near = int((known <= STABLE).sum())
+        cards.append(
+            (
+                f"At most {STABLE:g} eV/atom above the hull",
+                "",
+                f"{100 * near / len(known):.1f} %",
+                f"{near:,} of {len(known):,} with an energy above hull",
+            )
+        )
+        cards.append(("Energy above hull", "median", f"{np.median(known):.3f}", "eV/atom"))
+    for column, what in (
+        ("valid", "Valid"),
+        ("unique", "Unique"),
+        ("novel", "Novel"),
+        ("converged", "Relaxation converged"),
+    ):
+        flags = [value for value in evaluated.flags(column) if value is not None]
+        if flags:
+            cards.append(
+                (
+                    what,
+                    "",
+                    f"{100 * sum(flags) / len(flags):.1f} %",
+                    f"{sum(flags):,} of {len(flags):,}",
+                )
+            )
+    return render("evaluated/headlines.html", cards=cards)
+
+
+def _warnings(evaluated: EvaluatedSet) -> str:
+    warnings = [str(text) for text in evaluated.metrics.get("warnings") or ()] + list(evaluated.problems)
+    return render("sections/warnings.html", warnings=warnings, count=0) if warnings else ""
+
+
+def _protocols(evaluated: EvaluatedSet) -> str:
+    protocols = [
+        {
+            "name": name,
+            "summary": content.get("summary") or "",
+            "metrics": [Metric.of_json(key, of) for key, of in (content.get("metrics") or {}).items()],
+            "settings": settings_of(content),
+            "departures": content.get("departures") or [],
+        }
+        for name, content in evaluated.part("protocols").items()
+        if isinstance(content, dict)
+    ]
+    return render("evaluated/protocols.html", protocols=protocols) if protocols else ""
+
+
+def settings_of(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the settings of a protocol, nested ones with dots, as text."""
+    settings: list[tuple[str, str]] = []
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                add(f"{name}.{key}" if name else str(key), inner)
+        else:
+            plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+            settings.append((name, str(value) if plain else json.dumps(value, ensure_ascii=False)))
+
+    add("", content.get("settings") or {})
+    return [pair for pair in settings if pair[0]]
+
+
+def _origins(evaluated: EvaluatedSet) -> str:
+    groups = [(name, origin_of(evaluated, name)) for name in ("potential", "relaxation", "hull", "reference")]
+    texts = {
+        "potential": "No potential was given: there are no energies.",
+        "relaxation": "Structures were not relaxed: all values are of the structures as they came in.",
+        "hull": "No hull was given: there are no energies above hull.",
+        "reference": "No reference was given: novelty is not known.",
+    }
+    shown = [(name, settings, texts[name]) for name, settings in groups]
+    return render("evaluated/origins.html", groups=shown, version=evaluated.metrics.get("version") or "")
+
+
+def origin_of(evaluated: EvaluatedSet, name: str) -> list[tuple[str, str]]:
+    """Return what ``metrics.json`` says of the potential, the relaxation, the hull or the reference."""
+    return [pair for pair in settings_of({"settings": evaluated.part(name)}) if pair[1] not in ("null", "")]
+
+
+def _distributions(evaluated: EvaluatedSet) -> str:
+    columns = {column: evaluated.numbers(column) for column, *_ in _PANELS}
+    for column, values in evaluated.geometry.items():
+        if not np.isfinite(columns[column]).any():
+            columns[column] = values
+    plots = [
+        (
+            distribution(
+                {"": columns[column]},
+                label=_HEADINGS[column],
+                title=_HEADINGS[column].partition(" (")[0].capitalize()
+                if column != "rmsd_to_relaxed"
+                else "RMSD to relaxed",
+                marks=marks,
+                narrowest=narrowest,
+            ),
+            column,
+        )
+        for column, narrowest, marks in _PANELS
+        if np.isfinite(columns[column]).any()
+    ]
+    panels = [image(plot, f"Distribution of {column}") for plot, column in plots]
+    counts = evaluated.part("counts") or Counter(text for text in evaluated.texts("status") if text)
+    counts = {status: count for status, count in counts.items() if count}
+    if not panels and not counts:
+        return ""
+    return render("evaluated/distributions.html", panels=panels, counts=counts, stable=STABLE)
+
+
+def _diagrams(evaluated: EvaluatedSet) -> str:
+    def structures(diagram: Mapping[str, Any]) -> int:
+        return sum(isinstance(p, dict) and p.get("kind") != "reference" for p in diagram.get("points") or ())
+
+    drawn: list[tuple[str, str, str]] = []
+    for diagram in sorted(evaluated.diagrams, key=lambda diagram: -structures(diagram)):
+        if len(drawn) == _MOST_DIAGRAMS:
+            break
+        if (count := structures(diagram)) and (plot := phase_diagram(diagram)) is not None:
+            uri, words, note = image(plot, f"Phase diagram {diagram.get('system')}")
+            said = f"{count:,} structure{'s' if count != 1 else ''}"
+            drawn.append((uri, words, f"{said}; {note}" if note else said))
+    if not drawn:
+        return ""
+    return render("evaluated/diagrams.html", panels=drawn, left_out=len(evaluated.diagrams) - len(drawn))
+
+
+def _gallery(evaluated: EvaluatedSet) -> str:
+    rows = [
+        row
+        for row in evaluated.by_stability
+        if row in evaluated.structures and len(evaluated.structures[row].atomic_numbers) <= _MOST_ATOMS_DRAWN
+    ][:_MOST_PICTURES]
+    if not rows:
+        return ""
+    pictures = [_picture(evaluated, row) for row in rows]
+    has_energies = bool(np.isfinite(evaluated.numbers("energy_above_hull")).any())
+    return render(
+        "evaluated/gallery.html",
+        pictures=pictures,
+        total=len(evaluated.structures),
+        has_energies=has_energies,
+    )
+
+
+def _picture(evaluated: EvaluatedSet, row: int) -> Picture:
+    entry = evaluated.rows[row]
+    energy = evaluated.numbers("energy_above_hull")[row]
+    parts = [entry.get("formula", "")[:40]]
+    if math.isfinite(energy):
+        parts.append(f"{energy:.3f} eV/atom".replace("-", "−"))
+    flags = [name for name in ("valid", "unique", "novel") if flag(entry.get(name, "")) is False]
+    if flag(entry.get("converged", "")) is False:
+        flags.append("converged")
+    return picture(
+        evaluated.structures[row],
+        ", ".join(part for part in parts if part),
+        flag=", ".join(f"not {name}" for name in flags),
+        file=entry.get("file", "")[-60:],
+        pixels=220,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Embedded:
+    """Structures inside the page.
+
+    Attributes:
+        rows: Of each, in order.
+        data: For chemiscope, packed.
+        viewer: None where there is no program to show them.
+    """
+
+    rows: tuple[int, ...]
+    data: str
+    viewer: EmbeddedViewer | None
+
+
+def _embedded(evaluated: EvaluatedSet) -> _Embedded | None:
+    rows: list[int] = []
+    atoms = 0
+    for row in evaluated.by_stability:
+        size = len(evaluated.structures[row].atomic_numbers) if row in evaluated.structures else 0
+        if size and len(rows) < _MOST_EMBEDDED and atoms + size <= _MOST_ATOMS:
+            rows.append(row)
+            atoms += size
+    if not rows:
+        return None
+    content = _chemiscope_input(evaluated, rows)
+    viewer = pack_viewer(content, left_out=len(evaluated.structures) - len(rows))
+    return _Embedded(rows=tuple(rows), data=viewer.data if viewer else packed_json(content), viewer=viewer)
+
+
+def _chemiscope_input(evaluated: EvaluatedSet, rows: Sequence[int]) -> dict[str, Any]:
+    import chemiscope
+
+    from whorl.structures.convert import to_ase
+
+    properties: dict[str, Any] = {}
+    geometry = evaluated.geometry
+    for column in (*(name for name in _FIRST if name in _HEADINGS), "density", "volume_per_atom"):
+        values = evaluated.numbers(column)
+        if not np.isfinite(values).any() and column in geometry:
+            values = geometry[column]
+        values = np.where(np.isfinite(values), values, np.nan)[list(rows)]
+        if np.isfinite(values).any():
+            title, _, unit = _HEADINGS[column].partition(" (")
+            properties[title] = {
+                "target": "structure",
+                "values": np.array([float(f"{value:.6g}") for value in values]),
+                **({"units": unit.rstrip(")")} if unit else {}),
+            }
+    properties["row"] = {"target": "structure", "values": np.array(rows, dtype=float)}
+    names = [name for name in properties if np.isfinite(properties[name]["values"]).all()] or ["row"]
+    vertical = next(
+        (name for name in ("energy above hull", "density", "volume") if name in properties), names[-1]
+    )
+    horizontal = next(
+        (
+            name
+            for name in ("formation energy", "energy", "atoms", "row")
+            if name in properties and name != vertical
+        ),
+        "row",
+    )
+    for column in ("formula", "status", "file"):
+        texts = [evaluated.rows[row].get(column, "")[:200] for row in rows]
+        if any(texts):
+            properties[column] = {"target": "structure", "values": texts}
+    shown = StructureBatch.concatenate([evaluated.structures[row] for row in rows])
+    shown = shown.replace(positions=shown.positions.detach().double().round(decimals=6), info=())
+    map_settings: dict[str, Any] = {
+        "x": {"property": horizontal},
+        "y": {"property": vertical},
+        "color": {"property": vertical},
+        "palette": "viridis",
+        "size": {"factor": 35},
+    }
+    energies = properties.get("energy above hull", {}).get("values")
+    if energies is not None:
+        # A few structures far above would otherwise take the whole scale.
+        map_settings["color"] |= {"min": 0.0, "max": float(max(0.1, np.nanquantile(energies, 0.9)))}
+    settings = chemiscope.quick_settings(periodic=bool(shown.pbc.any()), map_settings=map_settings)
+    settings["pinned"] = [0]
+    return dict(
+        chemiscope.create_input(
+            structures=to_ase(shown),
+            properties=properties,
+            metadata={"name": evaluated.folder.name},
+            settings=settings,
+        )
+    )
+
+
+def _explore(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
+    if embedded is None or embedded.viewer is None:
+        return ""
+    return render("evaluated/explore.html", viewer=embedded.viewer)
+
+
+def _table(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
+    if not evaluated.rows:
+        return render("evaluated/nothing.html")
+    known = [name for name in evaluated.columns if any(evaluated.texts(name))]
+    order = [name for name in _FIRST if name in known] + [name for name in known if name not in _FIRST]
+    rows = evaluated.by_stability[:_MOST_ROWS]
+    place = {} if embedded is None else {row: number for number, row in enumerate(embedded.rows)}
+    data = {
+        "columns": [
+            {
+                "name": name,
+                "title": _HEADINGS.get(name, name.replace("_", " ")),
+                "numeric": evaluated.is_numeric[name],
+                "main": name in _FIRST,
+                "flag": {text.lower() for text in evaluated.texts(name) if text} <= {"true", "false"},
+            }
+            for name in order
+        ],
+        "rows": [[shorten(evaluated.rows[row].get(name, "")) for name in order] for row in rows],
+        "place": [place.get(row, -1) for row in rows],
+        "viewer": embedded is not None and embedded.viewer is not None,
+    }
+    flags = [name for name in ("valid", "unique", "novel", "converged") if name in known]
+    return render(
+        "evaluated/table.html",
+        data=script_json(data),
+        packed="" if embedded is None or embedded.viewer is not None else embedded.data,
+        has_structures=embedded is not None,
+        has_energies="energy_above_hull" in known,
+        flags=flags,
+        statuses=sorted({text for text in evaluated.texts("status") if text}),
+        left_out=len(evaluated.rows) - len(rows),
+        without=len(evaluated.structures) - len(place),
+    )
+
+
+def shorten(text: str) -> str:
+    """Return a text that is no longer than a cell of the table may be."""
+    return text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 1] + "…"
+
+
+def script_json(data: Any) -> Markup:
+    """Return JSON that may stand in a script element: it has no ``<`` that could end it."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _skipped(evaluated: EvaluatedSet) -> str:
+    reasons: dict[str, list[str]] = {}
+    for row in evaluated.rows:
+        if reason := row.get("reason", ""):
+            reasons.setdefault(reason, []).append(row.get("file") or row.get("index") or "")
+    if not reasons:
+        return ""
+    groups = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    return render(
+        "evaluated/skipped.html", groups=groups[:_MOST_REASONS], left_out=len(groups) - _MOST_REASONS
+    )
+
+
+def _files(evaluated: EvaluatedSet) -> str:
+    files = [(name, text) for name, text in _FILES.items() if (evaluated.folder / name).is_file()]
+    return render("evaluated/files.html", files=files)

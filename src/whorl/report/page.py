@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,14 @@ from whorl.report.widgets import render
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rendered:
-    """A section ready to be put into the page."""
+class PageSection:
+    """A section ready to be put into a page.
+
+    Attributes:
+        kind: Anchor.
+        title: Heading and link; empty for a section without either, and without a frame.
+        html: Contents.
+    """
 
     kind: str
     title: str
@@ -38,7 +45,12 @@ def write_report(path: Path | str, context: ReportContext) -> None:
     ]
     subject = describe(context.recipe, context.results)
     subtitle = f"{subject[0][1]}: structures generated through their fingerprints"
-    write_text(path, render("page.html", title=context.title, subtitle=subtitle, sections=sections))
+    write_page(path, title=context.title, subtitle=subtitle, sections=sections)
+
+
+def write_page(path: Path | str, *, title: str, subtitle: str, sections: Sequence[PageSection]) -> None:
+    """Write a page of sections: one HTML file that needs no other file and no network."""
+    write_text(path, render("page.html", title=title, subtitle=subtitle, sections=sections))
 
 
 def report_sections() -> list[ReportSection]:
@@ -52,11 +64,11 @@ def report_sections() -> list[ReportSection]:
     return sorted(sections, key=lambda section: section.order)
 
 
-def _rendered(section: ReportSection, context: ReportContext) -> _Rendered | None:
+def _rendered(section: ReportSection, context: ReportContext) -> PageSection | None:
     try:
         html = section.html(context) if section.applies(context) else None
     except Exception as error:
         sentence = f"This section could not be made ({type(error).__name__}: {error})."
         warnings.warn(f"report, section {section.kind}: {sentence}", stacklevel=2)
         html = render("sections/table.html", tables=[], captions=[sentence])
-    return None if html is None else _Rendered(kind=section.kind, title=section.title, html=html)
+    return None if html is None else PageSection(kind=section.kind, title=section.title, html=html)

@@ -7,6 +7,7 @@ import functools
 import gzip
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ def embed_viewer(context: ReportContext) -> EmbeddedViewer | None:
     Returns:
         ``None`` when there are no structures, or no viewer in the chemiscope installed.
     """
-    program = _program()
-    if program is None:
+    if not viewer_is_there():
         return None
     rows = _gather(context)
     if not rows.structures:
@@ -66,15 +66,34 @@ def embed_viewer(context: ReportContext) -> EmbeddedViewer | None:
         points for label in context.evaluated if (points := context.project_structures(label)) is not None
     ]
     content = _chemiscope_input(rows, context, frame=map_frame(data, torch.cat(points) if points else data))
-    text = json.dumps(_without_nan(content), separators=(",", ":"), allow_nan=False)
+    return pack_viewer(content, left_out=rows.left_out)
+
+
+def pack_viewer(content: Mapping[str, Any], *, left_out: int = 0) -> EmbeddedViewer | None:
+    """Pack a data set of chemiscope with its program.
+
+    Args:
+        content: As ``chemiscope.create_input`` makes it.
+        left_out: Structures that there was no room for.
+
+    Returns:
+        ``None`` when there is no viewer in the chemiscope installed.
+    """
+    if (program := _program()) is None:
+        return None
     script, licences = program
     return EmbeddedViewer(
         program=script,
-        data=_packed(text),
+        data=packed_json(content),
         licences=licences,
-        count=len(rows.structures),
-        left_out=rows.left_out,
+        count=len(content["structures"]),
+        left_out=left_out,
     )
+
+
+def packed_json(content: Any) -> str:
+    """Return data as JSON, compressed and in base64; NaN becomes null."""
+    return _packed(json.dumps(_without_nan(content), separators=(",", ":"), allow_nan=False))
 
 
 def viewer_is_there() -> bool:
