@@ -12,6 +12,7 @@ from whorl.registry import Registry
 if TYPE_CHECKING:
     from whorl.conditions.base import Condition
     from whorl.evaluation.evaluators.base import Evaluator
+    from whorl.evaluation.protocols.base import EvaluationProtocol
     from whorl.executors.base import Executor
     from whorl.generators.base import ConditionalGenerator
     from whorl.potentials.base import EnergyMethod
@@ -117,6 +118,15 @@ EVALUATORS: Registry[Evaluator] = Registry(
         "distributions": "whorl.evaluation.evaluators.distributions:DistributionsEvaluator",
         "cgcnn": "whorl.evaluation.evaluators.cgcnn:CGCNNEvaluator",
         "conditions": "whorl.evaluation.evaluators.conditions:ConditionsEvaluator",
+    },
+)
+
+PROTOCOLS: Registry[EvaluationProtocol] = Registry(
+    "protocol",
+    group="whorl.protocols",
+    base="whorl.evaluation.protocols.base:EvaluationProtocol",
+    builtin={
+        "mattergen": "whorl.evaluation.protocols.mattergen:MatterGen",
     },
 )
 

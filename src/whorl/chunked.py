@@ -33,6 +33,9 @@ _AHEAD = 4  # chunks for each worker
 CHUNK_NAME = "chunk-{:06d}.safetensors"
 """File of a part that is kept for good."""
 
+PART_NAME = "{:05d}.safetensors"
+"""File of a part, from its number."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -93,7 +96,7 @@ def iterate_chunks(
     *,
     folder: Path | None,
     key: Any,
-    name: str = "{:05d}.safetensors",
+    name: str = PART_NAME,
     executor: Executor | None = None,
     finished: Callable[[int, Part], None] | None = None,
 ) -> Generator[Part]:

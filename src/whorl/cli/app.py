@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,14 @@ _ORDER = (
 )
 
 
+_given: ContextVar[frozenset[str]] = ContextVar("options", default=frozenset())
+
+
+def given_options() -> frozenset[str]:
+    """Return the names of the parameters that were given on the command line."""
+    return _given.get()
+
+
 class OnceCommand(TyperCommand):
     """A command that rejects a repeated single-value option, one of whose values would be ignored."""
 
@@ -43,6 +52,7 @@ class OnceCommand(TyperCommand):
         """Parse the arguments."""
         if not ctx.resilient_parsing:
             _, _, options = self.make_parser(ctx).parse_args(args=list(args))
+            _given.set(frozenset(str(option.name) for option in options))
             for option in options:
                 once = option.param_type_name == "option" and not option.multiple and not option.is_eager
                 if once and options.count(option) > 1:

@@ -5,7 +5,7 @@ from whorl.datasets.crystal_files import write_crystals
 from whorl.datasets.extxyz import write_extxyz
 from whorl.datasets.fetch import fetch_benchmark
 from whorl.datasets.prototypes import build_crystals
-from whorl.datasets.readers import FORMATS, read_dataset, read_features
+from whorl.datasets.readers import FORMATS, read_dataset, read_entries, read_features
 from whorl.datasets.sampling import farthest_point_sampling, split
 from whorl.datasets.store import (
     Dataset,
@@ -29,6 +29,7 @@ __all__ = [
     "load_dataset",
     "load_features",
     "read_dataset",
+    "read_entries",
     "read_features",
     "save_dataset",
     "save_features",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -46,7 +47,8 @@ Progress = Callable[[int, int], object]
 
 _POSCAR = re.compile(r"(poscar|contcar)(?![a-z])")  # POSCAR, CONTCAR_2, POSCAR-relaxed, but not poscars
 _SQLITE = b"SQLite format 3"  # how such a file begins
-FORMATS = ("ase-db", "cif", "csv", "extxyz", "parquet", "poscar")
+_ZIP = b"PK\x03\x04"  # likewise
+FORMATS = ("ase-db", "cif", "csv", "extxyz", "parquet", "poscar", "zip")
 
 
 def read_dataset(
@@ -61,6 +63,7 @@ def read_dataset(
     ``parquet``   the same, needs ``whorl[parquet]``
     ``cif``       a file, or a folder (and its subfolders) with a table ``properties.csv`` or ``id_prop.csv``
     ``poscar``    ``POSCAR*``, ``CONTCAR*``, ``.vasp``, or a folder of them, the same
+    ``zip``       an archive of CIF and POSCAR files, without a property, in the order of the archive
     ============  ==========================================================================================
 
     Text may be compressed (.gz, .bz2, .xz). Entries that cannot be read, have no finite property, or are
@@ -82,11 +85,7 @@ def read_dataset(
         The usable entries, in the order of the source; there may be none.
     """
     path = Path(path)
-    if format is not None and format not in FORMATS:
-        raise unknown_option("format", format, FORMATS)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder (looked for it from {Path.cwd()}).")
-    source = _open(path, format, property)
+    source = _opened(path, format, property)
     if property is not None and source.columns is not None:
         _require(path, property, source.columns, source.columns_from)
     kept: list[Entry] = []
@@ -138,6 +137,27 @@ def read_dataset(
     ).select(torch.tensor(good, dtype=torch.int64))
 
 
+def read_entries(path: Path | str, *, format: str | None = None) -> Source:
+    """Read the structures of a source one by one, in its order, with a reason for each that cannot be read.
+
+    Args:
+        path: A file or folder, as for :func:`read_dataset`.
+        format: One of ``FORMATS``; by default recognised by name and contents.
+
+    Raises:
+        InputError: No such file, or a format that is not known.
+    """
+    return _opened(Path(path), format, None)
+
+
+def _opened(path: Path, format: str | None, property: str | None) -> Source:
+    if format is not None and format not in FORMATS:
+        raise unknown_option("format", format, FORMATS)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder (looked for it from {Path.cwd()}).")
+    return _open(path, format, property)
+
+
 def _require(path: Path, property: str, columns: Iterable[str], columns_from: str) -> None:
     names = [name for name in columns if name != WARNINGS]
     if property not in names and ANY_PROPERTY not in names:
@@ -172,10 +192,13 @@ def _open(path: Path, format: str | None, property: str | None) -> Source:
     if kind in ("csv", "parquet"):
         return read_cif_table(path, parquet=kind == "parquet")
     if property is not None:
+        what = {"cif": "a single CIF file", "zip": "an archive"}.get(kind, "a single POSCAR file")
         raise InputError(
-            f"{path}: a single {'CIF' if kind == 'cif' else 'POSCAR'} file carries no property '{property}'. "
+            f"{path}: {what} carries no property '{property}'. "
             "Give the folder, with a table properties.csv of file names and properties in it."
         )
+    if kind == "zip":
+        return _archive(path)
     return Source(total=1, entries=_file_entries(path, path.name, kind, {}), columns_from="")
 
 
@@ -205,6 +228,8 @@ def _sniff(path: Path) -> str:
         return "ase-db"
     if head.startswith(b"PAR1"):
         return "parquet"
+    if head.startswith(_ZIP):
+        return "zip"
     if head.lstrip().startswith((b"data_", b"# generated using pymatgen")):
         return "cif"
     if head.split(b"\n")[0].strip().isdigit():
@@ -298,17 +323,24 @@ def _files_below(folder: Path, lost: list[Skipped]) -> Iterator[Path]:
 
 def _file_entries(path: Path, name: str, kind: str, columns: Mapping[str, Any]) -> Iterator[Entry]:
     """Yield the structures of one CIF or POSCAR file."""
+    yield from _text_entries(lambda: read_text(path), str(path), name, kind, columns)
+
+
+def _text_entries(
+    read: Callable[[], str], path: str, name: str, kind: str, columns: Mapping[str, Any]
+) -> Iterator[Entry]:
+    """Yield the structures of the text of one CIF or POSCAR file, which ``read`` returns."""
     try:
-        text = read_text(path)
+        text = read()
         blocks = read_cif(text) if kind == "cif" else [CifEntry(block="", structure=read_poscar(text))]
     except Exception as error:  # a broken file must not prevent reading the next one
-        yield Entry(id=name, source=str(path), columns=columns, reason=in_words(error))
+        yield Entry(id=name, source=path, columns=columns, reason=in_words(error))
         return
     # A row does not say which of several structures of a file it belongs to.
     shared = f"its file holds {len(blocks)} structures, and one row" if columns and len(blocks) > 1 else None
     for number, block in enumerate(blocks):
         suffix = f"@{number}" if len(blocks) > 1 else ""
-        source = f"{path}{suffix} (data_{block.block})" if suffix else str(path)
+        source = f"{path}{suffix} (data_{block.block})" if suffix else path
         if block.structure is None or shared:
             reason = block.reason or shared
             yield Entry(id=f"{name}{suffix}", source=source, columns=columns, reason=reason)
@@ -320,6 +352,44 @@ def _file_entries(path: Path, name: str, kind: str, columns: Mapping[str, Any]) 
             structure=block.structure.replace(info=(info,)),
             columns=columns,
         )
+
+
+def _archive(path: Path) -> Source:
+    """Open a zip of CIF and POSCAR files.
+
+    Raises:
+        InputError: It is no such archive, or holds none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {
+                info.filename: info
+                for info in archive.infolist()
+                if not info.is_dir() and not PurePosixPath(info.filename).name.startswith("._")
+            }
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a zip archive ({in_words(error)}).") from None
+    kinds = {name: _format_of(Path(name)) for name in members}
+    files = {name: kind for name, kind in kinds.items() if kind in ("cif", "poscar", "extxyz")}
+    if not files:
+        raise InputError(f"{path}: holds no CIF or POSCAR file.")
+
+    def entries() -> Iterator[Entry]:
+        with zipfile.ZipFile(path) as archive:
+            for name, kind in files.items():
+                source = f"{path}/{name}"
+                if kind == "extxyz" or bare_name(Path(name)) != PurePosixPath(name).name.lower():
+                    reason = "of an archive, plain CIF and POSCAR files are read; unpack it and read this one"
+                    yield Entry(id=name, source=source, reason=reason)
+                    continue
+
+                def read(info: zipfile.ZipInfo = members[name]) -> str:
+                    refuse_bomb(path, packed=info.compress_size, unpacked=info.file_size)
+                    return archive.read(info).decode("utf-8-sig", errors="replace")
+
+                yield from _text_entries(read, source, name, kind or "", {})
+
+    return Source(total=len(files), entries=entries(), columns_from="")
 
 
 def _read_database(path: Path) -> Source:
@@ -437,8 +507,6 @@ def read_features(
         InputError: No such file or array, arrays that are no numbers or differ in length, or rows that are
             not finite.
     """
-    import zipfile
-
     import numpy as np
 
     path = Path(path)

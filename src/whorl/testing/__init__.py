@@ -8,6 +8,7 @@ from whorl.testing.evaluators import check_evaluator
 from whorl.testing.executors import check_executor
 from whorl.testing.generators import check_generator
 from whorl.testing.potentials import check_potential
+from whorl.testing.protocols import check_protocol
 from whorl.testing.reconstructors import check_reconstructor
 from whorl.testing.refiners import check_refiner
 from whorl.testing.report_sections import check_report_section
@@ -21,6 +22,7 @@ __all__ = [
     "check_executor",
     "check_generator",
     "check_potential",
+    "check_protocol",
     "check_reconstructor",
     "check_refiner",
     "check_report_section",

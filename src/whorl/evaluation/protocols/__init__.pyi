@@ -1,0 +1,4 @@
+from .base import EvaluationProtocol, ProtocolResult
+from .settings import ProtocolSettings
+
+__all__ = ["EvaluationProtocol", "ProtocolResult", "ProtocolSettings"]

@@ -1,0 +1,173 @@
+"""`whorl evaluate STRUCTURES`: a row for each structure that came in, whatever it is."""
+
+import csv
+import json
+import zipfile
+
+import pytest
+from ase.build import bulk, molecule
+from ase.io import read, write
+
+from whorl.errors import InputError
+from whorl.evaluation.structure_set import StructureSet
+from whorl.potentials.settings import CalculatorSettings
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.structure_evaluation import COLUMNS, StructureEvaluation, evaluate_structures
+
+EMT = CalculatorSettings(name="emt")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """CIF files, among them one that cannot be read, one that cannot be, and one that EMT does not know."""
+    place = tmp_path / "structures"
+    place.mkdir()
+    for number, (name, a) in enumerate([("Cu", 3.6), ("Cu", 3.65), ("Au", 4.1), ("Na", 4.2)]):
+        write(place / f"{number}.cif", bulk(name, "fcc", a=a, cubic=True))
+    (place / "4.cif").write_text("data_x\nnothing")
+    same = bulk("Cu", "fcc", a=3.6, cubic=True)
+    same.positions[1] = same.positions[0]
+    write(place / "5.cif", same)
+    write(place / "6.cif", bulk("Pt", "fcc", a=3.9))
+    return place
+
+
+def evaluated(path, output, **settings):
+    """Return the rows of structures.csv and metrics.json."""
+    monitor = Monitor()
+    written = evaluate_structures(
+        path, settings=StructureEvaluation(**settings), output=output, monitor=monitor
+    )
+    with (output / "structures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return rows, json.loads(written.read_text()), monitor
+
+
+def test_there_is_a_row_for_each_structure_in_order_with_status_and_reason(folder, tmp_path):
+    rows, metrics, monitor = evaluated(folder, tmp_path / "out", calculator=EMT)
+    assert list(rows[0])[: len(COLUMNS)] == list(COLUMNS)
+    assert [row["file"] for row in rows] == [f"{k}.cif" for k in range(7)]
+    assert [row["index"] for row in rows] == [str(k) for k in range(7)]
+    assert [row["status"] for row in rows] == [
+        *("evaluated", "evaluated", "evaluated", "failed", "unreadable", "unphysical", "evaluated")
+    ]
+    assert all(bool(row["reason"]) == (row["status"] != "evaluated") for row in rows)
+    assert "Na" in rows[3]["reason"] and "at one place" in rows[5]["reason"]
+    assert [row["unique"] for row in rows] == ["True", "False", "True", "", "", "", "True"]
+    assert [row["valid"] for row in rows] == ["True"] * 4 + ["", "False", "True"]
+    assert float(rows[0]["energy_per_atom"]) == pytest.approx(-0.0066888, abs=1e-6)
+    assert rows[3]["energy_per_atom"] == rows[0]["converged"] == ""
+    assert metrics["format"] == "whorl evaluation 1"
+    assert metrics["input"] == {"path": str(folder), "structures": 7, "read": 6, "skipped": 3}
+    assert metrics["counts"] == {"evaluated": 4, "failed": 1, "unreadable": 1, "unphysical": 1}
+    assert metrics["potential"] == {"name": "emt", "scheme": "emt"}
+    assert len(monitor.skipped) == 3
+    frames = read(tmp_path / "out" / "generated.extxyz", ":")
+    assert [frame.info["row"] for frame in frames] == [0, 1, 2, 3, 5, 6]
+
+
+def test_archives_are_read_in_their_order_with_a_reason_for_what_is_not(folder, tmp_path):
+    path = tmp_path / "made.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("6.cif", "4.cif", "0.cif"):
+            archive.write(folder / name, f"made/{name}")
+        archive.writestr("made/README.md", "text")
+        archive.writestr("__MACOSX/._0.cif", "text")
+        archive.writestr("made/more.extxyz", "1\n\nCu 0 0 0")
+    rows, _, _ = evaluated(path, tmp_path / "out")
+    assert [row["file"] for row in rows] == ["made/6.cif", "made/4.cif", "made/0.cif", "made/more.extxyz"]
+    assert [row["status"] for row in rows] == ["evaluated", "unreadable", "evaluated", "unreadable"]
+    with pytest.raises(InputError, match="holds no CIF or POSCAR file"):
+        with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+            pass
+        evaluated(tmp_path / "empty.zip", tmp_path / "out")
+    (tmp_path / "torn.zip").write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="cannot be read as a zip archive"):
+        evaluated(tmp_path / "torn.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["set.extxyz", "set.db", "table.csv", "poscars"])
+def test_all_formats_of_structures_are_read(name, tmp_path):
+    made = [bulk("Cu", "fcc", a=3.6), bulk("Au", "fcc", a=4.1, cubic=True)]
+    path = tmp_path / name
+    if name == "poscars":
+        path.mkdir()
+        for number, atoms in enumerate(made):
+            write(path / f"POSCAR_{number}", atoms, format="vasp")
+    elif name == "table.csv":
+        with path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["material_id", "cif"])
+            for number, atoms in enumerate(made):
+                write(tmp_path / "one.cif", atoms)
+                table.writerow([number, (tmp_path / "one.cif").read_text()])
+    else:
+        from ase.db import connect
+
+        if name == "set.db":
+            with connect(path) as database:
+                for atoms in made:
+                    database.write(atoms)
+        else:
+            write(path, made)
+    rows, _, _ = evaluated(path, tmp_path / "out", calculator=EMT)
+    assert [(row["formula"], row["n_atoms"], row["status"]) for row in rows] == [
+        ("Cu", "1", "evaluated"),
+        ("Au4", "4", "evaluated"),
+    ]
+
+
+def test_molecules_have_energies_and_are_not_compared_as_crystals(tmp_path):
+    write(tmp_path / "m.extxyz", [molecule("CO"), bulk("Cu")])
+    rows, _, _ = evaluated(tmp_path / "m.extxyz", tmp_path / "out", calculator=EMT)
+    assert [row["status"] for row in rows] == ["evaluated", "evaluated"]
+    assert [row["unique"] for row in rows] == ["", "True"]
+
+
+def test_settings_that_do_not_go_together_are_refused_before_anything_is_read(folder, tmp_path):
+    for settings, message in (
+        ({"hull": "mp2019=x"}, "--hull needs an energy method"),
+        ({"protocols": ("matergen",)}, "Did you mean 'mattergen'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluated(folder, tmp_path / "out", **settings)
+    with pytest.raises(InputError, match="everything would be novel"):
+        write(tmp_path / "empty.extxyz", bulk("Cu"))
+        (tmp_path / "reference").mkdir()
+        (tmp_path / "reference" / "0.cif").write_text("nothing")
+        evaluated(folder, tmp_path / "out", reference=tmp_path / "reference")
+
+
+def test_files_that_change_meanwhile_are_said(folder, tmp_path, monkeypatch):
+    inside = StructureSet.checked
+
+    def changing(self, *args):
+        (folder / "0.cif").write_text("changed")
+        return inside(self, *args)
+
+    monkeypatch.setattr(StructureSet, "checked", changing)
+    _, metrics, monitor = evaluated(folder, tmp_path / "out")
+    assert any("changed while it was evaluated" in warning for warning in metrics["warnings"])
+    assert metrics["warnings"] == monitor.warnings
+
+
+def test_finished_parts_are_used_again_and_bound_to_contents_and_settings(folder, tmp_path, monkeypatch):
+    from whorl.potentials import emt
+
+    calls = []
+    inside = emt.EMT.__call__
+
+    def counting(self, structures):
+        calls.append(len(structures))
+        return inside(self, structures)
+
+    monkeypatch.setattr(emt.EMT, "__call__", counting)
+    first, _, _ = evaluated(folder, tmp_path / "out", calculator=EMT)
+    made = len(calls)
+    again, _, _ = evaluated(folder, tmp_path / "out", calculator=EMT, protocols=("mattergen",))
+    assert len(calls) == made
+    assert [row["energy_per_atom"] for row in again] == [row["energy_per_atom"] for row in first]
+    write(folder / "0.cif", bulk("Cu", "fcc", a=3.7, cubic=True))
+    changed, _, _ = evaluated(folder, tmp_path / "out", calculator=EMT)
+    assert len(calls) > made
+    assert changed[0]["energy_per_atom"] != first[0]["energy_per_atom"]
