@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import itertools
 import shutil
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from whorl.structures.batch import StructureBatch
 from whorl.tensor_files import read_tensors, tensors_hash, write_tensors
 from whorl.version import __version__
 
-Chunk = TypeVar("Chunk", Tensor, StructureBatch)
+Chunk = TypeVar("Chunk", bound=Sized)
 
 _AHEAD = 4  # chunks for each worker
 
@@ -64,13 +64,13 @@ def map_chunks(
     Args:
         function: Does one part of the work. Executors other than ``serial`` need one that can be pickled:
             defined at the top level of a module, or a ``functools.partial`` of such a one.
-        chunks: The work: structures or rows of a tensor.
+        chunks: The work: structures, rows of a tensor, or objects whose ``contents`` tell them apart.
         folder: Where parts are kept; None to keep none.
         key: JSON-able: everything but the chunk itself that the result depends on. A structure's ``info``
             is no part of the chunk: where it matters, its hash belongs here.
         executor: Does the work; by default that of :func:`whorl.executors.executing`, or else ``serial``. The
             result does not depend on it.
-        progress: Called with how many structures or rows are done, and how many there are.
+        progress: Called with how many structures, rows or items are done, and how many there are.
 
     Raises:
         InputError: The disk is full, the folder cannot be written, or the function cannot be sent to workers.

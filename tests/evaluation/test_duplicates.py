@@ -99,7 +99,7 @@ def test_known_and_new():
     calls: list[tuple[int, int]] = []
     found = is_known(made, known, progress=lambda done, total: calls.append((done, total)))
     assert found.tolist() == [True, False, False, True]
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert calls == sorted(calls) and calls[-1] == (4, 4)
     assert is_known(known, known).all()
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_crystal_is_in_no_group_and_not_known():
     structures = from_ase([*bad_crystals(), bulk("Fe")])
     calls: list[int] = []
     assert distinct(structures, progress=lambda done, total: calls.append(done)) == [[5]]
-    assert calls == [1, 2, 3, 4, 5, 6]
+    assert calls == sorted(calls) and calls[-1] == 6
     assert is_known(structures, structures).tolist() == [False] * 5 + [True]
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import combinations
+
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from whorl.structures.convert import Structures
+from whorl.structures.convert import Structures, as_batch
 
 
 def possibly_disordered(
@@ -13,8 +17,49 @@ def possibly_disordered(
 ) -> Bool[Tensor, "B"]:
     """Return which structures have two elements that may share a site.
 
-    Two elements may if their atomic radii differ by at most ``radius_tolerance`` of their mean, and their
-    Pauling electronegativities by at most ``electronegativity_tolerance``: MatterGen's thresholds, from the
-    disordered crystals of the ICSD. Elements without a known radius or electronegativity never may.
+    Two elements may if their atomic radii (Slater) differ by at most ``radius_tolerance`` of their mean, and
+    their Pauling electronegativities by at most ``electronegativity_tolerance``: MatterGen's rule, with its
+    thresholds. Elements without a tabulated radius or electronegativity never may. Such a crystal may be one
+    ordering of a known disordered one, whatever StructureMatcher says of its novelty.
+
+    >>> from ase.build import bulk
+    >>> possibly_disordered([bulk("CuAu", "cesiumchloride", a=3.1), bulk("NaCl", "rocksalt", a=5.6)]).tolist()
+    [True, False]
     """
-    raise NotImplementedError
+    structures = as_batch(structures)
+    return torch.tensor(
+        [
+            any(
+                _may_share(*pair, radius_tolerance, electronegativity_tolerance)
+                for pair in combinations(sorted(set(numbers.tolist())), 2)
+            )
+            for numbers in structures.atomic_numbers.cpu().split(structures.n_atoms.tolist())
+        ],
+        dtype=torch.bool,
+    )
+
+
+def _may_share(first: int, second: int, radius_tolerance: float, electronegativity_tolerance: float) -> bool:
+    (radius, attraction), (other_radius, other_attraction) = _element(first), _element(second)
+    if radius is None or other_radius is None or attraction is None or other_attraction is None:
+        return False
+    return (
+        abs(radius - other_radius) <= radius_tolerance * (radius + other_radius) / 2
+        and abs(attraction - other_attraction) <= electronegativity_tolerance
+    )
+
+
+@lru_cache(maxsize=256)
+def _element(number: int) -> tuple[float | None, float | None]:
+    """Return radius (Å) and Pauling electronegativity of an element, None where not tabulated."""
+    from pymatgen.core import Element
+
+    try:
+        data = Element.from_Z(number).data
+    except ValueError:
+        return None, None
+    radius, attraction = data.get("Atomic radius"), data.get("X")
+    return tuple(
+        float(value) if isinstance(value, int | float) and value == value else None
+        for value in (radius, attraction)
+    )  # type: ignore[return-value]

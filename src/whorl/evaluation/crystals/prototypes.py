@@ -8,9 +8,11 @@ from pathlib import Path
 from jaxtyping import Bool
 from torch import Tensor
 
+from whorl.evaluation.crystals.comparison import Comparison
+from whorl.evaluation.crystals.reduction import sound_crystals
 from whorl.evaluation.crystals.settings import MatcherSettings
 from whorl.executors.base import Executor
-from whorl.structures.convert import Structures
+from whorl.structures.convert import Structures, as_batch
 
 
 def new_prototypes(
@@ -18,7 +20,7 @@ def new_prototypes(
     known: Structures,
     *,
     settings: MatcherSettings | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     executor: Executor | None = None,
     folder: Path | None = None,
 ) -> Bool[Tensor, "B"]:
@@ -32,4 +34,6 @@ def new_prototypes(
         executor: Does the work.
         folder: Where finished parts are kept.
     """
-    raise NotImplementedError
+    structures = as_batch(structures)
+    comparison = Comparison(settings or MatcherSettings(), True, progress, executor, folder)
+    return sound_crystals(structures) & (comparison.first_known(structures, as_batch(known)) < 0)

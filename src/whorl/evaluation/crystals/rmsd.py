@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.errors import InputError
+from whorl.evaluation.crystals.comparison import Comparison
 from whorl.evaluation.crystals.settings import MatcherSettings
-from whorl.structures.convert import Structures
+from whorl.executors.base import Executor
+from whorl.structures.convert import Structures, as_batch
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class PairRmsd:
 
     Attributes:
         normalized: (B,) float64, in units of (V/N)^⅓.
-        angstrom: (B,) float64, in Å.
+        angstrom: (B,) float64, in Å, for the geometric mean of the two volumes.
     """
 
     normalized: Float[Tensor, "B"]
@@ -31,16 +36,32 @@ def rmsd_of_pairs(
     settings: MatcherSettings | None = None,
     scale: bool = True,
     supercells: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    executor: Executor | None = None,
+    folder: Path | None = None,
 ) -> PairRmsd:
-    """Return StructureMatcher's RMS displacement of crystals from references of the same index.
+    """Return StructureMatcher's RMS displacement (``get_rms_dist``) of crystals from those of the same index.
 
     The arguments of ``get_rms_dist`` are in the order given, whatever ``settings.order``.
 
     Args:
-        structures: Crystals, such as relaxed ones.
-        references: As many crystals, such as the generated ones.
+        structures: Crystals, such as the generated ones.
+        references: As many crystals, such as the relaxed ones.
         settings: Tolerances. MatterGen's RMSD to relaxed crystals: ``ltol=0.5, stol=0.5, angle_tol=10``.
         scale: Whether cells are brought to one volume first. MatterGen: no.
         supercells: Whether primitive cells of different size are compared. MatterGen: yes.
+        progress: Called with (crystals done, crystals in all).
+        executor: Does the work.
+        folder: Where finished chunks are kept.
+
+    Raises:
+        InputError: Not as many references as structures.
     """
-    raise NotImplementedError
+    structures, references = as_batch(structures), as_batch(references)
+    if len(structures) != len(references):
+        raise InputError(
+            f"rmsd_of_pairs: got {len(structures)} structures and {len(references)} references; expected one "
+            "reference for each structure."
+        )
+    comparison = Comparison(settings or MatcherSettings(), False, progress, executor, folder)
+    return PairRmsd(*comparison.rms_of_pairs(structures, references, scale=scale, supercells=supercells))
