@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.matrix import epochs_in
@@ -29,7 +30,7 @@ from whorl.datasets.extxyz import write_extxyz
 from whorl.evaluation import Reference, Samples, evaluate
 from whorl.files import read_json, write_json
 from whorl.generators import ConditionalGenerator, fit, load_model, save_model
-from whorl.representations import CrysTens
+from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
 from whorl.surrogates import NetworkSurrogate
 
@@ -119,13 +120,22 @@ def report(done: int, epochs: int, message: str) -> None:
         print(f"  {done}/{epochs}, {message}", flush=True)
 
 
-def tensors_of(codec: str, crystals: StructureBatch) -> tuple[CrysTens, Tensor, list[int]]:
+def tensors_of(
+    options: argparse.Namespace, codec: str, crystals: StructureBatch
+) -> tuple[CrysTens, Tensor, list[int]]:
     """Return the codec, the tensors of the crystals that can be encoded, and the indices of these."""
-    encoder = CrysTens(max_atoms=int(crystals.n_atoms.max()), **CODECS[codec])
-    bad = encoder.find_problems(crystals)
-    usable = [i for i in range(len(crystals)) if i not in bad]
-    encoder = encoder.fit(crystals[usable])
-    return encoder, encoder(crystals[usable]).float(), usable
+    path = options.output / f"{codec}-tensors.safetensors"
+    if not path.exists():
+        encoder = CrysTens(max_atoms=int(crystals.n_atoms.max()), **CODECS[codec])
+        bad = encoder.find_problems(crystals)
+        usable = [i for i in range(len(crystals)) if i not in bad]
+        encoder = encoder.fit(crystals[usable])
+        write_json(options.output / f"{codec}-tensors.json", {"codec": encoder.config(), "usable": usable})
+        save_file({"tensors": encoder(crystals[usable]).float()}, path)
+    kept = read_json(options.output / f"{codec}-tensors.json")
+    known = make_representation(kept["codec"])
+    assert isinstance(known, CrysTens)
+    return known, load_file(path)["tensors"], kept["usable"]
 
 
 def surrogate_of(options: argparse.Namespace, tensors: Tensor, heats: Tensor) -> NetworkSurrogate:
@@ -220,15 +230,16 @@ def main() -> int:
         options.generators = "gan,diffusion"
         crystals, heats = crystals[:40], heats[:40]
     options.output.mkdir(parents=True, exist_ok=True)
-    canonical, tensors, usable = tensors_of("invariant", crystals)
-    surrogate = None if options.train_only else surrogate_of(options, tensors, heats[usable])
-    if surrogate is not None:
+    surrogate = None
+    if not options.train_only:
+        canonical, tensors, usable = tensors_of(options, "invariant", crystals)
+        surrogate = surrogate_of(options, tensors, heats[usable])
         print(f"surrogate: mean absolute error {surrogate.validation_mae:.3f} on held-out crystals\n")
         print("| " + " | ".join(COLUMNS.values()) + " |\n" + "|---" * len(COLUMNS) + "|")
     count = options.samples
     spread = torch.quantile(heats, torch.linspace(0.05, 0.95, count))
     for codec in options.codecs.split(","):
-        encoder, tensors, usable = tensors_of(codec, crystals)
+        encoder, tensors, usable = tensors_of(options, codec, crystals)
         reference = Reference(
             name=options.property,
             unit="eV/atom",
