@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Run as modules: ``python -m benchmarks.reconstruction.pt10``.
-CRYSTENS := codec canonical perovskites
+CRYSTENS := codec canonical perovskites stability
 RECONSTRUCTION := speed shapes pt10 crystals molecules large atomwise rows measured information ablation infeasible
 REFINEMENT := pt10_project materials generated
 

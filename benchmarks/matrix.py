@@ -150,13 +150,14 @@ def run_pair(options: argparse.Namespace, fingerprint: str, model: str) -> dict[
             target[section][name] * target[section]["count"] for target in targets if target.get(section)
         )
 
+    known = all(t["inversion"]["percent_invalid"] is not None for t in targets if t.get("inversion"))
     ratios = [t["diversity_atoms"]["ratio"] for t in targets if t.get("diversity_atoms")]
     row = {
         "fingerprint": fingerprint,
         "generator": model,
         "epochs": epochs,
         "percent_within": total("potential", "percent_within") / count,
-        "percent_realisable": 100.0 - total("inversion", "percent_invalid") / count,
+        "percent_realisable": 100.0 - total("inversion", "percent_invalid") / count if known else None,
         "spread": sum(r for r in ratios if r) / max(sum(r is not None for r in ratios), 1),
         "seconds": time.process_time() - start,
     }
@@ -224,8 +225,8 @@ def main() -> int:
             rows.append(row)
             print(
                 f"{fingerprint:15} {model:14} {row['percent_within']:15.0f}  "
-                f"{row['percent_realisable']:14.0f}  "
-                f"{row['spread']:6.2f}  {row['epochs']:6}  {row['seconds']:11.0f}",
+                f"{'–' if row['percent_realisable'] is None else round(row['percent_realisable']):>14}  "
+                f"{row['spread']:6.2f}  {row['epochs']:6}  {row['seconds'] or 0:11.0f}",
                 flush=True,
             )
     if not options.quick:

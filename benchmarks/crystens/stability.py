@@ -1,11 +1,11 @@
-"""Stability of generated crystals, a set for each generator: ``python -m benchmarks.crystens.stability``.
+r"""Stability of generated crystals, a set for each generator: ``python -m benchmarks.crystens.stability``.
 
 Each set is evaluated by ``whorl evaluate`` (relaxation, energy above the hull, protocols), which resumes what
 was interrupted. The table has shares of all structures that came in, with 95 % intervals, and the picture the
 distributions of the energy above the hull and of the formation energy, as in figures 8 and 12 of Alverson et
 al. 2024.
 
-    python -m benchmarks.crystens.stability runs/benchmarks/perovskites/crystens-*-low.extxyz --count 200 \\
+    python -m benchmarks.crystens.stability runs/benchmarks/perovskites/crystens-*-low.extxyz --count 200 \
         --reference ../shared/data/perov_5_val.csv.gz --hull mp2019=mp2019_formation_energies.csv.xz
 """
 
@@ -76,7 +76,7 @@ def text(metric: dict[str, Any] | None) -> str:
 
 def column(folder: Path, name: str) -> list[float]:
     """Return the numbers of a column of the results that are known."""
-    with open(folder / "structures.csv", newline="") as file:
+    with (folder / "structures.csv").open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
@@ -90,7 +90,7 @@ def draw(folders: dict[str, Path], path: Path) -> None:
         columns = {label: np.array(column(folder, name)) for label, folder in folders.items()}
         known = np.concatenate(list(columns.values()))
         if len(known):
-            edges = np.linspace(*np.quantile(known, [0, 0.98]), 30)
+            edges = np.linspace(known.min(), np.quantile(known, 0.98), 30)
             for kind, values in columns.items():
                 weights = np.full(len(values), 100 / max(len(values), 1))
                 axes.hist(
