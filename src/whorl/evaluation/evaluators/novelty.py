@@ -61,17 +61,20 @@ class NoveltyEvaluator(Evaluator):
             structures.replace(info=()),
         )
 
-        def among(others: StructureBatch, rows: Tensor) -> Tensor:
+        def among(others: StructureBatch, rows: Tensor, folder: str) -> Tensor:
+            if bool(structures.pbc.all()):
+                kept = None if context.directory is None else context.directory / folder
+                return is_known(structures[rows], others, progress=context.progress, folder=kept)
             (part,) = context.map(
                 partial(_known, others), [structures[rows]], key=["novelty", tensors_hash(others.tensors)]
             )
             return part.tensors["known"]
 
         real = real.replace(info=())
-        known = among(real, chosen)
+        known = among(real, chosen, "real")
         copy = torch.zeros_like(known)
         if bool(known.any()):
-            copy[known] = among(real[reference.training_rows], chosen[known])
+            copy[known] = among(real[reference.training_rows], chosen[known], "training")
         answers = dict(zip(first, zip((~known).tolist(), copy.tolist(), strict=True), strict=True))
         columns = [answers.get(group, (None, None)) for group in groups]
         return Metrics(
@@ -82,5 +85,4 @@ class NoveltyEvaluator(Evaluator):
 
 
 def _known(real: StructureBatch, structures: StructureBatch) -> Part:
-    find = is_known if bool(structures.pbc.all()) else known_clusters
-    return Part({"known": find(structures, real)})
+    return Part({"known": known_clusters(structures, real)})

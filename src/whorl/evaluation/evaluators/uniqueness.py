@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from whorl.chunked import Part
 from whorl.evaluation.clusters import distinct_clusters
@@ -38,8 +39,13 @@ class UniquenessEvaluator(Evaluator):
         """Return the group of each structure, and how many groups there are."""
         structures = samples.crystals if samples.crystals is not None else samples.clusters
         assert structures is not None
-        (part,) = context.map(_groups, [structures.replace(info=())], key="uniqueness")
-        group = part.tensors["group"].tolist()
+        structures = structures.replace(info=())
+        if bool(structures.pbc.all()):
+            groups = distinct(structures, progress=context.progress, folder=context.directory)
+            group = _numbered(groups, len(structures)).tolist()
+        else:
+            (part,) = context.map(_clusters, [structures], key="uniqueness")
+            group = part.tensors["group"].tolist()
         firsts = {number: row for row, number in reversed(list(enumerate(group))) if number >= 0}
         return Metrics(
             evaluator=self.kind,
@@ -54,9 +60,12 @@ class UniquenessEvaluator(Evaluator):
         )
 
 
-def _groups(structures: StructureBatch) -> Part:
-    group = torch.full((len(structures),), -1)
-    find = distinct if bool(structures.pbc.all()) else distinct_clusters
-    for number, members in enumerate(find(structures)):
+def _clusters(structures: StructureBatch) -> Part:
+    return Part({"group": _numbered(distinct_clusters(structures), len(structures))})
+
+
+def _numbered(groups: list[list[int]], count: int) -> Tensor:
+    group = torch.full((count,), -1)
+    for number, members in enumerate(groups):
         group[members] = number
-    return Part({"group": group})
+    return group
