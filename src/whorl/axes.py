@@ -11,6 +11,7 @@ from whorl.registry import Registry
 
 if TYPE_CHECKING:
     from whorl.conditions.base import Condition
+    from whorl.dft.base import DFTCode
     from whorl.evaluation.evaluators.base import Evaluator
     from whorl.evaluation.protocols.base import EvaluationProtocol
     from whorl.executors.base import Executor
@@ -162,6 +163,17 @@ CONDITIONS: Registry[Condition] = Registry(
         "composition": "whorl.conditions.composition:Composition",
         "crystal_system": "whorl.conditions.crystal_system:CrystalSystem",
         "space_group": "whorl.conditions.space_group:SpaceGroup",
+    },
+)
+
+DFT_CODES: Registry[DFTCode] = Registry(
+    "electronic-structure program",
+    group="whorl.dft_codes",
+    base="whorl.dft.base:DFTCode",
+    builtin={
+        "vasp": "whorl.dft.vasp:VASP",
+        "espresso": "whorl.dft.espresso:Espresso",
+        "gpaw": "whorl.dft.gpaw:GPAW",
     },
 )
 

@@ -22,6 +22,7 @@ def commands() -> typer.Typer:
     from whorl.cli import (  # noqa: F401  (each adds its own)
         data,
         decode,
+        dft,
         evaluate,
         init,
         invert,

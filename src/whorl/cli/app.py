@@ -32,6 +32,7 @@ _ORDER = (
     "decode",
     "refine",
     "evaluate",
+    "dft",
     "report",
     "show",
 )

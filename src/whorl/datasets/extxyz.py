@@ -359,6 +359,9 @@ def write_extxyz(
         if atoms.calc is not None:  # ASE rejects a result that is also in info; ours is the later one
             for name in {*atoms.info, *atoms.arrays} & {*atoms.calc.results}:
                 del atoms.calc.results[name]
+            # A matrix for each atom, such as Born charges, is no column.
+            for name in [name for name, value in atoms.calc.results.items() if np.ndim(value) > 2]:
+                del atoms.calc.results[name]
             for name in OF_EACH_ATOM & {*atoms.calc.results}:
                 if np.shape(atoms.calc.results[name])[:1] != (len(atoms),):
                     del atoms.calc.results[name]
