@@ -167,7 +167,7 @@ CONDITIONS: Registry[Condition] = Registry(
 )
 
 DFT_CODES: Registry[DFTCode] = Registry(
-    "electronic-structure program",
+    "electronic structure program",
     group="whorl.dft_codes",
     base="whorl.dft.base:DFTCode",
     builtin={

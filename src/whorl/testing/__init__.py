@@ -4,6 +4,7 @@ For authors of new methods: call these from your own tests.
 """
 
 from whorl.testing.conditions import check_condition
+from whorl.testing.electronic_structure_programs import check_electronic_structure_program
 from whorl.testing.evaluators import check_evaluator
 from whorl.testing.executors import check_executor
 from whorl.testing.generators import check_generator
@@ -18,6 +19,7 @@ from whorl.testing.surrogates import check_surrogate
 
 __all__ = [
     "check_condition",
+    "check_electronic_structure_program",
     "check_evaluator",
     "check_executor",
     "check_generator",
