@@ -20,6 +20,7 @@ __all__ = ["commands", "main"]
 def commands() -> typer.Typer:
     """Return all commands."""
     from whorl.cli import (  # noqa: F401  (each adds its own)
+        compare,
         data,
         decode,
         dft,

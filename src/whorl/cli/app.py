@@ -32,6 +32,7 @@ _ORDER = (
     "decode",
     "refine",
     "evaluate",
+    "compare",
     "dft",
     "report",
     "show",

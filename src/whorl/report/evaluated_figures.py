@@ -72,14 +72,15 @@ def draw_distribution(
     finite = {name: values[np.isfinite(values)] for name, values in sets.items()}
     low, high = _limits([values for values in finite.values() if len(values)], narrowest)
     most = max((len(values) for values in finite.values()), default=0)
-    bins = min(max(round(1.5 * math.sqrt(most)), _BINS[0]), _BINS[1])
-    edges = np.linspace(low, high, bins + 1)
-    if (
-        most
-        and high - low < _MOST_WHOLE
-        and all((values == np.round(values)).all() for values in finite.values())
-    ):
+    bins = min(max(round(2 * math.sqrt(most)), _BINS[0]), _BINS[1])
+    whole = most and all((values == np.round(values)).all() for values in finite.values())
+    if whole and high - low < _MOST_WHOLE:
         edges = np.arange(math.floor(low) - 0.5, math.ceil(high) + 1)
+    else:
+        # Bins begin at round numbers, such as the marks.
+        step = _round_step((high - low) / bins)
+        edges = step * np.arange(math.floor(low / step), math.ceil(high / step) + 1)
+    low, high = float(edges[0]), float(edges[-1])
     several = len(sets) > 1
     for mark in marks:
         if low < mark < high:
@@ -97,6 +98,12 @@ def draw_distribution(
     axes.locator_params(axis="x", nbins=6)
     if not several:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _round_step(step: float) -> float:
+    """Return 1, 2 or 5 times a power of ten, at least as large."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.999 * step)
 
 
 def _note(sets: Mapping[str, Float[np.ndarray, "_"]], limits: tuple[float, float]) -> str:

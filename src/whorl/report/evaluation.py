@@ -22,6 +22,7 @@ from whorl.report.widgets import Picture, image, picture, render
 from whorl.structures.batch import StructureBatch
 
 STABLE = 0.1  # eV/atom above the hull: the limit of what may be made, by the field's custom
+SUN = {"sun": "S.U.N.", "msun": "Metastable, unique, novel"}  # metrics at the top of the page
 _MOST_PICTURES = 24
 _MOST_ATOMS_DRAWN = 400  # of a structure with a picture
 _MOST_EMBEDDED = 1500  # structures to look at and to download from the page
@@ -37,7 +38,7 @@ _FILES = {
     "relaxed.extxyz": "relaxed structures",
     "phase_diagrams.json": "points of the phase diagrams",
 }
-_HEADINGS = {
+HEADINGS = {
     "energy_above_hull": "energy above hull (eV/atom)",
     "formation_energy": "formation energy (eV/atom)",
     "energy_per_atom": "energy (eV/atom)",
@@ -104,14 +105,23 @@ class Metric:
         low, high = content.get("low"), content.get("high")
         known = isinstance(low, int | float) and isinstance(high, int | float)
         return cls(
-            name=name.replace("_", " "),
+            name=metric_name(name),
             value=_shown(content.get("value"), unit, is_share),
-            interval=f"{_shown(low, '', is_share, bare=True)} – {_shown(high, unit, is_share)}"
+            interval=f"{_shown(low, unit, is_share, bare=True)} – {_shown(high, unit, is_share)}"
             if known
             else "",
             of=NOTHING if of is None else f"{of:,}" if count is None else f"{count:,} of {of:,}",
             text=str(content.get("text") or ""),
         )
+
+
+def metric_name(name: str) -> str:
+    """Return the name of a metric as text.
+
+    >>> metric_name("sun"), metric_name("novel_systems")
+    ('S.U.N.', 'novel systems')
+    """
+    return SUN.get(name, name.replace("_", " ").replace("rmsd", "RMSD"))
 
 
 def is_share_of(content: Mapping[str, Any]) -> bool:
@@ -127,8 +137,9 @@ def _shown(value: Any, unit: str, is_share: bool, bare: bool = False) -> str:
         return NOTHING
     if is_share:
         return f"{100 * value:.1f}" + ("" if bare else " %")
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    return f"{text} {unit}".strip().replace("-", "−")
+    plain = f"{value:.3f}" if unit and 1e-3 <= abs(value) < 100 else f"{value:.4g}"
+    text = f"{value:,}" if isinstance(value, int) else plain
+    return (text if bare else f"{text} {unit}").strip().replace("-", "−")
 
 
 def evaluation_page(folder: Path | str) -> Path:
@@ -183,11 +194,12 @@ def _headlines(evaluated: EvaluatedSet) -> str:
     ]
     for name, protocol in evaluated.part("protocols").items():
         for key, content in (protocol.get("metrics") or {}).items():
-            if key.lower().replace(".", "") in ("sun", "stable_unique_novel", "msun"):
-                metric = Metric.of_json(key, content)
+            metric = Metric.of_json(key, content)
+            if key in SUN and metric.value != NOTHING:
                 interval = f"95 % interval {metric.interval}" if metric.interval else ""
-                what = "S.U.N." if "m" not in key.lower() else "Metastable, unique, novel"
-                cards.append((what, f"protocol {name}", metric.value, f"{metric.of}; {interval}".strip("; ")))
+                cards.append(
+                    (SUN[key], f"protocol {name}", metric.value, f"{metric.of}; {interval}".strip("; "))
+                )
     energies = evaluated.numbers("energy_above_hull")
     known = energies[np.isfinite(energies)]
     if len(known):
@@ -282,8 +294,8 @@ def _distributions(evaluated: EvaluatedSet) -> str:
         (
             distribution(
                 {"": columns[column]},
-                label=_HEADINGS[column],
-                title=_HEADINGS[column].partition(" (")[0].capitalize()
+                label=HEADINGS[column],
+                title=HEADINGS[column].partition(" (")[0].capitalize()
                 if column != "rmsd_to_relaxed"
                 else "RMSD to relaxed",
                 marks=marks,
@@ -392,13 +404,13 @@ def _chemiscope_input(evaluated: EvaluatedSet, rows: Sequence[int]) -> dict[str,
 
     properties: dict[str, Any] = {}
     geometry = evaluated.geometry
-    for column in (*(name for name in _FIRST if name in _HEADINGS), "density", "volume_per_atom"):
+    for column in (*(name for name in _FIRST if name in HEADINGS), "density", "volume_per_atom"):
         values = evaluated.numbers(column)
         if not np.isfinite(values).any() and column in geometry:
             values = geometry[column]
         values = np.where(np.isfinite(values), values, np.nan)[list(rows)]
         if np.isfinite(values).any():
-            title, _, unit = _HEADINGS[column].partition(" (")
+            title, _, unit = HEADINGS[column].partition(" (")
             properties[title] = {
                 "target": "structure",
                 "values": np.array([float(f"{value:.6g}") for value in values]),
@@ -463,7 +475,7 @@ def _table(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
         "columns": [
             {
                 "name": name,
-                "title": _HEADINGS.get(name, name.replace("_", " ")),
+                "title": HEADINGS.get(name, name.replace("_", " ")),
                 "numeric": evaluated.is_numeric[name],
                 "main": name in _FIRST,
                 "flag": {text.lower() for text in evaluated.texts(name) if text} <= {"true", "false"},
