@@ -96,7 +96,7 @@ def make_folder(
     (folder / "metrics.json").write_text(json.dumps(metrics(count, unreadable)), encoding="utf-8")
     (folder / "phase_diagrams.json").write_text(json.dumps(diagrams(rows)), encoding="utf-8")
     for kind in ("generated", "relaxed"):
-        info = tuple({"index": k, "file": name.format(k=k), "status": "converged"} for k in range(count))
+        info = tuple({"row": k, "file": name.format(k=k), "status": "converged"} for k in range(count))
         if count:
             write_extxyz(structures.replace(info=info), folder / f"{kind}.extxyz")
         else:

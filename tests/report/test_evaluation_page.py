@@ -61,8 +61,8 @@ def test_metrics_stand_with_intervals_settings_and_departures(tmp_path):
         "25.0 %",  # 3 of 12
         "20.0 – 30.0 %",
         "3 of 12",
-        "0.2134 Å",
-        "0.18 – 0.25 Å",
+        "0.213 Å",
+        "0.180 – 0.250 Å",
         "stable, unique and novel",
         "Ordered matcher only.",
         "matcher.ltol",
@@ -123,7 +123,7 @@ def test_each_row_leads_to_its_own_structure(tmp_path):
 def test_relaxed_structures_are_shown_and_the_original_where_there_is_none(tmp_path):
     folder = make_folder(tmp_path / "out", 6)
     relaxed = crystals(6)[:2]
-    relaxed = relaxed.replace(positions=relaxed.positions + 5.0, info=({"index": 4}, {"index": 1}))
+    relaxed = relaxed.replace(positions=relaxed.positions + 5.0, info=({"row": 4}, {"row": 1}))
     write_extxyz(relaxed, folder / "relaxed.extxyz")
     found = EvaluatedSet.read(folder).structures
     for row, number in ((4, 0), (1, 1)):
@@ -265,7 +265,7 @@ def test_shares_and_other_numbers_are_told_apart():
     assert not is_share_of({"value": 0.25, "count": 1, "of": 4, "unit": "Å"})
     assert not is_share_of({"value": 0.25})
     assert Metric.of_json("rmsd", {"value": None, "count": 0, "of": 4}).value == "–"
-    assert Metric.of_json("a", {"value": -0.5, "unit": "eV"}).value == "−0.5 eV"
+    assert Metric.of_json("a", {"value": -0.5, "unit": "eV"}).value == "−0.500 eV"
 
 
 def test_json_in_a_script_cannot_end_it():

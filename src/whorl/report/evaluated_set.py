@@ -138,7 +138,7 @@ class EvaluatedSet:
         places = self._places(len(entries))
         frames = {}
         for number, entry in enumerate(entries):
-            row = _whole(entry.columns.get("index"))
+            row = _whole(entry.columns.get("row"))
             if row is None and number < len(places):
                 row = places[number]
             if entry.structure is not None and row is not None and 0 <= row < len(self.rows):

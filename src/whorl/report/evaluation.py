@@ -146,7 +146,7 @@ def evaluation_page(folder: Path | str) -> Path:
     """Write the page of a folder of ``whorl evaluate STRUCTURES``: one HTML file that needs no network.
 
     It reads ``metrics.json`` and ``structures.csv``, and where they are there ``phase_diagrams.json``,
-    ``relaxed.extxyz`` and ``generated.extxyz`` (whose ``index`` in the info, if there is one, is the row of
+    ``relaxed.extxyz`` and ``generated.extxyz`` (whose ``row`` in the info, if there is one, is the row of
     ``structures.csv``; otherwise both are in the same order).
 
     Args:
@@ -242,6 +242,7 @@ def _protocols(evaluated: EvaluatedSet) -> str:
         {
             "name": name,
             "summary": content.get("summary") or "",
+            "source": content.get("source") or "",
             "metrics": [Metric.of_json(key, of) for key, of in (content.get("metrics") or {}).items()],
             "settings": settings_of(content),
             "departures": content.get("departures") or [],

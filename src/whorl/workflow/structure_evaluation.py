@@ -32,6 +32,7 @@ from whorl.locks import locked
 from whorl.potentials.base import Potential
 from whorl.potentials.schemes import scheme_of
 from whorl.potentials.settings import CalculatorSettings
+from whorl.report.evaluation import evaluation_page
 from whorl.structures import StructureBatch, from_ase
 from whorl.structures.cells import volumes
 from whorl.structures.composition import formula_of_all, species_of
@@ -503,6 +504,10 @@ def _write(
             "counts": dict(counts.most_common()),
         },
     )
+    try:
+        evaluation_page(output)
+    except Exception as error:  # the results do not depend on their page
+        monitor.warn(f"report.html could not be written ({type(error).__name__}: {error}).")
     return output / "metrics.json"
 
 
