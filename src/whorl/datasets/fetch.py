@@ -1,7 +1,8 @@
-"""Download of public benchmark sets of crystals.
+"""Download of public benchmark sets of crystals, and of a table of formation energies.
 
 Perov-5, Carbon-24 and MP-20 as Xie et al. (ICLR 2022, arXiv:2110.06197) split them; MPTS-52 as Jiao et al.
-(NeurIPS 2023, arXiv:2309.04475) did. Every address names one commit, so that a file cannot change under it.
+(NeurIPS 2023, arXiv:2309.04475) did; the formation energies of the Materials Project of April 2019 (matbench
+v0.1, Dunn et al., npj Comput. Mater. 6, 138, 2020), for convex hulls. Every address names one commit, so that a file cannot change under it.
 """
 
 from __future__ import annotations
@@ -33,14 +34,17 @@ class Benchmark:
         address: Folder of the files, with the commit in it.
         sha256: File names and their checksums; None where none is known before the first download.
         licence: Of the repository it comes from.
+        column: That each table has.
     """
 
     address: str
     sha256: Mapping[str, str | None]
     licence: str
+    column: str = "cif"
 
 
 _CDVAE = "https://raw.githubusercontent.com/txie-93/cdvae/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/data"
+_CRABNET = "https://raw.githubusercontent.com/anthony-wang/CrabNet/b09c762ff1355f700c55ced5cb2be5455f2f8981/data"
 _DIFFCSP = "https://raw.githubusercontent.com/jiaor17/DiffCSP/7121d159826efa2ba9500bf299250d96da37f146/data"
 
 # The checksums are those that a public copy of the CDVAE files (gabeguo/cdvae_xrd, Git LFS) states. Both
@@ -78,6 +82,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         sha256={"train.csv": None, "val.csv": None, "test.csv": None},
         licence="MIT; structures of the Materials Project, CC BY 4.0",
     ),
+    "hull_mp2019": Benchmark(
+        address=f"{_CRABNET}/matbench",
+        sha256={"mp_e_form.csv": "90e895635c96447c5be4e9070d26f26e1b4d17925102a6597ae3c4d79c32555b"},
+        licence="MIT; energies of the Materials Project, CC BY 4.0",
+        column="formula",
+    ),
 }
 
 
@@ -97,7 +107,7 @@ def fetch_benchmark(
     was wrong.
 
     Args:
-        name: ``"perov_5"``, ``"carbon_24"``, ``"mp_20"`` or ``"mpts_52"``.
+        name: ``"perov_5"``, ``"carbon_24"``, ``"mp_20"``, ``"mpts_52"`` or ``"hull_mp2019"``.
         directory: Parent of the folder of the set.
         progress: Called with bytes received and bytes in all of the file at hand (0 where unknown).
         attempts: Times a broken connection is taken up again.
@@ -120,7 +130,7 @@ def fetch_benchmark(
         else:
             download(url, path, sha256=expected, progress=progress, attempts=attempts, timeout=timeout)
         if file not in recorded:
-            _check_table(path, url)
+            _check_table(path, url, benchmark.column)
             recorded[file] = {
                 "sha256": _sha256(path),
                 "bytes": path.stat().st_size,
@@ -259,14 +269,14 @@ def _recorded(path: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.exists() else {}
 
 
-def _check_table(path: Path, url: str) -> None:
-    """Reject files that are no table of structures, such as the login page of a network."""
+def _check_table(path: Path, url: str, column: str) -> None:
+    """Reject files that are no such table, such as the login page of a network."""
     with path.open("rb") as file:
         first = file.readline(4096).decode("utf-8", errors="replace").strip()
-    if "cif" not in first.split(","):
+    if column not in first.split(","):
         path.unlink()
         raise InputError(
             f"{url}: got something that begins with '{first[:60]}', expected a CSV with a column "
-            "'cif'. It has been deleted. Remedy: see in a browser what your network answers there, and run "
+            f"'{column}'. It has been deleted. Remedy: see in a browser what your network answers there, and run "
             "the same command again."
         )
