@@ -163,14 +163,18 @@ def crystals(
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="perov_5, carbon_24, mp_20 or mpts_52.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(help="perov_5, carbon_24, mp_20, mpts_52 or hull_mp2019.", show_default=False),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Parent folder; the files go to a subfolder <name>.")
     ] = Path("data"),
 ) -> None:
     """Download a public benchmark set of crystals (train.csv, val.csv, test.csv) and verify it.
 
-    An interrupted download is resumed. `whorl data read` converts each file to a data set.
+    An interrupted download is resumed. `whorl data read` converts each file to a data set. hull_mp2019 is a
+    table of formation energies of the Materials Project, for `whorl evaluate --hull mp2019=FILE`.
     """
     from whorl.datasets.fetch import fetch_benchmark
 

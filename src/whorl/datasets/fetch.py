@@ -2,7 +2,8 @@
 
 Perov-5, Carbon-24 and MP-20 as Xie et al. (ICLR 2022, arXiv:2110.06197) split them; MPTS-52 as Jiao et al.
 (NeurIPS 2023, arXiv:2309.04475) did; the formation energies of the Materials Project of April 2019 (matbench
-v0.1, Dunn et al., npj Comput. Mater. 6, 138, 2020), for convex hulls. Every address names one commit, so that a file cannot change under it.
+v0.1, Dunn et al., npj Comput. Mater. 6, 138, 2020), for convex hulls. Every address names one commit, so that
+a file cannot change under it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Benchmark:
 
 
 _CDVAE = "https://raw.githubusercontent.com/txie-93/cdvae/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/data"
-_CRABNET = "https://raw.githubusercontent.com/anthony-wang/CrabNet/b09c762ff1355f700c55ced5cb2be5455f2f8981/data"
+_CRABNET = "https://raw.githubusercontent.com/anthony-wang/CrabNet/b09c762ff1355f700c55ced5cb2be5455f2f8981"
 _DIFFCSP = "https://raw.githubusercontent.com/jiaor17/DiffCSP/7121d159826efa2ba9500bf299250d96da37f146/data"
 
 # The checksums are those that a public copy of the CDVAE files (gabeguo/cdvae_xrd, Git LFS) states. Both
@@ -83,7 +84,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         licence="MIT; structures of the Materials Project, CC BY 4.0",
     ),
     "hull_mp2019": Benchmark(
-        address=f"{_CRABNET}/matbench",
+        address=f"{_CRABNET}/data/matbench",
         sha256={"mp_e_form.csv": "90e895635c96447c5be4e9070d26f26e1b4d17925102a6597ae3c4d79c32555b"},
         licence="MIT; energies of the Materials Project, CC BY 4.0",
         column="formula",
@@ -277,6 +278,6 @@ def _check_table(path: Path, url: str, column: str) -> None:
         path.unlink()
         raise InputError(
             f"{url}: got something that begins with '{first[:60]}', expected a CSV with a column "
-            f"'{column}'. It has been deleted. Remedy: see in a browser what your network answers there, and run "
-            "the same command again."
+            f"'{column}'. It has been deleted. Remedy: see in a browser what your network answers there, and "
+            "run the same command again."
         )

@@ -294,7 +294,8 @@ class StructureSet:
             found = [HullDistance(reason=self.reasons.get(row, "")) for row in range(len(self))]
             rows = torch.nonzero(energies.isfinite()).flatten().tolist()
             if rows:
-                structures = self.structures[rows]  # the composition is all that counts
+                # The composition counts, and the bonds where an energy is to be corrected.
+                structures = (self.final if which == "final" else self.structures)[rows]
                 distances = self.hull.evaluate(
                     structures, energies[rows].tolist(), self.scheme, potential=self.potential.name
                 )

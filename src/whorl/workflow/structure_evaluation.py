@@ -283,7 +283,9 @@ def _read_hull(
     if settings.hull == _BY_POTENTIAL:
         return hull_by_potential(potential, reference, elements=species_of(structures))
     systems = {frozenset(species_of(structure)) for structure in structures if len(structure.positions)}
-    return read_hull(settings.hull, scheme=scheme_of(potential), systems=systems)
+    hull = read_hull(settings.hull, systems=systems)
+    hull.common_scheme(scheme_of(potential), potential=potential.name)  # before anything is relaxed
+    return hull
 
 
 # Output

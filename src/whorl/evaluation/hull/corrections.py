@@ -19,7 +19,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import combinations_with_replacement, product
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,9 @@ _SIMPLE = re.compile(r"(?:[A-Z][a-z]?\d*)+")
 _PART = re.compile(r"([A-Z][a-z]?)(\d*)")
 _GUESSED = ("Br", "I", "Se", "Si", "Sb", "Te", "H", "N", "F", "Cl")  # corrected where they are anions
 _MOST_ATOMS = 20  # of a reduced formula whose oxidation states are guessed, as in pymatgen
-_PEROXIDES = frozenset("Li2O2 Na2O2 K2O2 Cs2O2 Rb2O2 BeO2 MgO2 CaO2 SrO2 BaO2".split())
-_SUPEROXIDES = frozenset("LiO2 NaO2 KO2 RbO2 CsO2".split())
-_OZONIDES = frozenset("LiO3 NaO3 KO3 NaO5".split())
+_PEROXIDES = frozenset(["Li2O2", "Na2O2", "K2O2", "Cs2O2", "Rb2O2", "BeO2", "MgO2", "CaO2", "SrO2", "BaO2"])
+_SUPEROXIDES = frozenset(["LiO2", "NaO2", "KO2", "RbO2", "CsO2"])
+_OZONIDES = frozenset(["LiO3", "NaO3", "KO3", "NaO5"])
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class _Anions:
     warnings: tuple[str, ...]
 
 
-def canonical_formula(composition: str | Mapping[str, float]) -> str:
+def canonical_formula(composition: str | Mapping[str, Any]) -> str:
     """Return the reduced formula, without ones, with its elements in alphabetical order.
 
     The guess of oxidation states depends on the order where two are equally likely.
@@ -77,7 +77,7 @@ def canonical_formula(composition: str | Mapping[str, float]) -> str:
     return "".join(f"{e}{n:g}" if n != 1 else e for e, n in sorted(amounts.items()))
 
 
-def amounts_of(composition: str | Mapping[str, float]) -> dict[str, float]:
+def amounts_of(composition: str | Mapping[str, Any]) -> dict[str, float]:
     """Return the atoms of each element, of a formula or of their numbers.
 
     Raises:
@@ -131,10 +131,7 @@ def correction(formula: str, scheme: str, structure: Structure | None = None) ->
     if len(amounts) == 1:
         (element,) = amounts
         return Correction(_legacy_of_element(element) if scheme == "mp-legacy" else 0.0)
-    if structure is None:
-        anions = _anions(formula)
-    else:
-        anions = _with_bonds(_anions(formula), amounts, structure)
+    anions = _anions(formula) if structure is None else _with_bonds(_anions(formula), amounts, structure)
     total = _legacy(amounts, anions) if scheme == "mp-legacy" else _of_2020(amounts, anions)
     total += _mixing(amounts, scheme)
     return Correction(total / sum(amounts.values()), anions.warnings)
@@ -142,7 +139,7 @@ def correction(formula: str, scheme: str, structure: Structure | None = None) ->
 
 def _of_2020(amounts: Mapping[str, float], anions: _Anions) -> float:
     values = _tables()["mp2020"]["Corrections"]["CompositionCorrections"]
-    total = sum(float(values[e]) * amounts[e] for e in sorted(anions.others))
+    total = sum((float(values[e]) * amounts[e] for e in sorted(anions.others)), 0.0)
     if anions.oxide is not None:
         total += float(values[anions.oxide]) * amounts["O"]
     if anions.sulfide:
@@ -174,7 +171,8 @@ def _mixing(amounts: Mapping[str, float], scheme: str) -> float:
         if scheme == "mp2020"
         else table["Advanced"]["UCorrections"]
     )
-    return sum(float(values.get(_anion(amounts), {}).get(e, 0.0)) * n for e, n in sorted(amounts.items()))
+    of_anion = values.get(_anion(amounts), {})
+    return sum((float(of_anion.get(e, 0.0)) * n for e, n in sorted(amounts.items())), 0.0)
 
 
 def _anion(amounts: Mapping[str, float]) -> str:
@@ -192,7 +190,7 @@ def _electronegativity(element: str) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-@lru_cache(maxsize=None)
+@cache
 def _anions(formula: str) -> _Anions:
     """Return the anions of a compound by its formula alone."""
     amounts = amounts_of(formula)
@@ -271,16 +269,16 @@ def _oxidation_states(formula: str) -> Iterator[dict[str, float]]:
         yield {e: s / amounts[e] for e, s in zip(elements, x, strict=True)}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sums(element: str, n: int) -> dict[int, float]:
     """Return the total charges that n atoms can have, with the likelihood of the best way to each."""
     from pymatgen.core import Element
 
     states = Element(element).icsd_oxidation_states or Element(element).common_oxidation_states
-    likelihood = {int(q): _likelihoods().get((element, int(q)), 0) for q in states}
+    likelihood = {int(q): _likelihoods().get((element, int(q)), 0.0) for q in states}
     best: dict[int, float] = {}
     for combination in combinations_with_replacement([int(q) for q in states], n):
-        total, score = sum(combination), sum(likelihood[q] for q in combination)
+        total, score = sum(combination), sum((likelihood[q] for q in combination), 0.0)
         if total not in best or score > best[total]:
             best[total] = score
     return best
@@ -291,7 +289,7 @@ def _likelihoods() -> dict[tuple[str, int], float]:
     from pymatgen.core import Composition
 
     Composition("NaCl").oxi_state_guesses()  # reads the statistics
-    return {(s.element.symbol, int(s.oxi_state)): n for s, n in (Composition.oxi_prob or {}).items()}
+    return {(s.element.symbol, int(s.oxi_state)): float(n) for s, n in (Composition.oxi_prob or {}).items()}
 
 
 @lru_cache(maxsize=1)
@@ -322,8 +320,8 @@ def elemental_energies() -> dict[str, float]:
             break
     else:
         raise InputError(
-            "this version of pymatgen has no energies of the elements, expected calc_compounds.json.gz in it. "
-            "Remedy: give the elemental entries of `whorl data fetch hull_mp2019`, or another version."
+            "this version of pymatgen has no energies of elements, expected calc_compounds.json.gz in it. "
+            "Remedy: install pymatgen 2024.5 or later."
         )
     return {
         next(iter(entry["composition"])): float(entry["energy"]) / sum(entry["composition"].values())

@@ -21,7 +21,6 @@ def phase_diagrams(
     structures: Structures,
     distances: Sequence[HullDistance],
     *,
-    scheme: str | None = None,
     highest: float = 0.2,
 ) -> list[dict[str, Any]]:
     """Return a phase diagram for each chemical system of the structures, JSON-able.
@@ -31,7 +30,6 @@ def phase_diagrams(
         structures: B structures.
         distances: Their distances from it, by :meth:`HullReference.evaluate`; those without values are left
             out.
-        scheme: Of the energies that the distances were computed from; by default that of the hull.
         highest: Largest energy above the hull of the reference phases listed, in eV/atom. Of systems with
             four elements and more, only elements and competing phases are listed.
 
@@ -42,7 +40,6 @@ def phase_diagrams(
         hull of the reference phases, or below).
     """
     batch = as_batch(structures)
-    common = None if scheme is None else reference.common_scheme(scheme, potential=reference.potential)
     members: dict[tuple[str, ...], list[int]] = {}
     symbols = [
         [chemical_symbols[z] for z in numbers.tolist()] if distances[b].energy_above_hull is not None else []
@@ -53,7 +50,7 @@ def phase_diagrams(
             members.setdefault(tuple(sorted(set(names))), []).append(b)
     diagrams = []
     for elements, rows in sorted(members.items()):
-        system = reference.system(elements, common)
+        system = reference.system(elements, distances[rows[0]].scheme or None)
         competing = {name for b in rows for name, _ in distances[b].competing}
         points = _reference_points(system, competing, highest)
         for b in rows:

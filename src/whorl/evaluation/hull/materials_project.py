@@ -12,18 +12,18 @@ from whorl.evaluation.hull.reference import HullEntry, HullReference
 _KEY = "MP_API_KEY"
 
 
-def hull_of_materials_project(elements: Iterable[Collection[str]]) -> HullReference:
+def hull_of_materials_project(systems: Iterable[Collection[str]]) -> HullReference:
     """Return the phases of chemical systems with the corrections of 2020.
 
     Args:
-        elements: Sets of elements; all phases within each are fetched.
+        systems: Sets of elements; all phases within each are fetched.
 
     Raises:
         InputError: No elements, no key, or the server gives no entries.
         MissingExtraError: mp-api is not installed.
     """
-    systems = sorted({"-".join(sorted(set(system))) for system in elements if system})
-    if not systems:
+    names = sorted({"-".join(sorted(set(system))) for system in systems if system})
+    if not names:
         raise InputError("hull materials_project: got no elements, expected those of the structures.")
     if not os.environ.get(_KEY):
         raise InputError(
@@ -40,10 +40,8 @@ def hull_of_materials_project(elements: Iterable[Collection[str]]) -> HullRefere
         ) from error
     entries: dict[str, HullEntry] = {}
     with MPRester(os.environ[_KEY]) as rester:
-        for system in systems:
-            found = rester.get_entries_in_chemsys(
-                system, additional_criteria={"thermo_types": ["GGA_GGA+U"]}
-            )
+        for system in names:
+            found = rester.get_entries_in_chemsys(system, additional_criteria={"thermo_types": ["GGA_GGA+U"]})
             for entry in found:
                 name = str(entry.entry_id)
                 entries[name] = HullEntry(
@@ -53,7 +51,7 @@ def hull_of_materials_project(elements: Iterable[Collection[str]]) -> HullRefere
                 )
     if not entries:
         raise InputError(
-            f"hull materials_project: got no entries for {', '.join(systems)}, expected at least the elements."
+            f"hull materials_project: got no entries for {', '.join(names)}, expected at least the elements."
         )
     return HullReference(
         entries=tuple(entries[name] for name in sorted(entries)),

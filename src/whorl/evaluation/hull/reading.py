@@ -29,7 +29,7 @@ _SPECS = "mp2019=FILE, own=FILE, own:SCHEME=FILE, FILE, materials_project"
 
 
 def read_hull(
-    spec: str, *, scheme: str | None = None, elements: Iterable[Collection[str]] = ()
+    spec: str, *, scheme: str | None = None, systems: Iterable[Collection[str]] = ()
 ) -> HullReference:
     """Read a convex hull.
 
@@ -45,12 +45,12 @@ def read_hull(
         ``formation_energy`` (eV/atom); and, unless it is given as ``own:SCHEME=FILE``, ``scheme``. Further
         ones may be ``name``. Formation energies need a scheme of the Materials Project.
     ``materials_project``
-        Entries by the package mp-api, with the key in ``MP_API_KEY``. Needs ``elements``.
+        Entries by the package mp-api, with the key in ``MP_API_KEY``. Needs ``systems``.
 
     Args:
         spec: One of these.
         scheme: Of the energies of ``own=FILE``, where the file does not state it.
-        elements: Sets of elements that a hull is needed for; of files, all phases are read.
+        systems: Sets of elements that a hull is needed for; of files, all phases are read.
 
     Raises:
         UsageError: Another spec.
@@ -62,7 +62,7 @@ def read_hull(
     if spec == "materials_project":
         from whorl.evaluation.hull.materials_project import hull_of_materials_project
 
-        return hull_of_materials_project(elements)
+        return hull_of_materials_project(systems)
     if not equals:
         return _own(Path(spec), scheme)
     kind, _, stated = origin.partition(":")
@@ -78,8 +78,8 @@ def _mp2019(path: Path) -> HullReference:
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != MP2019_SHA256:
         raise InputError(
-            f"{path}: got a table with SHA-256 {sha256} (unpacked), expected {MP2019_SHA256}: damaged, or not "
-            "the table of formation energies of the Materials Project of April 2019. Remedy: fetch it by "
+            f"{path}: got a table with SHA-256 {sha256} (unpacked), expected {MP2019_SHA256}: damaged, or "
+            "not the table of formation energies of the Materials Project of April 2019. Remedy: fetch it by "
             "`whorl data fetch hull_mp2019`; for a table of your own, write own:SCHEME=FILE "
             "(own:mp-legacy=FILE for a part of this one)."
         )
@@ -94,9 +94,7 @@ def _mp2019(path: Path) -> HullReference:
     )
 
 
-def _from_formation_energies(
-    rows: Iterable[tuple[str, float, str]], scheme: str
-) -> tuple[HullEntry, ...]:
+def _from_formation_energies(rows: Iterable[tuple[str, float, str]], scheme: str) -> tuple[HullEntry, ...]:
     """Return total energies per atom, with each element's own where it has none among the rows."""
     elemental = elemental_energies()
     reference = {e: energy + correction(e, scheme).value for e, energy in elemental.items()}
@@ -129,8 +127,8 @@ def _own(path: Path, scheme: str | None) -> HullReference:
         stated = str(row.get("scheme") or scheme or "")
         if not stated:
             raise InputError(
-                f"{path}, {place}: got no energy scheme, expected a column 'scheme' or own:SCHEME={path}, such "
-                "as own:mp2020=… for energies with the corrections of the Materials Project of 2020."
+                f"{path}, {place}: got no energy scheme, expected a column 'scheme' or own:SCHEME={path}, "
+                "such as own:mp2020=… for energies with the corrections of the Materials Project of 2020."
             )
         schemes.add(checked_scheme(stated))
         (formation if of_formation else energies).append((formula, energy, name))
@@ -183,7 +181,7 @@ def _entry(place: str, row: Mapping[str, Any]) -> tuple[str, float, str, bool]:
         adjustments = row.get("energy_adjustments") or []
         value = (value + sum(float(a.get("value") or 0.0) for a in adjustments if isinstance(a, dict))) / n
     name = next((str(row[k]) for k in _NAME if row.get(k)), "")
-    formula = "".join(f"{e}{x:g}" for e, x in amounts.items())
+    formula = "".join(f"{e}{x:g}" if x != 1 else e for e, x in amounts.items())
     return formula, value, name, key in _FORMATION
 
 
@@ -198,8 +196,8 @@ def _csv_rows(path: Path, data: bytes) -> list[tuple[str, dict[str, Any]]]:
         raise InputError(f"{path}: is no CSV file ({error}).") from None
     if not set(columns) & set(_FORMULA):
         raise InputError(
-            f"{path}: got the columns {shortened(', '.join(columns)) or 'none'}, expected 'formula' and one of "
-            f"{', '.join((_PER_ATOM[0], 'energy', *_FORMATION[:1]))}."
+            f"{path}: got the columns {shortened(', '.join(columns)) or 'none'}, expected 'formula' and one "
+            f"of {', '.join((_PER_ATOM[0], 'energy', *_FORMATION[:1]))}."
         )
     return rows
 
@@ -210,11 +208,15 @@ def _json_rows(path: Path, data: bytes) -> list[tuple[str, dict[str, Any]]]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({error}).") from None
     if isinstance(content, dict) and isinstance(content.get("entries"), list):
-        content = [{"scheme": content.get("scheme"), **e} if isinstance(e, dict) else e for e in content["entries"]]
+        content = [
+            {"scheme": content.get("scheme"), **e} if isinstance(e, dict) else e for e in content["entries"]
+        ]
     if isinstance(content, dict):
         content = list(content.values())
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise InputError(f"{path}: expected a list of entries, such as [{{'formula': 'NaCl', 'energy': -6.8}}].")
+        raise InputError(
+            f"{path}: expected a list of entries, such as [{{'formula': 'NaCl', 'energy': -6.8}}]."
+        )
     return [(f"entry {i}", entry) for i, entry in enumerate(content, start=1)]
 
 

@@ -57,6 +57,7 @@ class HullDistance:
             the largest share first.
         correction: Correction that was added to the structure's energy, in eV/atom; 0 where its energy was in
             the scheme of the hull already.
+        scheme: In which energy and hull met; empty where values are None.
         reason: Why a value is None; empty where none is.
         warnings: Doubts, such as an ambiguous anion of a correction.
     """
@@ -65,6 +66,7 @@ class HullDistance:
     formation_energy: float | None = None
     competing: tuple[tuple[str, float], ...] = ()
     correction: float = 0.0
+    scheme: str = ""
     reason: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -280,6 +282,7 @@ class HullReference:
             formation_energy=per_atom - system.elemental_energy(amounts),
             competing=competing,
             correction=added,
+            scheme=common,
             warnings=tuple(dict.fromkeys((*doubts, *of_phases))),
         )
 
