@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.chunked import Part, map_chunks
-from whorl.evaluation.crystals.matcher import Cell, Cells, Matcher
+from whorl.evaluation.crystals.matcher import Cell, Cells, Matcher, mixed
 from whorl.evaluation.crystals.reduction import ReducedCrystals, reduce_crystals
 from whorl.evaluation.crystals.settings import MatcherSettings
 from whorl.executors.base import Executor
@@ -25,6 +25,8 @@ from whorl.files import stable_hash
 from whorl.structures.batch import StructureBatch
 
 Progress = Callable[[int, int], object]
+Function = Callable[["Matcher", "_Chunk"], dict[str, Tensor]]
+"""Of a chunk's crystals."""
 
 _IN_CHUNK = 100  # crystals
 _HEAVIEST = 118
@@ -53,12 +55,11 @@ class Comparison:
 
         Only those crystals count as first ones that match none before. -1 for what is no crystal.
         """
-        crystals = self._reduced(structures, len(structures))
-        groups = classes(crystals, anonymous=self.anonymous).values()
-        chunks = [rows for rows, _ in _joined([(rows, []) for rows in groups])]
+        crystals, disordered = self._reduced(structures, len(structures))
+        chunks = [rows for rows, _ in _joined([(rows, []) for rows in self._classes(crystals).values()])]
         parts = self._matched(
-            partial(_grouped, self.settings, self.anonymous),
-            [_Chunk(crystals[_indices(rows)], None) for rows in chunks],
+            _grouped,
+            [_Chunk(crystals[rows], None, disordered and disordered[rows]) for rows in map(_indices, chunks)],
             len(structures),
             "groups",
         )
@@ -91,29 +92,33 @@ class Comparison:
     ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
         """Return RMS displacements of pairs in units of (V/N)^⅓ and in Å; NaN where a pair does not match."""
         count = len(structures)
-        crystals = self._reduced(_both(structures, references), count)
+        crystals, _ = self._reduced(_both(structures, references), count)
         chunks = [torch.arange(count)[first : first + _IN_CHUNK] for first in range(0, count, _IN_CHUNK)]
         parts = self._matched(
-            partial(_displaced, self.settings, scale, supercells),
-            [_Chunk(crystals[rows], crystals[rows + count]) for rows in chunks],
+            partial(_displaced, scale, supercells),
+            [_Chunk(crystals[rows], crystals[rows + count], None) for rows in chunks],
             count,
-            [scale, supercells],
+            ["pairs", scale, supercells],
         )
         rms = torch.cat([torch.zeros(0, dtype=torch.float64), *(part.tensors["rms"] for part in parts)])
         per_atom = crystals.cells.det().abs() / crystals.n_atoms
         return rms, rms * (per_atom[:count] * per_atom[count:]) ** (1 / 6)
 
     def _searched(
-        self, structures: StructureBatch, known: StructureBatch, function: Callable[..., Part]
+        self,
+        structures: StructureBatch,
+        known: StructureBatch,
+        function: Callable[[Matcher, _Chunk], dict[str, Tensor]],
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield rows of crystals, rows of known ones, and what the function found for the former."""
         names, others = self._compositions(structures), self._compositions(known)
         wanted = set(names) & set(others)
         rows = _indices(row for row, name in enumerate(names) if name in wanted)
         known_rows = _indices(row for row, name in enumerate(others) if name in wanted)
-        crystals = self._reduced(_both(structures[rows], known[known_rows]), len(structures))
+        both = _both(structures[rows], known[known_rows])
+        crystals, disordered = self._reduced(both, len(structures))
         tasks: list[tuple[list[int], list[int]]] = []
-        for members in classes(crystals, anonymous=self.anonymous).values():
+        for members in self._classes(crystals).values():
             candidates = [row for row in members if row < len(rows)]
             alike = [row for row in members if row >= len(rows)]
             if alike:
@@ -123,8 +128,15 @@ class Comparison:
                 ]
         chunks = [(_indices(candidates), _indices(alike)) for candidates, alike in _joined(tasks)]
         parts = self._matched(
-            partial(function, self.settings, self.anonymous),
-            [_Chunk(crystals[these], crystals[those]) for these, those in chunks],
+            function,
+            [
+                _Chunk(
+                    crystals[these],
+                    crystals[those],
+                    disordered and disordered[those if self.settings.order == "known first" else these],
+                )
+                for these, those in chunks
+            ],
             len(structures),
             function.__name__,
         )
@@ -141,18 +153,29 @@ class Comparison:
             counts = np.sort(counts, axis=1)
         return [row.tobytes() for row in counts]
 
-    def _reduced(self, structures: StructureBatch, total: int) -> ReducedCrystals:
-        chunks = list(structures.replace(info=()).chunks(_IN_CHUNK))
-        parts = self._map(_reduction, chunks, "reduced", None, 0, total)
-        return ReducedCrystals.concatenate(
-            [ReducedCrystals(**part.tensors) for part in parts] or [reduce_crystals(structures)]
-        )
+    def _classes(self, crystals: ReducedCrystals) -> dict[Any, list[int]]:
+        return classes(crystals, anonymous=self.anonymous, any_size=self.settings.disordered)
 
-    def _matched(
-        self, function: Callable[[_Chunk], Part], chunks: list[_Chunk], total: int, what: Any
-    ) -> list[Part]:
+    def _reduced(
+        self, structures: StructureBatch, total: int
+    ) -> tuple[ReducedCrystals, ReducedCrystals | None]:
+        """Return crystals in primitive cells, and the same with elements mixed where settings say so."""
+        disordered = self.settings.disordered and not self.anonymous
+        answers = []
+        for name, batch in [("reduced", structures), ("mixed", structures)][: 1 + disordered]:
+            batch = (mixed(batch) if name == "mixed" else batch).replace(info=())
+            parts = self._map(_reduction, list(batch.chunks(_IN_CHUNK)), name, None, 0, total)
+            answers.append(
+                ReducedCrystals.concatenate(
+                    [ReducedCrystals(**part.tensors) for part in parts] or [reduce_crystals(batch)]
+                )
+            )
+        return answers[0], answers[1] if disordered else None
+
+    def _matched(self, function: Function, chunks: list[_Chunk], total: int, what: Any) -> list[Part]:
         key = [what, self.settings.model_dump(mode="json"), self.anonymous]
-        parts = self._map(function, chunks, "matched", key, 1, total)
+        work = partial(_work, function, self.settings, self.anonymous)
+        parts = self._map(work, chunks, "matched", key, 1, total)
         if self.progress is not None and not parts:
             self.progress(total, total)
         return parts
@@ -174,12 +197,15 @@ class Comparison:
         )
 
 
-def classes(crystals: ReducedCrystals, *, anonymous: bool = False) -> dict[Any, list[int]]:
+def classes(
+    crystals: ReducedCrystals, *, anonymous: bool = False, any_size: bool = False
+) -> dict[Any, list[int]]:
     """Return the rows of crystals that may match: as many atoms of each element in the primitive cell.
 
     Args:
         crystals: Crystals; what is not sound is in no class.
         anonymous: Whether elements may be exchanged.
+        any_size: Whether primitive cells with multiples of the atoms may match.
     """
     rows: defaultdict[Any, list[int]] = defaultdict(list)
     for row, (numbers, sound) in enumerate(
@@ -187,27 +213,34 @@ def classes(crystals: ReducedCrystals, *, anonymous: bool = False) -> dict[Any, 
     ):
         if sound:
             elements, counts = np.unique(numbers.numpy(), return_counts=True)
-            rows[
-                tuple(sorted(counts.tolist()))
-                if anonymous
-                else (tuple(elements.tolist()), tuple(counts.tolist()))
-            ].append(row)
+            if any_size:
+                counts //= np.gcd.reduce(counts)
+            name: tuple[Any, ...] = tuple(counts.tolist())
+            rows[tuple(sorted(name)) if anonymous else (*elements.tolist(), *name)].append(row)
     return dict(rows)
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Crystals of whole classes, to be grouped or to be looked for among known ones."""
+    """Crystals of whole classes.
+
+    Attributes:
+        crystals: To be grouped, or to be looked for among known ones.
+        known: Known crystals.
+        disordered: Those of either that come first in ``fit``, with elements mixed that may share a site.
+    """
 
     crystals: ReducedCrystals
     known: ReducedCrystals | None
+    disordered: ReducedCrystals | None
 
     def __len__(self) -> int:
         return len(self.crystals)
 
     @property
     def contents(self) -> str:
-        return stable_hash([self.crystals.contents, self.known and self.known.contents])
+        parts = (self.crystals, self.known, self.disordered)
+        return stable_hash([part and part.contents for part in parts])
 
 
 def _joined(tasks: list[tuple[list[int], list[int]]]) -> Iterator[tuple[list[int], list[int]]]:
@@ -229,57 +262,64 @@ def _reduction(structures: StructureBatch) -> Part:
     return Part(reduce_crystals(structures).tensors)
 
 
-def _grouped(settings: MatcherSettings, anonymous: bool, chunk: _Chunk) -> Part:
-    first = torch.full((len(chunk),), -1)
+def _work(function: Function, settings: MatcherSettings, anonymous: bool, chunk: _Chunk) -> Part:
     matcher = Matcher(settings, anonymous=anonymous)
-    cells = Cells(chunk.crystals)
-    for rows in classes(chunk.crystals, anonymous=anonymous).values():
+    return Part(function(matcher, chunk), matcher.counts)
+
+
+def _grouped(matcher: Matcher, chunk: _Chunk) -> dict[str, Tensor]:
+    first = torch.full((len(chunk),), -1)
+    cells = Cells(chunk.crystals, chunk.disordered)
+    for rows in _classes(matcher, chunk.crystals).values():
         firsts: list[int] = []
         for row in rows:
             match = matcher.first_match(cells.cells[row], cells, firsts)
             if match is None:
                 firsts.append(row)
             first[row] = row if match is None else match
-    return Part({"first": first}, matcher.counts)
+    return {"first": first}
 
 
-def _found(settings: MatcherSettings, anonymous: bool, chunk: _Chunk) -> Part:
-    matcher = Matcher(settings, anonymous=anonymous)
+def _found(matcher: Matcher, chunk: _Chunk) -> dict[str, Tensor]:
     found = torch.full((len(chunk),), -1)
-    for row, cell, known, alike in _with_known(chunk, anonymous):
+    for row, cell, known, alike in _with_known(matcher, chunk):
         match = matcher.first_match(cell, known, alike)
         found[row] = -1 if match is None else match
-    return Part({"found": found}, matcher.counts)
+    return {"found": found}
 
 
-def _best(settings: MatcherSettings, anonymous: bool, chunk: _Chunk) -> Part:
-    matcher = Matcher(settings, anonymous=anonymous)
+def _best(matcher: Matcher, chunk: _Chunk) -> dict[str, Tensor]:
     found = torch.full((len(chunk),), math.nan, dtype=torch.float64)
-    for row, cell, known, alike in _with_known(chunk, anonymous):
+    for row, cell, known, alike in _with_known(matcher, chunk):
         found[row] = matcher.best_rms(cell, known, alike)
-    return Part({"found": found}, matcher.counts)
+    return {"found": found}
 
 
-def _with_known(chunk: _Chunk, anonymous: bool) -> Iterator[tuple[int, Cell, Cells, list[int]]]:
+def _with_known(matcher: Matcher, chunk: _Chunk) -> Iterator[tuple[int, Cell, Cells, list[int]]]:
     """Yield each crystal with the known ones and the rows of those of its class."""
     assert chunk.known is not None
-    cells, known = Cells(chunk.crystals), Cells(chunk.known)
-    alike = classes(chunk.known, anonymous=anonymous)
-    for name, rows in classes(chunk.crystals, anonymous=anonymous).items():
+    known_first = matcher.settings.order == "known first"
+    cells = Cells(chunk.crystals, None if known_first else chunk.disordered)
+    known = Cells(chunk.known, chunk.disordered if known_first else None)
+    alike = _classes(matcher, chunk.known)
+    for name, rows in _classes(matcher, chunk.crystals).items():
         for row in rows:
             yield row, cells.cells[row], known, alike.get(name, [])
 
 
-def _displaced(settings: MatcherSettings, scale: bool, supercells: bool, chunk: _Chunk) -> Part:
+def _classes(matcher: Matcher, crystals: ReducedCrystals) -> dict[Any, list[int]]:
+    return classes(crystals, anonymous=matcher.anonymous, any_size=matcher.settings.disordered)
+
+
+def _displaced(scale: bool, supercells: bool, matcher: Matcher, chunk: _Chunk) -> dict[str, Tensor]:
     assert chunk.known is not None
-    matcher = Matcher(settings)
     sound = (chunk.crystals.sound & chunk.known.sound).tolist()
     pairs = zip(Cells(chunk.crystals).cells, Cells(chunk.known).cells, sound, strict=True)
     rms = [
         matcher.rms(first, second, scale=scale, supercells=supercells) if is_sound else math.nan
         for first, second, is_sound in pairs
     ]
-    return Part({"rms": torch.tensor(rms, dtype=torch.float64)})
+    return {"rms": torch.tensor(rms, dtype=torch.float64)}
 
 
 def _both(first: StructureBatch, second: StructureBatch) -> StructureBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations
 
@@ -27,16 +28,35 @@ def possibly_disordered(
     [True, False]
     """
     structures = as_batch(structures)
+    tolerances = radius_tolerance, electronegativity_tolerance
     return torch.tensor(
         [
-            any(
-                _may_share(*pair, radius_tolerance, electronegativity_tolerance)
-                for pair in combinations(sorted(set(numbers.tolist())), 2)
-            )
+            bool(sharing_elements(sorted(set(numbers.tolist())), *tolerances))
             for numbers in structures.atomic_numbers.cpu().split(structures.n_atoms.tolist())
         ],
         dtype=torch.bool,
     )
+
+
+def sharing_elements(
+    numbers: Sequence[int], radius_tolerance: float = 0.3, electronegativity_tolerance: float = 1.0
+) -> list[tuple[int, ...]]:
+    """Return groups of elements that may share sites, directly or by way of others of the group.
+
+    Args:
+        numbers: Atomic numbers of the elements of a crystal.
+        radius_tolerance: See :func:`possibly_disordered`.
+        electronegativity_tolerance: See :func:`possibly_disordered`.
+
+    Returns:
+        Groups of two or more, each in the order of electronegativity.
+    """
+    groups: list[set[int]] = []
+    for pair in combinations(numbers, 2):
+        if _may_share(*pair, radius_tolerance, electronegativity_tolerance):
+            joined = [group for group in groups if group & set(pair)]
+            groups = [group for group in groups if group not in joined] + [set(pair).union(*joined)]
+    return [tuple(sorted(group, key=lambda number: (_element(number)[1], number))) for group in groups]
 
 
 def _may_share(first: int, second: int, radius_tolerance: float, electronegativity_tolerance: float) -> bool:

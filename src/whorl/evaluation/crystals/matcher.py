@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import permutations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from whorl.evaluation.crystals.disorder import sharing_elements
 from whorl.evaluation.crystals.reduction import ReducedCrystals
 from whorl.evaluation.crystals.settings import MatcherSettings
+from whorl.structures.batch import StructureBatch
 
 Array = NDArray[Any]
 
@@ -45,9 +48,18 @@ class Cell:
         frac_coords: Fractional coordinates.
         numbers: Atomic numbers.
         reduced: Whether it is a Niggli cell.
+        mixed: Elements on the sites that bear an atomic number, where these are several.
     """
 
-    def __init__(self, matrix: Array, frac_coords: Array, numbers: Array, reduced: bool = True) -> None:
+    def __init__(
+        self,
+        matrix: Array,
+        frac_coords: Array,
+        numbers: Array,
+        reduced: bool = True,
+        mixed: Mapping[int, frozenset[int]] | None = None,
+    ) -> None:
+        self.mixed = mixed or {}
         self.matrix, self.frac_coords, self.numbers = matrix, frac_coords, numbers
         self.volume = float(abs(np.linalg.det(matrix)))
         self.unit = matrix / self.volume ** (1 / 3)
@@ -55,6 +67,8 @@ class Cell:
         self.lengths = np.sqrt((self.unit**2).sum(1))
         self.minima = np.sort(self.lengths) if reduced else np.zeros(3)
         """Successive minima of the lattice of volume 1; 0 where they are not known."""
+        self.disordered: Cell | None = None
+        """The crystal with elements that may share a site mixed, if it has such."""
         self._points: tuple[float, tuple[Array, Array, Array, Array] | None] = (0.0, None)
 
     def __len__(self) -> int:
@@ -62,9 +76,9 @@ class Cell:
         return len(self.numbers)
 
     @cached_property
-    def species_and_occu(self) -> list[int]:
-        """Atomic numbers, which StructureMatcher compares as species."""
-        return self.numbers.tolist()
+    def species_and_occu(self) -> list[int | frozenset[int]]:
+        """Atomic numbers, which StructureMatcher compares as species; sets of those that share a site."""
+        return [self.mixed.get(number, number) for number in self.numbers.tolist()]
 
     @cached_property
     def angles(self) -> Array:
@@ -125,24 +139,41 @@ class _Scaled:
         return self.lattice.get_cartesian_coords(self.frac_coords)
 
 
+class _SharedSites:
+    """Comparison of sites, of which one may have several elements."""
+
+    def are_equal(self, first: int | frozenset[int], second: int | frozenset[int]) -> bool:
+        """Whether the elements of one site are among those of the other."""
+        one, other = ({site} if isinstance(site, int) else site for site in (first, second))
+        return one <= other or other <= one
+
+
 def _scaled(cell: Cell, factor: float) -> Any:
     return _Scaled(cell, factor)  # not a Structure by its type
 
 
 class Cells:
-    """Crystals of one composition and number of atoms, with what screens many of them at once."""
+    """Crystals, with what screens many of them at once.
 
-    def __init__(self, crystals: ReducedCrystals) -> None:
+    Args:
+        crystals: Of whatever compositions.
+        disordered: The same crystals with elements that may share a site mixed (:func:`mixed`).
+    """
+
+    def __init__(self, crystals: ReducedCrystals, disordered: ReducedCrystals | None = None) -> None:
         self.cells = [
             Cell(*arrays, reduced=reduced)
             for arrays, reduced in zip(crystals, crystals.reduced.tolist(), strict=True)
         ]
+        for cell, other in zip(self.cells, [] if disordered is None else disordered, strict=False):
+            if mixed := _mixed(cell.numbers):
+                cell.disordered = Cell(*other, mixed={group[0]: frozenset(group) for group in mixed})
         self.minima = np.array([cell.minima for cell in self.cells]).reshape(-1, 3)
         self.lengths = np.sort(np.array([cell.lengths for cell in self.cells]).reshape(-1, 3))
 
 
 class Matcher:
-    """StructureMatcher for reduced crystals of one composition and number of atoms.
+    """StructureMatcher for reduced crystals of one reduced composition.
 
     Args:
         settings: Tolerances and order of arguments.
@@ -160,20 +191,30 @@ class Matcher:
         self._matcher = StructureMatcher(
             ltol=settings.ltol, stol=settings.stol, angle_tol=settings.angle_tol, primitive_cell=False
         )
+        self._mixing = StructureMatcher(
+            ltol=settings.ltol,
+            stol=settings.stol,
+            angle_tol=settings.angle_tol,
+            primitive_cell=False,
+            attempt_supercell=True,
+            allow_subset=True,
+            comparator=_SharedSites(),  # type: ignore[arg-type]  # of which pymatgen asks no more
+        )
         self._longest = (1 + settings.ltol) * (1 + _SLACK_OF_MINIMA)
         self.counts = {"pairs": 0, "minima": 0, "mapping": 0, "match": 0}
 
     def first_match(self, candidate: Cell, known: Cells, rows: list[int]) -> int | None:
         """Return the first of the known crystals in ``rows`` that the candidate matches, if any."""
-        for row, first, second in self._possible(candidate, known, rows):
-            if self._compare(first, second):
+        for row, first, second, possible in self._pairs(candidate, known, rows):
+            if (possible and self._compare(first, second)) or self._fits_mixed(first, second):
                 self.counts["match"] += 1
                 return row
         return None
 
     def best_rms(self, candidate: Cell, known: Cells, rows: list[int]) -> float:
         """Return the smallest :meth:`rms` between the candidate and known crystals; NaN without a match."""
-        found = [self.rms(first, second) for _, first, second in self._possible(candidate, known, rows)]
+        pairs = self._pairs(candidate, known, rows)
+        found = [self.rms(first, second) for _, first, second, possible in pairs if possible]
         return min((rms for rms in found if not math.isnan(rms)), default=math.nan)
 
     def rms(self, first: Cell, second: Cell, *, scale: bool = True, supercells: bool = False) -> float:
@@ -195,23 +236,26 @@ class Matcher:
         match = self._match(lambda: self._matcher._match(one, other, size, of_first, use_rms=True))
         return math.nan if match is None else float(match[0])
 
-    def _possible(self, candidate: Cell, known: Cells, rows: list[int]) -> Iterator[tuple[int, Cell, Cell]]:
-        """Yield the known crystals whose lattices allow a match, and the arguments of ``fit``."""
+    def _pairs(
+        self, candidate: Cell, known: Cells, rows: list[int]
+    ) -> Iterator[tuple[int, Cell, Cell, bool]]:
+        """Yield the known crystals, the arguments of ``fit``, and whether their lattices allow a match."""
         known_first = self.settings.order == "known first"
         if known_first:
-            possible = known.minima[rows] < self._longest * np.sort(candidate.lengths)
+            allowed = known.minima[rows] < self._longest * np.sort(candidate.lengths)
         else:
-            possible = candidate.minima < self._longest * known.lengths[rows]
-        passing: Array = np.all(possible, axis=1)
+            allowed = candidate.minima < self._longest * known.lengths[rows]
+        passing: Array = np.all(allowed, axis=1)
         for number, row in enumerate(rows):
             self.counts["pairs"] += 1
-            if passing[number]:
+            cell = known.cells[row]
+            first, second = (cell, candidate) if known_first else (candidate, cell)
+            possible = bool(passing[number]) and len(first) == len(second)
+            if possible:
                 self.counts["minima"] += 1
-                cell = known.cells[row]
-                first, second = (cell, candidate) if known_first else (candidate, cell)
-                if mapping_exists(first, second, self.settings.ltol, self.settings.angle_tol):
-                    self.counts["mapping"] += 1
-                    yield row, first, second
+                possible = mapping_exists(first, second, self.settings.ltol, self.settings.angle_tol)
+                self.counts["mapping"] += possible
+            yield row, first, second, possible
 
     def _compare(self, first: Cell, second: Cell) -> bool:
         if self.anonymous:
@@ -223,6 +267,17 @@ class Matcher:
         ratio = (second.volume / first.volume) ** (1 / 6)
         one, other = _scaled(first, ratio), _scaled(second, 1 / ratio)
         match = self._match(lambda: self._matcher._strict_match(one, other, 1, True, break_on_match=True))
+        return match is not None and bool(match[0] <= self.settings.stol)
+
+    def _fits_mixed(self, first: Cell, second: Cell) -> bool:
+        """Return whether the second crystal is an ordering of the first with its elements mixed."""
+        if first.disordered is None:
+            return False
+        size, of_first = self._mixing._get_supercell_size(first.disordered, second)
+        times = size if of_first else 1 / size
+        ratio = (second.volume / first.disordered.volume / times) ** (1 / 6)
+        one, other = _scaled(first.disordered, ratio), _scaled(second, 1 / ratio)
+        match = self._match(lambda: self._mixing._match(one, other, size, of_first, break_on_match=True))
         return match is not None and bool(match[0] <= self.settings.stol)
 
     @staticmethod
@@ -264,6 +319,22 @@ def mapping_exists(first: Cell, second: Cell, ltol: float, angle_tol: float) -> 
     x, y, z = integers[a[i]], integers[b[j]], integers[c[k]]
     determinants = (x * np.cross(y, z)).sum(1)
     return bool((np.abs(np.abs(determinants) - 1) < 0.5).any())
+
+
+def mixed(structures: StructureBatch) -> StructureBatch:
+    """Return crystals in which elements that may share a site have one atomic number."""
+    numbers = structures.atomic_numbers.cpu()
+    parts = [numbers[:0]]
+    for part in numbers.split(structures.n_atoms.tolist()):
+        part = part.clone()
+        for group in _mixed(part.numpy()):
+            part[torch.isin(part, torch.tensor(group))] = group[0]
+        parts.append(part)
+    return structures.replace(atomic_numbers=torch.cat(parts).to(structures.device))
+
+
+def _mixed(numbers: Array) -> list[tuple[int, ...]]:
+    return sharing_elements(sorted(set(numbers.tolist())))
 
 
 def _renamed(first: Cell, second: Cell) -> Iterator[Cell]:

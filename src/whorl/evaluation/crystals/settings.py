@@ -20,6 +20,9 @@ class MatcherSettings(Section):
     """Largest displacement of an atom, in units of (V/N)^⅓."""
     angle_tol: Positive = 5.0
     """Tolerance of the angles of the cells, in degrees."""
+    disordered: bool = False
+    """Whether two crystals of one composition also match if the first one does with elements that may share a
+    site (:func:`whorl.evaluation.crystals.possibly_disordered`) mixed on their sites: MatterGen's matcher."""
     order: Literal["known first", "candidate first"] = "known first"
     """``fit(known, candidate)``, as ``group_structures`` does with the first of a group and a further one, or
     ``fit(candidate, known)``."""
