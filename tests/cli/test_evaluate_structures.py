@@ -12,8 +12,8 @@ def test_structures_are_evaluated_without_a_recipe(whorl, tmp_path):
     )
     assert said.code == 0, said.err
     assert "66.7 % (20.8 to 93.9), 2 of 3" in said.out
-    assert said.out.strip().endswith("out")
-    for name in ("structures.csv", "metrics.json", "generated.extxyz"):
+    assert said.out.strip().endswith("report.html")
+    for name in ("report.html", "structures.csv", "metrics.json", "generated.extxyz"):
         assert (tmp_path / "out" / name).is_file()
 
 

@@ -263,7 +263,7 @@ def _evaluate_structures(
         written = evaluate_structures(path, settings=settings, output=output, monitor=monitor, format=format)
         for line in summary(written):
             out.print(line)
-        out.print(str(written.parent))
+        out.print(str(written.with_name("report.html")))
 
 
 def _renamed(old: str, value: Path | None, new: str, present: Path | None) -> Path | None:

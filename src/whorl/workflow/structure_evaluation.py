@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -506,10 +507,13 @@ def _write(
             "counts": dict(counts.most_common()),
         },
     )
+    monitor.step("report", state="started")
+    started = time.monotonic()
     try:
         evaluation_page(output)
     except Exception as error:  # the results do not depend on their page
         monitor.warn(f"report.html could not be written ({type(error).__name__}: {error}).")
+    monitor.step("report", state="done", seconds=time.monotonic() - started)
     return output / "metrics.json"
 
 

@@ -163,7 +163,7 @@ def _energies_of(structures: StructureSet) -> tuple[str, ...]:
 
 def systems_of(structures: StructureBatch) -> list[frozenset[int]]:
     """Return the set of elements of each structure."""
-    numbers = structures.atomic_numbers.tensor_split(torch.cumsum(structures.n_atoms, 0)[:-1].tolist())
+    numbers = structures.atomic_numbers.split(structures.n_atoms.tolist()) if len(structures) else ()
     return [frozenset(one.tolist()) for one in numbers]
 
 
