@@ -128,6 +128,10 @@ PROTOCOLS: Registry[EvaluationProtocol] = Registry(
     base="whorl.evaluation.protocols.base:EvaluationProtocol",
     builtin={
         "mattergen": "whorl.evaluation.protocols.mattergen:MatterGen",
+        "lemat": "whorl.evaluation.protocols.lemat:LeMat",
+        "cdvae": "whorl.evaluation.protocols.cdvae:CDVAE",
+        "fung2022": "whorl.evaluation.protocols.fung2022:Fung2022",
+        "crystens2024": "whorl.evaluation.protocols.crystens2024:CrysTens2024",
     },
 )
 

@@ -25,7 +25,7 @@ from whorl.potentials.relaxation import Optimizer, relaxed
 from whorl.settings import Count, Positive, Section
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems
-from whorl.tensor_files import tensors_hash
+from whorl.symmetry.detection import standardized
 
 Progress = Callable[[str], Callable[[int, int], None]]
 Which = Literal["generated", "final"]
@@ -36,6 +36,7 @@ _RELAXED_AT_ONCE = 16  # structures between two saves
 _COMPUTED_AT_ONCE = 32
 _TO_GPA = 160.21766208  # of eV/Å³
 _RELAXED = ("converged", "not converged")
+_NUMBERS = ("energy", "initial_energy", "max_force", "pressure", "max_stress")
 
 
 class RelaxationSettings(Section):
@@ -115,6 +116,7 @@ class StructureSet:
         relaxation: How to relax structures by it; None to leave them as they are.
         hull: Reference phases for energies above the hull.
         scheme: Energy scheme of the potential; by default what it says itself.
+        targets: Values of the property that they were generated for, NaN where unknown.
         directory: Where finished parts are kept; None to keep none.
         progress: Called with the name of a computation, returns its callback.
     """
@@ -129,6 +131,7 @@ class StructureSet:
         relaxation: RelaxationSettings | None = None,
         hull: HullReference | None = None,
         scheme: str | None = None,
+        targets: Float[Tensor, "B"] | None = None,
         directory: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -137,6 +140,7 @@ class StructureSet:
         self.reference = None if reference is None else reference.replace(info=())
         self.potential, self.relaxation, self.hull = potential, relaxation, hull
         self.scheme = scheme or getattr(potential, "scheme", None) or "unknown"
+        self.targets = targets
         self.directory, self._progress = directory, progress
         self._checks = cache(self._check)
         self._matches = cache(self._match)
@@ -200,47 +204,81 @@ class StructureSet:
         if self.potential is None:
             return None
         rows = torch.nonzero(self.sound).flatten()
-        given = self.structures[rows]
-        if self.relaxation is None:
-            work, size, key = "energies", _COMPUTED_AT_ONCE, {"potential": self.potential.name}
-            function = partial(_single_points, self.potential)
-        else:
-            options = self.relaxation.model_dump(mode="json")
-            work, size, key = "relaxation", _RELAXED_AT_ONCE, {"potential": self.potential.name, **options}
-            function = partial(_relaxed, self.potential, options)
-        parts = self.map(work, function, list(given.chunks(size)), key=key)
-        nan = torch.full((len(self),), torch.nan, dtype=torch.float64)
+        work = "energies" if self.relaxation is None else "relaxation"
+        own = self._compute(work, self.structures[rows], self.relaxation)
         values = {}
-        for name in ("energy", "initial_energy", "max_force", "pressure", "max_stress", "steps"):
-            values[name] = nan.clone()
-            values[name][rows] = torch.cat([nan[:0], *(part.tensors[name].double() for part in parts)])
-        self._forget_raised(work, parts)
-        status, reasons = ["unphysical"] * len(self), dict(self.problems)
-        own = [one for part in parts for one in part.notes["status"]]
-        for row, one in zip(rows.tolist(), own, strict=True):
+        for name in _NUMBERS:
+            values[name] = torch.full((len(self),), torch.nan, dtype=torch.float64)
+            values[name][rows] = getattr(own, name)
+        status, steps = ["unphysical"] * len(self), torch.zeros(len(self), dtype=torch.int64)
+        for row, one in zip(rows.tolist(), own.status, strict=True):
             status[row] = one
-        for number, part in enumerate(parts):
-            for k, reason in part.notes["reasons"].items():
-                reasons[int(rows[number * size + int(k)])] = reason
-        structures = self.structures
-        if self.relaxation is not None and len(rows):
-            positions, cells = structures.positions.clone(), structures.cells.clone()
-            positions[self.sound[structures.structure_index]] = torch.cat(
-                [p.tensors["positions"] for p in parts]
+        steps[rows] = own.steps
+        positions, cells = self.structures.positions.clone(), self.structures.cells.clone()
+        positions[self.sound[self.structures.structure_index]] = own.structures.positions
+        cells[rows] = own.structures.cells
+        return Computed(
+            structures=self.structures.replace(positions=positions, cells=cells),
+            status=tuple(status),
+            reasons={**self.problems, **{int(rows[k]): reason for k, reason in own.reasons.items()}},
+            steps=steps,
+            **values,
+        )
+
+    def _compute(
+        self, work: str, structures: StructureBatch, relaxation: RelaxationSettings | None
+    ) -> Computed:
+        """Compute structures by the potential, in parts of the name ``work``."""
+        assert self.potential is not None
+        key: dict[str, Any] = {"potential": self.potential.name}
+        function: Callable[[StructureBatch], Part] = partial(_single_points, self.potential)
+        size = _COMPUTED_AT_ONCE
+        if relaxation is not None:
+            options, size = relaxation.model_dump(mode="json"), _RELAXED_AT_ONCE
+            key |= options
+            function = partial(_relaxed, self.potential, options)
+        parts = self.map(work, function, list(structures.chunks(size)), key=key)
+        self._forget_raised(work, parts)
+        none = torch.zeros(0, dtype=torch.float64)
+        values = {name: torch.cat([none, *(p.tensors[name].double() for p in parts)]) for name in _NUMBERS}
+        if parts:
+            structures = structures.replace(
+                positions=torch.cat([part.tensors["positions"] for part in parts]),
+                cells=torch.cat([part.tensors["cells"] for part in parts]),
             )
-            cells[rows] = torch.cat([part.tensors["cells"] for part in parts])
-            structures = structures.replace(positions=positions, cells=cells)
         return Computed(
             structures=structures,
-            status=tuple(status),
-            reasons=reasons,
-            energy=values["energy"],
-            initial_energy=values["initial_energy"],
-            max_force=values["max_force"],
-            pressure=values["pressure"],
-            max_stress=values["max_stress"],
-            steps=values["steps"].nan_to_num().long(),
+            status=tuple(one for part in parts for one in part.notes["status"]),
+            reasons={
+                number * size + int(k): reason
+                for number, part in enumerate(parts)
+                for k, reason in part.notes["reasons"].items()
+            },
+            steps=torch.cat([none.long(), *(part.tensors["steps"].long() for part in parts)]),
+            **values,
         )
+
+    def successive(
+        self, relaxation: RelaxationSettings, *, times: int
+    ) -> tuple[Int[Tensor, "b"], list[Computed]] | None:
+        """Relax the primitive cells of the crystals several times, each time from the end of the time before.
+
+        Args:
+            relaxation: Settings of each relaxation.
+            times: How often.
+
+        Returns:
+            Which structures these are, and the result of each time; None without a potential.
+        """
+        if self.potential is None:
+            return None
+        rows = torch.nonzero(self.sound & self.structures.pbc.all(1)).flatten()
+        structures = standardized(self.structures[rows], cell="primitive")
+        results = []
+        for number in range(1, times + 1):
+            results.append(self._compute(f"relaxation {number}", structures, relaxation))
+            structures = results[-1].structures
+        return rows, results
 
     @cached_property
     def status(self) -> tuple[str, ...]:
@@ -386,11 +424,6 @@ class StructureSet:
     def _folder(self, name: str) -> Path | None:
         return None if self.directory is None else self.directory / name
 
-    @cached_property
-    def contents(self) -> str:
-        """Hash of the structures."""
-        return tensors_hash(self.structures.tensors)
-
 
 def _frozen(matcher: MatcherSettings) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(matcher.model_dump().items()))
@@ -429,13 +462,12 @@ def _one_by_one(compute: Callable[[StructureBatch], Part], structures: Structure
                 },
             )
         nan = torch.full((1,), torch.nan, dtype=torch.float64)
-        names = ("energy", "initial_energy", "max_force", "pressure", "max_stress")
         reason = shortened(
             str(error) if isinstance(error, WhorlError) else f"{type(error).__name__}: {error}", 300
         )
         return Part(
             {
-                **dict.fromkeys(names, nan),
+                **dict.fromkeys(_NUMBERS, nan),
                 "steps": torch.zeros(1, dtype=torch.int64),
                 "positions": structures.positions,
                 "cells": structures.cells,
@@ -488,10 +520,9 @@ def _relaxed(potential: Potential, options: Mapping[str, Any], structures: Struc
 
 def _relaxed_of(potential: Potential, options: Mapping[str, Any], structures: StructureBatch) -> Part:
     found = relaxed(structures, potential, **options)
-    names = ("energy", "initial_energy", "max_force", "pressure", "max_stress", "steps")
     return Part(
         {
-            **{name: getattr(found, name).detach() for name in names},
+            **{name: getattr(found, name).detach() for name in (*_NUMBERS, "steps")},
             "positions": found.structures.positions.detach().double(),
             "cells": found.structures.cells.detach().double(),
         },

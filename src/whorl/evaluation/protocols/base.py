@@ -15,6 +15,10 @@ from whorl.evaluation.estimates import Estimate
 from whorl.evaluation.protocols.settings import ProtocolSettings
 from whorl.evaluation.structure_set import StructureSet, Which
 from whorl.settings import Method
+from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import volumes
+
+_DENSITY = 1.66053907  # g/cm³ of 1 u/Å³
 
 Input = Literal["potential", "relaxation", "hull", "reference"]
 
@@ -103,3 +107,14 @@ def flags_of(flags: Tensor, known: Tensor) -> list[bool | None]:
 def at_most(values: Tensor, limit: float) -> Tensor:
     """Return which values are known and at most ``limit``, but for rounding errors."""
     return torch.nan_to_num(values, nan=torch.inf) <= limit + 1e-9
+
+
+def densities(structures: StructureBatch) -> Tensor:
+    """Return densities in g/cm³; NaN for what has no volume."""
+    from ase.data import atomic_masses
+
+    masses = torch.from_numpy(atomic_masses).double()[structures.atomic_numbers.clamp(0, 118)]
+    sums = masses.new_zeros(len(structures)).index_add(0, structures.structure_index, masses)
+    volume = volumes(structures.cells)
+    periodic = structures.pbc.all(1) & (volume > 0)
+    return torch.where(periodic, _DENSITY * sums / volume, torch.nan)
