@@ -21,7 +21,7 @@ from whorl.evaluation.duplicates import distinct, first_known
 from whorl.evaluation.hull import HullDistance, HullReference
 from whorl.evaluation.validity import check_validity
 from whorl.potentials.base import Potential
-from whorl.potentials.relaxation import Optimizer, relaxed
+from whorl.potentials.relaxation import relaxed
 from whorl.settings import Count, Positive, Section
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import find_problems
@@ -44,8 +44,8 @@ class RelaxationSettings(Section):
 
     cell: bool = True
     """Relax the cell too."""
-    optimizer: Optimizer = "fire"
-    """``fire`` or ``lbfgs``."""
+    optimizer: Literal["fire", "lbfgs"] = "fire"
+    """Algorithm of the relaxation."""
     force_tolerance: Positive = 0.05
     """Largest force on any atom at the end, in eV/Å."""
     stress_tolerance: Positive = 0.1

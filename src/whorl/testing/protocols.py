@@ -66,7 +66,8 @@ def check_protocol(protocol: EvaluationProtocol, structures: StructureSet) -> No
 def _with(structures: StructureSet, batch: StructureBatch, **changes: Any) -> StructureSet:
     """Return another set with the same inputs but for the changes."""
     inputs = {name: getattr(structures, name) for name in _INPUTS}
-    return type(structures)(batch, scheme=structures.scheme, **{**inputs, **changes})
+    targets = None if structures.targets is None else structures.targets[: len(batch)]
+    return type(structures)(batch, scheme=structures.scheme, targets=targets, **{**inputs, **changes})
 
 
 def _is_complete(result: ProtocolResult, count: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +92,7 @@ class _Row:
         place: Index among the structures that were read; None where it cannot be read.
         reason: Why it cannot be read.
         doubts: What the reader doubts.
+        target: Value of the property that it was generated for; NaN where it states none.
     """
 
     file: str
@@ -99,6 +101,7 @@ class _Row:
     place: int | None = None
     reason: str = ""
     doubts: tuple[str, ...] = ()
+    target: float = math.nan
 
 
 def evaluate_structures(
@@ -142,6 +145,7 @@ def evaluate_structures(
             potential=potential,
             relaxation=settings.relaxation,
             hull=hull,
+            targets=torch.tensor([row.target for row in rows if row.place is not None], dtype=torch.float64),
             directory=output / PARTS,
             progress=lambda name: monitor.progress(name),
         )
@@ -224,6 +228,7 @@ def _read(path: Path, format: str | None, monitor: Monitor) -> tuple[list[_Row],
                     formula=formula_of_all(entry.structure),
                     place=len(structures),
                     doubts=tuple(str(doubt) for doubt in info.get(WARNINGS, ())),
+                    target=_number(entry.columns.get("target", info.get("target"))),
                 )
             )
             structures.append(entry.structure.to(dtype=torch.float64))
@@ -231,6 +236,13 @@ def _read(path: Path, format: str | None, monitor: Monitor) -> tuple[list[_Row],
     if not rows:
         raise InputError(f"{path}: holds no structures, so there is nothing to evaluate.")
     return rows, StructureBatch.concatenate([from_ase([]), *structures])
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _entries(path: Path, format: str | None) -> tuple[int, Iterator[Entry]]:

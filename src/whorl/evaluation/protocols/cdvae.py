@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 
 import numpy as np
@@ -144,9 +145,11 @@ def _mendeleev() -> np.ndarray:
     from pymatgen.core import Element
 
     numbers = [np.nan]
-    for number in range(1, _HEAVIEST + 1):
-        value = Element.from_Z(number).mendeleev_no
-        numbers.append(np.nan if value is None else float(value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of elements without a number
+        for number in range(1, _HEAVIEST + 1):
+            value = Element.from_Z(number).mendeleev_no
+            numbers.append(np.nan if value is None else float(value))
     order = np.array(numbers)
     return np.where(np.isfinite(order), order, np.nanmax(order) + 1).astype(np.int64)
 

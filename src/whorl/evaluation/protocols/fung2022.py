@@ -49,6 +49,8 @@ class Fung2022(EvaluationProtocol):
             "within": f"Within {tolerance:g} eV/atom of the target, of all.",
             "within_valid": f"Within {tolerance:g} eV/atom of the target, of valid structures.",
         }
+        valid = structures.checked().valid & structures.sound
+        metrics["valid"] = share(valid, of=submitted, text="No two atoms within 0.5 Å, of all.")
         energies = structures.energies("generated")
         text = "Mean formation energy by eq. 4, as generated."
         if energies is None or structures.potential is None:
@@ -59,8 +61,6 @@ class Fung2022(EvaluationProtocol):
         formation = formation_energies(energies, structures.structures, bulk)
         metrics["formation_energy"] = mean(formation, unit="eV/atom", text=text)
         columns["formation_energy"] = cells(formation)
-        valid = structures.checked().valid & structures.sound
-        metrics["valid"] = share(valid, of=submitted, text="No two atoms within 0.5 Å, of all.")
         if structures.targets is None or not bool(structures.targets.isfinite().any()):
             metrics |= {name: lacking(of, "targets") for name, of in names.items()}
         else:

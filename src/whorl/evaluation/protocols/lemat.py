@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -207,9 +208,11 @@ def _radii() -> Tensor:
     from pymatgen.core import Element
 
     values = [torch.nan]
-    for number in range(1, 119):
-        radius = Element.from_Z(number).atomic_radius
-        values.append(torch.nan if radius is None else float(radius))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of elements without a radius
+        for number in range(1, 119):
+            radius = Element.from_Z(number).atomic_radius
+            values.append(torch.nan if radius is None else float(radius))
     return torch.tensor(values, dtype=torch.float64)
 
 

@@ -174,9 +174,12 @@ def _systems(structures: StructureSet, entries: Tensor, count: int) -> dict[str,
         if entry
     }
     metrics = {"unique_systems": _ratio(len(found), count, "Different sets of elements over crystals.")}
-    if structures.reference is not None:
+    text = "Those that the reference lacks, over crystals."
+    if structures.reference is None:
+        metrics["novel_systems"] = lacking(text, "reference")
+    else:
         new = found - set(systems_of(structures.reference))
-        metrics["novel_systems"] = _ratio(len(new), count, "Those that the reference lacks, over crystals.")
+        metrics["novel_systems"] = _ratio(len(new), count, text)
     return metrics
 
 
