@@ -18,6 +18,7 @@ STRANGERS = [  # the first knows nothing of the second, not even inside a functi
     ("representations", "generators"),
     ("representations", "datasets"),
     ("reconstruction", "generators"),
+    ("proposals", "datasets"),
     ("potentials", "representations"),
     ("conditions", "generators"),
     ("evaluation", "report"),

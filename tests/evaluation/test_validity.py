@@ -11,9 +11,10 @@ from ase.build import bulk
 from ase.data import chemical_symbols
 
 from whorl.errors import MissingExtraError
-from whorl.evaluation import Reference, Samples, evaluate, validity
-from whorl.evaluation.validity import check_validity, is_charge_neutral
-from whorl.structures import from_ase
+from whorl.evaluation import Reference, Samples, evaluate
+from whorl.evaluation.validity import check_validity
+from whorl.structures import composition, from_ase
+from whorl.structures.composition import is_charge_neutral
 
 needs_smact = pytest.mark.skipif(
     importlib.util.find_spec("smact") is None, reason="needs smact: pip install 'whorl[crystens]'"
@@ -75,7 +76,7 @@ def test_elements_without_known_oxidation_states_are_not_neutral():
 
 def test_without_smact_the_remedy_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "smact.screening", None)
-    validity._neutral.cache_clear()
+    composition._neutral.cache_clear()
     with pytest.raises(MissingExtraError, match=r"pip install 'whorl\[crystens\]'"):
         check_validity(from_ase([bulk("Fe")]))
     check_validity(from_ase([bulk("Fe")]), chemistry=False)

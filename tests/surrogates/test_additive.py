@@ -444,3 +444,11 @@ def test_the_default_fingerprint_reaches_as_far_as_some_neighbours_in_dense_crys
     assert default_fingerprint(["Cu", "Au"], density=1e-3).cutoff.radius == free
     assert default_fingerprint(["Cu", "Au"], density=10.0).cutoff.radius == 4.5
     assert of_crystals.representation.cutoff.radius < of_clusters.representation.cutoff.radius
+
+
+def test_many_elements_are_embedded_in_the_default_fingerprint_where_they_can_be():
+    many = default_fingerprint(["Ca", "Ti", "Sr", "Ba", "O", "F", "N", "Zr"])
+    assert many.config()["embedding"] == 5 and len(many.config()["g5"]) > 0
+    helium = ["Ca", "Ti", "Sr", "Ba", "O", "F", "N", "He"]  # which has no electronegativity
+    for few in (["Ca", "Ti", "O"], helium):
+        assert default_fingerprint(few).config().get("embedding") is None

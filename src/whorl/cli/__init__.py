@@ -28,6 +28,7 @@ def commands() -> typer.Typer:
         init,
         invert,
         learn,
+        propose,
         refine,
         run,
         show,

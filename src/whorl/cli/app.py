@@ -28,6 +28,7 @@ _ORDER = (
     "encode",
     "train",
     "generate",
+    "propose",
     "invert",
     "decode",
     "refine",

@@ -25,9 +25,9 @@ from whorl.chunked import Part
 from whorl.datasets.collecting import EXHAUSTED_AFTER, collect
 from whorl.datasets.store import Dataset, Skipped, pack_dataset
 from whorl.errors import InputError, did_you_mean, import_extra
-from whorl.evaluation.validity import is_charge_neutral
 from whorl.files import provenance, stable_hash
 from whorl.potentials import Potential, relax
+from whorl.structures.composition import is_charge_neutral
 from whorl.structures.convert import from_pymatgen, to_pymatgen
 from whorl.symmetry.detection import space_group_numbers
 

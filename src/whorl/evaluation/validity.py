@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from ase.data import covalent_radii
-from ase.formula import Formula
 from ase.symbols import Symbols
 from jaxtyping import Bool, Float
 
-from whorl.errors import import_extra
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
+from whorl.structures.composition import is_charge_neutral
 from whorl.structures.convert import Structures, as_batch
 from whorl.structures.neighbors import neighbor_list
 
@@ -142,28 +139,3 @@ def _shortest_distances(structures: StructureBatch, closest: float) -> tuple[tor
     shortest = nowhere.scatter_reduce(0, index, lengths, "amin")
     ratios = nowhere.scatter_reduce(0, index, lengths / (radii[pairs.first] + radii[pairs.second]), "amin")
     return torch.where(shortest <= _REACH, shortest, torch.inf), ratios
-
-
-def is_charge_neutral(formula: str) -> bool:
-    """Return whether known oxidation states of a formula's elements can add up to zero.
-
-    Single elements and alloys of metals count as neutral.
-
-    Raises:
-        MissingExtraError: The package smact is not installed: pip install 'whorl[crystens]'.
-
-    >>> is_charge_neutral("NaCl"), is_charge_neutral("NaCl5"), is_charge_neutral("CuZn")
-    (True, False, True)
-    """
-    return _neutral(str(Formula(formula).reduce()[0]))
-
-
-@lru_cache(maxsize=100_000)
-def _neutral(formula: str) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # elements without electronegativity
-        smact = import_extra("smact.screening", extra="crystens")
-        try:
-            return bool(smact.smact_validity(formula))
-        except KeyError:  # smact ends at lawrencium (103): of heavier elements no oxidation state is known
-            return False

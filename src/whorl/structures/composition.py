@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import lru_cache
+
 import numpy as np
 import torch
+from ase.formula import Formula
 from ase.symbols import Symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whorl.errors import InputError, did_you_mean, shortened
+from whorl.errors import InputError, did_you_mean, import_extra, shortened
 from whorl.structures.convert import Structures, as_batch
 
 _MOST_ATOMS = 100_000
@@ -52,7 +56,6 @@ def composition(formula: str) -> dict[str, int]:
     {'Pt': 10}
     """
     from ase.data import chemical_symbols
-    from ase.formula import Formula
 
     try:
         counts = Formula(formula).count()
@@ -82,3 +85,28 @@ def covalent_radii(numbers: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
 
     radii = torch.from_numpy(np.asarray(table, dtype=np.float64)).to(numbers.device)
     return radii[numbers.clamp(0, len(radii) - 1)]
+
+
+def is_charge_neutral(formula: str) -> bool:
+    """Return whether known oxidation states of a formula's elements can add up to zero.
+
+    Single elements and alloys of metals count as neutral.
+
+    Raises:
+        MissingExtraError: The package smact is not installed: pip install 'whorl[crystens]'.
+
+    >>> is_charge_neutral("NaCl"), is_charge_neutral("NaCl5"), is_charge_neutral("CuZn")
+    (True, False, True)
+    """
+    return _neutral(str(Formula(formula).reduce()[0]))
+
+
+@lru_cache(maxsize=100_000)
+def _neutral(formula: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # elements without electronegativity
+        smact = import_extra("smact.screening", extra="crystens")
+        try:
+            return bool(smact.smact_validity(formula))
+        except KeyError:  # smact ends at lawrencium (103): of heavier elements no oxidation state is known
+            return False

@@ -23,7 +23,9 @@ from ase.data import atomic_numbers, covalent_radii
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from whorl.errors import InputError
 from whorl.representations.acsf import ACSF
+from whorl.representations.embedding import MOST_CHANNELS, embedding_table
 
 _SUBSTANTIAL = 1e-8  # variance of a principal axis, of the largest one
 _FLOOR = 0.02  # likewise: what is added before scaling to unit variance
@@ -36,8 +38,8 @@ def default_fingerprint(species: Sequence[str], density: float = 0.0) -> ACSF:
     """Return symmetry functions for environments of these elements: radial ones, and a few of angles.
 
     Lengths are in units of the bond lengths that follow from covalent radii, so that the fingerprint reaches
-    to the second or third shell, or as far as 45 neighbours. Of many elements the angles are left out, and
-    then radial functions.
+    to the second or third shell, or as far as 45 neighbours. Many elements are told apart by an embedding
+    (:mod:`whorl.representations.embedding`), or where they have none by fewer functions.
 
     Args:
         species: The elements.
@@ -47,6 +49,9 @@ def default_fingerprint(species: Sequence[str], density: float = 0.0) -> ACSF:
     sphere = (3 * _NEIGHBOURS / (4 * math.pi * density)) ** (1 / 3) if density else math.inf
     first, cutoff = _FIRST * 2 * min(radii), min(max(min(_REACH * 2 * max(radii), sphere), 4.5), 8.0)
     count = len(set(species))
+    embedding = None
+    if 18 * count + 6 * count * (count + 1) // 2 > _MOST_NUMBERS and _embeddable(species):
+        embedding = count = MOST_CHANNELS
     pairs = count * (count + 1) // 2
     radial = next((n for n in (12, 8, 5) if (n + n // 2) * count <= _MOST_NUMBERS), 4)
     step = (cutoff - 1.0 - first) / radial
@@ -57,7 +62,15 @@ def default_fingerprint(species: Sequence[str], density: float = 0.0) -> ACSF:
     angular = [(0.4 / (cutoff / 2.6) ** 2, zeta, lam) for zeta in powers for lam in (-1.0, 1.0)]
     if 2 * pairs + len(g2) * count > _MOST_NUMBERS:
         angular = []
-    return ACSF(species=species, cutoff=cutoff, g2=g2, g5=angular, pooling=("mean",))
+    return ACSF(species=species, cutoff=cutoff, g2=g2, g5=angular, pooling=("mean",), embedding=embedding)
+
+
+def _embeddable(species: Sequence[str]) -> bool:
+    try:
+        embedding_table(species, MOST_CHANNELS)
+    except InputError:  # such as noble gases, of which descriptors are not known
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)

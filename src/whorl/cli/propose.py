@@ -1,0 +1,70 @@
+"""``whorl propose``: structures of new formulas, by substitution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whorl.cli.app import app
+from whorl.cli.console import monitored, out
+from whorl.cli.options import COUNT, FINITE, POSITIVE, Seed
+from whorl.cli.settings_options import given_settings, settings_command
+
+
+@app.command(
+    cls=settings_command("whorl.proposals.formulas:FormulaRequest", headings=("Requests of each formula",))
+)
+def propose(
+    dataset: Annotated[Path, typer.Argument(help="Data set, from 'whorl data'.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Structures to write (.safetensors, .extxyz and .csv).")
+    ],
+    target: Annotated[
+        float | None,
+        typer.Option(
+            parser=FINITE,
+            metavar="<float>",
+            help="Value of the property.",
+            show_default="any",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            parser=POSITIVE,
+            metavar="<float>",
+            help="A structure within this distance of the target is a hit.",
+        ),
+    ] = 0.1,
+    property: Annotated[
+        str | None, typer.Option(help="Name of the property.", show_default="the only one")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="Number of formulas.", parser=COUNT)] = 100,
+    seed: Seed = 0,
+) -> None:
+    """Propose structures of new formulas that are likely to have a value of the property.
+
+    Elements are substituted in the structures of the data set, their cells scaled, and the property predicted
+    by a surrogate that is fitted to the data. Each formula occurs once. For example
+    `whorl propose data.safetensors --target 0.2 --element O --balanced -n 300 -o new.safetensors`; then
+    `whorl refine new.safetensors --kind project --dataset data.safetensors -o refined.safetensors`.
+    """
+    from whorl.proposals.formulas import FormulaRequest
+    from whorl.settings import settings_from
+    from whorl.workflow.proposals import propose as propose_structures
+
+    with monitored() as monitor:
+        propose_structures(
+            dataset,
+            output=output,
+            count=count,
+            monitor=monitor,
+            property=property,
+            target=target,
+            tolerance=tolerance,
+            request=settings_from(FormulaRequest, given_settings(), source="whorl propose"),
+            seed=seed,
+        )
+        out.print(str(output))

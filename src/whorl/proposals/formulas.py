@@ -1,0 +1,467 @@
+r"""Chemical formulas for a value of a property: p(N, formula | y, request).
+
+A formula is proposed from one of the data by substitution of elements, and chosen by the property predicted
+for it:
+
+.. math::
+   p(F \mid y^*) \propto p(F)\; \mathcal{N}\bigl(y^*;\, \hat y(F),\, \sigma^2\bigr)
+
+with a forest of regression trees :math:`\hat y` on statistics of the elements' descriptors, and the error σ
+that it makes on formulas out of its bag. Element e is replaced by e' with
+
+.. math::
+   p(e' \mid e) \propto n_{ee'} + \alpha\, k_{ee'}, \qquad
+   k_{ee'} \propto e^{-|\Delta u|^2 / 2}
+
+where :math:`n_{ee'}` counts pairs of formulas of the data that differ by this substitution (in the manner of
+Hautier et al., Inorg. Chem. 50, 656, 2011), and u are the descriptors of
+:mod:`whorl.representations.elements`, each in units of its standard deviation. So it works from a few hundred
+rows on, and what is requested holds for every formula that is returned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+from jaxtyping import Float
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from whorl.errors import InputError, did_you_mean
+from whorl.representations.elements import DESCRIPTORS, descriptor_table
+from whorl.settings import Count, Section
+from whorl.structures.batch import StructureBatch
+from whorl.structures.composition import is_charge_neutral
+
+Range = tuple[Count, Count]
+Counts = tuple[tuple[str, int], ...]
+"""Elements with their numbers of atoms, by atomic number of the element."""
+
+_PRIOR = 10.0  # α: substitutions as many as these are known from descriptors
+_SUBSTITUTIONS = (0.1, 0.6, 0.3)  # probability of none, one, two of them
+_PROPOSED = 20  # proposals for each formula that is asked for
+_ROUNDS = 15
+_TREES = 100
+_FEWEST = 20  # labelled formulas that a forest needs
+
+
+class FormulaRequest(Section):
+    """What each formula must be."""
+
+    elements: Annotated[list[str], Field(json_schema_extra={"option": "element"})] = []
+    """Elements that each formula has; it may have others too."""
+    exclude: list[str] = []
+    """Elements that no formula has."""
+    n_atoms: Range | None = None
+    """Least and greatest number of atoms."""
+    n_elements: Range | None = None
+    """Least and greatest number of elements."""
+    balanced: bool = False
+    """Whether known oxidation states have to add up to zero (by smact; alloys of metals count as neutral)."""
+    new: bool = False
+    """Whether formulas of the data are left out."""
+
+    @model_validator(mode="after")
+    def _agreeing(self) -> FormulaRequest:
+        for symbol in (*self.elements, *self.exclude):
+            if symbol not in chemical_symbols[1:]:
+                raise ValueError(f"unknown element '{symbol}'.{did_you_mean(symbol, chemical_symbols[1:])}")
+        if both := [symbol for symbol in self.elements if symbol in self.exclude]:
+            raise ValueError(f"{', '.join(both)} cannot be both requested and excluded")
+        for name in ("n_atoms", "n_elements"):
+            span = getattr(self, name)
+            if span is not None and span[0] > span[1]:
+                raise ValueError(f"{name}: got {span[0]} to {span[1]}, expected the least number first")
+        most = min(span[1] for span in (self.n_atoms, self.n_elements, (0, math.inf)) if span is not None)
+        if len(set(self.elements)) > most:
+            raise ValueError(f"{len(set(self.elements))} elements are requested, and at most {most} allowed")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposedFormula:
+    """A formula, and where it comes from.
+
+    Attributes:
+        counts: Elements with their numbers of atoms.
+        parent: Row of the data whose elements were substituted.
+        elements: The elements in the place of the parent's, which are in the order of their atomic numbers.
+        predicted: Property predicted for it; NaN without a property.
+        is_new: Whether no structure of the data has this reduced formula.
+    """
+
+    counts: Counts
+    parent: int
+    elements: tuple[str, ...]
+    predicted: float
+    is_new: bool
+
+    @property
+    def formula(self) -> str:
+        """The formula of all atoms, metals first."""
+        from ase.formula import Formula
+
+        return str(Formula.from_dict(dict(self.counts)).convert("metal"))
+
+
+class FormulaModel:
+    """Formulas of a data set, and new ones by substitution.
+
+    Args:
+        formulas: Elements and numbers of atoms of each structure.
+        values: Their property, NaN where it is unknown; None to leave it out.
+
+    Raises:
+        InputError: No formulas, or too few with a property.
+    """
+
+    def __init__(
+        self, formulas: Sequence[Mapping[str, int]], values: Float[Tensor, "N"] | None = None
+    ) -> None:
+        if not formulas:
+            raise InputError("formulas: got no structures, expected some to begin with.")
+        self._rows = [_sorted(one) for one in formulas]
+        self.elements = tuple(
+            sorted({e for row in self._rows for e, _ in row}, key=atomic_numbers.__getitem__)
+        )
+        self._known = {_reduced(row) for row in self._rows}
+        self._values = None if values is None else values.double().numpy()
+        self._forest: _Forest | None = None
+        if self._values is not None:
+            labelled: defaultdict[Counts, list[float]] = defaultdict(list)
+            for row, value in zip(self._rows, self._values.tolist(), strict=True):
+                if math.isfinite(value):
+                    labelled[_reduced(row)].append(value)
+            if len(labelled) < _FEWEST:
+                raise InputError(
+                    f"formulas: {len(labelled)} different formulas have the property, expected at least "
+                    f"{_FEWEST}. Give more data, or leave the property out."
+                )
+            self._forest = _Forest(labelled)
+
+    @classmethod
+    def of_structures(
+        cls, structures: StructureBatch, values: Float[Tensor, "N"] | None = None
+    ) -> FormulaModel:
+        """Return the model of the formulas of structures."""
+        ends = structures.n_atoms.cumsum(0)[:-1].tolist()
+        parts = structures.atomic_numbers.cpu().tensor_split(ends)
+        formulas = []
+        for numbers in parts:
+            found, counts = torch.unique(numbers, return_counts=True)
+            formulas.append(
+                {chemical_symbols[z]: n for z, n in zip(found.tolist(), counts.tolist(), strict=True)}
+            )
+        return cls(formulas, values)
+
+    @property
+    def error(self) -> float | None:
+        """Root-mean-square error of the prediction for formulas that it was not fitted to, or None."""
+        return None if self._forest is None else self._forest.error
+
+    def predict(self, formulas: Sequence[Mapping[str, int]]) -> Float[Tensor, "N"]:
+        """Return the property predicted for formulas.
+
+        Raises:
+            InputError: The model was made without a property.
+        """
+        if self._forest is None:
+            raise InputError("formulas: this model was made without a property, so it predicts none.")
+        return torch.from_numpy(self._forest.predict([_sorted(one) for one in formulas]))
+
+    def sample(
+        self,
+        count: int,
+        *,
+        target: float | None = None,
+        request: FormulaRequest | None = None,
+        seed: int = 0,
+    ) -> list[ProposedFormula]:
+        """Return different formulas that are what is requested, the most likely first.
+
+        Args:
+            count: How many; fewer are returned where no more are found.
+            target: Of the property; None to disregard it.
+            request: What each of them must be.
+            seed: Of all randomness.
+
+        Raises:
+            InputError: Elements that the data do not have, nothing that fits the request, or a target for a
+                model without a property.
+            MissingExtraError: A balanced formula without smact: pip install 'whorl[crystens]'.
+        """
+        rng = np.random.default_rng(seed)
+        proposals = self.propose(_PROPOSED * count, target=target, request=request, rng=rng)
+        distinct = list({one.counts: one for one in proposals}.values())
+        logarithm = np.zeros(len(distinct))
+        if target is not None:
+            assert self._forest is not None
+            predicted = np.array([one.predicted for one in distinct])
+            logarithm = -0.5 * ((predicted - target) / self._forest.error) ** 2
+        return [distinct[k] for k in drawn_by_weight(logarithm, count, rng)]
+
+    def propose(
+        self,
+        count: int,
+        *,
+        target: float | None = None,
+        request: FormulaRequest | None = None,
+        rng: np.random.Generator,
+        starts: Sequence[ProposedFormula] = (),
+    ) -> list[ProposedFormula]:
+        """Return proposals that are what is requested, before the choice by the property: about ``count``.
+
+        A formula occurs with several parents and in several arrangements on their sites, with each of them
+        once.
+
+        Args:
+            count: How many.
+            target: As for :meth:`sample`.
+            request: Likewise.
+            rng: Source of all randomness.
+            starts: Earlier proposals that substitutions begin with, in the place of the data.
+
+        Raises:
+            InputError: As :meth:`sample`.
+        """
+        request = request or FormulaRequest()
+        if target is not None and self._forest is None:
+            raise InputError("formulas: a target needs the property of the data.")
+        self._require_seen(request)
+        weights = None
+        if not starts:
+            rows = self._usable(request)
+            weights = self._row_weights(rows, target)
+            starts = [self._unchanged(row) for row in rows]
+        size = max(count // 2, 200)
+        found: dict[tuple[int, tuple[str, ...]], ProposedFormula] = {}
+        for _ in range(_ROUNDS):
+            for k in rng.choice(len(starts), size=size, p=weights).tolist():
+                proposed = self._substituted(starts[k], request, rng)
+                if proposed is not None and _meets(proposed, request):
+                    found.setdefault((proposed.parent, proposed.elements), proposed)
+            if len(found) >= count:
+                break
+        if not found:
+            raise InputError(
+                f"formulas: none of {_ROUNDS * size:,} proposals is what is requested "
+                f"({_in_words(request)}). Ask for less, or give data with more elements."
+            )
+        if self._forest is None:
+            return list(found.values())
+        predicted = self._forest.predict([one.counts for one in found.values()]).tolist()
+        return [replace(one, predicted=value) for one, value in zip(found.values(), predicted, strict=True)]
+
+    # Which rows, and how they are changed.
+
+    def _require_seen(self, request: FormulaRequest) -> None:
+        missing = [symbol for symbol in request.elements if symbol not in self.elements]
+        if missing:
+            near = {symbol: self._nearest(symbol) for symbol in missing}
+            like = "; ".join(f"like {symbol}: {', '.join(names)}" for symbol, names in near.items())
+            raise InputError(
+                f"formulas: no structure of the data has {', '.join(missing)}. Elements of the data {like}."
+            )
+        if set(self.elements) <= set(request.exclude):
+            raise InputError("formulas: all elements of the data are excluded.")
+
+    def _nearest(self, symbol: str) -> list[str]:
+        table = _descriptors([symbol, *self.elements])
+        order = np.argsort(((table[1:] - table[0]) ** 2).sum(1), kind="stable")
+        return [self.elements[k] for k in order[:3]]
+
+    def _unchanged(self, row: int) -> ProposedFormula:
+        counts = self._rows[row]
+        elements = tuple(symbol for symbol, _ in counts)
+        return ProposedFormula(counts=counts, parent=row, elements=elements, predicted=math.nan, is_new=False)
+
+    def _usable(self, request: FormulaRequest) -> list[int]:
+        """Return the rows that substitutions can make what is requested."""
+        fewest = len(set(request.elements))
+        low, high = request.n_elements or (1, len(self.elements))
+        least, most = request.n_atoms or (1, math.inf)
+        allowed = len(set(self.elements) - set(request.exclude))
+        rows = [
+            k
+            for k, row in enumerate(self._rows)
+            if max(fewest, low) <= len(row) <= min(high, allowed) and least <= sum(n for _, n in row) <= most
+        ]
+        if not rows:
+            sizes = sorted({sum(n for _, n in row) for row in self._rows})
+            numbers = sorted({len(row) for row in self._rows})
+            raise InputError(
+                f"formulas: no formula of the data can be made what is requested ({_in_words(request)}). The "
+                f"data have {_span(sizes)} atoms and {_span(numbers)} elements."
+            )
+        return rows
+
+    def _row_weights(self, rows: Sequence[int], target: float | None) -> NDArray[np.float64]:
+        logarithm = np.zeros(len(rows))
+        if target is not None:
+            assert self._forest is not None and self._values is not None
+            # Twice as wide as the choice that follows: substitutions change the property.
+            known = self._values[rows]
+            logarithm = -0.5 * ((known - target) / (2.0 * self._forest.error)) ** 2
+            logarithm[~np.isfinite(known)] = -np.inf
+            if not np.isfinite(logarithm).any():
+                logarithm[:] = 0.0
+        weights: NDArray[np.float64] = np.exp(np.maximum(logarithm - logarithm.max(), -30.0))
+        return np.asarray(weights / weights.sum())
+
+    def _substituted(
+        self, start: ProposedFormula, request: FormulaRequest, rng: np.random.Generator
+    ) -> ProposedFormula | None:
+        parent, elements = self._rows[start.parent], list(start.elements)
+        wanted = [symbol for symbol in dict.fromkeys(request.elements) if symbol not in elements]
+        free = [k for k, symbol in enumerate(elements) if symbol not in request.elements]
+        # What must go, first: excluded elements take the requested ones if there are any.
+        out = [k for k in free if elements[k] in request.exclude]
+        for symbol in wanted:
+            places = [k for k in free if k in out] or free
+            chances = np.array([self._kernel[self._index[elements[k]], self._index[symbol]] for k in places])
+            place = int(rng.choice(places, p=chances / chances.sum()))
+            elements[place] = symbol
+            free.remove(place)
+            out = [k for k in out if k != place]
+        extra = int(rng.choice(len(_SUBSTITUTIONS), p=_SUBSTITUTIONS)) - len(wanted)
+        others = [k for k in free if k not in out]
+        rng.shuffle(others)
+        for place in [*out, *others[: max(extra, 0)]]:
+            chances = self._kernel[self._index[elements[place]]].copy()
+            chances[
+                [self._index[symbol] for symbol in {*elements, *request.exclude} if symbol in self._index]
+            ] = 0
+            if not chances.sum() > 0:
+                return None
+            elements[place] = self.elements[int(rng.choice(len(chances), p=chances / chances.sum()))]
+        counts = _sorted({e: n for e, (_, n) in zip(elements, parent, strict=True)})
+        return ProposedFormula(
+            counts=counts,
+            parent=start.parent,
+            elements=tuple(elements),
+            predicted=math.nan,
+            is_new=_reduced(counts) not in self._known,
+        )
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {symbol: k for k, symbol in enumerate(self.elements)}
+
+    @cached_property
+    def _kernel(self) -> NDArray[np.float64]:
+        """Probability that an element (row) is replaced by another one (column)."""
+        table = _descriptors(self.elements)
+        squares = ((table[:, None] - table[None]) ** 2).sum(2)
+        prior = np.exp(-0.5 * squares)
+        np.fill_diagonal(prior, 0.0)
+        prior /= np.maximum(prior.sum(1, keepdims=True), 1e-300)
+        seen = np.zeros_like(prior)
+        same: defaultdict[tuple[Counts, int], set[int]] = defaultdict(set)
+        for row in self._known:
+            for k, (symbol, n) in enumerate(row):
+                same[row[:k] + row[k + 1 :], n].add(self._index[symbol])
+        for members in same.values():
+            inside = sorted(members)
+            seen[np.ix_(inside, inside)] += 1.0
+        np.fill_diagonal(seen, 0.0)
+        kernel = seen + _PRIOR * prior
+        return np.asarray(kernel / np.maximum(kernel.sum(1, keepdims=True), 1e-300))
+
+
+def drawn_by_weight(logarithm: NDArray[np.float64], count: int, rng: np.random.Generator) -> list[int]:
+    """Return ``count`` indices drawn without replacement by weights of these logarithms (Gumbel's trick).
+
+    The likeliest come first, but for chance.
+    """
+    return np.argsort(-(logarithm + rng.gumbel(size=len(logarithm))), kind="stable")[:count].tolist()
+
+
+class _Forest:
+    """Regression of a property from formulas, with its error out of the bag."""
+
+    def __init__(self, labelled: Mapping[Counts, Sequence[float]]) -> None:
+        from sklearn.ensemble import RandomForestRegressor
+
+        self._forest = RandomForestRegressor(
+            _TREES, max_features=0.5, min_samples_leaf=2, oob_score=True, random_state=0
+        )
+        values = np.array([float(np.mean(some)) for some in labelled.values()])
+        self._forest.fit(_features(labelled), values)
+        missed = self._forest.oob_prediction_ - values
+        # Structures of one formula differ too.
+        within = float(np.mean([np.var(some) for some in labelled.values()]))
+        self.error = max(math.sqrt(float(np.nanmean(missed**2)) + within), 1e-6)
+
+    def predict(self, formulas: Iterable[Counts]) -> NDArray[np.float64]:
+        return np.asarray(self._forest.predict(_features(formulas)))
+
+
+def _features(formulas: Iterable[Counts]) -> NDArray[np.float64]:
+    """Return statistics of each descriptor over atoms and over the commonest elements, and norms."""
+    table = _all_descriptors()
+    rows = []
+    for counts in formulas:
+        atoms = np.array([n for _, n in counts], dtype=float)
+        values = table[[atomic_numbers[e] for e, _ in counts]]
+        fractions = atoms / atoms.sum()
+        mean = fractions @ values
+        spread = np.sqrt(np.maximum(fractions @ (values - mean) ** 2, 0.0))
+        common = fractions >= fractions.max() - 1e-9
+        parts = [mean, spread, values.min(0), values.max(0), values[common].mean(0)]
+        rows.append(np.concatenate([*parts, [len(counts), *_norms(fractions)]]))
+    return np.array(rows)
+
+
+def _norms(fractions: NDArray[np.float64]) -> list[float]:
+    return [float((fractions**p).sum() ** (1 / p)) for p in (2, 3)]
+
+
+def _all_descriptors() -> NDArray[np.float64]:
+    return descriptor_table(DESCRIPTORS).numpy()
+
+
+def _descriptors(symbols: Sequence[str]) -> NDArray[np.float64]:
+    """Return descriptors of elements, in units of their standard deviations over those to plutonium."""
+    table = _all_descriptors()
+    scale = table[1:95].std(0)
+    return np.asarray(table[[atomic_numbers[symbol] for symbol in symbols]] / scale)
+
+
+def _sorted(counts: Mapping[str, int]) -> Counts:
+    return tuple(sorted(counts.items(), key=lambda item: atomic_numbers[item[0]]))
+
+
+def _reduced(counts: Counts) -> Counts:
+    common = math.gcd(*(n for _, n in counts))
+    return tuple((symbol, n // common) for symbol, n in counts)
+
+
+def _meets(proposed: ProposedFormula, request: FormulaRequest) -> bool:
+    if request.new and not proposed.is_new:
+        return False
+    return not request.balanced or is_charge_neutral(proposed.formula)
+
+
+def _in_words(request: FormulaRequest) -> str:
+    given: dict[str, Callable[[], str]] = {
+        "elements": lambda: f"with {', '.join(request.elements)}",
+        "exclude": lambda: f"without {', '.join(request.exclude)}",
+        "n_atoms": lambda: "{} to {} atoms".format(*(request.n_atoms or ())),
+        "n_elements": lambda: "{} to {} elements".format(*(request.n_elements or ())),
+        "balanced": lambda: "charge-balanced",
+        "new": lambda: "not in the data",
+    }
+    return ", ".join(text() for name, text in given.items() if getattr(request, name)) or "anything"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"

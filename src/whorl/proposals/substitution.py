@@ -1,0 +1,192 @@
+r"""Structures by substitution: a structure of the data with other elements on its sites.
+
+The cell is scaled to the volumes of its atoms, :math:`V' = V \sum_i v_{e'_i} / \sum_i v_{e_i}`, where the
+volumes :math:`v_e` of elements are fitted to the cells of the data by non-negative least squares, in doubt in
+proportion to the cube of the covalent radius. So the distribution of space groups and shapes of cells for a
+formula is that of the structures that it was derived from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whorl.proposals.formulas import FormulaModel, FormulaRequest, ProposedFormula
+from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import volumes
+from whorl.structures.composition import covalent_radii
+
+_GENERATIONS = 4
+_PER_FORMULA = 6  # proposed in each generation, for each one that is asked for
+_DOUBT = 3.0  # structures with an element by which its volume is as much the data's as the radius's
+
+Predict = Callable[[StructureBatch], tuple[Float[Tensor, "N"], Float[Tensor, "N"]]]
+"""Returns a property of structures, and its standard deviation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposedStructures:
+    """Structures of new formulas.
+
+    Attributes:
+        structures: One of each formula.
+        formulas: Where each comes from.
+        predicted: Their property, shape (n,); NaN where it was not predicted.
+        uncertainty: Its standard deviation, likewise.
+    """
+
+    structures: StructureBatch
+    formulas: list[ProposedFormula]
+    predicted: Float[Tensor, "n"]
+    uncertainty: Float[Tensor, "n"]
+
+
+class Substitution:
+    """Substitution of elements in the structures of a data set.
+
+    Args:
+        structures: The data.
+        values: Their property, NaN where it is unknown; None to leave it out.
+
+    Raises:
+        InputError: As :class:`FormulaModel`.
+    """
+
+    def __init__(self, structures: StructureBatch, values: Float[Tensor, "N"] | None = None) -> None:
+        self._structures = structures.to(device="cpu", dtype=torch.float64).replace(info=())
+        self.formulas = FormulaModel.of_structures(self._structures, values)
+        self._atomic = _atomic_volumes(self._structures)
+
+    def structures_of(self, proposals: Sequence[ProposedFormula]) -> StructureBatch:
+        """Return the structures of proposed formulas: their parents with the elements substituted."""
+        parents = self._structures[[one.parent for one in proposals]]
+        pieces = []
+        for one, own in zip(proposals, parents.atomic_numbers.split(parents.n_atoms.tolist()), strict=True):
+            _, place = torch.unique(own, return_inverse=True)  # by atomic number, as the elements are
+            pieces.append(torch.tensor([atomic_numbers[symbol] for symbol in one.elements])[place])
+        numbers = torch.cat(pieces)
+        sums = [
+            torch.zeros(len(parents), dtype=torch.float64).index_add(
+                0, parents.structure_index, self._atomic[z]
+            )
+            for z in (parents.atomic_numbers, numbers)
+        ]
+        scale = (sums[1] / sums[0]) ** (1 / 3)
+        scale = torch.where(parents.pbc.all(1), scale, 1.0)
+        return parents.replace(
+            atomic_numbers=numbers,
+            cells=parents.cells * scale[:, None, None],
+            positions=parents.positions * scale[parents.structure_index, None],
+        )
+
+    def sample(
+        self,
+        count: int,
+        *,
+        target: float | None = None,
+        request: FormulaRequest | None = None,
+        predict: Predict | None = None,
+        tolerance: float = 0.1,
+        seed: int = 0,
+    ) -> ProposedStructures:
+        """Return structures of different formulas.
+
+        Of proposals at random, those most likely to be within the tolerance of the target are returned,
+        each formula once; without a target, any.
+
+        Args:
+            count: How many; fewer are returned where no more are found.
+            target: Of the property; None to disregard it.
+            request: What each formula must be.
+            predict: Predicts the property of structures; by default it is predicted of their formulas.
+            tolerance: Of the target.
+            seed: Of all randomness.
+
+        Raises:
+            InputError: As :meth:`FormulaModel.sample`.
+        """
+        rng = np.random.default_rng(seed)
+        size = _PER_FORMULA * count
+        proposals: list[ProposedFormula] = []
+        values, errors = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+        order: list[int] = []
+        # Substitutions in what is nearest to the target, again and again: there are few proposals near a
+        # rare value.
+        for _ in range(1 if target is None else _GENERATIONS):
+            starts = [proposals[k] for k in order[:count]]
+            further = self.formulas.propose(size, target=target, request=request, rng=rng, starts=starts)
+            known = {(one.parent, one.elements) for one in proposals}
+            further = [one for one in further if (one.parent, one.elements) not in known]
+            if not further:
+                break
+            value, error = self._predicted(further, predict)
+            proposals, values, errors = (
+                [*proposals, *further],
+                torch.cat([values, value]),
+                torch.cat([errors, error]),
+            )
+            order = rng.permutation(len(proposals)).tolist()
+            if target is not None:
+                chance = hit_probability(values, errors, target, tolerance)
+                order = torch.argsort(chance, descending=True, stable=True).tolist()
+        first: dict[object, int] = {}
+        for k in order:
+            first.setdefault(proposals[k].counts, k)
+        chosen = list(first.values())[:count]
+        return ProposedStructures(
+            structures=self.structures_of([proposals[k] for k in chosen]),
+            formulas=[proposals[k] for k in chosen],
+            predicted=values[chosen],
+            uncertainty=errors[chosen],
+        )
+
+    def _predicted(
+        self, proposals: Sequence[ProposedFormula], predict: Predict | None
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+        if predict is not None:
+            value, error = predict(self.structures_of(proposals))
+            return value.double(), error.double()
+        value = torch.tensor([one.predicted for one in proposals], dtype=torch.float64)
+        return value, torch.full_like(value, self.formulas.error or torch.nan)
+
+
+def hit_probability(
+    value: Float[Tensor, "n"], error: Float[Tensor, "n"], target: float, tolerance: float
+) -> Float[Tensor, "n"]:
+    """Return the probability that a property, normally distributed, is within a tolerance of the target."""
+    upper, lower = ((target + side * tolerance - value) / error for side in (1.0, -1.0))
+    return torch.special.ndtr(upper) - torch.special.ndtr(lower)
+
+
+def _atomic_volumes(structures: StructureBatch) -> Float[Tensor, "119"]:
+    """Return the volume of an atom of each element in Å³."""
+    from scipy.optimize import nnls
+
+    radii = covalent_radii(torch.arange(119)).pow(3)
+    periodic = torch.nonzero(structures.pbc.all(1)).flatten()
+    if not len(periodic):
+        return radii
+    crystals = structures[periodic]
+    counts = torch.zeros(len(crystals), 119, dtype=torch.float64)
+    ones = torch.ones(len(crystals.atomic_numbers), dtype=torch.float64)
+    counts.index_put_((crystals.structure_index, crystals.atomic_numbers), ones, accumulate=True)
+    volume = volumes(crystals.cells)
+    prior = radii * float((volume / (counts @ radii)).median())
+    # Errors of a volume count in proportion; the prior counts as a few structures do.
+    there = torch.nonzero(counts.sum(0)).flatten()
+    table = counts[:, there] / volume[:, None]
+    weight = (
+        _DOUBT**0.5 * (counts[:, there] / counts.sum(1, keepdim=True)).square().mean(0).sqrt() / prior[there]
+    )
+    rows: list[NDArray[np.float64]] = [table.numpy(), torch.diag(weight).numpy()]
+    right = torch.cat([torch.ones(len(volume), dtype=torch.float64), weight * prior[there]])
+    fitted, _ = nnls(np.concatenate(rows), right.numpy())
+    prior[there] = torch.from_numpy(fitted).clamp(min=0.1 * prior[there])
+    return prior

@@ -1,0 +1,137 @@
+"""Proposal of structures of new formulas with a property, by substitution in a data set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whorl.datasets import Dataset, load_dataset, save_dataset, write_extxyz
+from whorl.errors import InputError
+from whorl.files import contents_hash, provenance, write_text
+from whorl.proposals.formulas import FormulaRequest
+from whorl.proposals.substitution import Predict, ProposedStructures, Substitution
+from whorl.structures.batch import StructureBatch
+from whorl.surrogates import AdditiveSurrogate
+from whorl.workflow.monitor import Monitor
+from whorl.workflow.outputs import check_output
+from whorl.workflow.stages.atoms import Labelled, read_labelled
+
+_COSINES = 3000  # of the surrogate: proposals are farther from the data than samples of a generator
+_AT_ONCE = 500
+
+
+def propose(
+    dataset: Path,
+    *,
+    output: Path,
+    count: int,
+    monitor: Monitor,
+    property: str | None = None,
+    target: float | None = None,
+    tolerance: float = 0.1,
+    request: FormulaRequest | None = None,
+    seed: int = 0,
+) -> None:
+    """Write structures of different formulas, those most likely to have the value first.
+
+    The property of proposed structures is predicted by an additive surrogate, fitted to all labelled
+    structures of the data set.
+
+    Args:
+        dataset: Labelled structures.
+        output: Structures, ``.safetensors``, with ``.extxyz`` and ``.csv`` of the same name.
+        count: How many.
+        monitor: Receives progress, notes and warnings.
+        property: Name of the property, if there are several.
+        target: Value of the property; None to disregard it.
+        tolerance: Of the target.
+        request: What each formula must be.
+        seed: Of all randomness.
+
+    Raises:
+        InputError: Nothing that fits the request, or too few labels.
+    """
+    check_output(output, dataset, second=".extxyz")
+    data = load_dataset(dataset)
+    if data.structures is None or not len(data.structures):
+        raise InputError(f"{dataset}: holds no structures to begin with.")
+    name, labels, predict = None, None, None
+    if target is not None:
+        labelled = read_labelled(Labelled(dataset=dataset, property=property))
+        name, (low, high) = labelled.name, labelled.properties.aminmax()
+        if not float(low) <= target <= float(high):
+            monitor.warn(
+                f"the target {target:g} of {name} lies outside of the data ({low:.4g} to {high:.4g})."
+            )
+        labels = data.properties[name].double()
+        assert labelled.structures is not None
+        surrogate = AdditiveSurrogate.fit(
+            labelled.structures.to(dtype=torch.float64),
+            labelled.properties,
+            seed=seed,
+            cosines=_COSINES,
+            progress=monitor.progress("surrogate"),
+        )
+        predict = _predictor(surrogate)
+    substitution = Substitution(data.structures, labels)
+    made = substitution.sample(
+        count, target=target, request=request, predict=predict, tolerance=tolerance, seed=seed
+    )
+    if len(made.formulas) < count:
+        monitor.warn(f"only {len(made.formulas)} different formulas were found, of {count}.")
+    new = sum(one.is_new for one in made.formulas)
+    monitor.note(f"{new} of {len(made.formulas)} formulas are not in the data.")
+    if target is not None:
+        near = float(((made.predicted - target).abs() <= tolerance).double().mean())
+        monitor.note(
+            f"{name} is predicted within {tolerance:g} of {target:g} for {100 * near:.0f} %; the median "
+            f"uncertainty is {float(made.uncertainty.median()):.2g}."
+        )
+    _write(made, data, output, name, target, {**provenance(seed=seed), "source": contents_hash(dataset)})
+
+
+def _predictor(surrogate: AdditiveSurrogate) -> Predict:
+    def predict(structures: StructureBatch) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+        parts = [surrogate.predict(part) for part in structures.chunks(_AT_ONCE)]
+        return (
+            torch.cat([part.mean for part in parts]),
+            torch.cat([part.uncertainty for part in parts if part.uncertainty is not None]),
+        )
+
+    return predict
+
+
+def _write(
+    made: ProposedStructures,
+    data: Dataset,
+    output: Path,
+    name: str | None,
+    target: float | None,
+    made_with: dict[str, Any],
+) -> None:
+    ids = tuple(f"{number:05d}_{one.formula}" for number, one in enumerate(made.formulas))
+    properties = (
+        {} if name is None else {f"predicted_{name}": made.predicted, "uncertainty": made.uncertainty}
+    )
+    if target is not None:
+        properties["target"] = torch.full_like(made.predicted, target)
+    result = Dataset(structures=made.structures, properties=properties, ids=ids, provenance=made_with)
+    save_dataset(result, output)
+    write_extxyz(
+        made.structures, output.with_suffix(".extxyz"), properties=properties, provenance=made_with, ids=ids
+    )
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["id", "formula", "new", "parent", "predicted", "uncertainty"])
+    for k, (own, one) in enumerate(zip(ids, made.formulas, strict=True)):
+        value, error = float(made.predicted[k]), float(made.uncertainty[k])
+        numbers = [f"{x:.6g}" if math.isfinite(x) else "" for x in (value, error)]
+        table.writerow([own, one.formula, int(one.is_new), data.ids[one.parent], *numbers])
+    write_text(output.with_suffix(".csv"), text.getvalue())
