@@ -110,6 +110,14 @@ class _Candidate:
     strain: float
 
 
+@dataclass(frozen=True)
+class _Averaged:
+    crystal: _Crystal
+    onto: NDArray[np.int64]  # (g, n): where each operation takes each atom
+    displacement: float
+    strain: float
+
+
 def space_group_numbers(structures: Structures, *, symprec: float = 0.01) -> Int[Tensor, "B"]:
     """Return the numbers of the space groups (1–230) as spglib finds them; 1 where it finds none.
 
@@ -285,7 +293,7 @@ def exactly_symmetric(structure: StructureBatch, *, symprec: float = 0.01) -> Sy
             continue
         exact %= 1.0
         averaged = _symmetrized((lattice, fractional + origin, numbers), rotations, exact)
-        if averaged is None or averaged[1] > 2 * symprec or not _is_group(rotations, exact):
+        if averaged is None or averaged.displacement > 2 * symprec or not _is_group(rotations, exact):
             continue
         operations = [_operation(*pair) for pair in zip(rotations, exact, strict=True)]
         setting = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(operations))
@@ -293,15 +301,45 @@ def exactly_symmetric(structure: StructureBatch, *, symprec: float = 0.01) -> Sy
             continue
         choice.append(
             Symmetric(
-                crystal=_with_crystals(structure, [averaged[0]]),
+                crystal=_with_crystals(structure, [averaged.crystal]),
                 rotations=rotations,
                 translations=exact,
                 number=int(dataset.number),
                 setting=setting,
-                displacement=averaged[1],
+                displacement=averaged.displacement,
             )
         )
     return next((one for one in choice if one.setting is not None), choice[0] if choice else None)
+
+
+def symmetrized(
+    structures: StructureBatch, *, symprec: float = 0.01
+) -> tuple[StructureBatch, list[tuple[Int[np.ndarray, "g 3 3"], Int[np.ndarray, "g n"]] | None]]:
+    """Return crystals with the symmetry that they have within a tolerance made exact in their own cells.
+
+    Args:
+        structures: Periodic in all directions.
+        symprec: Tolerance in Å.
+
+    Returns:
+        The crystals; and of each W of its operations with the atom that each takes each atom to. None where
+        there is no operation but the identity, or the atoms cannot be averaged: such a crystal is as it was.
+    """
+    crystals = _crystals(structures)
+
+    def average(crystal: _Crystal) -> Any:
+        dataset = _dataset(crystal, symprec)
+        if dataset is None or len(dataset.rotations) < 2:
+            return None
+        return _symmetrized(crystal, dataset.rotations, dataset.translations), dataset.rotations
+
+    results = [pair if pair and pair[0] else None for pair in _map(average, crystals)]
+    new = [
+        crystal if result is None else result[0].crystal
+        for crystal, result in zip(crystals, results, strict=True)
+    ]
+    operations = [None if result is None else (result[1], result[0].onto) for result in results]
+    return _with_crystals(structures, new), operations
 
 
 def _operation(rotation: NDArray[np.int32], translation: Array) -> gemmi.Op:
@@ -336,7 +374,7 @@ def _refine(
         moved = _symmetrized(crystal, dataset.rotations, dataset.translations)
         if moved is None:
             continue
-        refined, displacement, strain = moved
+        refined, displacement, strain = moved.crystal, moved.displacement, moved.strain
         if displacement > most or (number in candidates and candidates[number].displacement <= displacement):
             continue
         again = _dataset(refined, _EXACT)
@@ -355,10 +393,8 @@ def _refine(
     return max(choice, key=lambda one: (one.operations, -one.displacement))
 
 
-def _symmetrized(
-    crystal: _Crystal, rotations: NDArray[np.int32], translations: Array
-) -> tuple[_Crystal, float, float] | None:
-    """Return the crystal with exact symmetry, the largest displacement and the strain.
+def _symmetrized(crystal: _Crystal, rotations: NDArray[np.int32], translations: Array) -> _Averaged | None:
+    """Return the crystal with exact symmetry.
 
     ``None`` where an operation does not take the atoms onto one another.
     """
@@ -366,6 +402,7 @@ def _symmetrized(
     metric = lattice @ lattice.T
     symmetric = np.einsum("gji,jk,gkl->il", rotations, metric, rotations) / len(rotations)
     shift = np.zeros_like(fractional)
+    every = []
     at_once = max(1, _DIFFERENCES_AT_ONCE // len(numbers) ** 2)
     for start in range(0, len(rotations), at_once):
         some = slice(start, start + at_once)
@@ -381,6 +418,7 @@ def _symmetrized(
             return None
         gap = np.take_along_axis(gaps, onto[:, :, None, None], 2)[:, :, 0]
         np.add.at(shift, onto.ravel(), gap.reshape(-1, 3))
+        every.append(onto)
     shift /= len(rotations)
     # The same orientation: the symmetric part of the change alone, L' = L (L⁻¹ G' L⁻ᵀ)^½.
     inverse = np.linalg.inv(lattice)
@@ -390,7 +428,8 @@ def _symmetrized(
     new = lattice @ (vectors * np.sqrt(values)) @ vectors.T
     strain = np.linalg.norm(new - lattice, axis=1).max() / np.linalg.norm(lattice, axis=1).max()
     moved = np.linalg.norm(shift @ new, axis=1).max()
-    return (new, fractional + shift, numbers), float(moved), float(strain)
+    crystal = (new, fractional + shift, numbers)
+    return _Averaged(crystal, np.concatenate(every), float(moved), float(strain))
 
 
 @lru_cache(maxsize=1)
