@@ -24,6 +24,7 @@ from torch import Tensor
 from whorl.errors import InputError, unknown_option
 from whorl.potentials.base import Potential, PotentialOutput
 from whorl.potentials.optimizers import LBFGS, Fire, Optimizer, State, per_structure
+from whorl.potentials.schemes import scheme_of
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.structures.convert import Structures, as_batch
@@ -38,12 +39,12 @@ GPA = 160.21766208
 _OPTIMIZERS: Mapping[str, type[Optimizer]] = {"fire": Fire, "lbfgs": LBFGS}
 
 # Beyond these a cell has left its crystal, or a potential its training data.
-_SMALLEST, _LARGEST = 0.5, 4.0  # volume, as a fraction of that at the start
+_SMALLEST, _LARGEST = 0.25, 4.0  # volume, as a fraction of that at the start
 _MOST_DEFORMED = 2.0  # component of log F
 _LARGEST_FORCE = 1e3  # eV/Å
 _LOWEST_ENERGY = -20.0  # eV per atom
 # Energy scales on which no crystal is below that; on others (all electrons, say) the start is zero.
-_COHESIVE_SCHEMES = ("mp2020", "pbe+u", "pbe", "pbesol", "matpes-pbe", "emt")
+_COHESIVE_SCHEMES = ("mp2020", "mp-legacy", "pbe+u", "pbe", "pbesol", "matpes-pbe", "emt")
 
 _ATOMS_AT_ONCE = 20_000  # structures enter while fewer are moving
 _NOTHING = PotentialOutput(energy=torch.zeros(0), forces=torch.zeros(0, 3))
@@ -108,6 +109,7 @@ class Frame:
         failures: Given structures that cannot go on from this step, and why; they end here, and are not among
             ``index``.
         statuses: Of the same structures, one of :data:`STATUSES`.
+        computed: Given structures that the potential computed, those that failed in it too, shape (c,).
     """
 
     step: int
@@ -122,6 +124,7 @@ class Frame:
     converged: Bool[Tensor, "b"]
     failures: Mapping[int, str]
     statuses: Mapping[int, str]
+    computed: Int[Tensor, "c"]
 
 
 def relaxed(
@@ -139,7 +142,7 @@ def relaxed(
 ) -> Relaxation:
     """Relax positions and cells of many structures at once.
 
-    A structure is given up as ``collapsed`` or ``exploded`` where its volume has left 1/2 to 4 times that at
+    A structure is given up as ``collapsed`` or ``exploded`` where its volume has left 1/4 to 4 times that at
     the start, and as ``out of range`` where a force is above 1000 eV/Å, or the energy below -20 eV per atom
     (on an energy scale on which crystals may be: 20 eV below the start).
 
@@ -195,7 +198,7 @@ def relax(
     """Relax structures with FIRE, yielding a frame per step.
 
     Structures are independent: each has its own time step, and leaves the batch when it has converged
-    or failed. None is given up because of where it went; :func:`relaxed` does that.
+    or failed. With free cells they are given up where :func:`relaxed` does it.
 
     Args:
         structures: Initial structures.
@@ -217,6 +220,7 @@ def relax(
         force_tolerance=force_tolerance,
         stress_tolerance=stress_tolerance,
         steps=steps,
+        guarded=cell,
     ).frames()
 
 
@@ -333,8 +337,7 @@ class _Relaxer:
         self.cell, self.symmetry, self.guarded = cell, symmetry, guarded
         self.force_tolerance, self.stress_tolerance = force_tolerance, stress_tolerance
         self.steps, self.pressure = steps, pressure
-        scheme = getattr(potential, "scheme", None)
-        self.lowest = _LOWEST_ENERGY if scheme in _COHESIVE_SCHEMES else None
+        self.lowest = _LOWEST_ENERGY if scheme_of(potential) in _COHESIVE_SCHEMES else None
         self.gives_stress = False
 
     def frames(self) -> Iterator[Frame]:
@@ -406,7 +409,7 @@ class _Relaxer:
         output = self.potential(structures) if len(structures) else _NOTHING
         energy, forces, stress = output.energy, output.forces, output.stress
         self._require_stress(moving, energy, stress)
-        failures = dict(failures)
+        failures, computed = dict(failures), moving.index
         owner, name = structures.structure_index, self.potential.name
         largest = per_structure(forces.norm(dim=1), owner, len(structures), "amax")
         if bool((moving.steps == 0).any()):
@@ -470,6 +473,7 @@ class _Relaxer:
             & (~moving.free | (largest_stress < self.stress_tolerance)),
             failures={k: reason for k, (_, reason) in failures.items()},
             statuses={k: status for k, (status, _) in failures.items()},
+            computed=computed,
         )
         return moving, frame, symmetric
 

@@ -1,0 +1,161 @@
+"""Batched relaxation of positions and cells against ASE and against CHGNet's own optimizer, with CHGNet.
+
+Agreement: crystals of a folder of CIF files (or the smallest AFLOW prototypes), relaxed tightly by whorl and
+by ASE's FIRE with its FrechetCellFilter and CHGNet's own calculator. Both should end at the same energy and
+lattice constants. Where they do not, the start lies between two minima, or a mode is soft.
+
+Throughput: AFLOW prototypes of up to 20 atoms at the tolerances that people use (0.05 eV/Å; whorl also asks
+for 0.1 GPa, which is stricter), against CHGNet's StructOptimizer, one crystal at a time, in the same run. How
+many energies differ is printed with the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.filters import FrechetCellFilter
+from ase.optimize import FIRE
+
+from whorl.potentials import Relaxation, make_potential, relaxed
+from whorl.structures import from_ase, to_ase
+from whorl.structures.cells import cell_parameters
+
+MEV, ANGSTROM = 1.0, 1e-3  # what counts as the same, per atom
+
+
+def prototypes(count: int, *, max_atoms: int) -> list[Atoms]:
+    """Return AFLOW prototypes with the elements they are named after, spread over the library."""
+    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    crystals = [
+        entry["snl"].structure.get_primitive_structure() if isinstance(entry, dict) else entry.structure
+        for entry in AFLOW_PROTOTYPE_LIBRARY
+    ]
+    known = [c for c in crystals if c.is_ordered and len(c) <= max_atoms and max(c.atomic_numbers) <= 94]
+    chosen = [known[k] for k in np.linspace(0, len(known) - 1, min(count, len(known))).astype(int)]
+    made = [AseAtomsAdaptor.get_atoms(crystal, msonable=False) for crystal in chosen]
+    return [Atoms(a.numbers, positions=a.positions, cell=a.cell, pbc=True) for a in made]
+
+
+def crystals(count: int, folder: Path, *, max_atoms: int) -> list[Atoms]:
+    from whorl.datasets import read_dataset
+
+    if not folder.is_dir():
+        print(f"{folder} is not there: AFLOW prototypes instead")
+        return prototypes(count, max_atoms=max_atoms)
+    structures = read_dataset(folder).structures
+    small = [k for k in range(len(structures)) if int(structures.n_atoms[k]) <= max_atoms]
+    return to_ase(structures[small[:: max(1, len(small) // count)][:count]])
+
+
+def by_ase(atoms: Atoms, calculator: Any, *, fmax: float, steps: int) -> tuple[float, Atoms, int]:
+    atoms = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    atoms.calc = calculator
+    optimizer = FIRE(FrechetCellFilter(atoms), logfile=None)
+    optimizer.run(fmax=fmax, steps=steps)
+    return float(atoms.get_potential_energy()), atoms, optimizer.nsteps
+
+
+def by_chgnet(given: list[Atoms], network: Any, *, fmax: float) -> tuple[list[float], int]:
+    from chgnet.model.dynamics import StructOptimizer
+
+    optimizer = StructOptimizer(model=network, use_device="cpu", optimizer_class="FIRE")
+    energies, steps = [], 0
+    for atoms in given:
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = optimizer.relax(atoms.copy(), fmax=fmax, steps=500, verbose=False)
+        energies.append(float(result["trajectory"].energies[-1]))
+        steps += len(result["trajectory"].energies) - 1
+    return energies, steps
+
+
+def agreement(given: list[Atoms], potential: Any, calculator: Any, *, steps: int) -> None:
+    tight: dict[str, Any] = {"force_tolerance": 0.002, "stress_tolerance": 0.005, "steps": steps}
+    ours = {name: relaxed(given, potential, optimizer=name, **tight) for name in ("fire", "lbfgs")}
+    theirs = [by_ase(atoms, calculator, fmax=4e-4, steps=steps) for atoms in given]
+    counts = from_ase(given).n_atoms
+    energy = torch.tensor([item[0] for item in theirs], dtype=torch.float64)
+    lengths = cell_parameters(from_ase([item[1] for item in theirs]).cells)
+    print(f"agreement: {len(given)} crystals, ASE made {np.mean([item[2] for item in theirs]):.0f} steps")
+    for name, result in ours.items():
+        off = 1000 * (result.energy - energy) / counts
+        edges = (cell_parameters(result.structures.cells) - lengths)[:, :3].abs().amax(1)
+        same = (off.abs() <= MEV) & (edges <= ANGSTROM)
+        print(
+            f"  {name:5s}: {int(same.sum())} the same to {MEV:g} meV/atom and {ANGSTROM:g} Å; "
+            f"{result.status.count('converged')} converged, {result.steps.double().mean():.0f} steps; "
+            f"largest difference {off.abs().nan_to_num().max():.3f} meV/atom, "
+            f"{edges.nan_to_num().max():.5f} Å"
+        )
+        for k in torch.nonzero(~same).flatten().tolist():
+            print(
+                f"    {given[k].get_chemical_formula()}: {float(off[k]):+.2f} meV/atom, "
+                f"edges {edges[k]:.4f} Å, {result.status[k]}, ASE made {theirs[k][2]} steps"
+            )
+
+
+def throughput(given: list[Atoms], potential: Any, network: Any) -> None:
+    potential(given[:2])
+    results: dict[str, tuple[float, Relaxation]] = {}
+    for name in ("fire", "lbfgs"):
+        start = time.perf_counter()
+        results[name] = (0.0, relaxed(given, potential, optimizer=name))
+        results[name] = (time.perf_counter() - start, results[name][1])
+    start = time.perf_counter()
+    energies, steps = by_chgnet(given, network, fmax=0.05)
+    baseline = time.perf_counter() - start
+    counts = from_ase(given).n_atoms
+    print(f"throughput: {len(given)} prototypes, {int(counts.sum())} atoms")
+    print(f"  StructOptimizer, one at a time: {baseline:.1f} s, {steps} steps")
+    for name, (seconds, result) in results.items():
+        off = 1000 * (result.energy - torch.tensor(energies, dtype=torch.float64)) / counts
+        print(
+            f"  {name:5s}: {seconds:.1f} s, {int(result.steps.sum())} steps: {baseline / seconds:.2f} x; "
+            f"energies: {int((off.abs() <= MEV).sum())} the same to {MEV:g} meV/atom, "
+            f"{int((off < -MEV).sum())} lower, {int((off > MEV).sum())} higher, median difference "
+            f"{off.nanmedian():+.3f} meV/atom; "
+            + ", ".join(f"{result.status.count(s)} {s}" for s in dict.fromkeys(result.status))
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few crystals, in seconds")
+    parser.add_argument("--folder", type=Path, default=Path("../shared/data/cifs_good"), help="CIF files")
+    parser.add_argument("--agreement", type=int, default=50, help="crystals compared with ASE")
+    parser.add_argument("--throughput", type=int, default=100, help="prototypes relaxed for the time")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(f"load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads of PyTorch")
+    potential = make_potential("chgnet")
+    from chgnet.model.dynamics import CHGNetCalculator
+    from chgnet.model.model import CHGNet
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        network = CHGNet.load(use_device="cpu", verbose=False)
+        calculator = CHGNetCalculator(network, use_device="cpu")
+    if options.quick:
+        agreement(prototypes(2, max_atoms=2), potential, calculator, steps=20)
+        throughput(prototypes(3, max_atoms=2), potential, network)
+        return
+    if options.throughput:
+        throughput(prototypes(options.throughput, max_atoms=20), potential, network)
+    if options.agreement:
+        agreement(
+            crystals(options.agreement, options.folder, max_atoms=12), potential, calculator, steps=2000
+        )
+
+
+if __name__ == "__main__":
+    main()
