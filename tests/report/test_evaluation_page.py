@@ -256,6 +256,8 @@ def test_viewer_is_there_with_the_energies(tmp_path, monkeypatch):
     packed = re.search(r'id="packed-data">(.*?)</script>', html, re.S)[1]
     data = json.loads(gzip.decompress(base64.b64decode(packed)))
     assert data["settings"]["map"]["y"]["property"] == "energy above hull"
+    places = [int(place) for place in re.findall(r'class="open" data-place="(\d+)"', html)]
+    assert places == [0, 1, 2, 3, 4]  # pictures and structures of the viewer have one order
     assert html.count('id="packed-data"') == 1
 
 

@@ -169,7 +169,7 @@ def evaluation_page(folder: Path | str) -> Path:
             ("origins", "Where the numbers come from", _origins(evaluated)),
             ("distributions", "Distributions", _distributions(evaluated)),
             ("diagrams", "Phase diagrams", _diagrams(evaluated)),
-            ("gallery", "Most stable structures", _gallery(evaluated)),
+            ("gallery", "Most stable structures", _gallery(evaluated, embedded)),
             ("explore", "Explore the structures", _explore(evaluated, embedded)),
             ("structures", "All structures", _table(evaluated, embedded)),
             ("skipped", "Without a result, and why", _skipped(evaluated)),
@@ -329,10 +329,14 @@ def _diagrams(evaluated: EvaluatedSet) -> str:
             drawn.append((uri, words, f"{said}; {note}" if note else said))
     if not drawn:
         return ""
-    return render("evaluated/diagrams.html", panels=drawn, left_out=len(evaluated.diagrams) - len(drawn))
+    return render(
+        "evaluated/diagrams.html",
+        panels=drawn,
+        left_out=sum(structures(diagram) > 0 for diagram in evaluated.diagrams) - len(drawn),
+    )
 
 
-def _gallery(evaluated: EvaluatedSet) -> str:
+def _gallery(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
     rows = [
         row
         for row in evaluated.by_stability
@@ -340,7 +344,8 @@ def _gallery(evaluated: EvaluatedSet) -> str:
     ][:_MOST_PICTURES]
     if not rows:
         return ""
-    pictures = [_picture(evaluated, row) for row in rows]
+    place = {} if embedded is None or embedded.viewer is None else embedded.place
+    pictures = [(place.get(row, -1), _picture(evaluated, row)) for row in rows]
     has_energies = bool(np.isfinite(evaluated.numbers("energy_above_hull")).any())
     return render(
         "evaluated/gallery.html",
@@ -381,6 +386,11 @@ class _Embedded:
     rows: tuple[int, ...]
     data: str
     viewer: EmbeddedViewer | None
+
+    @property
+    def place(self) -> dict[int, int]:
+        """Place of the structure of each row."""
+        return {row: place for place, row in enumerate(self.rows)}
 
 
 def _embedded(evaluated: EvaluatedSet) -> _Embedded | None:
@@ -471,7 +481,7 @@ def _table(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
     known = [name for name in evaluated.columns if any(evaluated.texts(name))]
     order = [name for name in _FIRST if name in known] + [name for name in known if name not in _FIRST]
     rows = evaluated.by_stability[:_MOST_ROWS]
-    place = {} if embedded is None else {row: number for number, row in enumerate(embedded.rows)}
+    place = {} if embedded is None else embedded.place
     data = {
         "columns": [
             {
