@@ -40,6 +40,8 @@ else:  # pymatgen is slow to import
 _LEFT_OUT = {"He", "Ne", "Ar", "Kr", "Xe", "Rn", "Tc", "Pm", "Po", "At", "Fr", "Ra", "Ac", "Pa"}
 ELEMENTS = tuple(symbol for symbol in chemical_symbols[1:93] if symbol not in _LEFT_OUT)
 _TRIES = 300  # sets of elements tried on one prototype before the draw is given up
+_CLOSEST = 0.6
+_PACKING = (0.2, 1.2)
 _ELEMENTAL = 0.1  # how often a prototype of one element is drawn, against one of several
 
 
@@ -72,8 +74,8 @@ def build_crystals(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     draws_per_chunk: int = 32,
-    closest: float = 0.6,
-    packing: tuple[float, float] = (0.2, 1.2),
+    closest: float = _CLOSEST,
+    packing: tuple[float, float] = _PACKING,
     steps: int = 200,
     force_tolerance: float = 0.05,
 ) -> Dataset:
@@ -186,6 +188,48 @@ def _checked_elements(elements: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(sorted(set(elements)))
 
 
+def prototypes_of(systems: Iterable[Iterable[str]], *, max_atoms: int = 6) -> Dataset:
+    """Return plausible compounds of chemical systems: all decorations of the prototypes by their elements.
+
+    They are competing phases of a convex hull, where no computed ones are at hand. A decoration is taken by
+    the rules of :func:`build_crystals`, but that oxidation states need not add up to zero between metals.
+
+    Args:
+        systems: Sets of elements; compounds of two and more elements within each are made once.
+        max_atoms: Largest number of atoms in a primitive cell.
+
+    Returns:
+        A data set without properties; ``info`` is that of :func:`build_crystals`. Empty if there are none.
+
+    Raises:
+        InputError: An unknown element.
+    """
+    wanted = {
+        subset
+        for system in systems
+        for size in range(2, len(set(system)) + 1)
+        for subset in itertools.combinations(sorted(e for e in set(system) if e not in _LEFT_OUT), size)
+    }
+    for element in sorted({e for subset in wanted for e in subset}):
+        if element not in chemical_symbols[1:]:
+            raise InputError(f"unknown element '{element}'.{did_you_mean(element, ELEMENTS)}")
+    library = [p for p in _library() if len(p.species) > 1 and len(p.crystal) <= max_atoms]
+    crystals, names = [], []
+    for subset in sorted(wanted):
+        metals = all(_is_metallic(e) for e in subset)
+        for prototype in library:
+            if len(prototype.species) != len(subset):
+                continue
+            for elements in itertools.permutations(subset):
+                if not metals and not _can_be_neutral(elements, prototype.counts):
+                    continue
+                crystal = _decorated(prototype, elements)
+                if crystal is not None and _is_sound(crystal, _CLOSEST, _PACKING):
+                    crystals.append(crystal)
+                    names.append(f"{crystal.composition.reduced_formula} ({prototype.label})")
+    return _labelled(crystals, names, None, potential=None)
+
+
 class _Collection:
     """Distinct crystals, in the order of the chunks."""
 
@@ -239,7 +283,7 @@ def _compute(plan: _Plan, potential: Potential | None, number: int) -> Part:
         prototype = library[random.choice(len(library), p=weights / weights.sum())]
         elements = _neutral_elements(prototype.counts, plan.elements, random)
         crystal = None if elements is None else _decorated(prototype, elements)
-        if crystal is not None and _is_sound(crystal, plan):
+        if crystal is not None and _is_sound(crystal, plan.closest, plan.packing):
             crystals.append(crystal)
             names.append(f"draw{number * plan.draws + draw:06d}-{crystal.composition.reduced_formula}")
     return Part(*pack_dataset(_labelled(crystals, names, plan, potential)))
@@ -359,11 +403,11 @@ def _decorated(prototype: _Prototype, elements: Sequence[str]) -> Structure | No
     return crystal
 
 
-def _is_sound(crystal: Structure, plan: _Plan) -> bool:
+def _is_sound(crystal: Structure, closest: float, packing: tuple[float, float]) -> bool:
     """Return whether no atoms are too close, and the packing fraction is in range."""
     spheres = 4 / 3 * np.pi * float((covalent_radii[list(crystal.atomic_numbers)] ** 3).sum())
-    lowest, highest = plan.packing
-    return lowest <= spheres / float(crystal.volume) <= highest and _shortest_ratio(crystal) >= plan.closest
+    lowest, highest = packing
+    return lowest <= spheres / float(crystal.volume) <= highest and _shortest_ratio(crystal) >= closest
 
 
 def _shortest_ratio(crystal: Structure) -> float:
@@ -382,7 +426,7 @@ def _shortest_ratio(crystal: Structure) -> float:
 
 
 def _labelled(
-    crystals: list[Structure], names: list[str], plan: _Plan, potential: Potential | None
+    crystals: list[Structure], names: list[str], plan: _Plan | None, potential: Potential | None
 ) -> Dataset:
     """Return the crystals with their energies, where there is a potential; without those it fails on."""
     if not crystals:
@@ -393,7 +437,7 @@ def _labelled(
     rows = list(range(len(crystals)))
     properties = {}
     labels: dict[str, Any] = {}
-    if potential is not None:
+    if potential is not None and plan is not None:
         energy = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
         counts = structures.n_atoms.tolist()
         positions = list(structures.positions.split(counts))

@@ -1,12 +1,35 @@
-"""Convex hulls of an energy method's own energies."""
+"""Convex hulls of an energy method's own energies.
+
+Errors that an energy method makes for a compound and for its competitors alike cancel in a hull of its own.
+Its phases are as many as are given: a hull of few phases is too high, and energies above it are too low.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from whorl.evaluation.hull.reference import HullReference
+import torch
+
+from whorl.chunked import Part, map_chunks
+from whorl.errors import InputError
+from whorl.evaluation.hull.elements import elemental_crystals
+from whorl.evaluation.hull.reference import HullEntry, HullReference
+from whorl.executors.base import Executor
+from whorl.files import stable_hash
 from whorl.potentials.base import Potential
-from whorl.structures.convert import Structures
+from whorl.potentials.relaxation import relaxed
+from whorl.potentials.schemes import scheme_of
+from whorl.structures.batch import StructureBatch
+from whorl.structures.composition import formula_of_all
+from whorl.structures.convert import Structures, as_batch, from_ase
+from whorl.tensor_files import tensors_hash
+
+_AT_ONCE = 16  # structures between two saves
+_USABLE = ("converged", "not converged")
 
 
 def hull_by_potential(
@@ -14,14 +37,94 @@ def hull_by_potential(
     structures: Structures | None = None,
     *,
     elements: Collection[str] = (),
+    names: Sequence[str] | None = None,
     steps: int = 500,
+    force_tolerance: float = 0.05,
+    stress_tolerance: float = 0.1,
+    directory: Path | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> HullReference:
     """Return the hull of structures and elements, relaxed by the potential that is to be compared with it.
 
+    Positions and cells are relaxed. A phase that cannot be computed is left out and reported as ``skipped``;
+    one that did not converge is kept, with a warning: its energy is an upper bound.
+
     Args:
-        potential: Energy method.
-        structures: Reference phases.
-        elements: Chemical symbols whose elemental phases are added.
+        potential: Energy method, with forces and stresses.
+        structures: Reference phases, such as a training set; only crystals make sense.
+        elements: Chemical symbols of elements whose crystals are added
+            (:func:`whorl.evaluation.hull.elements.elemental_crystals`); also those of ``structures``.
+        names: Of the structures.
         steps: Longest relaxation.
+        force_tolerance: In eV/Å.
+        stress_tolerance: In GPa.
+        directory: Where finished relaxations are kept, to go on from them.
+        executor: Does the work; by default the current one.
+        progress: Called with structures relaxed, and how many there are.
+
+    Raises:
+        InputError: An unknown element; no phase could be computed.
     """
-    raise NotImplementedError
+    given = None if structures is None else as_batch(structures).replace(info=())
+    wanted = sorted({*elements, *(() if given is None else _elements_of(given))})
+    phases: list[StructureBatch] = [] if given is None else [given]
+    if names is not None and len(names) != (0 if given is None else len(given)):
+        raise InputError(f"names: got {len(names)}, expected one for each structure.")
+    labels = list(names or (f"structure {k}" for k in range(0 if given is None else len(given))))
+    for element in wanted:
+        crystals = elemental_crystals(element)
+        phases.append(from_ase(list(crystals.values())).replace(info=()))
+        labels += [f"{element} ({name})" for name in crystals]
+    if not labels:
+        raise InputError("hull by a potential: got neither structures nor elements, expected some.")
+    batch = StructureBatch.concatenate([part.to(dtype=torch.float64) for part in phases])
+    settings = {"steps": steps, "force_tolerance": force_tolerance, "stress_tolerance": stress_tolerance}
+    parts = map_chunks(
+        partial(_relaxed, potential, settings),
+        list(batch.chunks(_AT_ONCE)),
+        folder=directory,
+        key=[potential.name, settings],
+        executor=executor,
+        progress=progress,
+    )
+    energies = torch.cat([part.tensors["energy"] for part in parts]).tolist()
+    notes: list[dict[str, Any]] = [note for part in parts for note in part.notes]
+    entries, skipped = [], []
+    for row, (label, note) in enumerate(zip(labels, notes, strict=True)):
+        if note["status"] not in _USABLE or energies[row] != energies[row]:
+            skipped.append(f"{label}: {note['reason'] or note['status']}")
+            continue
+        doubts = () if note["status"] == "converged" else (f"{label}: the relaxation did not converge",)
+        entries.append(HullEntry(formula=note["formula"], energy=energies[row], name=label, warnings=doubts))
+    if not entries:
+        raise InputError(f"hull by {potential.name}: no phase could be computed. The first: {skipped[0]}.")
+    count = 0 if given is None else len(given)
+    return HullReference(
+        entries=tuple(entries),
+        scheme=scheme_of(potential),
+        source=f"{count:,} structures and {len(wanted)} elements relaxed by {potential.name}",
+        sha256=stable_hash([tensors_hash(batch.tensors), potential.name, settings]),
+        date=datetime.now(UTC).date().isoformat(),
+        potential=potential.name,
+        skipped=tuple(skipped),
+    )
+
+
+def _elements_of(batch: StructureBatch) -> list[str]:
+    from ase.data import chemical_symbols
+
+    numbers = sorted(set(batch.atomic_numbers.tolist()))
+    return [chemical_symbols[z] for z in numbers if 0 < z < len(chemical_symbols)]
+
+
+def _relaxed(potential: Potential, settings: dict[str, Any], chunk: StructureBatch) -> Part:
+    """Return the energies per atom of relaxed structures, with how each relaxation ended."""
+    result = relaxed(chunk, potential, **settings)
+    return Part(
+        {"energy": result.energy.double() / chunk.n_atoms.clamp_min(1)},
+        [
+            {"status": status, "reason": result.reasons.get(b, ""), "formula": formula_of_all(chunk[b])}
+            for b, status in enumerate(result.status)
+        ],
+    )
