@@ -204,6 +204,8 @@ def prototypes_of(systems: Iterable[Iterable[str]], *, max_atoms: int = 6) -> Da
     Raises:
         InputError: An unknown element.
     """
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
     wanted = {
         subset
         for system in systems
@@ -214,19 +216,25 @@ def prototypes_of(systems: Iterable[Iterable[str]], *, max_atoms: int = 6) -> Da
         if element not in chemical_symbols[1:]:
             raise InputError(f"unknown element '{element}'.{did_you_mean(element, ELEMENTS)}")
     library = [p for p in _library() if len(p.species) > 1 and len(p.crystal) <= max_atoms]
+    matcher = StructureMatcher()
     crystals, names = [], []
     for subset in sorted(wanted):
         metals = all(_is_metallic(e) for e in subset)
         for prototype in library:
             if len(prototype.species) != len(subset):
                 continue
+            alike: dict[str, list[Structure]] = {}  # where elements can change places
             for elements in itertools.permutations(subset):
                 if not metals and not _can_be_neutral(elements, prototype.counts):
                     continue
                 crystal = _decorated(prototype, elements)
-                if crystal is not None and _is_sound(crystal, _CLOSEST, _PACKING):
+                if crystal is None or not _is_sound(crystal, _CLOSEST, _PACKING):
+                    continue
+                same = alike.setdefault(formula := crystal.composition.reduced_formula, [])
+                if not any(matcher.fit(crystal, other) for other in same):
+                    same.append(crystal)
                     crystals.append(crystal)
-                    names.append(f"{crystal.composition.reduced_formula} ({prototype.label})")
+                    names.append(f"{formula} ({prototype.label})")
     return _labelled(crystals, names, None, potential=None)
 
 

@@ -59,6 +59,7 @@ _KBAR = 10.0  # in GPa
 _SKIPPED = ("unreadable", "unphysical", "failed")
 _DISPLACEMENT = MatcherSettings(ltol=0.5, stol=0.5, angle_tol=10.0)  # MatterGen's, which aligns most pairs
 _BY_POTENTIAL = "potential"
+_OF_EACH_COMPOSITION = 3  # phases relaxed for a hull, of the lowest energies before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ def evaluate_structures(
         before = _signature(path)
         rows, structures = _read(path, format, monitor)
         reference, ids = _read_reference(settings.reference, monitor)
-        hull = _read_hull(settings, potential, structures, reference, monitor)
+        hull = _read_hull(settings, potential, structures, reference, output, monitor)
         together = StructureSet(
             structures,
             submitted=len(rows),
@@ -289,15 +290,54 @@ def _read_hull(
     potential: Potential | None,
     structures: StructureBatch,
     reference: StructureBatch | None,
+    output: Path,
     monitor: Monitor,
 ) -> HullReference | None:
     if settings.hull is None or potential is None:
         return None
-    if settings.hull == _BY_POTENTIAL:
-        return hull_by_potential(potential, reference, elements=species_of(structures))
     systems = {frozenset(species_of(structure)) for structure in structures if len(structure.positions)}
+    if settings.hull == _BY_POTENTIAL:
+        return _hull_by_potential(potential, systems, reference, output, monitor)
     hull = read_hull(settings.hull, systems=systems)
     hull.common_scheme(scheme_of(potential), potential=potential.name)  # before anything is relaxed
+    return hull
+
+
+def _hull_by_potential(
+    potential: Potential,
+    systems: set[frozenset[str]],
+    reference: StructureBatch | None,
+    output: Path,
+    monitor: Monitor,
+) -> HullReference:
+    """Return the hull of elements, prototypes, and the reference crystals of the systems."""
+    from whorl.datasets.prototypes import prototypes_of
+
+    prototypes = prototypes_of(systems)
+    phases: list[StructureBatch] = []
+    names: list[str] = []
+    if prototypes.structures is not None:
+        phases.append(prototypes.structures.replace(info=()))
+        names += prototypes.ids
+    if reference is not None:
+        elements = [frozenset(species_of(structure)) for structure in reference]
+        rows = [k for k, own in enumerate(elements) if any(own <= system for system in systems)]
+        phases.append(reference[rows].replace(info=()))
+        names += [f"reference {k}" for k in rows]
+    hull = hull_by_potential(
+        potential,
+        StructureBatch.concatenate(phases) if phases else None,
+        elements=sorted({element for system in systems for element in system}),
+        names=names,
+        per_composition=_OF_EACH_COMPOSITION,
+        directory=output / PARTS / "hull",
+        progress=monitor.progress("phases of the hull"),
+    )
+    if hull.skipped:
+        monitor.warn(
+            f"hull by {potential.name}: {len(hull.skipped):,} phases are missing, which may make energies "
+            f"above it too low. The first: {hull.skipped[0]}."
+        )
     return hull
 
 

@@ -24,7 +24,7 @@ from whorl.potentials.base import Potential
 from whorl.potentials.relaxation import relaxed
 from whorl.potentials.schemes import scheme_of
 from whorl.structures.batch import StructureBatch
-from whorl.structures.composition import formula_of_all
+from whorl.structures.composition import formula, formula_of_all
 from whorl.structures.convert import Structures, as_batch, from_ase
 from whorl.tensor_files import tensors_hash
 
@@ -38,6 +38,7 @@ def hull_by_potential(
     *,
     elements: Collection[str] = (),
     names: Sequence[str] | None = None,
+    per_composition: int | None = None,
     steps: int = 500,
     force_tolerance: float = 0.05,
     stress_tolerance: float = 0.1,
@@ -56,6 +57,8 @@ def hull_by_potential(
         elements: Chemical symbols of elements whose crystals are added
             (:func:`whorl.evaluation.hull.elements.elemental_crystals`); also those of ``structures``.
         names: Of the structures.
+        per_composition: Relax at most this many structures of each composition, those of the lowest energies
+            as they are given; by default all. Elements are always all relaxed.
         steps: Longest relaxation.
         force_tolerance: In eV/Å.
         stress_tolerance: In GPa.
@@ -68,10 +71,13 @@ def hull_by_potential(
     """
     given = None if structures is None else as_batch(structures).replace(info=())
     wanted = sorted({*elements, *(() if given is None else _elements_of(given))})
-    phases: list[StructureBatch] = [] if given is None else [given]
     if names is not None and len(names) != (0 if given is None else len(given)):
         raise InputError(f"names: got {len(names)}, expected one for each structure.")
     labels = list(names or (f"structure {k}" for k in range(0 if given is None else len(given))))
+    if given is not None and per_composition is not None:
+        rows = _lowest(given, potential, per_composition)
+        given, labels = given[rows], [labels[row] for row in rows]
+    phases: list[StructureBatch] = [] if given is None else [given]
     for element in wanted:
         crystals = elemental_crystals(element)
         phases.append(from_ase(list(crystals.values())).replace(info=()))
@@ -109,6 +115,20 @@ def hull_by_potential(
         potential=potential.name,
         skipped=tuple(skipped),
     )
+
+
+def _lowest(batch: StructureBatch, potential: Potential, count: int) -> list[int]:
+    """Return the structures of the lowest energies per atom of each composition, in their order."""
+    energy = (
+        torch.cat([potential(chunk).energy for chunk in batch.chunks(_AT_ONCE)])
+        if len(batch)
+        else torch.zeros(0)
+    )
+    per_atom = energy.double().nan_to_num(torch.inf) / batch.n_atoms
+    members: dict[str, list[int]] = {}
+    for row in torch.argsort(per_atom, stable=True).tolist():
+        members.setdefault(formula(batch[row]), []).append(row)
+    return sorted(row for rows in members.values() for row in rows[:count])
 
 
 def _elements_of(batch: StructureBatch) -> list[str]:
