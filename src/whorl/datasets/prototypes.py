@@ -452,7 +452,8 @@ def _labelled(
         forces = [torch.full_like(part, torch.nan) for part in positions]
         stresses = torch.full((len(crystals), 3, 3), torch.nan, dtype=torch.float64)
         steps = plan.steps if plan.relaxed else 0
-        for frame in relax(structures, potential, steps=steps, force_tolerance=plan.force_tolerance):
+        tolerance = plan.force_tolerance or 1.0  # of no consequence where nothing moves
+        for frame in relax(structures, potential, steps=steps, force_tolerance=tolerance):
             for k, reason in sorted(frame.failures.items()):
                 skipped.append(Skipped(names[k], reason))
                 energy[k] = torch.nan
