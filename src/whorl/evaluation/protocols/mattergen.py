@@ -34,8 +34,6 @@ class MatterGen(EvaluationProtocol):
     kind = "mattergen"
     source = "Zeni et al., Nature 639, 624 (2025); github.com/microsoft/mattergen, mattergen/evaluation"
     departures = (
-        "Crystals are compared as ordered ones: MatterGen's default matcher then also compares those whose "
-        "elements may substitute for each other as disordered ones.",
         "A structure with an element that the hull lacks has a reason and counts as not stable; MatterGen "
         "leaves out all energies of all structures.",
         "Recall and the energy above the hull that includes the samples are not computed.",
@@ -47,8 +45,9 @@ class MatterGen(EvaluationProtocol):
 
         stable: NonNegative = 0.1
         """Largest energy above the hull of a stable crystal, in eV/atom."""
-        matcher: MatcherSettings = MatcherSettings(order="candidate first")
-        """Comparison of relaxed crystals with each other and with the reference."""
+        matcher: MatcherSettings = MatcherSettings(order="candidate first", disordered=True)
+        """Comparison of relaxed crystals with each other and with the reference: as they are, then with elements
+        mixed that may substitute for each other."""
         displacement: MatcherSettings = MatcherSettings(ltol=0.5, stol=0.5, angle_tol=10.0)
         """Comparison of generated with relaxed crystals, without scaling and with supercells; where they do
         not match, ``stol`` is the displacement in units of (V/N)^⅓."""
