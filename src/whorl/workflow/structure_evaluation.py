@@ -167,6 +167,11 @@ def evaluate_structures(
         for row in table:
             if row["status"] in _SKIPPED:
                 monitor.skip(str(row["source"]), str(row["reason"]))
+        if doubtful := [row for row in table if row["doubts"]]:
+            monitor.warn(
+                f"{len(doubtful)} entries were read with doubts (column doubts; first: "
+                f"{doubtful[0]['file']}: {doubtful[0]['doubts']})."
+            )
         counts = Counter(str(row["status"]) for row in table)
         _warn_of_failures(table, counts, potential, monitor)
         return _write(path, output, settings, together, protocols, results, table, counts, monitor)
