@@ -171,3 +171,29 @@ def test_finished_parts_are_used_again_and_bound_to_contents_and_settings(folder
     changed, _, _ = evaluated(folder, tmp_path / "out", calculator=EMT)
     assert len(calls) > made
     assert changed[0]["energy_per_atom"] != first[0]["energy_per_atom"]
+
+
+def test_what_was_read_is_read_again_only_where_files_changed(folder, tmp_path, monkeypatch):
+    from whorl.workflow import structure_input
+
+    settings = {"reference": folder / "0.cif"}
+    first = evaluated(folder, tmp_path / "out", **settings)[:2]
+    for name in ("read_entries", "read_dataset"):
+        monkeypatch.setattr(structure_input, name, lambda *_, **__: pytest.fail("read again"))
+    assert evaluated(folder, tmp_path / "out", **settings)[:2] == first
+    monkeypatch.undo()
+    (folder / "7.cif").write_text("data_y\nnothing")
+    rows, _, _ = evaluated(folder, tmp_path / "out", **settings)
+    assert len(rows) == 8 and [row["novel"] for row in rows][:3] == ["False", "False", "True"]
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_results_do_not_depend_on_the_executor(folder, tmp_path, kind):
+    from whorl.executors.base import executing
+    from whorl.executors.settings import ExecutorSettings
+    from whorl.settings import settings_from
+
+    settings = {"calculator": EMT, "protocols": ("mattergen",), "reference": folder / "6.cif"}
+    alone = evaluated(folder, tmp_path / "alone", **settings)[:2]
+    with executing(settings_from(ExecutorSettings, {"kind": kind, "workers": 2}, source="a test")):
+        assert evaluated(folder, tmp_path / kind, **settings)[:2] == alone

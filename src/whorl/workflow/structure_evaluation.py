@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,7 @@ from torch import Tensor
 
 from whorl.axes import PROTOCOLS
 from whorl.chunked import Part
-from whorl.datasets import load_dataset, read_dataset, write_extxyz
-from whorl.datasets.entries import WARNINGS, Entry
-from whorl.datasets.readers import read_entries
+from whorl.datasets import write_extxyz
 from whorl.errors import InputError
 from whorl.evaluation.crystals.settings import MatcherSettings
 from whorl.evaluation.hull import HullReference, hull_by_potential, phase_diagrams, read_hull
@@ -35,12 +32,13 @@ from whorl.potentials.base import Potential
 from whorl.potentials.schemes import scheme_of
 from whorl.potentials.settings import CalculatorSettings
 from whorl.report.evaluation import evaluation_page
-from whorl.structures import StructureBatch, from_ase
+from whorl.structures import StructureBatch
 from whorl.structures.cells import volumes
-from whorl.structures.composition import formula_of_all, species_of
+from whorl.structures.composition import species_of
 from whorl.symmetry.detection import space_group_numbers
 from whorl.version import __version__
 from whorl.workflow.monitor import Monitor
+from whorl.workflow.structure_input import Row, read_known, read_rows, signature
 
 FORMAT = "whorl evaluation 1"
 
@@ -82,29 +80,6 @@ class StructureEvaluation:
     protocols: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    """One entry of the input.
-
-    Attributes:
-        file: Its name.
-        source: File and place, for messages.
-        formula: Empty where it cannot be read.
-        place: Index among the structures that were read; None where it cannot be read.
-        reason: Why it cannot be read.
-        doubts: What the reader doubts.
-        target: Value of the property that it was generated for; NaN where it states none.
-    """
-
-    file: str
-    source: str
-    formula: str = ""
-    place: int | None = None
-    reason: str = ""
-    doubts: tuple[str, ...] = ()
-    target: float = math.nan
-
-
 def evaluate_structures(
     path: Path | str,
     *,
@@ -135,9 +110,9 @@ def evaluate_structures(
     calculator = settings.calculator
     potential = None if calculator is None else calculator.potential()
     with locked(output):
-        before = _signature(path)
-        rows, structures = _read(path, format, monitor)
-        reference, ids = _read_reference(settings.reference, monitor)
+        before = signature(path)
+        rows, structures = read_rows(path, format, folder=output / PARTS, monitor=monitor)
+        reference, ids = read_known(settings.reference, folder=output / PARTS, monitor=monitor)
         hull = _read_hull(settings, potential, structures, reference, output, monitor)
         together = StructureSet(
             structures,
@@ -160,7 +135,7 @@ def evaluate_structures(
         table = _table(
             rows, together, results, ids, matching[0] if matching else (MatcherSettings(), "final")
         )
-        if _signature(path) != before:
+        if signature(path) != before:
             monitor.warn(
                 f"{path}: changed while it was evaluated; the results are those of what was read first."
             )
@@ -198,96 +173,6 @@ def _protocols(settings: StructureEvaluation) -> list[EvaluationProtocol]:
                     f"--{name} needs an energy method: give it with --potential, such as --potential chgnet."
                 )
     return [PROTOCOLS.get(name)() for name in dict.fromkeys(settings.protocols)]
-
-
-# Input
-
-
-def _signature(path: Path) -> list[tuple[str, int, int]]:
-    """Return names, sizes and times of the files, which change when they are written."""
-    files = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
-    found = []
-    for file in files:
-        try:
-            about = file.stat()
-        except OSError:
-            continue
-        found.append((str(file), about.st_size, about.st_mtime_ns))
-    return found
-
-
-def _read(path: Path, format: str | None, monitor: Monitor) -> tuple[list[_Row], StructureBatch]:
-    rows: list[_Row] = []
-    structures: list[StructureBatch] = []
-    progress = monitor.progress("reading")
-    total, entries = _entries(path, format)
-    for entry in entries:
-        file = entry.id or entry.source
-        if entry.structure is None:
-            rows.append(_Row(file=file, source=entry.source, reason=entry.reason or "holds no structure"))
-        else:
-            (info,) = entry.structure.info or ({},)
-            rows.append(
-                _Row(
-                    file=file,
-                    source=entry.source,
-                    formula=formula_of_all(entry.structure),
-                    place=len(structures),
-                    doubts=tuple(str(doubt) for doubt in info.get(WARNINGS, ())),
-                    target=_number(entry.columns.get("target", info.get("target"))),
-                )
-            )
-            structures.append(entry.structure.to(dtype=torch.float64))
-        progress(len(rows), max(total, len(rows)))
-    if not rows:
-        raise InputError(f"{path}: holds no structures, so there is nothing to evaluate.")
-    return rows, StructureBatch.concatenate([from_ase([]), *structures])
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-
-
-def _entries(path: Path, format: str | None) -> tuple[int, Iterator[Entry]]:
-    if path.suffix == ".safetensors" and path.is_file():
-        dataset = load_dataset(path)
-        if dataset.structures is None:
-            raise InputError(
-                f"{path}: holds no structures. Generated features are evaluated with --features."
-            )
-        of_store = (
-            Entry(id=name, source=f"{path} {name}", structure=structure)
-            for name, structure in zip(dataset.ids, dataset.structures, strict=True)
-        )
-        return len(dataset), of_store
-    source = read_entries(path, format=format)
-    return source.total, source.entries
-
-
-def _read_reference(path: Path | None, monitor: Monitor) -> tuple[StructureBatch | None, tuple[str, ...]]:
-    """Return known crystals and their names."""
-    if path is None:
-        return None, ()
-    progress = monitor.progress("reading the reference")
-    if path.suffix == ".safetensors" and path.is_file():
-        dataset = load_dataset(path)
-    else:
-        dataset = read_dataset(path, property=None, progress=lambda done, total: progress(done, total))
-    if dataset.structures is None or not len(dataset):
-        raise InputError(
-            f"{path}: holds no structure that can be used, so that everything would be novel. Give known "
-            "crystals, or leave out --reference."
-        )
-    if dataset.skipped and path.suffix != ".safetensors":
-        first = dataset.skipped[0]
-        monitor.warn(
-            f"reference: {len(dataset.skipped)} of {len(dataset.skipped) + len(dataset)} entries are not "
-            f"used (first: {first.source}: {first.reason})."
-        )
-    return dataset.structures.replace(info=()), dataset.ids
 
 
 def _read_hull(
@@ -350,7 +235,7 @@ def _hull_by_potential(
 
 
 def _table(
-    rows: Sequence[_Row],
+    rows: Sequence[Row],
     together: StructureSet,
     results: Mapping[str, ProtocolResult],
     ids: tuple[str, ...],

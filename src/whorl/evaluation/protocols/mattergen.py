@@ -46,8 +46,8 @@ class MatterGen(EvaluationProtocol):
         stable: NonNegative = 0.1
         """Largest energy above the hull of a stable crystal, in eV/atom."""
         matcher: MatcherSettings = MatcherSettings(order="candidate first", disordered=True)
-        """Comparison of relaxed crystals with each other and with the reference: as they are, then with elements
-        mixed that may substitute for each other."""
+        """Comparison of relaxed crystals with each other and with the reference: as they are, then with
+        elements mixed that may substitute for each other."""
         displacement: MatcherSettings = MatcherSettings(ltol=0.5, stol=0.5, angle_tol=10.0)
         """Comparison of generated with relaxed crystals, without scaling and with supercells; where they do
         not match, ``stol`` is the displacement in units of (V/N)^⅓."""
