@@ -3,7 +3,7 @@
 import numpy as np
 from ase.build import bulk
 
-from whorl.evaluation.hull import HullDistance, HullReference
+from whorl.evaluation.hull import HullDistance, HullEntry, HullReference
 from whorl.evaluation.structure_set import RelaxationSettings, StructureSet
 from whorl.potentials import make_potential
 from whorl.structures import from_ase
@@ -39,7 +39,7 @@ def crystal_set(structures=None, **changes):
     inputs = {
         "potential": make_potential("emt"),
         "relaxation": RelaxationSettings(steps=20),
-        "hull": Hull(entries=(), scheme="emt", source="a test"),
+        "hull": Hull(entries=(HullEntry(formula="Cu", energy=0.0),), scheme="emt", source="a test"),
         "reference": from_ase([bulk("Au", "fcc", a=4.08), bulk("Ni", "fcc", a=3.5)]),
         **changes,
     }

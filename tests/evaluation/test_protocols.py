@@ -1,6 +1,5 @@
 """Protocols keep their contract, and their numbers are those of slow loops over the definitions."""
 
-import inspect
 import itertools
 import math
 
@@ -16,10 +15,6 @@ from whorl.evaluation.structure_set import RelaxationSettings
 from whorl.potentials.relaxation import relaxed
 from whorl.structures import from_ase, to_ase, to_pymatgen
 from whorl.testing import check_protocol
-
-pytestmark = pytest.mark.skipif(
-    "raise NotImplementedError" in inspect.getsource(relaxed), reason="relaxation is not there yet"
-)
 
 NAMES = ("mattergen", "lemat", "cdvae", "fung2022", "crystens2024")
 
