@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from whorl.errors import InputError
 from whorl.files import read_json
 from whorl.structures.batch import StructureBatch
 
+_MOST_KEPT = 3000  # structures
 _DENSITY = 1.66053907  # g/cm³ of 1 u/Å³
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
 _MADE_BY = "'whorl evaluate STRUCTURES --output FOLDER' makes such folders."
@@ -38,7 +39,7 @@ class EvaluatedSet:
 
     folder: Path
     columns: tuple[str, ...]
-    rows: tuple[Mapping[str, str], ...]
+    rows: tuple[tuple[str, ...], ...]
     metrics: Mapping[str, Any]
     diagrams: tuple[Mapping[str, Any], ...] = ()
     problems: tuple[str, ...] = ()
@@ -81,7 +82,14 @@ class EvaluatedSet:
 
     def texts(self, column: str) -> list[str]:
         """Return a column; empty texts where there is none."""
-        return [row.get(column, "") for row in self.rows]
+        if column not in self.columns:
+            return [""] * len(self.rows)
+        place = self.columns.index(column)
+        return [row[place] for row in self.rows]
+
+    def cell(self, row: int, column: str) -> str:
+        """Return a cell; an empty text where there is no such column."""
+        return self.rows[row][self.columns.index(column)] if column in self.columns else ""
 
     def numbers(self, column: str) -> Float[np.ndarray, "B"]:
         """Return a column of numbers; NaN where there is none."""
@@ -106,49 +114,74 @@ class EvaluatedSet:
             for texts in [[text for text in self.texts(name) if text.lower() != "nan"]]
         }
 
-    @cached_property
+    @property
     def structures(self) -> Mapping[int, StructureBatch]:
-        """The structures by row: relaxed, and as they came in where there is no relaxed one."""
-        return {**self._frames("generated.extxyz"), **self._frames("relaxed.extxyz")}
+        """Structures by row: relaxed, and as they came in where there is no relaxed one.
+
+        Only the first thousands by energy above hull are kept in memory.
+        """
+        return self._scan[0]
+
+    @property
+    def geometry(self) -> Mapping[str, Float[np.ndarray, "B"]]:
+        """Volume per atom in Å³ and density in g/cm³ of all crystals among the structures."""
+        return self._scan[1]
+
+    @property
+    def count(self) -> int:
+        """Number of rows with a structure."""
+        return self._scan[2]
 
     @cached_property
-    def geometry(self) -> Mapping[str, Float[np.ndarray, "B"]]:
-        """Volume per atom in Å³ and density in g/cm³ of the crystals among the structures."""
-        from ase.data import atomic_masses
-
+    def _scan(self) -> tuple[dict[int, StructureBatch], dict[str, Float[np.ndarray, "B"]], int]:
+        kept = {row for row in self.by_stability if self.cell(row, "n_atoms")}
+        if len(kept) > _MOST_KEPT or not kept:
+            kept = set(self.by_stability[:_MOST_KEPT])
         volume = np.full(len(self.rows), np.nan)
         density = volume.copy()
-        for row, structure in self.structures.items():
-            size = abs(float(np.linalg.det(structure.cells[0].double().numpy())))
-            if bool(structure.pbc.all()) and size > 1e-6 and len(structure.atomic_numbers):
-                volume[row] = size / len(structure.atomic_numbers)
-                density[row] = _DENSITY * float(atomic_masses[structure.atomic_numbers.numpy()].sum()) / size
-        return {"volume_per_atom": volume, "density": density}
+        structures: dict[int, StructureBatch] = {}
+        rows: set[int] = set()
+        for name in ("generated.extxyz", "relaxed.extxyz"):
+            for row, structure in self._frames(name):
+                rows.add(row)
+                volume[row], density[row] = _size(structure)
+                if row in kept:
+                    structures[row] = structure
+        return structures, {"volume_per_atom": volume, "density": density}, len(rows)
 
-    def _frames(self, name: str) -> dict[int, StructureBatch]:
+    def _frames(self, name: str) -> Iterator[tuple[int, StructureBatch]]:
         from whorl.datasets.extxyz import read_extxyz
 
         path = self.folder / name
         if not path.is_file() or not path.stat().st_size:
-            return {}
+            return
         try:
-            entries = list(read_extxyz(path).entries)
+            source = read_extxyz(path)
         except InputError:
-            return {}
-        places = self._places(len(entries))
-        frames = {}
-        for number, entry in enumerate(entries):
+            return
+        places = self._places(source.total)
+        for number, entry in enumerate(source.entries):
             row = _whole(entry.columns.get("row"))
             if row is None and number < len(places):
                 row = places[number]
             if entry.structure is not None and row is not None and 0 <= row < len(self.rows):
-                frames[row] = entry.structure
-        return frames
+                yield row, entry.structure
 
     def _places(self, count: int) -> Sequence[int]:
         """Return the rows of frames that do not say theirs: all rows, or those that were read."""
         read = [row for row, text in enumerate(self.texts("n_atoms")) if text]
         return range(len(self.rows)) if count == len(self.rows) else read if count == len(read) else ()
+
+
+def _size(structure: StructureBatch) -> tuple[float, float]:
+    """Return volume per atom and density of a crystal; NaN for what is none."""
+    from ase.data import atomic_masses
+
+    numbers = structure.atomic_numbers.numpy()
+    size = abs(float(np.linalg.det(structure.cells[0].double().numpy())))
+    if not bool(structure.pbc.all()) or not size > 1e-6 or not len(numbers):
+        return math.nan, math.nan
+    return size / len(numbers), _DENSITY * float(atomic_masses[numbers].sum()) / size
 
 
 def flag(text: str) -> bool | None:
@@ -175,7 +208,7 @@ def _whole(value: Any) -> int | None:
         return None
 
 
-def _table(path: Path) -> tuple[tuple[str, ...], tuple[Mapping[str, str], ...]]:
+def _table(path: Path) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\0", "")
     limit = csv.field_size_limit(2**31 - 1)
     try:
@@ -188,4 +221,5 @@ def _table(path: Path) -> tuple[tuple[str, ...], tuple[Mapping[str, str], ...]]:
         return (), ()
     columns = tuple(lines[0])
     # Rows that are cut off, such as by a full disk, keep what they have.
-    return columns, tuple(dict(zip(columns, line, strict=False)) for line in lines[1:] if line)
+    width = len(columns)
+    return columns, tuple((*line[:width], *[""] * (width - len(line))) for line in lines[1:] if line)

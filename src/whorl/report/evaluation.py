@@ -350,25 +350,24 @@ def _gallery(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
     return render(
         "evaluated/gallery.html",
         pictures=pictures,
-        total=len(evaluated.structures),
+        total=evaluated.count,
         has_energies=has_energies,
     )
 
 
 def _picture(evaluated: EvaluatedSet, row: int) -> Picture:
-    entry = evaluated.rows[row]
     energy = evaluated.numbers("energy_above_hull")[row]
-    parts = [entry.get("formula", "")[:40]]
+    parts = [evaluated.cell(row, "formula")[:40]]
     if math.isfinite(energy):
         parts.append(f"{energy:.3f} eV/atom".replace("-", "−"))
-    flags = [name for name in ("valid", "unique", "novel") if flag(entry.get(name, "")) is False]
-    if flag(entry.get("converged", "")) is False:
+    flags = [name for name in ("valid", "unique", "novel") if flag(evaluated.cell(row, name)) is False]
+    if flag(evaluated.cell(row, "converged")) is False:
         flags.append("converged")
     return picture(
         evaluated.structures[row],
         ", ".join(part for part in parts if part),
         flag=", ".join(f"not {name}" for name in flags),
-        file=entry.get("file", "")[-60:],
+        file=evaluated.cell(row, "file")[-60:],
         pixels=220,
     )
 
@@ -404,7 +403,7 @@ def _embedded(evaluated: EvaluatedSet) -> _Embedded | None:
     if not rows:
         return None
     content = _chemiscope_input(evaluated, rows)
-    viewer = pack_viewer(content, left_out=len(evaluated.structures) - len(rows))
+    viewer = pack_viewer(content, left_out=evaluated.count - len(rows))
     return _Embedded(rows=tuple(rows), data=viewer.data if viewer else packed_json(content), viewer=viewer)
 
 
@@ -441,7 +440,7 @@ def _chemiscope_input(evaluated: EvaluatedSet, rows: Sequence[int]) -> dict[str,
         "row",
     )
     for column in ("formula", "status", "file"):
-        texts = [evaluated.rows[row].get(column, "")[:200] for row in rows]
+        texts = [evaluated.cell(row, column)[:200] for row in rows]
         if any(texts):
             properties[column] = {"target": "structure", "values": texts}
     shown = StructureBatch.concatenate([evaluated.structures[row] for row in rows])
@@ -493,7 +492,7 @@ def _table(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
             }
             for name in order
         ],
-        "rows": [[shorten(evaluated.rows[row].get(name, "")) for name in order] for row in rows],
+        "rows": [[shorten(evaluated.cell(row, name)) for name in order] for row in rows],
         "place": [place.get(row, -1) for row in rows],
         "viewer": embedded is not None and embedded.viewer is not None,
     }
@@ -507,7 +506,7 @@ def _table(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
         flags=flags,
         statuses=sorted({text for text in evaluated.texts("status") if text}),
         left_out=len(evaluated.rows) - len(rows),
-        without=len(evaluated.structures) - len(place),
+        without=evaluated.count - len(place),
     )
 
 
@@ -526,9 +525,9 @@ def script_json(data: Any) -> Markup:
 
 def _skipped(evaluated: EvaluatedSet) -> str:
     reasons: dict[str, list[str]] = {}
-    for row in evaluated.rows:
-        if reason := row.get("reason", ""):
-            reasons.setdefault(reason, []).append(row.get("file") or row.get("index") or "")
+    for row, reason in enumerate(evaluated.texts("reason")):
+        if reason:
+            reasons.setdefault(reason, []).append(evaluated.cell(row, "file") or str(row))
     if not reasons:
         return ""
     groups = sorted(reasons.items(), key=lambda item: -len(item[1]))
