@@ -195,6 +195,7 @@ def test_the_tables_alone_are_enough(tmp_path):
     html = page(folder)
     assert len(table(html)["rows"]) == 6
     assert "Most stable structures" not in html
+    assert 'id="gallery"' not in html
 
 
 def test_a_damaged_file_is_said_and_the_rest_shown(tmp_path):
@@ -339,7 +340,7 @@ def test_the_table_sorts_filters_and_writes_cifs(tmp_path):
         box.value = value;
         box.dispatchEvent(new Event("input", { bubbles: true }));
       };
-      const found = { start: names() };
+      const found = { start: names(), cells: [...new Set(rows().map((row) => row.cells.length))] };
       whorlTable.sort("n_atoms"); found.up = whorlTable.selected();
       whorlTable.sort("n_atoms"); found.down = whorlTable.selected();
       change("all-hull", "0.1"); found.hull = names().length; change("all-hull", "");
@@ -360,6 +361,7 @@ def test_the_table_sorts_filters_and_writes_cifs(tmp_path):
     names = [column["name"] for column in data["columns"]]
     rows = [dict(zip(names, row, strict=True)) for row in data["rows"]]
     assert found["start"] == [row["file"] for row in rows]
+    assert len(found["cells"]) == 1  # rows without a structure have as many cells as the others
     atoms = [int(rows[k]["n_atoms"] or 0) for k in found["up"]]
     assert atoms == [*sorted(atoms[:30]), 0, 0]
     atoms = [int(rows[k]["n_atoms"] or 0) for k in found["down"]]

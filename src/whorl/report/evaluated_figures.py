@@ -101,9 +101,9 @@ def draw_distribution(
 
 
 def _round_step(step: float) -> float:
-    """Return 1, 2 or 5 times a power of ten, at least as large."""
+    """Return about the same as 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.999 * step)
+    return max(factor for factor in (0.5, 1, 2, 5, 10) if factor * power <= 1.45 * step) * power
 
 
 def _note(sets: Mapping[str, Float[np.ndarray, "_"]], limits: tuple[float, float]) -> str:

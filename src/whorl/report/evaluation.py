@@ -160,6 +160,7 @@ def evaluation_page(folder: Path | str) -> Path:
     """
     evaluated = EvaluatedSet.read(folder)
     embedded = _embedded(evaluated)
+    has_hull = bool(np.isfinite(evaluated.numbers("energy_above_hull")).any())
     sections = [
         PageSection(kind=kind, title=title, html=html)
         for kind, title, html in (
@@ -169,7 +170,11 @@ def evaluation_page(folder: Path | str) -> Path:
             ("origins", "Where the numbers come from", _origins(evaluated)),
             ("distributions", "Distributions", _distributions(evaluated)),
             ("diagrams", "Phase diagrams", _diagrams(evaluated)),
-            ("gallery", "Most stable structures", _gallery(evaluated, embedded)),
+            (
+                "gallery",
+                "Most stable structures" if has_hull else "Structures",
+                _gallery(evaluated, embedded),
+            ),
             ("explore", "Explore the structures", _explore(evaluated, embedded)),
             ("structures", "All structures", _table(evaluated, embedded)),
             ("skipped", "Without a result, and why", _skipped(evaluated)),
