@@ -1,9 +1,8 @@
 r"""Stability of generated crystals, a set for each generator: ``python -m benchmarks.crystens.stability``.
 
 Each set is evaluated by ``whorl evaluate`` (relaxation, energy above the hull, protocols), which resumes what
-was interrupted. The table has shares of all structures that came in, with 95 % intervals, and the picture the
-distributions of the energy above the hull and of the formation energy, as in figures 8 and 12 of Alverson et
-al. 2024.
+was interrupted. The table has shares with 95 % intervals; ``whorl compare`` draws the distributions of the
+energy above the hull and of the formation energy, as in figures 8 and 12 of Alverson et al. 2024.
 
     python -m benchmarks.crystens.stability runs/benchmarks/perovskites/crystens-*-low.extxyz --count 200 \
         --reference ../shared/data/perov_5_val.csv.gz --hull mp2019=mp2019_formation_energies.csv.xz
@@ -12,7 +11,6 @@ al. 2024.
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
 import sys
 import tempfile
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
-import numpy as np
 from ase.build import bulk
 
 from whorl.files import read_json
@@ -38,6 +35,14 @@ COLUMNS = {  # of the protocol mattergen
 }
 
 
+def whorl(arguments: list[str], *, quiet: bool) -> None:
+    """Run a command of whorl."""
+    command = [sys.executable, "-m", "whorl", *arguments]
+    status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL if quiet else None).returncode
+    if status not in (0, 3):  # 3: some structures were skipped
+        raise SystemExit(f"whorl {arguments[0]} ended with {status}")
+
+
 def evaluated(options: argparse.Namespace, path: Path) -> Path:
     """Return the folder of results of a set."""
     folder = options.output / path.stem
@@ -46,8 +51,9 @@ def evaluated(options: argparse.Namespace, path: Path) -> Path:
     if not chosen.exists():
         frames = ase.io.read(path, f":{options.count}")
         ase.io.write(chosen, frames)
-    command = [sys.executable, "-m", "whorl", "evaluate", str(chosen), "--output", str(folder / "results")]
-    command += ["--potential", options.potential, "--relax"]
+    command = ["evaluate", str(chosen), "--output", str(folder / "results"), "--potential", options.potential]
+    if not options.as_generated:
+        command.append("--relax")
     for protocol in options.protocols.split(","):
         command += ["--protocol", protocol]
     if options.reference is not None:
@@ -55,9 +61,7 @@ def evaluated(options: argparse.Namespace, path: Path) -> Path:
     if options.hull is not None:
         command += ["--hull", options.hull]
     start = time.monotonic()
-    status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL if options.quick else None)
-    if status.returncode not in (0, 3):  # 3: some structures were skipped
-        raise SystemExit(f"{path.name}: whorl evaluate ended with {status.returncode}")
+    whorl(command, quiet=options.quick)
     print(f"{path.name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     return folder / "results"
 
@@ -74,34 +78,6 @@ def text(metric: dict[str, Any] | None) -> str:
     return f"{value} ({factor * metric['low']:{digits}}–{factor * metric['high']:{digits}}){unit}"
 
 
-def column(folder: Path, name: str) -> list[float]:
-    """Return the numbers of a column of the results that are known."""
-    with (folder / "structures.csv").open(newline="") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
-
-
-def draw(folders: dict[str, Path], path: Path) -> None:
-    """Draw the distributions of the energies."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    names = ("energy_above_hull", "energy above the hull"), ("formation_energy", "formation energy")
-    for axes, (name, label) in zip(figure.subplots(1, 2), names, strict=True):
-        columns = {label: np.array(column(folder, name)) for label, folder in folders.items()}
-        known = np.concatenate(list(columns.values()))
-        if len(known):
-            edges = np.linspace(known.min(), np.quantile(known, 0.98), 30)
-            for kind, values in columns.items():
-                weights = np.full(len(values), 100 / max(len(values), 1))
-                axes.hist(
-                    np.clip(values, edges[0], edges[-1]), edges, weights=weights, histtype="step", label=kind
-                )
-            axes.legend(fontsize=8)
-        axes.set_xlabel(f"{label} (eV/atom)")
-        axes.set_ylabel("structures (%)")
-    figure.savefig(path, dpi=130, metadata={"Software": None})
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.crystens.stability", description=__doc__.splitlines()[0]
@@ -112,6 +88,7 @@ def main() -> int:
     parser.add_argument("--reference", type=Path, help="known crystals, for novelty")
     parser.add_argument("--potential", default="chgnet")
     parser.add_argument("--hull", help="as of 'whorl evaluate'")
+    parser.add_argument("--as-generated", action="store_true", help="without relaxation")
     parser.add_argument("--protocols", default=",".join(PROTOCOLS))
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/stability"))
     options = parser.parse_args()
@@ -131,8 +108,8 @@ def main() -> int:
         metrics = results["protocols"]["mattergen"]["metrics"]
         cells = [name, results["input"]["structures"], results["counts"].get("converged", 0)]
         print("| " + " | ".join(map(str, [*cells, *(text(metrics.get(key)) for key in COLUMNS)])) + " |")
-    draw(folders, options.output / "stability.png")
-    print(f"\n{options.output / 'stability.png'}")
+    compare = ["compare", *(f"{name}={folder}" for name, folder in folders.items())]
+    whorl([*compare, "--output", str(options.output / "compared")], quiet=options.quick)
     return 0
 
 
