@@ -108,6 +108,8 @@ def main() -> int:
         metrics = results["protocols"]["mattergen"]["metrics"]
         cells = [name, results["input"]["structures"], results["counts"].get("converged", 0)]
         print("| " + " | ".join(map(str, [*cells, *(text(metrics.get(key)) for key in COLUMNS)])) + " |")
+    if len(folders) == 1:
+        return 0
     compare = ["compare", *(f"{name}={folder}" for name, folder in folders.items())]
     whorl([*compare, "--output", str(options.output / "compared")], quiet=options.quick)
     return 0
