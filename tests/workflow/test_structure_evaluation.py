@@ -1,15 +1,19 @@
 """`whorl evaluate STRUCTURES`: a row for each structure that came in, whatever it is."""
 
 import csv
+import dataclasses
 import json
 import zipfile
 
 import pytest
+import torch
 from ase.build import bulk, molecule
 from ase.io import read, write
 
+from whorl.axes import PROTOCOLS
 from whorl.errors import InputError
-from whorl.evaluation.structure_set import StructureSet
+from whorl.evaluation.structure_set import RelaxationSettings, StructureSet
+from whorl.potentials import make_potential
 from whorl.potentials.settings import CalculatorSettings
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.structure_evaluation import COLUMNS, StructureEvaluation, evaluate_structures
@@ -197,3 +201,65 @@ def test_results_do_not_depend_on_the_executor(folder, tmp_path, kind):
     alone = evaluated(folder, tmp_path / "alone", **settings)[:2]
     with executing(settings_from(ExecutorSettings, {"kind": kind, "workers": 2}, source="a test")):
         assert evaluated(folder, tmp_path / kind, **settings)[:2] == alone
+
+
+def test_without_any_structure_there_is_nothing_to_evaluate(tmp_path):
+    (tmp_path / "empty.csv").write_text("id,cif\n")
+    with pytest.raises(InputError, match="holds no structures"):
+        evaluated(tmp_path / "empty.csv", tmp_path / "out")
+
+
+def test_a_folder_of_what_cannot_be_read_gives_a_table_all_the_same(tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "0.cif").write_text("nothing")
+    settings = {"calculator": EMT, "relaxation": RelaxationSettings(), "protocols": tuple(PROTOCOLS)}
+    rows, metrics, _ = evaluated(tmp_path / "bad", tmp_path / "out", **settings)
+    assert [row["status"] for row in rows] == ["unreadable"]
+    assert metrics["protocols"]["mattergen"]["metrics"]["successful"]["value"] == 0.0
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+class NotANumber:
+    """Energies that are not finite for gold, whatever is asked."""
+
+    name, scheme = "nan", "emt"
+
+    def __init__(self):
+        self._emt = make_potential("emt")
+
+    def __call__(self, structures):
+        found = self._emt(structures)
+        gold = structures.atomic_numbers[structures.first_atom] == 79
+        energy = torch.where(gold, torch.nan, found.energy)
+        return dataclasses.replace(found, energy=energy)
+
+
+@pytest.mark.parametrize("relaxation", [None, RelaxationSettings(steps=30)])
+def test_energies_that_are_no_numbers_cost_no_other_structure_anything(tmp_path, monkeypatch, relaxation):
+    write(tmp_path / "set.extxyz", [bulk("Cu", a=3.7), bulk("Au", a=4.1), bulk("Cu", a=3.7), bulk("Pt")])
+    settings = {"calculator": EMT, "relaxation": relaxation}
+    alone, _, _ = evaluated(tmp_path / "set.extxyz", tmp_path / "alone", **settings)
+    monkeypatch.setattr(CalculatorSettings, "potential", lambda self: NotANumber())
+    rows, metrics, _ = evaluated(tmp_path / "set.extxyz", tmp_path / "out", **settings)
+    assert rows[1]["status"] == "failed" and rows[1]["reason"] and rows[1]["energy_per_atom"] == ""
+    assert [row["unique"] for row in rows] == ["True", "", "False", "True"]
+    for k in (0, 2, 3):  # one-atom cells
+        assert float(rows[k]["energy_per_atom"]) == pytest.approx(float(alone[k]["energy_per_atom"]))
+    assert metrics["counts"]["failed"] == 1
+
+
+def test_relaxed_structures_lead_to_their_rows(folder, tmp_path):
+    rows, metrics, _ = evaluated(
+        folder, tmp_path / "out", calculator=EMT, relaxation=RelaxationSettings(), protocols=("mattergen",)
+    )
+    frames = read(tmp_path / "out" / "relaxed.extxyz", ":")
+    assert [row["status"] for row in rows][:3] == ["converged"] * 3
+    for row in rows:
+        if row["relaxed_frame"]:
+            frame = frames[int(row["relaxed_frame"])]
+            assert frame.info["row"] == int(row["index"])
+            volume = frame.get_volume() / len(frame)
+            assert volume == pytest.approx(float(row["volume_per_atom"]))
+            assert abs(float(row["pressure_kbar"])) < 1.0
+    assert rows[0]["same_as"] == rows[1]["same_as"] == "0"  # both relax to copper
+    assert metrics["relaxation"]["steps"] == 500

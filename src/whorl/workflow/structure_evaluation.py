@@ -156,7 +156,7 @@ _LACKING = {
     "potential": "there are no energies without an energy method (--potential)",
     "relaxation": "structures are not relaxed (--relax)",
     "hull": "there are no energies above the hull without one (--hull)",
-    "reference": "novelty is not known without known crystals (--reference)",
+    "reference": "there is nothing to compare with without known crystals (--reference)",
 }
 
 
@@ -501,18 +501,22 @@ def summary(metrics: Path) -> list[str]:
     counts = ", ".join(f"{count} {status}" for status, count in data["counts"].items())
     lines = [f"{data['input']['structures']} structures: {counts}"]
     for name, protocol in data["protocols"].items():
+        known = {metric: of for metric, of in protocol["metrics"].items() if of["value"] is not None}
+        width = max((len(metric) for metric in known), default=0)
         lines.append(f"{name}:")
-        width = max((len(metric) for metric in protocol["metrics"]), default=0)
-        for metric, of in protocol["metrics"].items():
-            lines.append(f"  {metric:<{width}}  {_shown(of)}")
+        lines += [f"  {metric:<{width}}  {_shown(of)}" for metric, of in known.items()]
+        others: dict[str, list[str]] = {}
+        for metric in protocol["metrics"]:
+            if metric not in known:
+                reason = protocol["metrics"][metric]["text"].rpartition("Not computed: ")[2].rstrip(".")
+                others.setdefault(reason, []).append(metric)
+        lines += [f"  – {', '.join(metrics)}: {reason}" for reason, metrics in others.items()]
     return lines
 
 
 def _shown(of: Mapping[str, Any]) -> str:
-    """Return a number with its interval and its definition."""
+    """Return a number with its interval."""
     value, low, high = of["value"], of["low"], of["high"]
-    if value is None:
-        return f"–  {of['text']}".rstrip()
     percent = not of["unit"] and of["of"] is not None and 0 <= value <= 1
     scale, digits, unit = (100, 1, " %") if percent else (1, 3, f" {of['unit']}".rstrip())
     text = f"{scale * value:.{digits}f}{unit}"

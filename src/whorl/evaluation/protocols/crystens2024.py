@@ -49,8 +49,8 @@ class CrysTens2024(EvaluationProtocol):
 
         relaxations: Count = 4
         """Successive relaxations."""
-        relaxation: RelaxationSettings = RelaxationSettings(steps=200)
-        """Of each one."""
+        relaxation: RelaxationSettings = RelaxationSettings(steps=20)
+        """Of each one; those of the publication take about 20 steps."""
         stable: NonNegative = 0.1
         """Energy above the hull in eV/atom below which the share of crystals is stated."""
 
