@@ -431,7 +431,7 @@ def _write(
             "relaxation": None
             if settings.relaxation is None
             else settings.relaxation.model_dump(mode="json"),
-            "hull": None if hull is None else hull.summary(),
+            "hull": None if hull is None else hull.summary(together.scheme),
             "reference": None
             if together.reference is None
             else {"path": str(settings.reference), "structures": len(together.reference)},

@@ -24,6 +24,7 @@ from itertools import combinations_with_replacement, product
 from typing import TYPE_CHECKING, Any
 
 from ase.data import atomic_numbers
+from ase.formula import Formula
 
 from whorl.errors import InputError
 
@@ -75,6 +76,18 @@ def canonical_formula(composition: str | Mapping[str, Any]) -> str:
     """
     amounts = _reduced(amounts_of(composition))
     return "".join(f"{e}{n:g}" if n != 1 else e for e, n in sorted(amounts.items()))
+
+
+def metals_first(formula: str) -> str:
+    """Return a formula as one writes it.
+
+    >>> metals_first("ClNa")
+    'NaCl'
+    """
+    try:
+        return str(Formula(formula).convert("metal"))
+    except ValueError:  # with fractions of atoms
+        return formula
 
 
 def amounts_of(composition: str | Mapping[str, Any]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
+from whorl.evaluation.hull.corrections import metals_first
 from whorl.evaluation.hull.reference import ChemicalSystem, HullDistance, HullReference
 from whorl.structures.composition import formula
 from whorl.structures.convert import Structures, as_batch
@@ -75,9 +76,10 @@ def _reference_points(system: ChemicalSystem, competing: set[str], highest: floa
     points = []
     above = _above_hull(system) if len(system.elements) <= _DRAWN else None
     for i, phase in enumerate(system.phases):
+        name = metals_first(phase.formula)
         if above is not None:
             distance = float(above[i])
-        elif phase.formula in competing or phase.formula in system.elements:
+        elif name in competing or phase.formula in system.elements:
             distance = 0.0
         else:
             continue
@@ -86,7 +88,7 @@ def _reference_points(system: ChemicalSystem, competing: set[str], highest: floa
         fractions = dict(zip(system.elements, system.fractions[i].tolist(), strict=True))
         points.append(
             {
-                "formula": phase.formula,
+                "formula": name,
                 "fractions": fractions,
                 "formation_energy": float(system.formation_energies[i]),
                 "energy_above_hull": distance,

@@ -19,6 +19,7 @@ from whorl.evaluation.hull.corrections import (
     amounts_of,
     canonical_formula,
     correction,
+    metals_first,
     pymatgen_version,
 )
 from whorl.potentials.schemes import SCHEMES, UNKNOWN, checked_scheme
@@ -193,11 +194,18 @@ class HullReference:
         ]
         return found if scheme in (None, self.scheme) else [self._converted(e, str(scheme)) for e in found]
 
-    def summary(self) -> dict[str, object]:
-        """Return source, scheme, checksum, date and number of entries, JSON-able."""
+    def summary(self, scheme: str | None = None) -> dict[str, object]:
+        """Return source, scheme, checksum, date and number of entries, JSON-able.
+
+        Args:
+            scheme: Of the energies that meet it: ``scheme`` is then the one in which they do, and
+                ``source_scheme`` that of the phases as they came.
+        """
+        common = self.scheme if scheme is None else self.common_scheme(scheme, potential=self.potential)
         return {
             "source": self.source,
-            "scheme": self.scheme,
+            "scheme": common,
+            "source_scheme": self.scheme,
             "sha256": self.sha256,
             "date": self.date,
             "entries": len(self.entries),
@@ -275,7 +283,7 @@ class HullReference:
             added, doubts = new.value - old.value, new.warnings
         per_atom = energy / sum(amounts.values()) + added
         hull, shares = system.hull_energy(amounts)
-        competing = tuple((system.phases[i].formula, share) for i, share in shares)
+        competing = tuple((metals_first(system.phases[i].formula), share) for i, share in shares)
         of_phases = [warning for i, _ in shares for warning in system.phases[i].warnings]
         return HullDistance(
             energy_above_hull=per_atom - hull,
