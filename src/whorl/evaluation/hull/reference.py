@@ -282,7 +282,10 @@ class HullReference:
             new, old = (correction(name, s, structure) for s in (common, scheme))
             added, doubts = new.value - old.value, new.warnings
         per_atom = energy / sum(amounts.values()) + added
-        hull, shares = system.hull_energy(amounts)
+        try:
+            hull, shares = system.hull_energy(amounts)
+        except ArithmeticError as error:
+            return HullDistance(reason=str(error))
         competing = tuple((metals_first(system.phases[i].formula), share) for i, share in shares)
         of_phases = [warning for i, _ in shares for warning in system.phases[i].warnings]
         return HullDistance(
@@ -339,6 +342,7 @@ class ChemicalSystem:
 
         Raises:
             ValueError: An element is missing.
+            ArithmeticError: Linear programming fails.
         """
         formation, shares = self.decomposition(np.array(self._fractions(amounts)))
         return self.elemental_energy(amounts) + formation, shares
@@ -358,6 +362,6 @@ class ChemicalSystem:
             self.formation_energies[low], A_eq=self.fractions[low].T, b_eq=fractions, method="highs"
         )
         if result.x is None:
-            raise ArithmeticError(f"no decomposition: {result.message}")
+            raise ArithmeticError(f"its decomposition cannot be computed ({result.message})")
         shares = [(int(low[i]), float(w)) for i, w in enumerate(result.x) if w > _NEGLIGIBLE]
         return float(result.fun), sorted(shares, key=lambda share: (-share[1], share[0]))
