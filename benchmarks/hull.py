@@ -255,7 +255,7 @@ def chgnet(hull: HullReference, count: int) -> None:
     from whorl.potentials import make_potential
 
     torch.set_num_threads(1)
-    structures: Any = read_dataset(CRYSTALS).structures
+    structures: Any = read_dataset(CRYSTALS, property=None).structures
     from whorl.structures.composition import formula
 
     known = {canonical_formula(e.formula) for e in hull.entries}
