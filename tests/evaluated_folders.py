@@ -86,6 +86,9 @@ def make_folder(
                 "rmsd_to_relaxed": round(float(rng.gamma(1.3) * 0.2), 5),
                 "competing": "NaCl:1.0",
                 "mattergen_sun": bool(rng.random() < 0.3),
+                "crystens2024_E0": round(float(rng.normal(-5, 0.1)), 5),
+                "crystens2024_E4": round(float(rng.normal(-5.5, 0.1)), 5),
+                **{f"crystens2024_P{k}": float(10 ** rng.normal(1 - 0.5 * k, 0.4)) for k in (1, 2, 3, 4)},
             }
         )
     columns = [column for column in (rows[0] if rows else {"file": 0, "index": 0}) if column not in without]

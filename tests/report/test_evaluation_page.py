@@ -13,7 +13,7 @@ from evaluated_folders import crystals, make_folder, metrics
 from whorl.datasets import write_extxyz
 from whorl.errors import InputError
 from whorl.report import evaluation
-from whorl.report.evaluated_figures import distribution, phase_diagram
+from whorl.report.evaluated_figures import distribution, phase_diagram, successive_pressures
 from whorl.report.evaluated_set import EvaluatedSet
 from whorl.report.evaluation import Metric, evaluation_page, is_share_of, script_json
 
@@ -169,6 +169,17 @@ def test_an_input_without_structures_makes_a_page(tmp_path):
     empty = make_folder(tmp_path / "empty", 0, unreadable=0)
     (empty / "structures.csv").write_text("")
     assert "There are no structures in the input." in page(empty)
+
+
+def test_successive_relaxations_are_drawn_where_there_are_some(tmp_path):
+    words = "External pressure after each relaxation"
+    assert words in page(make_folder(tmp_path / "out", 6))
+    assert words not in page(make_folder(tmp_path / "few", 6, without=("crystens2024_P1",)))
+
+
+def test_pressures_without_a_value_are_counted():
+    plot = successive_pressures(np.array([[1.0, -30.0, np.nan], [0.0, 5.0, 1.0]]))
+    assert plot.note == "median in red; 1 without values"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _DISTRIBUTIONS = (  # column, least width of the axis, marks
     ("energy_above_hull", 0.1, (0.0, STABLE)),
     ("formation_energy", 0.1, (0.0,)),
+    ("initial_energy_above_hull", 0.1, (0.0, STABLE)),
     ("rmsd_to_relaxed", 0.05, ()),
     ("volume_per_atom", 1.0, ()),
 )
@@ -238,7 +239,8 @@ def _distributions(sets: Mapping[str, EvaluatedSet]) -> str:
     panels = []
     for column, narrowest, marks in _DISTRIBUTIONS:
         values = values_of(sets, column)
-        if any(np.isfinite(of).any() for of in values.values()):
+        as_it_came = column.startswith("initial") and not any(of.part("relaxation") for of in sets.values())
+        if any(np.isfinite(of).any() for of in values.values()) and not as_it_came:
             title = HEADINGS[column].partition(" (")[0]
             plot = distribution(
                 values,

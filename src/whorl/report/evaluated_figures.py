@@ -21,6 +21,8 @@ Point = Mapping[str, Any]
 _COLORS = (VERMILION, BLUE, GREEN, *SERIES[4:], SERIES[0])
 _BINS = (12, 45)  # fewest and most
 _MOST_WHOLE = 60  # whole numbers that have a bin each
+_LEAST_PRESSURE = 1e-3  # kbar; smaller ones stand there
+_MOST_LINES = 500
 _MOST_NAMED = 12  # compounds of a phase diagram with a name
 _MOST_POINTS = 800  # structures drawn in a phase diagram
 _ABOVE = 1.0  # eV/atom above the hull beyond which a structure is counted, not drawn
@@ -54,8 +56,8 @@ def distribution(
         narrowest: Width that the axis has at least.
     """
     figure, axes = _panel(title)
-    draw_distribution(axes, sets, label=label, marks=marks, narrowest=narrowest)
-    return Plot(svg=_svg(figure), note=_note(sets, axes.get_xlim()))
+    limits = draw_distribution(axes, sets, label=label, marks=marks, narrowest=narrowest)
+    return Plot(svg=_svg(figure), note=_note(sets, limits))
 
 
 def draw_distribution(
@@ -65,8 +67,8 @@ def draw_distribution(
     label: str,
     marks: Sequence[float] = (),
     narrowest: float = 1e-6,
-) -> None:
-    """Draw into axes of matplotlib; see :func:`distribution`."""
+) -> tuple[float, float]:
+    """Draw into axes of matplotlib and return the limits of what is drawn; see :func:`distribution`."""
     from matplotlib.ticker import MaxNLocator
 
     finite = {name: values[np.isfinite(values)] for name, values in sets.items()}
@@ -93,11 +95,17 @@ def draw_distribution(
             axes.stairs(heights, edges, color=color, linewidth=1.8, label=name)
         else:
             axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=BLUE, alpha=0.75, linewidth=0)
-    axes.set(xlim=(low, high), xlabel=label, ylabel="share of structures (%)" if several else "structures")
+    margin = 0.03 * (high - low)
+    axes.set(
+        xlim=(low - margin, high + margin),
+        xlabel=label,
+        ylabel="share of structures (%)" if several else "structures",
+    )
     axes.set_ylim(bottom=0)
-    axes.locator_params(axis="x", nbins=6)
+    axes.locator_params(axis="x", nbins=5)
     if not several:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return low, high
 
 
 def _round_step(step: float) -> float:
@@ -133,6 +141,30 @@ def _limits(sets: Sequence[Float[np.ndarray, "_"]], narrowest: float) -> tuple[f
     low, high = max(low, middle - most), min(high, middle + most)
     margin = 0.04 * (high - low) + max(0.0, narrowest - (high - low)) / 2 + 1e-9 * (1 + abs(high))
     return low - margin, high + margin
+
+
+def successive_pressures(pressures: Float[np.ndarray, "k B"]) -> Plot:
+    """Draw the size of the external pressure of each structure after each of k relaxations, and the median.
+
+    Args:
+        pressures: In kbar; NaN for unknown.
+    """
+    figure, axes = _panel("Pressure after each relaxation")
+    sizes = np.clip(np.abs(pressures), _LEAST_PRESSURE, None)
+    known = np.isfinite(sizes).all(0)
+    number = np.arange(1, len(sizes) + 1)
+    shown = np.flatnonzero(known)[:_MOST_LINES]
+    axes.plot(
+        number, sizes[:, shown], color=BLUE, alpha=max(0.06, min(0.6, 12 / max(len(shown), 1))), linewidth=1
+    )
+    if known.any():
+        axes.plot(
+            number, np.median(sizes[:, known], axis=1), "o-", color=VERMILION, linewidth=2, markersize=5
+        )
+    axes.set_yscale("log")
+    axes.set(xlabel="relaxation", ylabel="|P| (kbar)", xticks=number)
+    missing = int((~known).sum())
+    return Plot(svg=_svg(figure), note="median in red" + (f"; {missing} without values" if missing else ""))
 
 
 def phase_diagram(diagram: Mapping[str, Any]) -> Plot | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from whorl.report.evaluated_figures import distribution, phase_diagram
+from whorl.report.evaluated_figures import distribution, phase_diagram, successive_pressures
 from whorl.report.evaluated_set import EvaluatedSet, flag
 from whorl.report.page import PageSection, write_page
 from whorl.report.tables import NOTHING
@@ -22,7 +22,8 @@ from whorl.report.widgets import Picture, image, picture, render
 from whorl.structures.batch import StructureBatch
 
 STABLE = 0.1  # eV/atom above the hull: the limit of what may be made, by the field's custom
-SUN = {"sun": "S.U.N.", "msun": "Metastable, unique, novel"}  # metrics at the top of the page
+_HEADLINES = {"sun": "S.U.N.", "metasun": "M.S.U.N. (metastable)"}  # metrics at the top of the page
+_WORDS = {"sun": "S.U.N.", "metasun": "M.S.U.N.", "rmsd": "RMSD", "ks": "K–S"}
 _MOST_PICTURES = 24
 _MOST_ATOMS_DRAWN = 400  # of a structure with a picture
 _MOST_EMBEDDED = 1500  # structures to look at and to download from the page
@@ -31,6 +32,7 @@ _MOST_ROWS = 20_000  # of the table
 _LONGEST_CELL = 2000  # characters of a text in the table
 _MOST_DIAGRAMS = 12
 _MOST_REASONS = 40
+_SUCCESSIVE = "crystens2024"  # protocol with successive relaxations
 _FILES = {
     "structures.csv": "a row for each structure that came in",
     "metrics.json": "settings, origins and metrics",
@@ -40,6 +42,7 @@ _FILES = {
 }
 HEADINGS = {
     "energy_above_hull": "energy above hull (eV/atom)",
+    "initial_energy_above_hull": "energy above hull as generated (eV/atom)",
     "formation_energy": "formation energy (eV/atom)",
     "energy_per_atom": "energy (eV/atom)",
     "n_atoms": "atoms",
@@ -65,6 +68,7 @@ _FIRST = (  # columns of the table, before all others
     "rmsd_to_relaxed",
     "pressure_kbar",
     "max_force",
+    "competing",
     "reason",
 )
 _PANELS = (  # column, least width of the axis, marks
@@ -118,10 +122,10 @@ class Metric:
 def metric_name(name: str) -> str:
     """Return the name of a metric as text.
 
-    >>> metric_name("sun"), metric_name("novel_systems")
-    ('S.U.N.', 'novel systems')
+    >>> metric_name("sun_of_valid"), metric_name("novel_systems")
+    ('S.U.N. of valid', 'novel systems')
     """
-    return SUN.get(name, name.replace("_", " ").replace("rmsd", "RMSD"))
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
 
 
 def is_share_of(content: Mapping[str, Any]) -> bool:
@@ -200,10 +204,15 @@ def _headlines(evaluated: EvaluatedSet) -> str:
     for name, protocol in evaluated.part("protocols").items():
         for key, content in (protocol.get("metrics") or {}).items():
             metric = Metric.of_json(key, content)
-            if key in SUN and metric.value != NOTHING:
+            if key in _HEADLINES and metric.value != NOTHING:
                 interval = f"95 % interval {metric.interval}" if metric.interval else ""
                 cards.append(
-                    (SUN[key], f"protocol {name}", metric.value, f"{metric.of}; {interval}".strip("; "))
+                    (
+                        _HEADLINES[key],
+                        f"protocol {name}",
+                        metric.value,
+                        f"{metric.of}; {interval}".strip("; "),
+                    )
                 )
     energies = evaluated.numbers("energy_above_hull")
     known = energies[np.isfinite(energies)]
@@ -313,11 +322,30 @@ def _distributions(evaluated: EvaluatedSet) -> str:
         if np.isfinite(columns[column]).any()
     ]
     panels = [image(plot, f"Distribution of {column}") for plot, column in plots]
+    panels += _successive(evaluated)
     counts = evaluated.part("counts") or Counter(text for text in evaluated.texts("status") if text)
     counts = {status: count for status, count in counts.items() if count}
     if not panels and not counts:
         return ""
     return render("evaluated/distributions.html", panels=panels, counts=counts, stable=STABLE)
+
+
+def _successive(evaluated: EvaluatedSet) -> list[tuple[str, str, str]]:
+    """Return panels of successive relaxations, of which figure 13 of Alverson et al. 2024 is a table."""
+    prefix = f"{_SUCCESSIVE}_P"
+    count = 0
+    while f"{prefix}{count + 1}" in evaluated.columns:
+        count += 1
+    pressures = np.array([evaluated.numbers(f"{prefix}{k + 1}") for k in range(count)])
+    if not count or not np.isfinite(pressures).any():
+        return []
+    gain = evaluated.numbers(f"{_SUCCESSIVE}_E{count}") - evaluated.numbers(f"{_SUCCESSIVE}_E0")
+    label = f"E{count} − E0 (eV/atom)"
+    lowered = distribution({"": gain}, label=label, title=f"Energy of {count} relaxations", marks=(0.0,))
+    return [
+        image(successive_pressures(pressures), "External pressure after each relaxation"),
+        image(lowered, "Energy gained by successive relaxations"),
+    ]
 
 
 def _diagrams(evaluated: EvaluatedSet) -> str:
@@ -483,16 +511,18 @@ def _table(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
     if not evaluated.rows:
         return render("evaluated/nothing.html")
     known = [name for name in evaluated.columns if any(evaluated.texts(name))]
-    order = [name for name in _FIRST if name in known] + [name for name in known if name not in _FIRST]
+    suns = [name for name in known if name.endswith(tuple(f"_{word}" for word in _HEADLINES))]
+    main = (*_FIRST[: _FIRST.index("n_atoms")], *suns, *_FIRST[_FIRST.index("n_atoms") :])
+    order = [name for name in main if name in known] + [name for name in known if name not in main]
     rows = evaluated.by_stability[:_MOST_ROWS]
     place = {} if embedded is None else embedded.place
     data = {
         "columns": [
             {
                 "name": name,
-                "title": HEADINGS.get(name, name.replace("_", " ")),
+                "title": HEADINGS.get(name, metric_name(name)),
                 "numeric": evaluated.is_numeric[name],
-                "main": name in _FIRST,
+                "main": name in main,
                 "flag": {text.lower() for text in evaluated.texts(name) if text} <= {"true", "false"},
             }
             for name in order
@@ -501,14 +531,14 @@ def _table(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
         "place": [place.get(row, -1) for row in rows],
         "viewer": embedded is not None and embedded.viewer is not None,
     }
-    flags = [name for name in ("valid", "unique", "novel", "converged") if name in known]
+    flags = [name for name in ("valid", "unique", "novel", *suns, "converged") if name in known]
     return render(
         "evaluated/table.html",
         data=script_json(data),
         packed="" if embedded is None or embedded.viewer is not None else embedded.data,
         has_structures=embedded is not None,
         has_energies="energy_above_hull" in known,
-        flags=flags,
+        flags=[(name, metric_name(name)) for name in flags],
         statuses=sorted({text for text in evaluated.texts("status") if text}),
         left_out=len(evaluated.rows) - len(rows),
         without=evaluated.count - len(place),
