@@ -65,5 +65,5 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	@echo "Installing the development tools and optional calculators …"
-	@$(PIP) --editable '.[chgnet,crystens,dask,diffusion,flow,xtb,parquet,docs,dev]'
+	@$(PIP) --editable '.[chgnet,crystens,dask,diffusion,flow,matgl,sevennet,xtb,parquet,docs,dev]'
 	@touch $@

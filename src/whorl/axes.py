@@ -74,6 +74,8 @@ POTENTIALS: Registry[EnergyMethod] = Registry(
     builtin={
         "emt": "whorl.potentials.emt:EMT",
         "chgnet": "whorl.potentials.chgnet:CHGNet",
+        "sevennet": "whorl.potentials.sevennet:SevenNet",
+        "matgl": "whorl.potentials.matgl:MatGL",
         "gfn1-xtb": "whorl.potentials.xtb:GFN1",
         "gfn2-xtb": "whorl.potentials.xtb:GFN2",
     },

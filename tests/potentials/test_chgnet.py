@@ -139,7 +139,7 @@ def test_one_bad_structure_is_a_row_with_a_reason(potential):
     assert set(output.failures) == {1, 2, 3, 4}
     assert "NaN" in output.failures[1]
     assert "one place" in output.failures[2]
-    assert "Pu" in output.failures[3]
+    assert output.failures[3] == "CHGNet does not know Lr."
     assert "volume" in output.failures[4]
     assert bool(output.energy[1:5].isnan().all())
     assert float(output.energy[0]) == pytest.approx(float(output.energy[5]), abs=1e-4)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from whorl.axes import POTENTIALS
 from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out, show_facts
 from whorl.cli.options import COUNT, SHARE, ExecutorName, Seed, options_from
@@ -38,7 +39,7 @@ def clusters(
     ] = None,
     calculator: Annotated[
         str,
-        typer.Option(help="emt, chgnet, gfn1-xtb, gfn2-xtb, or package.module:Class of any ASE calculator."),
+        typer.Option(help=f"{', '.join(POTENTIALS)}, or package.module:Class of any ASE calculator."),
     ] = "emt",
     option: Annotated[
         list[str] | None,

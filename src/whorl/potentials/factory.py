@@ -14,9 +14,9 @@ def make_potential(name: str, **options: Any) -> Potential:
     """Return a potential by its name.
 
     Args:
-        name: ``"emt"`` (effective medium theory; Al, Ni, Cu, Pd, Ag, Pt, Au), ``"chgnet"``, ``"gfn1-xtb"``,
-            ``"gfn2-xtb"``, the name of another package's potential, or ``"package.module:Class"`` of one, or
-            of any ASE calculator.
+        name: ``"emt"`` (effective medium theory; Al, Ni, Cu, Pd, Ag, Pt, Au), ``"chgnet"``, ``"sevennet"``,
+            ``"matgl"``, ``"gfn1-xtb"``, ``"gfn2-xtb"``, the name of another package's potential, or
+            ``"package.module:Class"`` of one, or of any ASE calculator.
         options: The potential's own options. Of an ASE calculator, ``scheme`` is not passed on: it states
             which energies its own may be compared with (:data:`whorl.potentials.schemes.SCHEMES`).
 

@@ -24,7 +24,7 @@ class CalculatorSettings(Section):
     """An energy method by name: ``chgnet``, or ``{name: chgnet, options: {…}}``.
 
     Attributes:
-        name: emt, chgnet, gfn1-xtb, gfn2-xtb, the name of another package's potential, or
+        name: emt, chgnet, sevennet, matgl, gfn1-xtb, gfn2-xtb, the name of another package's potential, or
             ``package.module:Class`` of an ASE calculator.
         options: Its own options.
         bulk_energy: Energy of each element's bulk in eV/atom; by default computed with the method itself.

@@ -62,7 +62,13 @@ def method_name(name: str) -> str:
     >>> method_name("emt"), method_name("mace.calculators:MACECalculator")
     ('EMT', 'mace.calculators:MACECalculator')
     """
-    return {"emt": "EMT", "chgnet": "CHGNet", "gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}.get(name, name)
+    return {
+        "emt": "EMT",
+        "chgnet": "CHGNet",
+        "sevennet": "SevenNet",
+        "gfn1-xtb": "GFN1-xTB",
+        "gfn2-xtb": "GFN2-xTB",
+    }.get(name, name)
 
 
 def _data(recipe: Mapping[str, Any], results: Results) -> str:

@@ -1,0 +1,166 @@
+"""Potentials of MatGL (M3GNet, TensorNet …) from a folder that its ``save`` wrote.
+
+The folder has ``model.json``, ``model.pt`` and ``state.pt``. Nothing is fetched: a name of a model that is no
+folder is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from ase.data import atomic_numbers
+from torch import Tensor
+
+from whorl.errors import InputError, import_extra, shortened
+from whorl.files import file_hash
+from whorl.potentials.graph import GraphPotential, GraphPotentialSettings
+from whorl.potentials.schemes import UNKNOWN, checked_scheme
+from whorl.settings import Count
+from whorl.structures.batch import StructureBatch
+from whorl.structures.neighbors import NeighborList
+
+_FILES = ("model.json", "model.pt", "state.pt")
+_SCHEMES: Mapping[str, str] = {
+    r"MatPES\S*[- ]r2SCAN": "matpes-r2scan",
+    r"MatPES\S*[- ]PBE": "matpes-pbe",
+    r"MPtrj|MP-2021|MPF\.2021": "pbe+u",
+}
+
+
+class MatGL(GraphPotential):
+    """Energies, forces and stresses of a potential of MatGL, many structures at once."""
+
+    kind = "matgl"
+    title = "This model"
+    requires = ("matgl", "matgl")
+
+    class Settings(GraphPotentialSettings):
+        """Options of the network."""
+
+        path: str = ""
+        """Folder of the model, such as TensorNet-MatPES-PBE-v2025.1-PES; required."""
+        scheme: str | None = None
+        """Energy scheme; by default what the name and the README of the folder say."""
+        atoms_at_once: Count = 50
+        """Atoms per pass of the network. More exceed the caches of a CPU; a GPU is faster with more."""
+
+        @property
+        def inputs(self) -> tuple[str, ...]:
+            """The files of the model."""
+            return tuple(str(Path(self.path) / name) for name in _FILES)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        own: Any = self.settings
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own dependencies
+            import_extra("matgl", extra="matgl")
+        self._folder = Path(own.path).resolve()
+        if not own.path:
+            raise InputError(
+                "calculator matgl: 'path' is missing: the folder of a model, such as path=models/"
+                "TensorNet-MatPES-PBE-v2025.1-PES."
+            )
+        absent = [name for name in _FILES if not (self._folder / name).is_file()]
+        if absent:
+            raise InputError(
+                f"calculator matgl: {own.path}: has no {' or '.join(absent)}, expected a folder that MatGL's "
+                f"save wrote, with {', '.join(_FILES)}. Models are not downloaded."
+            )
+        self._elements = tuple(_described(self._folder / _FILES[0]))
+        self.scheme = checked_scheme(own.scheme) if own.scheme is not None else _stated(self._folder)
+        self.title = self._folder.name
+        self.name = f"matgl({self._folder.name}, {file_hash(self._folder / _FILES[2])[:8]})"
+
+    @property
+    def elements(self) -> Collection[int]:
+        """Those that the folder names."""
+        return self._elements
+
+    def cutoff(self, network: Any) -> float:
+        """Return the range of an edge."""
+        return float(network.model.cutoff)
+
+    def energies(self, network: Any, structures: StructureBatch, pairs: NeighborList) -> Tensor:
+        """Return the energy of each structure, as MatGL's ``Potential`` composes it."""
+        place = {number: i for i, number in enumerate(self._elements)}
+        kinds = torch.tensor([place[z] for z in structures.atomic_numbers.tolist()])
+        index = structures.structure_index
+        graph = SimpleNamespace(
+            node_type=kinds.to(structures.device),
+            pos=structures.positions,
+            edge_index=torch.stack([pairs.first, pairs.second]),
+            # In a batch with clusters only, nothing has a lattice.
+            pbc_offshift=torch.einsum(
+                "pk,pkx->px", pairs.shift.to(structures.cells.dtype), structures.cells[index[pairs.first]]
+            ),
+            batch=index,
+            num_graphs=len(structures),
+        )
+        energy: Tensor = network.model(g=graph).reshape(-1)
+        energy = network.data_std * energy + network.data_mean
+        if network.element_refs is not None:
+            energy = energy + network.element_refs(graph).reshape(-1)
+        return energy
+
+    def load(self) -> Any:
+        """Return MatGL's ``Potential``."""
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            torch.random.fork_rng(devices=[]),
+        ):
+            warnings.simplefilter("ignore")
+            import matgl
+
+            try:
+                network = matgl.load_model(self._folder)
+            except Exception as error:  # whatever MatGL makes of a damaged folder
+                raise InputError(
+                    f"calculator matgl: {self._folder}: cannot be loaded ({shortened(error, 200)})."
+                ) from error
+        if getattr(network, "calc_repuls", False) or getattr(network, "calc_charge", False):
+            raise InputError(
+                f"calculator matgl: {self._folder}: has a nuclear repulsion or charges of its own, which are "
+                "not implemented. Use it as an ASE calculator."
+            )
+        network.requires_grad_(False)
+        return network.to(self._device).eval()
+
+
+def _described(path: Path) -> Collection[int]:
+    """Return the atomic numbers of a model, in its own order."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        model = about["kwargs"]["model"]
+        modules, kind = (str(about["@module"]), str(model["@module"])), about["@class"]
+        elements = [atomic_numbers[symbol] for symbol in model["init_args"]["element_types"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"calculator matgl: {path}: is not a description of a potential ({type(error).__name__}: "
+            f"{shortened(error, 100)})."
+        ) from None
+    for module in modules:  # MatGL imports whatever stands there
+        if not module.startswith("matgl."):
+            raise InputError(f"calculator matgl: {path}: names '{shortened(module)}', which is not MatGL's.")
+    if kind != "Potential":
+        raise InputError(f"calculator matgl: {path}: is a {kind}, expected a Potential, which has forces.")
+    return elements
+
+
+def _stated(folder: Path) -> str:
+    """Return the scheme that the name of a folder or its README states."""
+    readme = folder / "README.md"
+    words = folder.name
+    if readme.is_file():
+        words += "\n" + readme.read_text(encoding="utf-8", errors="replace")
+    return next((scheme for pattern, scheme in _SCHEMES.items() if re.search(pattern, words)), UNKNOWN)
