@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import io
 import os
 import time
 import warnings
@@ -56,7 +57,8 @@ def carbon(count: int) -> StructureBatch:
 
 def pearson() -> StructureBatch:
     with gzip.open(DATA / "crystals_pcd20k.extxyz.gz", "rt") as file:
-        return from_ase(list(read_xyz(file, index=slice(None)))).replace(info=())
+        text = io.StringIO(file.read())  # in which frames are found at once
+    return from_ase(list(read_xyz(text, index=slice(None)))).replace(info=())
 
 
 def distorted(atoms: Atoms, rng: np.random.Generator) -> Atoms:
