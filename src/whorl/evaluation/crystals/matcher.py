@@ -274,6 +274,9 @@ class Matcher:
         if first.disordered is None:
             return False
         size, of_first = self._mixing._get_supercell_size(first.disordered, second)
+        smaller, larger = (first.disordered, second) if of_first else (second, first.disordered)
+        if not mapping_exists(smaller, larger, self.settings.ltol, self.settings.angle_tol, size):
+            return False
         times = size if of_first else 1 / size
         ratio = (second.volume / first.disordered.volume / times) ** (1 / 6)
         one, other = _scaled(first.disordered, ratio), _scaled(second, 1 / ratio)
@@ -291,14 +294,15 @@ class Matcher:
             return None
 
 
-def mapping_exists(first: Cell, second: Cell, ltol: float, angle_tol: float) -> bool:
-    """Whether vectors of the first lattice resemble the second cell and span a primitive cell."""
+def mapping_exists(first: Cell, second: Cell, ltol: float, angle_tol: float, size: int = 1) -> bool:
+    """Whether vectors of the first lattice resemble the second cell and span ``size`` primitive cells."""
     longest, shortest = (1 + ltol) * (1 + _SLACK), 1 / ((1 + ltol) * (1 + _SLACK))
-    points = first.points(longest * second.lengths.max())
+    edge = size ** (1 / 3)  # of the second cell, which has volume 1, in units of the first
+    points = first.points(edge * longest * second.lengths.max())
     if points is None:
         return True
     integers, directions, distances, half = points
-    ratio = distances[:, None] / second.lengths
+    ratio = distances[:, None] / (edge * second.lengths)
     near = (ratio < longest) & (ratio > shortest)
     a, b, c = np.flatnonzero(near[:, 0] & half), np.flatnonzero(near[:, 1]), np.flatnonzero(near[:, 2])
     if not (len(a) and len(b) and len(c)):
@@ -318,7 +322,7 @@ def mapping_exists(first: Cell, second: Cell, ltol: float, angle_tol: float) -> 
         return False
     x, y, z = integers[a[i]], integers[b[j]], integers[c[k]]
     determinants = (x * np.cross(y, z)).sum(1)
-    return bool((np.abs(np.abs(determinants) - 1) < 0.5).any())
+    return bool((np.abs(np.abs(determinants) - size) < 0.5).any())
 
 
 def mixed(structures: StructureBatch) -> StructureBatch:
