@@ -25,7 +25,7 @@ from whorl.conditions import satisfied
 from whorl.datasets import load_dataset
 from whorl.evaluation.samples import Samples
 from whorl.evaluation.validity import check_validity
-from whorl.proposals.formulas import FormulaRequest
+from whorl.proposals.settings import FormulaRequest
 from whorl.proposals.substitution import Substitution
 from whorl.refinement import RefinementContext
 from whorl.refinement.project import Project

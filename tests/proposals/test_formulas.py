@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whorl.errors import InputError, UsageError
-from whorl.proposals.formulas import FormulaModel, FormulaRequest
+from whorl.proposals.formulas import FormulaModel
+from whorl.proposals.settings import FormulaRequest
 from whorl.proposals.substitution import Substitution, hit_probability
 from whorl.settings import settings_from
 from whorl.structures import StructureBatch, from_ase

@@ -148,11 +148,12 @@ class _Lines:
         self.what = what
         self.start = self.last = time.monotonic()
         self.first: int | None = None
+        self.total = 0
 
     def __call__(self, done: int, total: int, message: str = "") -> None:
         now = time.monotonic()
-        if self.first is None:
-            self.first = done
+        if self.first is None or total != self.total:  # another task of the same work counts anew
+            self.first, self.total, self.start = done, total, now
         if now - self.last < _PLAIN_EVERY:
             return
         self.last = now

@@ -14,7 +14,7 @@ from whorl.cli.settings_options import given_settings, settings_command
 
 
 @app.command(
-    cls=settings_command("whorl.proposals.formulas:FormulaRequest", headings=("Requests of each formula",))
+    cls=settings_command("whorl.proposals.settings:FormulaRequest", headings=("Requests of each formula",))
 )
 def propose(
     dataset: Annotated[Path, typer.Argument(help="Data set, from 'whorl data'.", show_default=False)],
@@ -51,7 +51,7 @@ def propose(
     `whorl propose data.safetensors --target 0.2 --element O --balanced -n 300 -o new.safetensors`; then
     `whorl refine new.safetensors --kind project --dataset data.safetensors -o refined.safetensors`.
     """
-    from whorl.proposals.formulas import FormulaRequest
+    from whorl.proposals.settings import FormulaRequest
     from whorl.settings import settings_from
     from whorl.workflow.proposals import propose as propose_structures
 

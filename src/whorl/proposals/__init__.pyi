@@ -1,4 +1,5 @@
-from .formulas import FormulaModel, FormulaRequest, ProposedFormula
+from .formulas import FormulaModel, ProposedFormula
+from .settings import FormulaRequest
 from .substitution import ProposedStructures, Substitution, hit_probability
 
 __all__ = [

@@ -26,23 +26,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated
 
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from whorl.errors import InputError, did_you_mean
+from whorl.errors import InputError
+from whorl.proposals.settings import FormulaRequest
 from whorl.representations.elements import DESCRIPTORS, descriptor_table
-from whorl.settings import Count, Section
 from whorl.structures.batch import StructureBatch
 from whorl.structures.composition import is_charge_neutral
 
-Range = tuple[Count, Count]
 Counts = tuple[tuple[str, int], ...]
 """Elements with their numbers of atoms, by atomic number of the element."""
 
@@ -52,39 +49,6 @@ _PROPOSED = 20  # proposals for each formula that is asked for
 _ROUNDS = 15
 _TREES = 100
 _FEWEST = 20  # labelled formulas that a forest needs
-
-
-class FormulaRequest(Section):
-    """What each formula must be."""
-
-    elements: Annotated[list[str], Field(json_schema_extra={"option": "element"})] = []
-    """Elements that each formula has; it may have others too."""
-    exclude: list[str] = []
-    """Elements that no formula has."""
-    n_atoms: Range | None = None
-    """Least and greatest number of atoms."""
-    n_elements: Range | None = None
-    """Least and greatest number of elements."""
-    balanced: bool = False
-    """Whether known oxidation states have to add up to zero (by smact; alloys of metals count as neutral)."""
-    new: bool = False
-    """Whether formulas of the data are left out."""
-
-    @model_validator(mode="after")
-    def _agreeing(self) -> FormulaRequest:
-        for symbol in (*self.elements, *self.exclude):
-            if symbol not in chemical_symbols[1:]:
-                raise ValueError(f"unknown element '{symbol}'.{did_you_mean(symbol, chemical_symbols[1:])}")
-        if both := [symbol for symbol in self.elements if symbol in self.exclude]:
-            raise ValueError(f"{', '.join(both)} cannot be both requested and excluded")
-        for name in ("n_atoms", "n_elements"):
-            span = getattr(self, name)
-            if span is not None and span[0] > span[1]:
-                raise ValueError(f"{name}: got {span[0]} to {span[1]}, expected the least number first")
-        most = min(span[1] for span in (self.n_atoms, self.n_elements, (0, math.inf)) if span is not None)
-        if len(set(self.elements)) > most:
-            raise ValueError(f"{len(set(self.elements))} elements are requested, and at most {most} allowed")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

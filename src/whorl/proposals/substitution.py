@@ -18,7 +18,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whorl.proposals.formulas import FormulaModel, FormulaRequest, ProposedFormula
+from whorl.proposals.formulas import FormulaModel, ProposedFormula
+from whorl.proposals.settings import FormulaRequest
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.structures.composition import covalent_radii

@@ -94,8 +94,10 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
     @check("train", "generate")
     def _requests() -> Iterable[WhorlError]:
         from whorl.conditions import checked_requests, require_answerable
+        from whorl.workflow.stages.generate import require_formulas
 
         requested, kinds = recipe.generate.requested, recipe.generator.conditions
+        yield from _failing(lambda: require_formulas(recipe.generate, kinds))
         yield from _failing(lambda: checked_requests(requested))
         yield from _failing(lambda: require_answerable(kinds, recipe.property_name, requested))
         if recipe.generate.selection is not None and recipe.generator.conditions:

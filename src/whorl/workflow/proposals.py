@@ -15,15 +15,16 @@ from torch import Tensor
 from whorl.datasets import Dataset, load_dataset, save_dataset, write_extxyz
 from whorl.errors import InputError
 from whorl.files import contents_hash, provenance, write_text
-from whorl.proposals.formulas import FormulaRequest
-from whorl.proposals.substitution import Predict, ProposedStructures, Substitution
+from whorl.proposals.settings import FormulaRequest
+from whorl.proposals.substitution import ProposedStructures, Substitution
 from whorl.structures.batch import StructureBatch
 from whorl.surrogates import AdditiveSurrogate
+from whorl.surrogates.base import Progress
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.stages.atoms import Labelled, read_labelled
 
-_COSINES = 3000  # of the surrogate: proposals are farther from the data than samples of a generator
+_COSINES = (1200, 3000)  # of the surrogate, least and most: of many structures, more lower its error
 _AT_ONCE = 500
 
 
@@ -62,7 +63,7 @@ def propose(
     data = load_dataset(dataset)
     if data.structures is None or not len(data.structures):
         raise InputError(f"{dataset}: holds no structures to begin with.")
-    name, labels, predict = None, None, None
+    name, labels = None, None
     if target is not None:
         labelled = read_labelled(Labelled(dataset=dataset, property=property))
         name, (low, high) = labelled.name, labelled.properties.aminmax()
@@ -71,19 +72,8 @@ def propose(
                 f"the target {target:g} of {name} lies outside of the data ({low:.4g} to {high:.4g})."
             )
         labels = data.properties[name].double()
-        assert labelled.structures is not None
-        surrogate = AdditiveSurrogate.fit(
-            labelled.structures.to(dtype=torch.float64),
-            labelled.properties,
-            seed=seed,
-            cosines=_COSINES,
-            progress=monitor.progress("surrogate"),
-        )
-        predict = _predictor(surrogate)
-    substitution = Substitution(data.structures, labels)
-    made = substitution.sample(
-        count, target=target, request=request, predict=predict, tolerance=tolerance, seed=seed
-    )
+    proposer = Proposer(data.structures, labels, seed=seed, progress=monitor.progress("surrogate"))
+    made = proposer.sample(count, target=target, request=request, tolerance=tolerance, seed=seed)
     if len(made.formulas) < count:
         monitor.warn(f"only {len(made.formulas)} different formulas were found, of {count}.")
     new = sum(one.is_new for one in made.formulas)
@@ -97,15 +87,54 @@ def propose(
     _write(made, data, output, name, target, {**provenance(seed=seed), "source": contents_hash(dataset)})
 
 
-def _predictor(surrogate: AdditiveSurrogate) -> Predict:
-    def predict(structures: StructureBatch) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-        parts = [surrogate.predict(part) for part in structures.chunks(_AT_ONCE)]
+class Proposer:
+    """Substitution in labelled structures, with the surrogate that predicts the property of the proposals.
+
+    Args:
+        structures: The data.
+        labels: Their property, NaN where it is unknown; None to leave it out.
+        seed: Of the surrogate.
+        progress: Called while it is fitted.
+
+    Raises:
+        InputError: Too few labels.
+    """
+
+    def __init__(
+        self,
+        structures: StructureBatch,
+        labels: Float[Tensor, "N"] | None,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        structures = structures.to(dtype=torch.float64).replace(info=())
+        self._substitution = Substitution(structures, labels)
+        self._surrogate = None
+        if labels is not None:
+            known = labels.isfinite()
+            least, most = _COSINES
+            self._surrogate = AdditiveSurrogate.fit(
+                structures[known],
+                labels[known],
+                seed=seed,
+                cosines=min(max(least, int(known.sum())), most),
+                progress=progress,
+            )
+
+    def sample(self, count: int, **wanted: Any) -> ProposedStructures:
+        """Return structures; the arguments are those of :meth:`Substitution.sample`."""
+        return self._substitution.sample(
+            count, predict=None if self._surrogate is None else self._predict, **wanted
+        )
+
+    def _predict(self, structures: StructureBatch) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+        assert self._surrogate is not None
+        parts = [self._surrogate.predict(part) for part in structures.chunks(_AT_ONCE)]
         return (
             torch.cat([part.mean for part in parts]),
             torch.cat([part.uncertainty for part in parts if part.uncertainty is not None]),
         )
-
-    return predict
 
 
 def _write(

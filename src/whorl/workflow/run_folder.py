@@ -74,6 +74,10 @@ class RunFolder:
         """Generated features."""
         return self.path / "generate" / label / "generated.safetensors"
 
+    def proposals(self, label: str) -> Path:
+        """Structures of the formulas that were proposed, one for each sample."""
+        return self.path / "generate" / label / "proposals.safetensors"
+
     def structures(self, label: str) -> Path:
         """Structures reconstructed from generated features."""
         return self.path / "reconstruct" / label / "structures.safetensors"

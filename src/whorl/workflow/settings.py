@@ -16,6 +16,7 @@ from whorl.evaluation.settings import EvaluatorSettings
 from whorl.executors.settings import ExecutorSettings
 from whorl.generators.settings import GeneratorSettings
 from whorl.potentials.settings import CalculatorSettings
+from whorl.proposals.settings import FormulaRequest
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.refinement.settings import RefinerSettings
 from whorl.representations.settings import RepresentationSettings
@@ -233,11 +234,15 @@ class GenerateSettings(SectionByData):
         targets: Property values requested.
         samples: Samples for each target.
         selection: Select them from a larger pool; by default there is no selection, as in the paper.
+        formulas: Propose a formula for each sample, with a structure that its reconstruction begins with,
+            by substitution in the training structures; what each formula must be. By default formulas are
+            those of the most similar structures.
     """
 
     targets: Annotated[list[float], Field(min_length=1)]
     samples: Count = 10_000
     selection: SelectionSettings | None = None
+    formulas: FormulaRequest | None = None
 
     @classmethod
     def section_for(cls, value: Any) -> type[GenerateSettings]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -34,7 +34,14 @@ def read_structures(path: Path) -> Dataset:
     return dataclasses.replace(data, structures=data.structures.to(dtype=torch.float64))
 
 
-def starts_of(samples: FeatureSet, given: str, context: ReconstructionContext, monitor: Monitor) -> Starts:
+def starts_of(
+    samples: FeatureSet,
+    given: str,
+    context: ReconstructionContext,
+    monitor: Monitor,
+    *,
+    others: Collection[str] = (),
+) -> Starts:
     """Return for each sample the structures that its search begins with; None for random ones alone.
 
     Args:
@@ -43,6 +50,7 @@ def starts_of(samples: FeatureSet, given: str, context: ReconstructionContext, m
             sample of its id, or else for all samples.
         context: Of the reconstruction.
         monitor: Receives samples without a start.
+        others: Ids of samples that are not searched for now.
 
     Raises:
         InputError: A representation without a closed form, or a file without structures.
@@ -63,7 +71,7 @@ def starts_of(samples: FeatureSet, given: str, context: ReconstructionContext, m
             for place, name in enumerate(data.ids):
                 if name in own:
                     found[own[name]].append(place)
-                else:
+                elif name not in others:
                     monitor.skip(name, f"{given}: no sample has this id, so it starts no search")
         else:
             found = [list(range(len(structures)))] * len(found)

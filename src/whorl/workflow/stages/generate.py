@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from whorl.conditions import Conditions
-from whorl.datasets import FeatureSet, load_features, save_features
+from whorl.datasets import Dataset, FeatureSet, load_features, save_dataset, save_features
 from whorl.datasets.store import labels_of, property_name, structures_of_features
-from whorl.errors import InputError
+from whorl.errors import InputError, import_extra
 from whorl.evaluation import nearest_rows, standardized
+from whorl.files import provenance
 from whorl.generators import (
     ConditionalGenerator,
     Density,
@@ -25,10 +27,12 @@ from whorl.generators import (
 )
 from whorl.memory import require_memory
 from whorl.seeds import derive_seed
+from whorl.structures import StructureBatch
 from whorl.surrogates import EnsembleSurrogate, select
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
+from whorl.workflow.proposals import Proposer
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import GenerateSettings, SelectionSettings
 from whorl.workflow.stages.sample import read_rows
@@ -52,6 +56,8 @@ def generate(
     rows: Path | None = None,
     ensemble: Path | None = None,
     dataset: Path | None = None,
+    proposals: Path | None = None,
+    tolerance: float = 0.1,
 ) -> None:
     """Draw samples for each target and write them as features with the property ``target``.
 
@@ -69,6 +75,8 @@ def generate(
         ensemble: Ensemble surrogate; needed for ``selection``.
         dataset: Structures of the features; needed if the generators are conditioned on more than the
             property.
+        proposals: File for the structures of the formulas that are proposed, one for each sample.
+        tolerance: Of the target, for these.
 
     Raises:
         InputError: Files that do not match, or ``selection`` without ``ensemble``.
@@ -87,6 +95,7 @@ def generate(
     known = real if rows is None else real.select(read_rows(rows)["rows"])
     known = known.select(labels_of(known, property).isfinite())
     columns = labels_of(known, property)[:, None].double()
+    there = None
     if conditions.kinds:
         there = structures_of_features(known, dataset, "elements and symmetry")
         columns = conditions.columns(labels=columns[:, 0], structures=there)
@@ -100,9 +109,15 @@ def generate(
                 f"{', '.join(conditions.kinds)} too. Leave out one of the two."
             )
         draw = _selecting(generators, settings, settings.selection, ensemble, known, property, monitor)
+    proposed: dict[float, StructureBatch] = {}
+    if settings.formulas is not None:
+        draw, proposed = _of_formulas(
+            generators, settings, conditions, columns, there, tolerance=tolerance, seed=seed, monitor=monitor
+        )
     progress = monitor.progress("generating")
     drawn = []
-    ordered = settings.selection is not None or len(generators) > 1  # by risk, or by generator
+    # By risk, or by generator; samples of formulas belong to structures.
+    ordered = settings.formulas is None and (settings.selection is not None or len(generators) > 1)
     for number, target in enumerate(settings.targets):
         rng = torch.Generator().manual_seed(derive_seed(seed, "generate", target))
         samples = draw(target, rng)
@@ -125,11 +140,50 @@ def generate(
             properties={"target": targets.repeat_interleave(counts)},
             ids=tuple(named),
             pbc=_pbc_of_similar(torch.cat(drawn), known),
-            requested={name: value for name, value in settings.requested.items() if value is not None},
+            requested=_requested(settings),
             elements=real.elements,
         ),
         output,
     )
+    if proposed and proposals is not None:
+        structures = StructureBatch.concatenate([proposed[target] for target in settings.targets])
+        save_dataset(
+            Dataset(structures=structures, ids=tuple(named), provenance=provenance(seed=seed)), proposals
+        )
+
+
+def _requested(settings: GenerateSettings) -> dict[str, Any]:
+    """Return what every sample has: what was requested of the generator, or of the formulas."""
+    requested = {name: value for name, value in settings.requested.items() if value is not None}
+    if settings.formulas is not None and settings.formulas.elements:
+        requested["elements"] = list(settings.formulas.elements)
+    return requested
+
+
+def require_formulas(settings: GenerateSettings, kinds: Sequence[str]) -> None:
+    """Reject proposals of formulas that a generator with conditions of these kinds cannot take.
+
+    Raises:
+        InputError: It is not conditioned on the composition, or something else is requested that contradicts
+            them.
+        MissingExtraError: Balanced formulas without smact: pip install 'whorl[crystens]'.
+    """
+    if settings.formulas is None:
+        return
+    if "composition" not in kinds:
+        raise InputError(
+            "generate.formulas: the generator is not conditioned on the composition, so a formula would not "
+            "change its samples. Give it the condition: generator.conditions: [composition]."
+        )
+    contrary = [name for name in ("formula", "elements") if settings.requested.get(name)]
+    contrary += ["selection"] if settings.selection is not None else []
+    if contrary:
+        raise InputError(
+            f"generate.formulas: {' and '.join(contrary)} cannot be given as well. Elements belong into the "
+            "section formulas."
+        )
+    if settings.formulas.balanced:
+        import_extra("smact", extra="crystens")
 
 
 def require_memory_for_samples(settings: GenerateSettings, shape: Sequence[int]) -> None:
@@ -225,6 +279,53 @@ def _plainly(
     return draw
 
 
+def _of_formulas(
+    generators: Sequence[ConditionalGenerator],
+    settings: GenerateSettings,
+    conditions: Conditions,
+    known: Tensor,
+    structures: StructureBatch | None,
+    *,
+    tolerance: float,
+    seed: int,
+    monitor: Monitor,
+) -> tuple[Draw, dict[float, StructureBatch]]:
+    """Return samples that are each conditioned on a formula of its own, and the structures of these."""
+    require_formulas(settings, conditions.kinds)
+    assert structures is not None
+    proposer = Proposer(structures, known[:, 0], seed=seed, progress=monitor.progress("formulas"))
+    proposed: dict[float, StructureBatch] = {}
+
+    def draw(target: float, rng: torch.Generator) -> Tensor:
+        made = proposer.sample(
+            settings.samples,
+            target=target,
+            request=settings.formulas,
+            tolerance=tolerance,
+            seed=derive_seed(seed, "formulas", target),
+        )
+        found = len(made.formulas)
+        if found < settings.samples:
+            monitor.warn(f"target {target:g}: {found} formulas were found, and several samples share one.")
+        new = sum(one.is_new for one in made.formulas)
+        monitor.note(f"target {target:g}: {new} of {found} formulas are not among the training structures.")
+        order = [k % found for k in range(settings.samples)]
+        proposed[target] = made.structures[order]
+        requested = {name: value for name, value in settings.requested.items() if value is not None}
+        rows = torch.cat(
+            [
+                conditions.draw(
+                    1, known=known, rng=rng, target=target, **requested, formula=made.formulas[k].formula
+                )
+                for k in order
+            ]
+        )
+        parts = rows.tensor_split(len(generators))
+        return torch.cat([g.sample(c, rng=rng) for g, c in zip(generators, parts, strict=True) if len(c)])
+
+    return draw, proposed
+
+
 def _selecting(
     generators: Sequence[ConditionalGenerator],
     settings: GenerateSettings,
@@ -259,11 +360,16 @@ def _selecting(
 def steps(run: RunFolder) -> Iterator[Step]:
     """Yield a step for each training size."""
     recipe = run.recipe
+    proposing = {} if recipe.generate.formulas is None else {"tolerance": recipe.evaluate.tolerance}
     selecting, conditioned = recipe.generate.selection is not None, bool(recipe.generator.conditions)
     for label in run.labels:
         yield Step(
             name=f"generate/{label}",
-            settings={"seed": recipe.seed, **stated(recipe.generate, recipe.generate.requested)},
+            settings={
+                "seed": recipe.seed,
+                **stated(recipe.generate, (*recipe.generate.requested, "formulas")),
+                **proposing,
+            },
             run=partial(
                 generate,
                 member_paths(run.generator(label), recipe.generator.members),
@@ -275,6 +381,8 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 rows=run.rows(label),
                 ensemble=run.ensemble(label) if selecting else None,
                 dataset=run.dataset if conditioned else None,
+                proposals=run.proposals(label) if proposing else None,
+                tolerance=recipe.evaluate.tolerance,
             ),
             needs=(
                 "encode",

@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def reconstruction_of_run(run: RunFolder, label: str) -> dict[str, Any]:
         "rows": run.rows(label),
         "dataset": run.structures_of_features,
         "composition": given.composition if given else None,
+        "proposals": run.proposals(label) if recipe.generate.formulas is not None else None,
     }
 
 
@@ -103,6 +104,7 @@ def reconstruct(
     rows: Path | None = None,
     dataset: Path | None = None,
     composition: str | None = None,
+    proposals: Path | None = None,
 ) -> None:
     """Find structures for generated features, and write them with loss and status.
 
@@ -131,6 +133,7 @@ def reconstruct(
         rows: Training and held-out rows.
         dataset: Their structures.
         composition: Composition, such as Pt10; by default that of the settings.
+        proposals: A structure for each sample, with its composition, that its search begins with.
 
     Raises:
         InputError: Features that this method cannot reconstruct; unknown composition or
@@ -152,6 +155,7 @@ def reconstruct(
         )
     if reason := reconstructor.why_not(type(representation)):
         raise InputError(f"{generated}: features of {reason}.")
+    every = frozenset(samples.ids)
     samples = _of_each_target(samples, settings.wanted, ranges)
     if not len(samples):
         raise InputError(f"{generated}: has no more samples of these targets. Generate more.")
@@ -181,6 +185,8 @@ def reconstruct(
             dataset=dataset,
             composition=settings.composition or composition,
             made_with=made_with,
+            begins_with=settings.begins_with or (None if proposals is None else str(proposals)),
+            every=every,
         )
     what = "inverting" if searches else "decoding"
     made = reconstructor.reconstruct(
@@ -258,6 +264,8 @@ def _for_a_search(
     dataset: Path | None,
     composition: str | None,
     made_with: dict[str, Any],
+    begins_with: str | None,
+    every: Collection[str],
 ) -> tuple[ReconstructionContext, dict[str, Any]]:
     """Return the templates of a search, and its results for real features."""
     real = load_features(features, representation=context.representation) if features else None
@@ -267,8 +275,8 @@ def _for_a_search(
     requested = _requested(samples, composition, getattr(settings, "space_group", None), monitor)
     free_cell = bool(getattr(settings, "free_cell", False))
     starts = None
-    if settings.begins_with is not None:
-        starts = starts_of(samples, settings.begins_with, context, monitor)
+    if begins_with is not None:
+        starts = starts_of(samples, begins_with, context, monitor, others=every)
         given = as_templates(starts) if given is None else given
         _require_composition(samples, starts, composition, requested.get("formula"))
     templates = make_templates(

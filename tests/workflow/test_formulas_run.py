@@ -1,0 +1,75 @@
+"""Formulas of generated samples: proposed, conditioned on, and reconstructed."""
+
+import pytest
+import torch
+from ase import Atoms
+from ase.data import atomic_numbers, covalent_radii
+
+from whorl.datasets import load_dataset, load_features, write_extxyz
+from whorl.errors import InputError
+from whorl.structures import from_ase
+from whorl.structures.composition import formula
+from whorl.workflow.recipe import parse_recipe
+from whorl.workflow.run_folder import RunFolder
+from whorl.workflow.stages import run_recipe
+
+RECIPE = """\
+name: molecules
+data: {{files: {{path: {path}, property: length}}}}
+representation: {{g2: [[0.1, 0.0], [0.5, 2.5], [0.5, 3.5]], g5: [], cutoff: 6.0, embedding: 3}}
+generator: {{epochs: 10, layers: 1, hidden: 8, latent: 2, conditions: [{conditions}]}}
+surrogate: {{epochs: 3, layers: 1, hidden: 8}}
+generate: {{targets: [2.4, 2.8], samples: 4, {formulas}}}
+reconstruct: {{samples: 3, budget_evaluations: 60, reference: 0}}
+evaluate: {{tolerance: 0.2}}
+report: {{gallery: 1}}
+"""
+CATIONS, ANIONS = ["Na", "K", "Rb", "Ca", "Sr", "Ba", "Mg"], ["F", "Cl", "Br", "O", "S"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    pairs = [(a, b) for k, a in enumerate(CATIONS) for b in ANIONS if (k + ANIONS.index(b)) % 4]
+    radii = [covalent_radii[atomic_numbers[a]] + covalent_radii[atomic_numbers[b]] for a, b in pairs]
+    molecules = [
+        Atoms(a + b, positions=[[0, 0, 0], [r, 0, 0]]) for (a, b), r in zip(pairs, radii, strict=True)
+    ]
+    write_extxyz(
+        from_ase(molecules),
+        tmp_path / "data.extxyz",
+        properties={"length": torch.tensor(radii, dtype=torch.float64)},
+        ids=[a + b for a, b in pairs],
+    )
+    return tmp_path
+
+
+def recipe_of(data, *, conditions="composition", formulas="formulas: {elements: [O]}"):
+    return parse_recipe(RECIPE.format(path=data / "data.extxyz", conditions=conditions, formulas=formulas))
+
+
+def test_each_sample_is_reconstructed_with_its_own_formula(data):
+    run = RunFolder(data / "run", recipe_of(data))
+    run_recipe(recipe_of(data), data / "run")
+    (label,) = run.labels
+    proposals, made = load_dataset(run.proposals(label)), load_dataset(run.structures(label))
+    assert proposals.ids == tuple(load_features(run.generated(label)).ids)
+    of_sample = {name: formula(one) for name, one in zip(proposals.ids, proposals.structures, strict=True)}
+    assert len(set(of_sample.values())) > 2
+    assert len(made) == 6
+    for name, structure in zip(made.ids, made.structures, strict=True):
+        assert formula(structure) == of_sample[name]
+        assert 8 in structure.atomic_numbers
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conditions": ""}, r"generator.conditions: \[composition\]"),
+        ({"formulas": "formula: NaCl, formulas: {elements: [O]}"}, "formula cannot be given as well"),
+        ({"formulas": "formulas: {elements: [Zz]}"}, "unknown element 'Zz'"),
+    ],
+)
+def test_what_contradicts_the_formulas_is_said_before_the_run(data, changes, message):
+    with pytest.raises(InputError, match=message):
+        run_recipe(recipe_of(data, **changes), data / "run")
+    assert not (data / "run" / "encode").exists()
