@@ -13,7 +13,12 @@ from evaluated_folders import crystals, make_folder, metrics
 from whorl.datasets import write_extxyz
 from whorl.errors import InputError
 from whorl.report import evaluation
-from whorl.report.evaluated_figures import distribution, phase_diagram, successive_pressures
+from whorl.report.evaluated_figures import (
+    distribution,
+    draw_distribution,
+    phase_diagram,
+    successive_pressures,
+)
 from whorl.report.evaluated_set import EvaluatedSet
 from whorl.report.evaluation import Metric, evaluation_page, is_share_of, script_json
 
@@ -388,3 +393,13 @@ def test_the_table_sorts_filters_and_writes_cifs(tmp_path):
     np.testing.assert_allclose(
         np.linalg.norm(crystal.positions - crystal.positions[0], axis=1), distances, atol=1e-3
     )
+
+
+def test_bins_begin_at_round_numbers_and_far_outliers_do_not_flatten_the_rest():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    values = np.array([*np.linspace(0.02, 0.6, 50), 40.0, 900.0])
+    low, high = draw_distribution(axes, {"": values}, label="x")
+    assert (low, high) == (0.0, pytest.approx(1.4))
+    assert len(axes.patches) > 10

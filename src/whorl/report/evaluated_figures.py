@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Point = Mapping[str, Any]
 
 _COLORS = (VERMILION, BLUE, GREEN, *SERIES[4:], SERIES[0])
-_BINS = (12, 45)  # fewest and most
+_BINS = (16, 45)  # fewest and most
 _MOST_WHOLE = 60  # whole numbers that have a bin each
 _LEAST_PRESSURE = 1e-3  # kbar; smaller ones stand there
 _MOST_LINES = 500
@@ -27,6 +27,7 @@ _MOST_NAMED = 12  # compounds of a phase diagram with a name
 _MOST_POINTS = 800  # structures drawn in a phase diagram
 _ABOVE = 1.0  # eV/atom above the hull beyond which a structure is counted, not drawn
 _FLAT = 1e-9  # faces whose normal points down by less are upright
+_SCALES = (0.1, 0.3, 1.0)  # eV/atom: ends of the scale of colours
 _HALF = math.sqrt(3) / 2
 
 
@@ -41,12 +42,12 @@ def distribution(
     label: str,
     title: str,
     marks: Sequence[float] = (),
-    narrowest: float = 1e-6,
+    narrowest: float = 0.01,
 ) -> Plot:
     """Draw the values of one set as counts, or those of several, one over the other, in percent of each.
 
-    The axis holds 96 % of the values of each set; how many lie beyond it, and how many have no value, is in
-    the note.
+    The axis holds the bulk of the values of each set; how many lie beyond it, and how many have no value, is
+    in the note.
 
     Args:
         sets: Values by name of the set; NaN for unknown.
@@ -66,7 +67,7 @@ def draw_distribution(
     *,
     label: str,
     marks: Sequence[float] = (),
-    narrowest: float = 1e-6,
+    narrowest: float = 0.01,
 ) -> tuple[float, float]:
     """Draw into axes of matplotlib and return the limits of what is drawn; see :func:`distribution`."""
     from matplotlib.ticker import MaxNLocator
@@ -74,7 +75,8 @@ def draw_distribution(
     finite = {name: values[np.isfinite(values)] for name, values in sets.items()}
     low, high = _limits([values for values in finite.values() if len(values)], narrowest)
     most = max((len(values) for values in finite.values()), default=0)
-    bins = min(max(round(2 * math.sqrt(most)), _BINS[0]), _BINS[1])
+    fewest = _BINS[0] if len(sets) == 1 else 2 * _BINS[0]
+    bins = min(max(round(2 * math.sqrt(most)), fewest), _BINS[1])
     whole = most and all((values == np.round(values)).all() for values in finite.values())
     if whole and high - low < _MOST_WHOLE:
         edges = np.arange(math.floor(low) - 0.5, math.ceil(high) + 1)
@@ -128,18 +130,25 @@ def _note(sets: Mapping[str, Float[np.ndarray, "_"]], limits: tuple[float, float
     return "; ".join(notes)
 
 
+def _bulk(values: Float[np.ndarray, "_"]) -> tuple[float, float]:
+    """Return limits of the values without the outermost 2 % and without far outliers (Tukey's)."""
+    first, lower, upper, last = (float(of) for of in np.quantile(values, (0.02, 0.25, 0.75, 0.98)))
+    reach = 3 * (upper - lower)
+    return (max(first, lower - reach), min(last, upper + reach)) if reach > 0 else (first, last)
+
+
 def _limits(sets: Sequence[Float[np.ndarray, "_"]], narrowest: float) -> tuple[float, float]:
-    """Return limits that hold 96 % of each set, unless one set would flatten all others."""
+    """Return limits that hold the bulk of each set, unless one set would flatten all others."""
     if not sets:
         return 0.0, 1.0
-    ends = [np.quantile(values, (0.02, 0.98)) for values in sets]
-    low, high = min(float(end[0]) for end in ends), max(float(end[1]) for end in ends)
+    ends = [_bulk(values) for values in sets]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     # A set many times as wide as the narrowest one is cut off, and the note counts what is.
-    widths = [float(end[1] - end[0]) for end in ends]
+    widths = [end[1] - end[0] for end in ends]
     most = max(20 * min(widths), 4 * float(np.median(widths)), narrowest)
     middle = float(np.median(np.concatenate(sets)))
     low, high = max(low, middle - most), min(high, middle + most)
-    margin = 0.04 * (high - low) + max(0.0, narrowest - (high - low)) / 2 + 1e-9 * (1 + abs(high))
+    margin = max(0.0, narrowest - (high - low)) / 2
     return low - margin, high + margin
 
 
@@ -239,6 +248,8 @@ def _hull(elements: Sequence[str], known: Sequence[Point], structures: Sequence[
     axes.set(xlim=(-0.03, 1.03), ylim=(bottom - 1.6 * margin, top + margin))
     axes.set_xlabel(f"fraction of {right}")
     axes.set_ylabel("formation energy (eV/atom)")
+    axes.locator_params(axis="y", nbins=4)
+    axes.tick_params(axis="y", labelsize=9)
     compounds = [point for point in corners if point["formula"] not in elements]
     compounds.sort(key=lambda point: float(point["formation_energy"]))
     _names(axes, compounds, np.column_stack(_places(compounds, right)), np.column_stack([x, y]))
@@ -304,13 +315,14 @@ def _structures(axes: Axes, x: np.ndarray, y: np.ndarray, structures: Sequence[P
         return
     energies = np.array([min(_above(point), _ABOVE) for point in structures])
     order = np.argsort(-energies)
+    top = next((top for top in _SCALES if np.median(energies) <= top), _SCALES[-1])
     drawn = axes.scatter(
         x[order],
         y[order],
-        c=energies[order].clip(0, 0.3),
+        c=energies[order].clip(0, top),
         cmap="plasma",
         vmin=0,
-        vmax=0.3,
+        vmax=top,
         s=30 if len(order) < 60 else 14,
         marker="D",
         linewidths=0.5,
@@ -320,7 +332,7 @@ def _structures(axes: Axes, x: np.ndarray, y: np.ndarray, structures: Sequence[P
     frame = axes.get_position()
     scale = axes.figure.add_axes((frame.x0 + 0.6 * frame.width, frame.y1 + 0.04, 0.22 * frame.width, 0.022))
     axes.figure.colorbar(drawn, cax=scale, orientation="horizontal", ticks=()).outline.set_visible(False)
-    for place, side, text in ((-0.08, "right", "above hull: 0"), (1.08, "left", "0.3 eV/atom")):
+    for place, side, text in ((-0.08, "right", "above hull: 0"), (1.08, "left", f"{top:g} eV/atom")):
         style: dict[str, Any] = {"ha": side, "va": "center", "fontsize": 7.5, "color": "#57606a"}
         scale.text(place, 0.5, text, transform=scale.transAxes, **style)
 
@@ -392,6 +404,12 @@ def _halo() -> list[Any]:
 
 
 def _subscripts(formula: Any) -> str:
-    """Return a formula with numbers below the line."""
+    """Return a formula, metals first, with numbers below the line."""
+    from ase.formula import Formula
+
     digits = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-    return str(formula)[:18].translate(digits)
+    try:
+        text = str(Formula(str(formula)).convert("metal"))
+    except (ValueError, KeyError):
+        text = str(formula)
+    return text[:18].translate(digits)

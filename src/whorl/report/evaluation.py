@@ -297,7 +297,11 @@ def _origins(evaluated: EvaluatedSet) -> str:
 
 def origin_of(evaluated: EvaluatedSet, name: str) -> list[tuple[str, str]]:
     """Return what ``metrics.json`` says of the potential, the relaxation, the hull or the reference."""
-    return [pair for pair in settings_of({"settings": evaluated.part(name)}) if pair[1] not in ("null", "")]
+    return [
+        pair
+        for pair in settings_of({"settings": evaluated.part(name)})
+        if pair[1] not in ("null", "", "[]", "{}")
+    ]
 
 
 def _distributions(evaluated: EvaluatedSet) -> str:
@@ -350,10 +354,15 @@ def _successive(evaluated: EvaluatedSet) -> list[tuple[str, str, str]]:
 
 def _diagrams(evaluated: EvaluatedSet) -> str:
     def structures(diagram: Mapping[str, Any]) -> int:
-        return sum(isinstance(p, dict) and p.get("kind") != "reference" for p in diagram.get("points") or ())
+        return sum(map(_is_structure, diagram.get("points") or ()))
+
+    def order(diagram: Mapping[str, Any]) -> tuple[int, float]:
+        energies = [p.get("energy_above_hull") for p in diagram.get("points") or () if _is_structure(p)]
+        known = [float(energy) for energy in energies if isinstance(energy, int | float)]
+        return -structures(diagram), min(known, default=math.inf)
 
     drawn: list[tuple[str, str, str]] = []
-    for diagram in sorted(evaluated.diagrams, key=lambda diagram: -structures(diagram)):
+    for diagram in sorted(evaluated.diagrams, key=order):
         if len(drawn) == _MOST_DIAGRAMS:
             break
         if (count := structures(diagram)) and (plot := phase_diagram(diagram)) is not None:
@@ -367,6 +376,10 @@ def _diagrams(evaluated: EvaluatedSet) -> str:
         panels=drawn,
         left_out=sum(structures(diagram) > 0 for diagram in evaluated.diagrams) - len(drawn),
     )
+
+
+def _is_structure(point: Any) -> bool:
+    return isinstance(point, dict) and point.get("kind") != "reference"
 
 
 def _gallery(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
