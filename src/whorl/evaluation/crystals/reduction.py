@@ -186,11 +186,13 @@ def _primitive(crystal: _Crystal) -> _Crystal:
         distant = (np.abs(between - np.round(between)) > 2 * tolerance).any(-1)
         np.fill_diagonal(distant, True)
         apart.append(distant)
-    for size in range(2, common + 1):
-        if common % size:
+    for diagonal in _diagonals(common):
+        # Each lattice vector of the smaller cell is one of the periodicities, and so is each coordinate.
+        offset = 1 / np.array(diagonal) - vectors
+        if not (np.abs(offset - np.round(offset)) < tolerance).any(0).all():
             continue
-        matrices, inverses = _supercells(size)
-        for matrix, inverse in _of_periodicities(matrices, inverses, vectors, tolerance):
+        size = math.prod(diagonal)
+        for matrix, inverse in _of_periodicities(*_supercells(*diagonal), vectors, tolerance):
             if (smaller := _folded(crystal, groups, places, apart, matrix, inverse, size)) is not None:
                 return _niggli(_primitive(smaller))
     return crystal
@@ -208,20 +210,27 @@ def _periodicities(groups: list[Array], tolerance: Array) -> Array:
     return vectors
 
 
-@lru_cache(maxsize=64)
-def _supercells(size: int) -> tuple[Array, Array]:
-    """Return all supercells of a size, in Hermite normal form, and their inverses."""
-    matrices = [
-        [[a, b, c], [0, e, f], [0, 0, size // a // e]]
+@lru_cache(maxsize=256)
+def _diagonals(common: int) -> list[tuple[int, int, int]]:
+    """Return the diagonals of Hermite normal forms whose determinant divides ``common``, by determinant."""
+    return [
+        (a, e, size // (a * e))
+        for size in range(2, common + 1)
+        if common % size == 0
         for a in range(1, size + 1)
-        if size % a == 0
         for e in range(1, size // a + 1)
-        if (size // a) % e == 0
-        for b in range(a)
-        for c in range(a)
-        for f in range(e)
+        if size % (a * e) == 0
     ]
-    return np.array(matrices), np.linalg.inv(np.array(matrices))
+
+
+@lru_cache(maxsize=64)
+def _supercells(a: int, e: int, g: int) -> tuple[Array, Array]:
+    """Return all supercells of a diagonal, in Hermite normal form, and their inverses."""
+    off_diagonal = np.stack(np.meshgrid(range(a), range(a), range(e), indexing="ij"), -1)
+    matrices = np.zeros((a * a * e, 3, 3))
+    matrices[:] = np.diag([a, e, g])
+    matrices[:, [0, 0, 1], [1, 2, 2]] = off_diagonal.reshape(-1, 3)
+    return matrices, np.linalg.inv(matrices)
 
 
 def _of_periodicities(
