@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from whorl.chunked import Part
 from whorl.evaluation.crystals.amd import amd_distances
 from whorl.evaluation.estimates import Estimate, share
 from whorl.evaluation.protocols.base import EvaluationProtocol, ProtocolResult, densities, lacking
@@ -17,7 +19,9 @@ from whorl.evaluation.structure_set import StructureSet
 from whorl.settings import Count, Positive
 from whorl.structures.batch import StructureBatch
 from whorl.structures.checks import sound_crystals
+from whorl.tensor_files import tensors_hash
 
+_AT_ONCE = 2000  # crystals of the reference
 _HEAVIEST = 118
 
 
@@ -50,8 +54,6 @@ class CDVAE(EvaluationProtocol):
         """Largest distance of its composition on Pettifor's scale."""
         neighbors: Count = 100
         """Neighbours of each atom that count for the average minimum distance."""
-        references: Count = 2000
-        """Reference crystals of which the coverage is taken, evenly drawn where there are more."""
 
     settings: Settings
 
@@ -97,8 +99,7 @@ class CDVAE(EvaluationProtocol):
         ):
             metrics[name] = _distance(values(chosen), values(reference), unit=unit, text=texts[name])
         crystals = structures.sound & structures.structures.pbc.all(1)
-        some = reference[_evenly(torch.arange(len(reference)), settings.references)]
-        recall, precision = self._coverage(structures.structures[crystals], some)
+        recall, precision = self._coverage(structures, structures.structures[crystals], reference)
         metrics["coverage_recall"] = share(recall, text="Reference crystals near one of the set.")
         metrics["coverage_precision"] = share(
             precision, of=submitted, text="Crystals near one of the reference, of all."
@@ -108,18 +109,42 @@ class CDVAE(EvaluationProtocol):
         columns["covers"] = covers.tolist()
         return ProtocolResult(metrics=metrics, columns=columns)
 
-    def _coverage(self, made: StructureBatch, real: StructureBatch) -> tuple[Tensor, Tensor]:
+    def _coverage(
+        self, structures: StructureSet, made: StructureBatch, real: StructureBatch
+    ) -> tuple[Tensor, Tensor]:
         """Return which real crystals are near a generated one, and which generated ones near a real one.
 
         As in CDVAE's code, the nearest structure and the nearest composition may be of different crystals.
         """
-        if not len(made):
-            return torch.zeros(len(real), dtype=torch.bool), torch.zeros(0, dtype=torch.bool)
-        apart = torch.nan_to_num(amd_distances(made, real, k=self.settings.neighbors), nan=torch.inf)
-        unlike = composition_distances(made, real)
-        near, like = self.settings.structure_cutoff, self.settings.composition_cutoff
-        recall = (apart.amin(0) <= near) & (unlike.amin(0) <= like)
-        return recall, (apart.amin(1) <= near) & (unlike.amin(1) <= like)
+        settings = self.settings
+        function = partial(_nearest, settings.neighbors, made.replace(info=()))
+        key = [settings.neighbors, tensors_hash(made.tensors)]
+        parts = structures.map("coverage", function, list(real.chunks(_AT_ONCE)), key=key)
+
+        def near(names: tuple[str, str], join: Callable[[list[Tensor]], Tensor]) -> Tensor:
+            apart, unlike = (join([part.tensors[name] for part in parts]) for name in names)
+            return (apart <= settings.structure_cutoff) & (unlike <= settings.composition_cutoff)
+
+        recall = near(("real_apart", "real_unlike"), torch.cat)
+        return recall, near(("apart", "unlike"), lambda each: torch.stack(each).amin(0))
+
+
+def _nearest(neighbors: int, made: StructureBatch, real: StructureBatch) -> Part:
+    """Return distances of structures and compositions to the nearest one of the other set."""
+    infinite = torch.tensor(torch.inf, dtype=torch.float64)
+    if not len(made):
+        none, far = torch.zeros(0, dtype=torch.float64), infinite.expand(len(real))
+        return Part({"apart": none, "unlike": none, "real_apart": far, "real_unlike": far})
+    apart = torch.nan_to_num(amd_distances(made, real, k=neighbors), nan=torch.inf)
+    unlike = composition_distances(made, real)
+    return Part(
+        {
+            "apart": apart.amin(1),
+            "unlike": unlike.amin(1),
+            "real_apart": apart.amin(0),
+            "real_unlike": unlike.amin(0),
+        }
+    )
 
 
 def composition_distances(structures: StructureBatch, others: StructureBatch) -> Tensor:
