@@ -242,3 +242,16 @@ def test_every_address_names_a_commit():
 def test_checksums_are_those_of_the_real_files(shared_data, name):
     content = gzip.decompress((shared_data / f"{name}_val.csv.gz").read_bytes())
     assert sha256(content) == BENCHMARKS[name].sha256["val.csv"]
+
+
+def test_a_table_without_structures_is_known_by_its_own_column(server, monkeypatch, tmp_path):
+    server.files["energies.csv"] = b"formula,target\nNaCl,-2.0\n"
+    server.files["login.csv"] = b"<html>\n"
+    for name, file in (("hull", "energies.csv"), ("login", "login.csv")):
+        benchmark = Benchmark(
+            address=f"{server.address}/x", sha256={file: None}, licence="MIT", column="formula"
+        )
+        monkeypatch.setitem(BENCHMARKS, name, benchmark)
+    assert fetch_benchmark("hull", tmp_path)[0].read_bytes() == server.files["energies.csv"]
+    with pytest.raises(InputError, match="a column 'formula'"):
+        fetch_benchmark("login", tmp_path)

@@ -109,12 +109,17 @@ def hull_by_potential(
     return HullReference(
         entries=tuple(entries),
         scheme=scheme_of(potential),
-        source=f"{count:,} structures and {len(wanted)} elements relaxed by {potential.name}",
+        source=f"{_counted(count, 'structure')} and {_counted(len(wanted), 'element')} relaxed by "
+        f"{potential.name}",
         sha256=stable_hash([tensors_hash(batch.tensors), potential.name, settings]),
         date=datetime.now(UTC).date().isoformat(),
         potential=potential.name,
         skipped=tuple(skipped),
     )
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def _lowest(batch: StructureBatch, potential: Potential, count: int) -> list[int]:

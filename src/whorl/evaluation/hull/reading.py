@@ -25,7 +25,7 @@ _FORMULA = ("formula", "composition", "full_formula", "reduced_formula", "pretty
 _NAME = ("name", "entry_id", "material_id", "id")
 _PER_ATOM = ("energy_per_atom", "energy_per_atom_ev")
 _FORMATION = ("formation_energy", "formation_energy_per_atom", "target")
-_SPECS = "mp2019=FILE, own=FILE, own:SCHEME=FILE, FILE, materials_project"
+_SPECS = "potential, mp2019=FILE, own=FILE, own:SCHEME=FILE, FILE, materials_project"
 
 
 def read_hull(
