@@ -131,6 +131,10 @@ class Nameless(Springs):
         self.name = ""
 
 
+class OfNoScheme(Springs):
+    scheme = "springs"
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
@@ -145,6 +149,7 @@ class Nameless(Springs):
         (Random, "global random state"),
         (WithGradient, "must not carry gradients"),
         (Nameless, "needs a name"),
+        (OfNoScheme, "energy scheme 'springs' is none of"),
     ],
 )
 def test_a_broken_potential_is_found_out(broken, words):

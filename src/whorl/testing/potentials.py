@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from whorl.potentials.schemes import SCHEMES, scheme_of
+
 if TYPE_CHECKING:
     from whorl.potentials.base import Potential, PotentialOutput
     from whorl.structures.batch import StructureBatch
@@ -32,6 +34,8 @@ def check_potential(
     """
     structures = _of_platinum() if structures is None else structures
     assert isinstance(potential.name, str) and potential.name, "a potential needs a name"
+    scheme = scheme_of(potential)
+    assert scheme in SCHEMES, f"the energy scheme '{scheme}' is none of {', '.join(SCHEMES)}"
     kept, global_state = {k: v.clone() for k, v in structures.tensors.items()}, torch.get_rng_state()
     output = potential(structures)
     for name, values in kept.items():
