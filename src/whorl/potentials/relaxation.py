@@ -47,7 +47,8 @@ _LOWEST_ENERGY = -20.0  # eV per atom
 _COHESIVE_SCHEMES = ("mp2020", "mp-legacy", "pbe+u", "pbe", "pbesol", "matpes-pbe", "emt")
 
 _ATOMS_AT_ONCE = 20_000  # structures enter while fewer are moving
-_NOTHING = PotentialOutput(energy=torch.zeros(0), forces=torch.zeros(0, 3))
+
+_Failure = tuple[str, str]  # status and reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,7 +338,7 @@ class _Relaxer:
         self.cell, self.symmetry, self.guarded = cell, symmetry, guarded
         self.force_tolerance, self.stress_tolerance = force_tolerance, stress_tolerance
         self.steps, self.pressure = steps, pressure
-        self.lowest = _LOWEST_ENERGY if scheme_of(potential) in _COHESIVE_SCHEMES else None
+        self.has_zero = scheme_of(potential) in _COHESIVE_SCHEMES
         self.gives_stress = False
 
     def frames(self) -> Iterator[Frame]:
@@ -350,17 +351,10 @@ class _Relaxer:
             entering = self._take(waiting, int(moving.start.n_atoms.sum()))
             if entering:
                 moving = moving.joined(self._entering(entering))
-            moving, frame, forces = self._computed(moving, step, failures)
+            moving, frame = self._computed(moving, step, failures)
             yield frame
             going = ~frame.converged & (moving.steps < self.steps)
-            atoms = going[frame.structures.structure_index]
-            moving = self._moved(
-                moving.select(going),
-                frame.structures[going],
-                frame.energy[going],
-                forces[atoms],
-                None if frame.stress is None else frame.stress[going],
-            )
+            moving = self._moved(moving.select(going), frame, going)
             moving, failures = self._checked(moving)
             step += 1
 
@@ -402,86 +396,76 @@ class _Relaxer:
         return moving
 
     def _computed(
-        self, moving: _Moving, step: int, failures: Mapping[int, tuple[str, str]]
-    ) -> tuple[_Moving, Frame, Tensor]:
-        """Return what has not failed, the frame, and the forces that its symmetry allows."""
+        self, moving: _Moving, step: int, failures: Mapping[int, _Failure]
+    ) -> tuple[_Moving, Frame]:
+        """Return what has not failed, and the frame, whose forces are those that the symmetry allows."""
         structures = moving.structures()
-        output = self.potential(structures) if len(structures) else _NOTHING
-        energy, forces, stress = output.energy, output.forces, output.stress
-        self._require_stress(moving, energy, stress)
-        failures, computed = dict(failures), moving.index
-        owner, name = structures.structure_index, self.potential.name
-        largest = per_structure(forces.norm(dim=1), owner, len(structures), "amax")
-        if bool((moving.steps == 0).any()):
-            initial = torch.where(moving.steps == 0, energy, moving.initial_energy)
-            moving = replace(moving, initial_energy=initial)
-        for b, k in enumerate(moving.index.tolist()):
-            if b in output.failures:
-                failures[k] = "failed", output.failures[b]
-        bad = largest.isnan() | energy.isnan()
-        if stress is not None:
-            bad |= moving.free & stress.isnan().flatten(1).any(1)
-        elif bool(moving.free.any()):
-            bad |= moving.free
-        per_atom = energy / structures.n_atoms
-        floor = moving.initial_energy / structures.n_atoms
-        floor = (
-            floor.clamp_max(0) + _LOWEST_ENERGY
-            if self.lowest is None
-            else torch.full_like(floor, self.lowest)
+        output = self.potential(structures) if len(structures) else _nothing(structures)
+        self._require_stress(moving, output)
+        computed, first = moving.index, moving.steps == 0
+        moving = replace(
+            moving, initial_energy=torch.where(first, output.energy.double(), moving.initial_energy)
         )
-        outside = ((largest > _LARGEST_FORCE) | (per_atom < floor)) & self.guarded
-        for b in torch.nonzero(bad | outside).flatten().tolist():
-            k = int(moving.index[b])
-            if bool(bad[b]):
-                missing = (
-                    "energy"
-                    if bool(energy[b].isnan())
-                    else "forces"
-                    if bool(largest[b].isnan())
-                    else "stress"
-                )
-                failures.setdefault(k, ("failed", f"{name} gives no {missing}"))
-            else:
-                reason = (
-                    f"outside the range of {name} after {int(moving.steps[b])} steps: a force of "
-                    f"{float(largest[b]):.3g} eV/Å, {float(per_atom[b]):.3g} eV per atom"
-                )
-                failures.setdefault(k, ("out of range", reason))
-        ended = set(failures)
-        ok = torch.tensor(
-            [k not in ended for k in moving.index.tolist()], dtype=torch.bool, device=owner.device
-        )
-        atoms = ok[owner]
+        failures = {**failures, **self._failures(moving, output)}
+        ok = torch.tensor([k not in failures for k in moving.index.tolist()], dtype=torch.bool)
+        ok = ok.to(structures.device)
+        atoms = ok[structures.structure_index]
         moving, structures = moving.select(ok), structures[ok]
-        energy, forces = energy[ok].to(structures.cells), forces[atoms].to(structures.positions)
-        stress = None if stress is None else stress[ok].to(structures.cells)
-        symmetric, stress = _projected(moving.operations, structures, forces, stress)
-        largest = per_structure(symmetric.norm(dim=1), structures.structure_index, len(structures), "amax")
+        forces = output.forces[atoms].to(structures.positions)
+        stress = None if output.stress is None else output.stress[ok].to(structures.cells)
+        forces, stress = _projected(moving.operations, structures, forces, stress)
+        largest = per_structure(forces.norm(dim=1), structures.structure_index, len(structures), "amax")
         largest_stress = self._largest_stress(structures, stress)
-        frame = Frame(
+        relaxed_cells = ~moving.free | (largest_stress < self.stress_tolerance)
+        return moving, Frame(
             step=step,
             index=moving.index,
             steps=moving.steps,
             structures=structures,
-            energy=energy,
-            forces=symmetric,
+            energy=output.energy[ok].to(structures.cells),
+            forces=forces,
             stress=stress,
             largest_force=largest,
             largest_stress=largest_stress,
-            converged=(largest < self.force_tolerance)
-            & (~moving.free | (largest_stress < self.stress_tolerance)),
+            converged=(largest < self.force_tolerance) & relaxed_cells,
             failures={k: reason for k, (_, reason) in failures.items()},
             statuses={k: status for k, (status, _) in failures.items()},
             computed=computed,
         )
-        return moving, frame, symmetric
 
-    def _require_stress(self, moving: _Moving, energy: Tensor, stress: Tensor | None) -> None:
-        wanted = moving.free & energy.isfinite()
+    def _failures(self, moving: _Moving, output: PotentialOutput) -> dict[int, _Failure]:
+        """Return why structures that were computed cannot go on."""
+        owner, n, name = moving.start.structure_index, len(moving.index), self.potential.name
+        largest = per_structure(output.forces.norm(dim=1), owner, n, "amax")
+        no_stress = moving.free.clone()
+        if output.stress is not None:
+            no_stress &= output.stress.isnan().flatten(1).any(1)
+        per_atom = output.energy / moving.start.n_atoms
+        lowest = torch.full_like(moving.initial_energy, _LOWEST_ENERGY)
+        if not self.has_zero:
+            lowest += (moving.initial_energy / moving.start.n_atoms).clamp_max(0)
+        outside = ((largest > _LARGEST_FORCE) | (per_atom < lowest)) & self.guarded
+        failures: dict[int, _Failure] = {}
+        for b in torch.nonzero(outside).flatten().tolist():
+            failures[b] = (
+                "out of range",
+                f"outside the range of {name} after {int(moving.steps[b])} steps: a force of "
+                f"{float(largest[b]):.3g} eV/Å, {float(per_atom[b]):.3g} eV per atom",
+            )
+        absent = {"stress": no_stress, "forces": largest.isnan(), "energy": ~output.energy.isfinite()}
+        for what, missing in absent.items():
+            for b in torch.nonzero(missing).flatten().tolist():
+                failures[b] = "failed", f"{name} gives no {what}"
+        for b, reason in output.failures.items():
+            failures[b] = "failed", reason
+        return {int(moving.index[b]): failure for b, failure in failures.items()}
+
+    def _require_stress(self, moving: _Moving, output: PotentialOutput) -> None:
+        wanted = moving.free & output.energy.isfinite()
         if self.gives_stress or not bool(wanted.any()):
             return
-        self.gives_stress = stress is not None and bool(stress[wanted].isfinite().flatten(1).all(1).any())
+        given = output.stress is not None and output.stress[wanted].isfinite().flatten(1).all(1).any()
+        self.gives_stress = bool(given)
         if not self.gives_stress:
             raise InputError(
                 f"relaxation: {self.potential.name} gives no stresses, so that cells cannot be relaxed. Keep "
@@ -496,16 +480,13 @@ class _Relaxer:
         largest = (stress * GPA + self.pressure * eye).abs().flatten(1).amax(1)
         return torch.where(crystal, largest, torch.nan)
 
-    def _moved(
-        self,
-        moving: _Moving,
-        structures: StructureBatch,
-        energy: Tensor,
-        forces: Tensor,
-        stress: Tensor | None,
-    ) -> _Moving:
+    def _moved(self, moving: _Moving, frame: Frame, going: Bool[Tensor, "b"]) -> _Moving:
+        """Return those of a frame that go on after one step."""
         if not len(moving.index):
             return moving
+        structures, energy = frame.structures[going], frame.energy[going]
+        forces = frame.forces[going[frame.structures.structure_index]]
+        stress = None if frame.stress is None else frame.stress[going]
         rows, of_atoms = torch.zeros_like(moving.rows), moving.of_atoms
         log = moving.log_deformation
         deformation = torch.linalg.matrix_exp(log)
@@ -525,7 +506,7 @@ class _Relaxer:
         move, state = self.optimizer.step(moving.state, rows, enthalpy, moving.owner)
         return replace(moving, rows=moving.rows + move, steps=moving.steps + 1, state=state)
 
-    def _checked(self, moving: _Moving) -> tuple[_Moving, dict[int, tuple[str, str]]]:
+    def _checked(self, moving: _Moving) -> tuple[_Moving, dict[int, _Failure]]:
         """Return those whose cells are sound, and why the others are not."""
         if not self.guarded or not bool(moving.free.any()):
             return moving, {}
@@ -633,6 +614,10 @@ class _Results:
             structure_index=torch.arange(count, device=self.given.device).repeat_interleave(n),
             info=tuple({"energy": energy} for _, _, energy in frames),
         )
+
+
+def _nothing(structures: StructureBatch) -> PotentialOutput:
+    return PotentialOutput(energy=structures.cells[:, 0, 0], forces=structures.positions)
 
 
 def _projected(
