@@ -54,7 +54,8 @@ def crystals(count: int, folder: Path, *, max_atoms: int) -> list[Atoms]:
     if not folder.is_dir():
         print(f"{folder} is not there: AFLOW prototypes instead")
         return prototypes(count, max_atoms=max_atoms)
-    structures = read_dataset(folder).structures
+    structures = read_dataset(folder, property=None).structures
+    assert structures is not None
     small = [k for k in range(len(structures)) if int(structures.n_atoms[k]) <= max_atoms]
     return to_ase(structures[small[:: max(1, len(small) // count)][:count]])
 
@@ -80,29 +81,43 @@ def by_chgnet(given: list[Atoms], network: Any, *, fmax: float) -> tuple[list[fl
     return energies, steps
 
 
-def agreement(given: list[Atoms], potential: Any, calculator: Any, *, steps: int) -> None:
+def agreement(given: list[Atoms], potential: Any, calculator: Any, *, steps: int, at_once: int = 10) -> None:
     tight: dict[str, Any] = {"force_tolerance": 0.002, "stress_tolerance": 0.005, "steps": steps}
-    ours = {name: relaxed(given, potential, optimizer=name, **tight) for name in ("fire", "lbfgs")}
-    theirs = [by_ase(atoms, calculator, fmax=4e-4, steps=steps) for atoms in given]
-    counts = from_ase(given).n_atoms
-    energy = torch.tensor([item[0] for item in theirs], dtype=torch.float64)
-    lengths = cell_parameters(from_ase([item[1] for item in theirs]).cells)
-    print(f"agreement: {len(given)} crystals, ASE made {np.mean([item[2] for item in theirs]):.0f} steps")
-    for name, result in ours.items():
-        off = 1000 * (result.energy - energy) / counts
-        edges = (cell_parameters(result.structures.cells) - lengths)[:, :3].abs().amax(1)
-        same = (off.abs() <= MEV) & (edges <= ANGSTROM)
+    same: dict[str, list[bool]] = {"lbfgs": [], "fire": []}
+    largest = {name: (0.0, 0.0) for name in same}
+    made = dict.fromkeys((*same, "ASE"), 0)
+    for first in range(0, len(given), at_once):
+        some = given[first : first + at_once]
+        theirs = [by_ase(atoms, calculator, fmax=4e-4, steps=steps) for atoms in some]
+        energy = torch.tensor([item[0] for item in theirs], dtype=torch.float64)
+        lengths = cell_parameters(from_ase([item[1] for item in theirs]).cells)
+        made["ASE"] += sum(item[2] for item in theirs)
+        for name, before in same.items():
+            result = relaxed(some, potential, optimizer=name, **tight)
+            off = 1000 * (result.energy - energy) / result.structures.n_atoms
+            edges = (cell_parameters(result.structures.cells) - lengths)[:, :3].abs().amax(1)
+            good = (off.abs() <= MEV) & (edges <= ANGSTROM)
+            made[name] += int(result.steps.sum())
+            if bool(good.any()):
+                worst = (float(off[good].abs().max()), float(edges[good].max()))
+                largest[name] = (max(largest[name][0], worst[0]), max(largest[name][1], worst[1]))
+            before.extend(good.tolist())
+            for k in torch.nonzero(~good).flatten().tolist():
+                print(
+                    f"    {name}: {some[k].get_chemical_formula()}: {float(off[k]):+.2f} meV/atom, edges "
+                    f"{float(edges[k]):.4f} Å; {result.status[k]} in {int(result.steps[k])} steps, "
+                    f"ASE made {theirs[k][2]}"
+                )
         print(
-            f"  {name:5s}: {int(same.sum())} the same to {MEV:g} meV/atom and {ANGSTROM:g} Å; "
-            f"{result.status.count('converged')} converged, {result.steps.double().mean():.0f} steps; "
-            f"largest difference {off.abs().nan_to_num().max():.3f} meV/atom, "
-            f"{edges.nan_to_num().max():.5f} Å"
-        )
-        for k in torch.nonzero(~same).flatten().tolist():
-            print(
-                f"    {given[k].get_chemical_formula()}: {float(off[k]):+.2f} meV/atom, "
-                f"edges {edges[k]:.4f} Å, {result.status[k]}, ASE made {theirs[k][2]} steps"
+            f"  after {first + len(some)}: "
+            + "; ".join(
+                f"{name}: {sum(rows)} the same to {MEV:g} meV/atom and {ANGSTROM:g} Å (of these, differences "
+                f"up to {largest[name][0]:.3f} meV/atom, {largest[name][1]:.5f} Å), {made[name]} steps"
+                for name, rows in same.items()
             )
+            + f"; ASE made {made['ASE']} steps",
+            flush=True,
+        )
 
 
 def throughput(given: list[Atoms], potential: Any, network: Any, *, at_once: int = 25) -> None:

@@ -59,6 +59,7 @@ def test_makes_the_steps_of_ase(pressure):
         result = relaxed(
             given,
             make_potential("emt"),
+            optimizer="fire",
             steps=count,
             force_tolerance=1e-12,
             stress_tolerance=1e-12,
@@ -203,7 +204,7 @@ def test_each_kind_of_failure_has_its_status_and_touches_no_other():
     flat = bulk("Ni")
     flat.cell[2] = flat.cell[1]
     given += [broken, flat]
-    result = relaxed(given, Moody())
+    result = relaxed(given, Moody(), optimizer="fire")
     assert result.status == (
         "failed",
         "failed",

@@ -44,7 +44,7 @@ class RelaxationSettings(Section):
 
     cell: bool = True
     """Relax the cell too."""
-    optimizer: Literal["fire", "lbfgs"] = "fire"
+    optimizer: Literal["lbfgs", "fire"] = "lbfgs"
     """Algorithm of the relaxation."""
     force_tolerance: Positive = 0.05
     """Largest force on any atom at the end, in eV/Å."""

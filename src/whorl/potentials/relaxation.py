@@ -133,7 +133,7 @@ def relaxed(
     potential: Potential,
     *,
     cell: bool = True,
-    optimizer: str = "fire",
+    optimizer: str = "lbfgs",
     force_tolerance: float = 0.05,
     stress_tolerance: float = 0.1,
     steps: int = 500,
@@ -151,7 +151,7 @@ def relaxed(
         structures: Initial structures. The cells of those that are not periodic in all directions are fixed.
         potential: Gives energies, forces and stresses.
         cell: Relax the cell too.
-        optimizer: ``fire`` or ``lbfgs``.
+        optimizer: ``lbfgs``, or ``fire``, which makes the steps of ASE's.
         force_tolerance: Convergence criterion: largest force on any atom, in eV/Å.
         stress_tolerance: Convergence criterion: largest component of the stress plus pressure, in GPa.
         steps: Maximum number of steps.
