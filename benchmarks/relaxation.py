@@ -84,7 +84,7 @@ def by_chgnet(given: list[Atoms], network: Any, *, fmax: float) -> tuple[list[fl
 def agreement(given: list[Atoms], potential: Any, calculator: Any, *, steps: int, at_once: int = 10) -> None:
     tight: dict[str, Any] = {"force_tolerance": 0.002, "stress_tolerance": 0.005, "steps": steps}
     same: dict[str, list[bool]] = {"lbfgs": [], "fire": []}
-    largest = {name: (0.0, 0.0) for name in same}
+    largest = dict.fromkeys(same, (0.0, 0.0))
     made = dict.fromkeys((*same, "ASE"), 0)
     for first in range(0, len(given), at_once):
         some = given[first : first + at_once]
