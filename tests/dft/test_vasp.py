@@ -1,6 +1,7 @@
 """VASP: input files, the scripts with a program in VASP's place, and results in any state."""
 
 import csv
+import gzip
 import json
 import os
 import subprocess
@@ -159,6 +160,10 @@ def test_a_run_that_stops_is_a_status_and_goes_on_after_it(source, tmp_path, tro
     first, second = table(out)
     assert first["status"] == "missing" and first["E0"] == "" and "first: missing" in said
     assert second["status"] == status and words in second["reason"] and words in said
+    if status == "killed":  # the log of the job that ran all of them
+        (out / "slurm-17.out").write_text("slurmstepd: error: *** JOB 17 CANCELLED DUE TO TIME LIMIT ***\n")
+        run("dft", "read", out, code=3)
+        assert table(out)[1]["status"] == "out of time"
     assert second["E0"] and second["E1"] and not second["E2"] and not second["P2"]
     if status != "killed":
         return
@@ -224,6 +229,10 @@ def test_energies_are_those_of_the_ionic_step(tmp_path):
     assert rows["dfpt"]["E1"] == pytest.approx(-6.74587304, abs=1e-6)
     assert rows["pstress"]["E1"] == pytest.approx(-20.24695937, abs=1e-6)
     assert {row["status"] for row in rows.values()} == {"converged"}
+    packed = gzip.compress((tmp_path / "dfpt" / "vasprun.xml").read_bytes())
+    (tmp_path / "dfpt" / "vasprun.xml.gz").write_bytes(packed)
+    (tmp_path / "dfpt" / "vasprun.xml").unlink()
+    assert read_calculations(tmp_path)[0].row() == rows["dfpt"]
 
 
 @pytest.mark.parametrize("electrons", ["n_y", "y_n", "y_y"])
@@ -255,7 +264,7 @@ def test_structures_that_vasp_cannot_compute_are_skipped(tmp_path):
     structures = [molecule("H2O"), bulk("Po", "sc", a=3.3), bulk("Cu"), Atoms("No", cell=[4] * 3, pbc=True)]
     write_extxyz(from_ase(structures), tmp_path / "some.extxyz")
     said = run("dft", "write", tmp_path / "some.extxyz", tmp_path / "out", code=3)
-    assert "not periodic" in said and "No" in said
+    assert "not periodic" in said and "no potential of No" in said
     index = json.loads((tmp_path / "out" / "dft.json").read_text())
     assert "Cu" in [entry["formula"] for entry in index["structures"]]
     assert "already" in run("dft", "write", tmp_path / "some.extxyz", tmp_path / "out", code=1)

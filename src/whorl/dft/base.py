@@ -6,6 +6,7 @@ the structure where the one before it ended.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,6 +90,10 @@ class DFTCode(Method, ABC):
     @abstractmethod
     def read(self, folder: Path) -> StageResult:
         """Read the output in the folder of one stage, whatever state it is in."""
+
+
+STAGE = re.compile(r"relax_?(\d+)")
+"""Names of the folders of stages."""
 
 
 def stage_names(count: int) -> tuple[str, ...]:

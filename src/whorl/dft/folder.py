@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,16 @@ import numpy as np
 from whorl.axes import DFT_CODES
 from whorl.datasets.extxyz import write_extxyz
 from whorl.datasets.store import Dataset, Skipped
-from whorl.dft.base import CONVERGED, MISSING, NOT_CONVERGED, DFTCode, StageResult, free_energy, pressure
+from whorl.dft.base import (
+    CONVERGED,
+    MISSING,
+    NOT_CONVERGED,
+    STAGE,
+    DFTCode,
+    StageResult,
+    free_energy,
+    pressure,
+)
 from whorl.dft.settings import DFTSettings
 from whorl.errors import InputError
 from whorl.files import check_folder, provenance, read_json, write_json, write_text
@@ -32,8 +40,6 @@ INDEX = "dft.json"
 FORMAT = "whorl dft 1"
 
 Progress = Callable[[int, int], object]
-
-_STAGE = re.compile(r"relax_?(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +270,7 @@ def _found(folder: Path, code: DFTCode | None) -> tuple[DFTCode, _Places]:
         for place in below:
             if not candidate.has_output(place):
                 continue
-            number = _STAGE.fullmatch(place.name)
+            number = STAGE.fullmatch(place.name)
             if number is not None and place != folder:
                 stages.setdefault(place.parent, []).append((int(number[1]), place.name))
             else:

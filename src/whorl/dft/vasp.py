@@ -24,6 +24,7 @@ from whorl.dft.base import (
     NOT_CONVERGED,
     OUT_OF_TIME,
     RUN,
+    STAGE,
     UNREADABLE,
     DFTCode,
     StageResult,
@@ -130,7 +131,9 @@ class VASP(DFTCode):
             inputs = self._inputs(structure)
             try:
                 symbols, kpoints, incar = inputs.potcar_symbols, inputs.kpoints, inputs.incar
-            except (KeyError, ValueError) as error:
+            except KeyError as error:
+                raise InputError(f"there is no potential of {error.args[0]} in the preset") from None
+            except ValueError as error:
                 raise InputError(f"no input of VASP by the preset {self.settings.preset}: {error}") from None
         if self.settings.preset not in _SETS:  # pymatgen adds LMAXMIX, which the paper does not mention
             for tag in incar.keys() - _PAPER.keys() - self.settings.incar.keys():
@@ -186,7 +189,9 @@ class VASP(DFTCode):
     def read(self, folder: Path) -> StageResult:
         """Read OUTCAR and vasprun.xml; the latter has more digits, and the former says how it ended."""
         outcar, xml = _path(folder, "OUTCAR"), _path(folder, "vasprun.xml")
-        said = _logs(folder)
+        # A job of a calculation, or of all of them, writes its log where it was started.
+        above = [folder.parent, folder.parent.parent] if STAGE.fullmatch(folder.name) else []
+        said, jobs = _logs(folder, *above[:1]), _logs(*above[1:])
         if outcar is None and xml is None:
             if (said_error := _line(_ERROR, said)) is not None:
                 return StageResult(status=FAILED, reason=said_error)
@@ -212,6 +217,8 @@ class VASP(DFTCode):
             steps = f"after {len(frames)} ionic steps" if frames else "before its first ionic step was done"
             where = "OUTCAR" if outcar is not None else "vasprun.xml"
             status, reason = KILLED, f"{where} stops {steps}: it was killed, or is still running"
+            if (time := _line(_TIME, jobs)) is not None:
+                status, reason = OUT_OF_TIME, f"{where} stops {steps}; a job was stopped: {time}"
         elif not frames:
             status, reason = UNREADABLE, problem or "it holds no ionic step"
         return StageResult(status=status, reason=reason, frames=frames)
@@ -236,12 +243,11 @@ def _text(path: Path) -> str:
         return file.read()
 
 
-def _logs(folder: Path) -> str:
-    """Return what program and batch system wrote to files of the stage and its calculation."""
-    paths = {path for place in (folder, folder.parent) for name in _LOGS for path in place.glob(name)}
+def _logs(*folders: Path) -> str:
+    """Return what the program and its batch system wrote to files in some folders."""
     parts = []
-    for path in sorted(paths):
-        if path.is_file() and (path.parent == folder or folder.name not in ("", ".")):
+    for path in sorted({path for place in folders for name in _LOGS for path in place.glob(name)}):
+        if path.is_file():
             with path.open("rb") as file:
                 parts.append(file.read(_LONGEST_LOG).decode(errors="replace"))
     return "\n".join(parts)
