@@ -18,8 +18,13 @@ def test_the_program_shown_is_the_example_that_tests_run():
 
 def commands_shown() -> list[str]:
     blocks = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line[2:].split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [line[2:].split("#")[0].strip() for block in blocks for line in _joined(block)]
     return [line for line in lines if line.startswith("whorl ")]
+
+
+def _joined(block: str) -> list[str]:
+    """Lines of a block, those that a backslash continues in one piece."""
+    return re.sub(r"\\\n\s*", "", block).splitlines()
 
 
 @pytest.mark.parametrize("command", commands_shown())
