@@ -4,6 +4,8 @@ The invariants of Widdowson et al. (MATCH 87, 529, 2022; NeurIPS 2022): the PDD 
 each atom of a cell with its distances to the first, second … k-th neighbour, the AMD is the average of the
 rows. Both are continuous in the positions and in the cell, and do not depend on the choice of the cell, so
 that they rank what tolerances only divide. Neither sees elements.
+
+The authors' package ``average-minimum-distance`` gives the same numbers, with a non-commercial licence.
 """
 
 from __future__ import annotations
