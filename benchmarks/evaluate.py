@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if options.quick:
-        options.count, options.kills = 40, 2
+        options.count, options.kills = 20, 1
     output = options.output or Path(tempfile.mkdtemp())
     output.mkdir(parents=True, exist_ok=True)
     if options.structures is None:

@@ -21,7 +21,7 @@ _OF_FEATURES = (
     *("surrogate", "judge", "rows", "structures", "crystals", "dataset", "cgcnn", "calculator"),
     *("bulk_energy", "quantity", "subtract_offset", "property", "tolerance", "evaluator"),
 )
-_STRUCTURES, _FEATURES = "Options for structures", "Options for generated features (with --features)"
+_STRUCTURES, _FEATURES = "Options for structures", "Options for generated features"
 
 
 @app.command()
@@ -86,27 +86,40 @@ def evaluate(
         ),
     ] = None,
     features: Annotated[
-        Path | None, typer.Option(help="Features of the real structures.", show_default=False)
+        Path | None,
+        typer.Option(help="Features of the real structures.", show_default=False, rich_help_panel=_FEATURES),
     ] = None,
-    surrogate: Annotated[Path | None, typer.Option(help="Surrogate that evaluates the features.")] = None,
+    surrogate: Annotated[
+        Path | None, typer.Option(help="Surrogate that evaluates the features.", rich_help_panel=_FEATURES)
+    ] = None,
     judge: Annotated[Path | None, typer.Option(hidden=True)] = None,
-    rows: Annotated[Path | None, typer.Option(help="Training rows, from 'whorl data sample'.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Training rows, from 'whorl data sample'.", rich_help_panel=_FEATURES)
+    ] = None,
     structures: Annotated[
-        Path | None, typer.Option(help="Reconstructed structures, from 'whorl invert' or 'whorl decode'.")
+        Path | None,
+        typer.Option(
+            help="Reconstructed structures, from 'whorl invert' or 'whorl decode'.", rich_help_panel=_FEATURES
+        ),
     ] = None,
     crystals: Annotated[Path | None, typer.Option(hidden=True)] = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
-            help="Data set of the real structures, for novelty, distributions, and labels for --calculator."
+            help="Data set of the real structures, for novelty, distributions, and labels for --calculator.",
+            rich_help_panel=_FEATURES,
         ),
     ] = None,
-    cgcnn: Annotated[bool, typer.Option(help="Predict seven properties of crystals by CGCNN.")] = True,
-    calculator: Annotated[str | None, typer.Option(help="Energy method, such as chgnet or emt.")] = None,
+    cgcnn: Annotated[
+        bool, typer.Option(help="Predict seven properties of crystals by CGCNN.", rich_help_panel=_FEATURES)
+    ] = True,
+    calculator: Annotated[
+        str | None, typer.Option(help="Energy method, such as chgnet or emt.", rich_help_panel=_FEATURES)
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=VALUE", help="Option of the calculator. May be repeated.", show_default=False
+            metavar="KEY=VALUE", help="Option of the energy method. May be repeated.", show_default=False
         ),
     ] = None,
     bulk_energy: Annotated[
@@ -115,28 +128,39 @@ def evaluate(
             metavar="ELEMENT=EV",
             help="Bulk energy in eV/atom, for formation energies; may be repeated.",
             show_default="computed",
+            rich_help_panel=_FEATURES,
         ),
     ] = None,
     quantity: Annotated[
         str,
         typer.Option(
             help="Quantity that is the property: formation_energy, energy_per_atom, energy, or another of "
-            "the calculator, such as dipole; auto: one that agrees with the labels of --dataset."
+            "the calculator, such as dipole; auto: one that agrees with the labels of --dataset.",
+            rich_help_panel=_FEATURES,
         ),
     ] = "auto",
     subtract_offset: Annotated[
-        bool, typer.Option("--subtract-offset", help="Subtract the mean difference from the labels.")
+        bool,
+        typer.Option(
+            "--subtract-offset",
+            help="Subtract the mean difference from the labels.",
+            rich_help_panel=_FEATURES,
+        ),
     ] = False,
     property: Annotated[
-        str | None, typer.Option(help="Name of the property.", show_default="the only one")
+        str | None,
+        typer.Option(help="Name of the property.", show_default="the only one", rich_help_panel=_FEATURES),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="A sample within this distance of the target is a hit.")
+        float,
+        typer.Option(help="A sample within this distance of the target is a hit.", rich_help_panel=_FEATURES),
     ] = 0.1,
     evaluator: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name or import path of an evaluator; may be repeated.", show_default="all that apply"
+            help="Name or import path of an evaluator; may be repeated.",
+            show_default="all that apply",
+            rich_help_panel=_FEATURES,
         ),
     ] = None,
     executor: ExecutorName = None,

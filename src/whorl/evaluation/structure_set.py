@@ -119,6 +119,14 @@ class StructureSet:
         targets: Values of the property that they were generated for, NaN where unknown.
         directory: Where finished parts are kept; None to keep none.
         progress: Called with the name of a computation, returns its callback.
+
+    >>> from ase.build import bulk
+    >>> from whorl.potentials import make_potential
+    >>> from whorl.structures import from_ase
+    >>> copper = from_ase([bulk("Cu"), bulk("Cu") * (2, 1, 1)])
+    >>> made = StructureSet(copper, potential=make_potential("emt"))
+    >>> made.unique(MatcherSettings(), "final").tolist(), made.status
+    ([True, False], ('evaluated', 'evaluated'))
     """
 
     def __init__(

@@ -86,7 +86,7 @@ def _is_complete(result: ProtocolResult, count: int) -> None:
 def _plain(result: ProtocolResult) -> str:
     """Return all of a result as JSON."""
     metrics = {name: of.to_dict() for name, of in result.metrics.items()}
-    data = [metrics, {name: list(of) for name, of in result.columns.items()}, dict(result.tables)]
+    data = [metrics, {name: list(of) for name, of in result.columns.items()}]
     try:
         return json.dumps(data, allow_nan=False, sort_keys=True)
     except (TypeError, ValueError) as error:

@@ -413,9 +413,6 @@ def _write(
         (output / "relaxed.extxyz").unlink(missing_ok=True)
     _write_diagrams(output / "phase_diagrams.json", together, [int(row["index"]) for row in read])
     hull, potential = together.hull, together.potential
-    for name, result in results.items():
-        for table_name, values in result.tables.items():
-            write_json(output / f"{_word(name)}_{table_name}.json", values)
     write_json(
         output / "metrics.json",
         {

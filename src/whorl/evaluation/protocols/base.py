@@ -32,13 +32,11 @@ class ProtocolResult:
         columns: By name, an entry for each of the B structures; None where there is no value.
         departures: How this evaluation differs from the published protocol, in addition to those that the
             protocol always has.
-        tables: Further results, JSON-able.
     """
 
     metrics: Mapping[str, Estimate]
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     departures: tuple[str, ...] = ()
-    tables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class EvaluationProtocol(Method, ABC):
