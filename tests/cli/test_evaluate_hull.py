@@ -60,6 +60,16 @@ def test_a_hull_by_the_same_potential(whorl, tmp_path):
     assert hull["potential"] == "emt" and "1 element relaxed by emt" in hull["source"]
 
 
+def test_crystals_of_the_reference_in_these_systems_are_phases(whorl, tmp_path):
+    write(tmp_path / "copper.extxyz", [bulk("Cu", a=3.6)])
+    write(tmp_path / "known.extxyz", [bulk("Cu", "hcp", a=2.55), bulk("Pt"), alloy()])
+    arguments = ("--potential", "emt", "--hull", "potential", "--reference", tmp_path / "known.extxyz")
+    said = whorl("evaluate", tmp_path / "copper.extxyz", *arguments, "-o", tmp_path / "out")
+    assert said.code == 0, said.err
+    hull = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["hull"]
+    assert hull["source"] == "1 structure and 1 element relaxed by emt"  # not the alloy, nor platinum
+
+
 @pytest.mark.parametrize(
     ("text", "spec", "message"),
     [
