@@ -8,7 +8,8 @@
 * How much the scheme matters: distances within the legacy scheme and within MP2020, and what it would cost to
   compare an MP2020 energy with the table as it comes.
 * One entry left out: how often a ground state of the table stays below what is left, and by how much.
-* Energies by CHGNet of measured crystals, as they are or relaxed, against the table: formation energies and distances.
+* Energies by CHGNet of measured crystals, as they are or relaxed, against the table: formation energies and
+  distances.
 
 The energies above the hull of the Materials Project of 2024 are not available offline, so that they are not
 compared here. Without the table, a small made-up one shows that all of it runs.
@@ -300,8 +301,9 @@ def chgnet(hull: HullReference, count: int, *, relax: bool) -> None:
         stable.append(formation - system.decomposition(system.fractions[place])[0] < 1e-6)
         above.append(distance.energy_above_hull)
     of_stable = np.asarray(above)[np.asarray(stable)]
+    how = "relaxed" if relax else "as they are"
     print(
-        f"\n{len(above)} measured crystals {'relaxed' if relax else 'as they are'}, by CHGNet: formation energies against the lowest of "
+        f"\n{len(above)} measured crystals {how}, by CHGNet: formation energies against the lowest of "
         f"the table at the composition {shown(differences)}, median difference "
         f"{np.median(differences) * MEV:+.0f}; {len(of_stable)} are of compositions on the hull, of them "
         f"{np.mean(of_stable <= 0.05):.0%} are at most 0.05 and {np.mean(of_stable <= 0.1):.0%} at most 0.1 "
