@@ -60,7 +60,10 @@ def test_another_table_is_refused_with_its_checksum(tmp_path):
 
 def test_a_part_of_the_table_is_one_of_your_own(tmp_path, small_mp2019):
     path = written(tmp_path / "short.csv", TABLE)
-    hull, whole = read_hull(f"own:mp-legacy={path}"), read_hull(f"mp2019={path}")
+    whole = read_hull(f"mp2019={path}")
+    assert "a part of mp2019" in read_hull(f"own={path}").source
+    assert read_hull(f"own={path}").entries == read_hull(f"own:mp-legacy={path}").entries
+    hull = read_hull(f"own:mp-legacy={path}")
     assert [e.energy for e in hull.entries] == [e.energy for e in whole.entries]
     assert hull.scheme == whole.scheme == "mp-legacy"
 

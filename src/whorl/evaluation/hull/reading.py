@@ -25,6 +25,7 @@ _FORMULA = ("formula", "composition", "full_formula", "reduced_formula", "pretty
 _NAME = ("name", "entry_id", "material_id", "id")
 _PER_ATOM = ("energy_per_atom", "energy_per_atom_ev")
 _FORMATION = ("formation_energy", "formation_energy_per_atom", "target")
+_PART_OF_MP2019 = {"formula", "target"}
 _SPECS = "potential, mp2019=FILE, own=FILE, own:SCHEME=FILE, FILE, materials_project"
 
 
@@ -43,7 +44,8 @@ def read_hull(
         Entries of your own, CSV or JSON (a list, or an object of entries; also pymatgen's ``ComputedEntry``).
         Columns are ``formula``; ``energy_per_atom`` (eV), or ``energy`` (eV, of the formula as written), or
         ``formation_energy`` (eV/atom); and, unless it is given as ``own:SCHEME=FILE``, ``scheme``. Further
-        ones may be ``name``. Formation energies need a scheme of the Materials Project.
+        ones may be ``name``. Formation energies need a scheme of the Materials Project; a table of nothing
+        but ``formula`` and ``target`` is taken for a part of ``mp2019``.
     ``materials_project``
         Entries by the package mp-api, with the key in ``MP_API_KEY``. Needs ``systems``.
 
@@ -119,6 +121,9 @@ def _own(path: Path, scheme: str | None) -> HullReference:
         checked_scheme(scheme)
     data = _unpacked(path)
     rows = _json_rows(path, data) if _inner_suffix(path) == ".json" else _csv_rows(path, data)
+    source = path.name
+    if scheme is None and rows and set(rows[0][1]) == _PART_OF_MP2019:
+        scheme, source = "mp-legacy", f"{path.name} (a part of mp2019 by its columns)"
     energies: list[tuple[str, float, str]] = []
     formation: list[tuple[str, float, str]] = []
     schemes: set[str] = set()
@@ -149,7 +154,7 @@ def _own(path: Path, scheme: str | None) -> HullReference:
             )
         entries += _from_formation_energies(formation, common)
     return HullReference(
-        entries=entries, scheme=common, source=path.name, sha256=hashlib.sha256(data).hexdigest()
+        entries=entries, scheme=common, source=source, sha256=hashlib.sha256(data).hexdigest()
     )
 
 
