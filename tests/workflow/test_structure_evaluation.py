@@ -135,6 +135,9 @@ def test_settings_that_do_not_go_together_are_refused_before_anything_is_read(fo
     ):
         with pytest.raises(InputError, match=message):
             evaluated(folder, tmp_path / "out", **settings)
+    for output in (folder, folder / "results"):
+        with pytest.raises(InputError, match="results would be read as structures"):
+            evaluated(folder, output)
     with pytest.raises(InputError, match="everything would be novel"):
         write(tmp_path / "empty.extxyz", bulk("Cu"))
         (tmp_path / "reference").mkdir()

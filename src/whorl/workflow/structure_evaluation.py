@@ -106,11 +106,17 @@ def evaluate_structures(
     """
     path = Path(path)
     check_folder(output)
+    if path.is_dir() and path.resolve() in (output.resolve(), *output.resolve().parents):
+        raise InputError(
+            f"{output}: is within {path}, so that results would be read as structures. Choose another "
+            "--output."
+        )
     protocols = _protocols(settings)
     calculator = settings.calculator
     potential = None if calculator is None else calculator.potential()
     with locked(output):
-        before = signature(path)
+        read = [path, *([] if settings.reference is None else [settings.reference])]
+        before = {file: signature(file) for file in read}
         rows, structures = read_rows(path, format, folder=output / PARTS, monitor=monitor)
         reference, ids = read_known(settings.reference, folder=output / PARTS, monitor=monitor)
         hull = _read_hull(settings, potential, structures, reference, output, monitor)
@@ -135,10 +141,11 @@ def evaluate_structures(
         table = _table(
             rows, together, results, ids, matching[0] if matching else (MatcherSettings(), "final")
         )
-        if signature(path) != before:
-            monitor.warn(
-                f"{path}: changed while it was evaluated; the results are those of what was read first."
-            )
+        for file in read:
+            if signature(file) != before[file]:
+                monitor.warn(
+                    f"{file}: changed while it was evaluated; the results are those of what was read first."
+                )
         for row in table:
             if row["status"] in _SKIPPED:
                 monitor.skip(str(row["source"]), str(row["reason"]))

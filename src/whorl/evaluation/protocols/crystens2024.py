@@ -132,8 +132,10 @@ class CrysTens2024(EvaluationProtocol):
         converged = torch.tensor([one == "converged" for one in results[-1].status], dtype=torch.bool)
         metrics["converged"] = share(converged, of=structures.submitted, text=names["converged"])
         columns["converged"] = [None] * len(structures)
-        for row, flag in zip(rows.tolist(), converged.tolist(), strict=True):
-            columns["converged"][row] = flag
+        columns["status"] = [None] * len(structures)
+        last = zip(rows.tolist(), converged.tolist(), results[-1].status, strict=True)
+        for row, flag, status in last:
+            columns["converged"][row], columns["status"][row] = flag, status
 
 
 def _cells(structures: StructureSet) -> dict[str, Estimate]:
