@@ -82,6 +82,20 @@ def test_origins_of_the_energies_stand_there(tmp_path):
         assert text in html
 
 
+def test_metrics_without_a_value_and_many_departures_are_folded_away(tmp_path):
+    folder = make_folder(tmp_path / "out")
+    content = metrics(12, 1)
+    content["protocols"]["mattergen"]["metrics"]["sun"] |= {"value": None, "text": "Not computed: no hull."}
+    content["protocols"]["mattergen"]["departures"] = [f"departure {k}." for k in range(9)]
+    (folder / "metrics.json").write_text(json.dumps(content))
+    html = page(folder)
+    assert re.search(
+        r"1 metric was not computed</summary>\s*<dl.*S.U.N.</dt><dd>Not computed: no hull.", html
+    )
+    assert "3 more</summary>" in html
+    assert 'class="what">S.U.N.' not in html
+
+
 def test_what_was_not_given_is_said(tmp_path):
     folder = make_folder(tmp_path / "out")
     without = {**metrics(12, 1), "potential": None, "relaxation": None, "hull": None, "reference": None}

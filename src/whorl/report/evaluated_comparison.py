@@ -167,7 +167,7 @@ def _of_protocols(sets: Mapping[str, EvaluatedSet]) -> list[MetricRow]:
     metrics = [
         {
             (protocol, name): of
-            for protocol, content in evaluated.part("protocols").items()
+            for protocol, content in evaluated.protocols.items()
             for name, of in (content.get("metrics") or {}).items()
         }
         for evaluated in sets.values()
@@ -198,8 +198,8 @@ def _differences(sets: Mapping[str, EvaluatedSet]) -> str:
         # One file may have several paths; its checksum tells.
         same = part == "hull" and len({of.get("sha256") for of in settings.values()}) == 1
         warnings += _unlike(part, settings, without=("source",) if same and settings else ())
-    for protocol in dict.fromkeys(name for of in sets.values() for name in of.part("protocols")):
-        contents = {name: of.part("protocols").get(protocol) for name, of in sets.items()}
+    for protocol in dict.fromkeys(name for of in sets.values() for name in of.protocols):
+        contents = {name: of.protocols.get(protocol) for name, of in sets.items()}
         having = {name: of for name, of in contents.items() if of is not None}
         settings = {name: dict(settings_of(of)) for name, of in having.items()}
         warnings += _unlike(f"protocol {protocol}", settings)

@@ -235,6 +235,8 @@ def _hull(elements: Sequence[str], known: Sequence[Point], structures: Sequence[
             corners.pop()
         corners.append(point)
     figure, axes = _panel("–".join(elements))
+    frame = axes.get_position()  # small energies have long labels
+    axes.set_position((frame.x0 + 0.03, frame.y0, frame.width - 0.03, frame.height))
     x, y = _places(corners, right)
     axes.plot(x, y, color=INK, linewidth=1.3, zorder=2)
     others = [point for point in known if not any(point is corner for corner in corners)]

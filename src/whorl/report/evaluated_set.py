@@ -80,6 +80,11 @@ class EvaluatedSet:
         value = self.metrics.get(name)
         return value if isinstance(value, dict) else {}
 
+    @property
+    def protocols(self) -> Mapping[str, Mapping[str, Any]]:
+        """What ``metrics.json`` says of each protocol."""
+        return {name: of for name, of in self.part("protocols").items() if isinstance(of, dict)}
+
     def texts(self, column: str) -> list[str]:
         """Return a column; empty texts where there is none."""
         if column not in self.columns:

@@ -201,7 +201,7 @@ def _headlines(evaluated: EvaluatedSet) -> str:
     cards = [
         ("Structures in the input", "", f"{total:,}", f"{given['read']:,} read" if "read" in given else "")
     ]
-    for name, protocol in evaluated.part("protocols").items():
+    for name, protocol in evaluated.protocols.items():
         for key, content in (protocol.get("metrics") or {}).items():
             metric = Metric.of_json(key, content)
             if key in _HEADLINES and metric.value != NOTHING:
@@ -252,18 +252,20 @@ def _warnings(evaluated: EvaluatedSet) -> str:
 
 
 def _protocols(evaluated: EvaluatedSet) -> str:
-    protocols = [
-        {
-            "name": name,
-            "summary": content.get("summary") or "",
-            "source": content.get("source") or "",
-            "metrics": [Metric.of_json(key, of) for key, of in (content.get("metrics") or {}).items()],
-            "settings": settings_of(content),
-            "departures": content.get("departures") or [],
-        }
-        for name, content in evaluated.part("protocols").items()
-        if isinstance(content, dict)
-    ]
+    protocols = []
+    for name, content in evaluated.protocols.items():
+        metrics = [Metric.of_json(key, of) for key, of in (content.get("metrics") or {}).items()]
+        protocols.append(
+            {
+                "name": name,
+                "summary": content.get("summary") or "",
+                "source": content.get("source") or "",
+                "metrics": [metric for metric in metrics if metric.value != NOTHING],
+                "absent": [metric for metric in metrics if metric.value == NOTHING],
+                "settings": settings_of(content),
+                "departures": content.get("departures") or [],
+            }
+        )
     return render("evaluated/protocols.html", protocols=protocols) if protocols else ""
 
 
