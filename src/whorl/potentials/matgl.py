@@ -2,6 +2,11 @@
 
 The folder has ``model.json``, ``model.pt`` and ``state.pt``. Nothing is fetched: a name of a model that is no
 folder is refused.
+
+Version 3 of MatGL changed which end of a bond a message goes to, and loads older weights all the same: MatPES
+models of 2025.1 then have energies that are wrong by up to 3 eV/atom. Those of TensorNet are converted here,
+which is exact. M3GNet's three-body terms were other ones as well, so that its old weights have no use. A
+model that knows the elements of some common crystals is therefore put to the test of their lattice constants.
 """
 
 from __future__ import annotations
@@ -36,6 +41,16 @@ _SCHEMES: Mapping[str, str] = {
 }
 
 
+_CRYSTALS = (  # with lattice constants by PBE, in Å
+    (("Na", "Cl"), "rocksalt", 5.7),
+    (("Na", "F"), "rocksalt", 4.7),
+    (("Mg", "O"), "rocksalt", 4.25),
+    (("Cu",), "fcc", 3.63),
+    (("Si",), "diamond", 5.46),
+)
+_MOST_PRESSURE = 5.0  # GPa; other functionals and errors of a model give less than 3
+
+
 class MatGL(GraphPotential):
     """Energies, forces and stresses of a potential of MatGL, many structures at once."""
 
@@ -50,6 +65,8 @@ class MatGL(GraphPotential):
         """Folder of the model, such as TensorNet-MatPES-PBE-v2025.1-PES; required."""
         scheme: str | None = None
         """Energy scheme; by default what the name and the README of the folder say."""
+        check: bool = True
+        """Refuse weights that give common crystals another lattice constant, as those of old versions do."""
         atoms_at_once: Count = 50
         """Atoms per pass of the network. More exceed the caches of a CPU; a GPU is faster with more."""
 
@@ -80,6 +97,9 @@ class MatGL(GraphPotential):
         self.scheme = checked_scheme(own.scheme) if own.scheme is not None else _stated(self._folder)
         self.title = self._folder.name
         self.name = f"matgl({self._folder.name}, {file_hash(self._folder / _FILES[2])[:8]})"
+        self._network = self.load()
+        if own.check:
+            self._check()
 
     @property
     def elements(self) -> Collection[int]:
@@ -134,7 +154,34 @@ class MatGL(GraphPotential):
                 "not implemented. Use it as an ASE calculator."
             )
         network.requires_grad_(False)
+        if type(network.model).__name__ == "TensorNet" and _version(self._folder / _FILES[0]) < 2:
+            # Old ones name the ends of a bond in the other order.
+            weight = network.model.tensor_embedding.emb2.weight
+            weight.copy_(torch.cat(weight.chunk(2, dim=1)[::-1], dim=1))
         return network.to(self._device).eval()
+
+    def _check(self) -> None:
+        """Compute the pressures of common crystals.
+
+        Raises:
+            InputError: One is far from 0.
+        """
+        from ase.build import bulk
+        from ase.units import GPa
+
+        known = [one for one in _CRYSTALS if {atomic_numbers[e] for e in one[0]} <= set(self._elements)]
+        if len(known) < len(_CRYSTALS):  # not a universal model
+            return
+        output = self([bulk("".join(elements), kind, a) for elements, kind, a in known])
+        assert output.stress is not None
+        pressures = (-output.stress.diagonal(dim1=1, dim2=2).mean(1) / GPa).tolist()
+        for (elements, _, a), pressure in zip(known, pressures, strict=True):
+            if not abs(pressure) < _MOST_PRESSURE:
+                raise InputError(
+                    f"calculator matgl: {self._folder.name}: its weights do not fit this version of MatGL: "
+                    f"{''.join(elements)} with {a} Å has a pressure of {pressure:.0f} GPa, expected about 0. "
+                    "Take weights that were saved by version 3 or later (check=false does without this test)."
+                )
 
 
 def _described(path: Path) -> Collection[int]:
@@ -155,6 +202,11 @@ def _described(path: Path) -> Collection[int]:
     if kind != "Potential":
         raise InputError(f"calculator matgl: {path}: is a {kind}, expected a Potential, which has forces.")
     return elements
+
+
+def _version(path: Path) -> int:
+    """Return the version of the model's class that wrote it."""
+    return int(json.loads(path.read_text(encoding="utf-8"))["kwargs"]["model"].get("@model_version", 0))
 
 
 def _stated(folder: Path) -> str:
