@@ -44,6 +44,7 @@ class LeMat(EvaluationProtocol):
         "it is smact's test.",
         "Shares are of all that came in, and invalid structures count as not stable; LeMat-GenBench takes "
         "them of the valid ones (sun_of_valid, metasun_of_valid).",
+        "Crystals are compared by StructureMatcher; LeMat-GenBench also offers the hash BAWL.",
         "One crystal of each group of equal ones counts; LeMat-GenBench keeps one of all groups of one size.",
         "Cells of one atom are valid; in LeMat-GenBench they never are.",
     )
