@@ -48,7 +48,8 @@ def prototypes(count: int, *, max_atoms: int) -> list[Atoms]:
     return [Atoms(a.numbers, positions=a.positions, cell=a.cell, pbc=True) for a in made]
 
 
-def crystals(count: int, folder: Path, *, max_atoms: int) -> list[Atoms]:
+def crystals(count: int, folder: Path, *, max_atoms: int, displaced: bool) -> list[Atoms]:
+    """Return crystals of a folder; ``displaced``: their cells strained by 1 %, atoms moved by 0.03 Å."""
     from whorl.datasets import read_dataset
 
     if not folder.is_dir():
@@ -56,8 +57,16 @@ def crystals(count: int, folder: Path, *, max_atoms: int) -> list[Atoms]:
         return prototypes(count, max_atoms=max_atoms)
     structures = read_dataset(folder, property=None).structures
     assert structures is not None
-    small = [k for k in range(len(structures)) if int(structures.n_atoms[k]) <= max_atoms]
-    return to_ase(structures[small[:: max(1, len(small) // count)][:count]])
+    heaviest = structures.atomic_numbers.new_zeros(len(structures)).scatter_reduce(
+        0, structures.structure_index, structures.atomic_numbers, "amax"
+    )
+    small = torch.nonzero((structures.n_atoms <= max_atoms) & (heaviest <= 94)).flatten().tolist()
+    chosen = to_ase(structures[small[:: max(1, len(small) // count)][:count]])
+    rng = np.random.default_rng(0)
+    for atoms in chosen if displaced else ():
+        atoms.set_cell(atoms.cell[:] @ (np.eye(3) + rng.normal(0, 0.01, (3, 3))), scale_atoms=True)
+        atoms.positions += rng.normal(0, 0.03, atoms.positions.shape)
+    return chosen
 
 
 def by_ase(atoms: Atoms, calculator: Any, *, fmax: float, steps: int) -> tuple[float, Atoms, int]:
@@ -82,20 +91,22 @@ def by_chgnet(given: list[Atoms], network: Any, *, fmax: float) -> tuple[list[fl
 
 
 def agreement(given: list[Atoms], potential: Any, calculator: Any, *, steps: int, at_once: int = 10) -> None:
-    tight: dict[str, Any] = {"force_tolerance": 0.002, "stress_tolerance": 0.005, "steps": steps}
+    tight: dict[str, Any] = {"force_tolerance": 5e-4, "stress_tolerance": 1e-3, "steps": steps}
     same: dict[str, list[bool]] = {"lbfgs": [], "fire": []}
     largest = dict.fromkeys(same, (0.0, 0.0))
     made = dict.fromkeys((*same, "ASE"), 0)
     for first in range(0, len(given), at_once):
         some = given[first : first + at_once]
-        theirs = [by_ase(atoms, calculator, fmax=4e-4, steps=steps) for atoms in some]
+        theirs = [by_ase(atoms, calculator, fmax=8e-5, steps=steps) for atoms in some]
         energy = torch.tensor([item[0] for item in theirs], dtype=torch.float64)
         lengths = cell_parameters(from_ase([item[1] for item in theirs]).cells)
         made["ASE"] += sum(item[2] for item in theirs)
         for name, before in same.items():
             result = relaxed(some, potential, optimizer=name, **tight)
             off = 1000 * (result.energy - energy) / result.structures.n_atoms
-            edges = (cell_parameters(result.structures.cells) - lengths)[:, :3].abs().amax(1)
+            own = cell_parameters(result.structures.cells)
+            # A cubic crystal that becomes tetragonal may do so along any axis.
+            edges = (own[:, :3].sort(1).values - lengths[:, :3].sort(1).values).abs().amax(1)
             good = (off.abs() <= MEV) & (edges <= ANGSTROM)
             made[name] += int(result.steps.sum())
             if bool(good.any()):
@@ -170,6 +181,7 @@ def main() -> None:
     parser.add_argument("--agreement", type=int, default=50, help="crystals compared with ASE")
     parser.add_argument("--throughput", type=int, default=100, help="prototypes relaxed for the time")
     parser.add_argument("--max-atoms", type=int, default=20, help="of a prototype")
+    parser.add_argument("--displaced", action="store_true", help="begin away from the symmetric places")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads of PyTorch")
@@ -187,7 +199,8 @@ def main() -> None:
     if options.throughput:
         throughput(prototypes(options.throughput, max_atoms=options.max_atoms), potential, network)
     if options.agreement:
-        agreement(crystals(options.agreement, options.folder, max_atoms=6), potential, calculator, steps=2000)
+        given = crystals(options.agreement, options.folder, max_atoms=6, displaced=options.displaced)
+        agreement(given, potential, calculator, steps=400)
 
 
 if __name__ == "__main__":

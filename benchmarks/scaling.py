@@ -33,10 +33,10 @@ Task = tuple[str, Callable[[StructureBatch], torch.Tensor], StructureBatch]
 
 def relaxation(count: int, *, quick: bool) -> Task:
     potential = make_potential("emt" if quick else "chgnet")
-    settings: dict[str, Any] = {"optimizer": "lbfgs", "steps": 3 if quick else 200, "cell": not quick}
+    settings: dict[str, Any] = {"optimizer": "lbfgs", "steps": 3 if quick else 40, "cell": not quick}
 
     def work(structures: StructureBatch) -> torch.Tensor:
-        result = relax_chunks(structures, potential, folder=None, structures_at_once=8, **settings)
+        result = relax_chunks(structures, potential, folder=None, structures_at_once=2, **settings)
         return result.energy.nan_to_num()
 
     structures = from_ase(prototypes(count, max_atoms=4 if quick else 12))
@@ -75,7 +75,7 @@ def main() -> None:
             single = 0.0
             for workers in (1, 2):
                 with executing(ExecutorSettings.model_validate({"kind": kind, "workers": workers})):
-                    work(structures[: 8 * workers])
+                    work(structures[: 4 * workers])
                     start = time.perf_counter()
                     result = work(structures)
                     seconds = time.perf_counter() - start
