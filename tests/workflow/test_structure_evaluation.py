@@ -3,10 +3,13 @@
 import csv
 import dataclasses
 import json
+import math
+import warnings
 import zipfile
 
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import read, write
 
@@ -266,3 +269,38 @@ def test_relaxed_structures_lead_to_their_rows(folder, tmp_path):
             assert abs(float(row["pressure_kbar"])) < 1.0
     assert rows[0]["same_as"] == rows[1]["same_as"] == "0"  # both relax to copper
     assert metrics["relaxation"]["steps"] == 500
+
+
+def test_structures_without_atoms_elements_or_a_finite_cell_cost_no_other_anything(tmp_path):
+    """Of each there are metrics of all protocols, a hull of the others' elements, and a page."""
+    copper = bulk("Cu", "fcc", a=3.6)
+    infinite = bulk("Au", "fcc", a=4.1)
+    infinite.cell[0, 0] = math.inf
+    nowhere = bulk("Pt", "fcc", a=3.9)
+    nowhere.positions[0, 1] = math.nan
+    path, output = tmp_path / "made.extxyz", tmp_path / "out"
+    write(path, [copper, Atoms(), Atoms("X", cell=[3, 3, 3], pbc=True), infinite, nowhere])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        rows, metrics, monitor = evaluated(
+            path,
+            output,
+            calculator=EMT,
+            hull="potential",
+            reference=path,
+            protocols=tuple(PROTOCOLS),
+        )
+    assert [row["status"] for row in rows] == ["evaluated", *["unphysical"] * 4]
+    starts = ("has no atoms", "atom 0 has atomic number 0", "its cell is [[inf", "atom 0 is at (0, nan")
+    assert all(row["reason"].startswith(start) for row, start in zip(rows[1:], starts, strict=True))
+    assert float(rows[0]["energy_above_hull"]) == pytest.approx(0, abs=0.01)
+    assert metrics["hull"]["source"] == "1 structure and 1 element relaxed by emt"
+    assert (output / "report.html").is_file()
+    assert not any("report.html" in warning for warning in monitor.warnings)
+
+
+def test_a_set_without_any_usable_structure_has_no_hull_but_its_rows(tmp_path):
+    write(tmp_path / "made.extxyz", [Atoms(), Atoms("X", cell=[3, 3, 3], pbc=True)])
+    rows, _, monitor = evaluated(tmp_path / "made.extxyz", tmp_path / "out", calculator=EMT, hull="potential")
+    assert [row["status"] for row in rows] == ["unphysical", "unphysical"]
+    assert any("no structure can be used" in warning for warning in monitor.warnings)

@@ -183,10 +183,17 @@ def _size(structure: StructureBatch) -> tuple[float, float]:
     from ase.data import atomic_masses
 
     numbers = structure.atomic_numbers.numpy()
+    if not is_finite(structure):
+        return math.nan, math.nan
     size = abs(float(np.linalg.det(structure.cells[0].double().numpy())))
     if not bool(structure.pbc.all()) or not size > 1e-6 or not len(numbers):
         return math.nan, math.nan
     return size / len(numbers), _DENSITY * float(atomic_masses[numbers].sum()) / size
+
+
+def is_finite(structure: StructureBatch) -> bool:
+    """Whether all coordinates and cells are numbers, without which nothing can be drawn."""
+    return bool(structure.positions.isfinite().all() and structure.cells.isfinite().all())
 
 
 def flag(text: str) -> bool | None:

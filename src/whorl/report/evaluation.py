@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from whorl.report.evaluated_figures import distribution, phase_diagram, successive_pressures
-from whorl.report.evaluated_set import EvaluatedSet, flag
+from whorl.report.evaluated_set import EvaluatedSet, flag, is_finite
 from whorl.report.page import PageSection, write_page
 from whorl.report.tables import NOTHING
 from whorl.report.viewer import EmbeddedViewer, pack_viewer, packed_json
@@ -388,7 +388,9 @@ def _gallery(evaluated: EvaluatedSet, embedded: _Embedded | None) -> str:
     rows = [
         row
         for row in evaluated.by_stability
-        if row in evaluated.structures and len(evaluated.structures[row].atomic_numbers) <= _MOST_ATOMS_DRAWN
+        if row in evaluated.structures
+        and is_finite(evaluated.structures[row])
+        and len(evaluated.structures[row].atomic_numbers) <= _MOST_ATOMS_DRAWN
     ][:_MOST_PICTURES]
     if not rows:
         return ""
@@ -444,7 +446,8 @@ def _embedded(evaluated: EvaluatedSet) -> _Embedded | None:
     rows: list[int] = []
     atoms = 0
     for row in evaluated.by_stability:
-        size = len(evaluated.structures[row].atomic_numbers) if row in evaluated.structures else 0
+        structure = evaluated.structures.get(row)
+        size = 0 if structure is None or not is_finite(structure) else len(structure.atomic_numbers)
         if size and len(rows) < _MOST_EMBEDDED and atoms + size <= _MOST_ATOMS:
             rows.append(row)
             atoms += size

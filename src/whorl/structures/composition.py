@@ -90,7 +90,7 @@ def covalent_radii(numbers: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
 def is_charge_neutral(formula: str) -> bool:
     """Return whether known oxidation states of a formula's elements can add up to zero.
 
-    Single elements and alloys of metals count as neutral.
+    Single elements, alloys of metals, and an empty formula count as neutral.
 
     Raises:
         MissingExtraError: The package smact is not installed: pip install 'whorl[crystens]'.
@@ -98,7 +98,8 @@ def is_charge_neutral(formula: str) -> bool:
     >>> is_charge_neutral("NaCl"), is_charge_neutral("NaCl5"), is_charge_neutral("CuZn")
     (True, False, True)
     """
-    return _neutral(str(Formula(formula).reduce()[0]))
+    reduced = str(Formula(formula).reduce()[0]) if formula else ""
+    return not reduced or _neutral(reduced)
 
 
 @lru_cache(maxsize=100_000)

@@ -34,6 +34,7 @@ from whorl.potentials.settings import CalculatorSettings
 from whorl.report.evaluation import evaluation_page
 from whorl.structures import StructureBatch
 from whorl.structures.cells import volumes
+from whorl.structures.checks import find_problems
 from whorl.structures.composition import species_of
 from whorl.symmetry.detection import space_group_numbers
 from whorl.version import __version__
@@ -192,8 +193,13 @@ def _read_hull(
 ) -> HullReference | None:
     if settings.hull is None or potential is None:
         return None
-    systems = {frozenset(species_of(structure)) for structure in structures if len(structure.positions)}
+    problems = find_problems(structures)
+    sound = [structure for row, structure in enumerate(structures) if row not in problems]
+    systems = {frozenset(species_of(structure)) for structure in sound}
     if settings.hull == _BY_POTENTIAL:
+        if not systems:
+            monitor.warn("hull by potential: there is none, since no structure can be used.")
+            return None
         return _hull_by_potential(potential, systems, reference, output, monitor)
     hull = read_hull(settings.hull, systems=systems)
     hull.common_scheme(scheme_of(potential), potential=potential.name)  # before anything is relaxed
