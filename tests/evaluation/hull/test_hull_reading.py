@@ -212,3 +212,28 @@ def test_entries_of_the_materials_project(monkeypatch):
     hull = read_hull("materials_project", systems=[{"Na", "Cl"}, {"Cl", "Na"}])
     assert asked == [("Cl-Na", {"thermo_types": ["GGA_GGA+U"]})]  # r2SCAN energies do not come in
     assert hull.scheme == "mp2020" and [e.energy for e in hull.entries] == pytest.approx([-14.2 / 4])
+
+
+def test_a_scheme_other_than_that_of_the_file_is_refused(tmp_path):
+    path = written(tmp_path / "own.csv", "formula,energy_per_atom,scheme\nCu,-0.007,emt\nAu,0.0,emt\n")
+    assert read_hull(f"own:emt={path}").scheme == "emt"
+    with pytest.raises(InputError, match=r"line 2: got the energy scheme emt .*expected pbe.*own:emt="):
+        read_hull(f"own:pbe={path}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("own=", "got 'own=', without the name of a file"),
+        ("own:pbe=", "without the name of a file"),
+        ("mp2019=", "without the name of a file"),
+        ("mp2019", "expected one of potential, .*Did you mean mp2019=FILE"),
+        ("potental", "expected one of potential, .*Did you mean potential"),
+        ("mp2018=table.csv", "Did you mean mp2019=FILE"),
+        ("own", "Did you mean own=FILE or own:SCHEME=FILE"),
+        ("", "expected one of potential"),
+    ],
+)
+def test_another_spec_is_answered_by_those_that_there_are(spec, message):
+    with pytest.raises(UsageError, match=message):
+        read_hull(spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import gzip
 import hashlib
 import io
@@ -26,7 +27,12 @@ _NAME = ("name", "entry_id", "material_id", "id")
 _PER_ATOM = ("energy_per_atom", "energy_per_atom_ev")
 _FORMATION = ("formation_energy", "formation_energy_per_atom", "target")
 _PART_OF_MP2019 = {"formula", "target"}
-_SPECS = "potential, mp2019=FILE, own=FILE, own:SCHEME=FILE, FILE, materials_project"
+_FORMS = {
+    "potential": ("potential",),
+    "mp2019": ("mp2019=FILE",),
+    "own": ("own=FILE", "own:SCHEME=FILE"),
+    "materials_project": ("materials_project",),
+}
 
 
 def read_hull(
@@ -51,13 +57,13 @@ def read_hull(
 
     Args:
         spec: One of these.
-        scheme: Of the energies of ``own=FILE``, where the file does not state it.
+        scheme: Of the energies of ``own=FILE``, where the file does not state it; it may not state another.
         systems: Sets of elements that a hull is needed for; of files, all phases are read.
 
     Raises:
-        UsageError: Another spec.
+        UsageError: Another spec, or one whose file name is missing.
         InputError: The file is absent, damaged or another one than it should be; it has no entries, one
-            without a formula or a finite energy, or an unknown scheme or none.
+            without a formula or a finite energy, or an unknown scheme, none, or another than ``scheme``.
         MissingExtraError: mp-api is not installed.
     """
     origin, equals, name = spec.partition("=")
@@ -66,13 +72,30 @@ def read_hull(
 
         return hull_of_materials_project(systems)
     if not equals:
-        return _own(Path(spec), scheme)
+        path = Path(spec)
+        if not spec or (path.name == spec and not path.suffix and not path.exists()):
+            raise _unknown_spec(spec)
+        return _own(path, scheme)
     kind, _, stated = origin.partition(":")
-    if kind == "own":
-        return _own(Path(name), stated or scheme)
-    if origin == "mp2019":
-        return _mp2019(Path(name))
-    raise UsageError(f"hull: got '{shortened(spec)}', expected one of {_SPECS}.")
+    if kind != "own" and origin != "mp2019":
+        raise _unknown_spec(spec)
+    if not name.strip():
+        example = f"{origin}=hull.csv"
+        raise UsageError(f"hull: got '{spec}', without the name of a file after =, expected e.g. {example}.")
+    return _mp2019(Path(name)) if origin == "mp2019" else _own(Path(name), stated or scheme)
+
+
+def _unknown_spec(spec: str) -> UsageError:
+    """Build the error for what is neither a form of a hull nor a file."""
+    if spec == "potential":
+        return UsageError("hull: a hull by a potential is made by hull_by_potential, which takes the method.")
+    word = spec.partition("=")[0].partition(":")[0]
+    near = difflib.get_close_matches(word.lower(), _FORMS, n=1, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(_FORMS[near[0]])}?" if near else ""
+    forms = ", ".join(form for of_kind in _FORMS.values() for form in of_kind)
+    return UsageError(
+        f"hull: got '{shortened(spec)}', expected one of {forms}, or a file such as hull.csv.{hint}"
+    )
 
 
 def _mp2019(path: Path) -> HullReference:
@@ -136,6 +159,11 @@ def _own(path: Path, scheme: str | None) -> HullReference:
                 "such as own:mp2020=… for energies with the corrections of the Materials Project of 2020."
             )
         schemes.add(checked_scheme(stated))
+        if scheme is not None and stated != scheme:
+            raise InputError(
+                f"{path}, {place}: got the energy scheme {stated} (column 'scheme'), expected {scheme}, for "
+                f"which the file is given. Remedy: own:{stated}={path} if the file is right, or correct it."
+            )
         (formation if of_formation else energies).append((formula, energy, name))
     if len(schemes) > 1:
         raise InputError(
