@@ -70,6 +70,7 @@ CHECKS = {  # the other axes' examples are checked where their fixtures are
     "RECONSTRUCTORS": lambda method: testing.check_reconstructor(method(method.Settings(steps=20))),
     "SOLVERS": lambda method: testing.check_solver(method()),
     "EXECUTORS": lambda method: testing.check_executor(method()),
+    "DFT_CODES": lambda method: testing.check_electronic_structure_program(method()),
 }
 
 
