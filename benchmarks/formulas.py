@@ -13,6 +13,7 @@ are nearest to the target.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -20,7 +21,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.embedding import perovskites
 from whorl.conditions import satisfied
 from whorl.datasets import load_dataset
 from whorl.evaluation.samples import Samples
@@ -33,6 +33,10 @@ from whorl.structures import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.structures.composition import species_of
 from whorl.surrogates import AdditiveSurrogate
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.embedding import perovskites
 
 
 def read(path: Path | None, property: str | None) -> tuple[StructureBatch, Float[Tensor, "N"]]:

@@ -16,7 +16,7 @@ from whorl.datasets import Dataset, load_dataset, save_dataset, write_extxyz
 from whorl.errors import InputError
 from whorl.files import contents_hash, provenance, write_text
 from whorl.proposals.settings import FormulaRequest
-from whorl.proposals.substitution import ProposedStructures, Substitution
+from whorl.proposals.substitution import ProposedStructures, Substitution, hit_probability
 from whorl.structures.batch import StructureBatch
 from whorl.surrogates import AdditiveSurrogate
 from whorl.surrogates.base import Progress
@@ -26,6 +26,7 @@ from whorl.workflow.stages.atoms import Labelled, read_labelled
 
 _COSINES = (1200, 3000)  # of the surrogate, least and most: of many structures, more lower its error
 _AT_ONCE = 500
+_POOR = 5.0  # times the tolerance: an uncertainty by which a hit is chance
 
 
 def propose(
@@ -80,11 +81,26 @@ def propose(
     monitor.note(f"{new} of {len(made.formulas)} formulas are not in the data.")
     if target is not None:
         near = float(((made.predicted - target).abs() <= tolerance).double().mean())
+        median = float(made.uncertainty.median())
+        if median > _POOR * tolerance or not near:
+            monitor.warn(
+                f"few of these structures will have {name} = {target:g}: the surrogate of {len(data)} "
+                "structures is too uncertain there. Give more labelled structures, most of all near it, "
+                "or ask for a value that more of the data have."
+            )
         monitor.note(
             f"{name} is predicted within {tolerance:g} of {target:g} for {100 * near:.0f} %; the median "
-            f"uncertainty is {float(made.uncertainty.median()):.2g}."
+            f"uncertainty is {median:.2g}."
         )
-    _write(made, data, output, name, target, {**provenance(seed=seed), "source": contents_hash(dataset)})
+    _write(
+        made,
+        data,
+        output,
+        name,
+        target,
+        tolerance,
+        {**provenance(seed=seed), "source": contents_hash(dataset)},
+    )
 
 
 class Proposer:
@@ -143,6 +159,7 @@ def _write(
     output: Path,
     name: str | None,
     target: float | None,
+    tolerance: float,
     made_with: dict[str, Any],
 ) -> None:
     ids = tuple(f"{number:05d}_{one.formula}" for number, one in enumerate(made.formulas))
@@ -156,11 +173,15 @@ def _write(
     write_extxyz(
         made.structures, output.with_suffix(".extxyz"), properties=properties, provenance=made_with, ids=ids
     )
+    chance = torch.full_like(made.predicted, math.nan)
+    if target is not None:
+        chance = hit_probability(made.predicted, made.uncertainty, target, tolerance)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "formula", "new", "parent", "predicted", "uncertainty"])
+    table.writerow(["id", "formula", "new", "parent", "target", "predicted", "uncertainty", "chance"])
     for k, (own, one) in enumerate(zip(ids, made.formulas, strict=True)):
         value, error = float(made.predicted[k]), float(made.uncertainty[k])
-        numbers = [f"{x:.6g}" if math.isfinite(x) else "" for x in (value, error)]
-        table.writerow([own, one.formula, int(one.is_new), data.ids[one.parent], *numbers])
+        numbers = [math.nan if target is None else target, value, error, float(chance[k])]
+        cells = [f"{x:.6g}" if math.isfinite(x) else "" for x in numbers]
+        table.writerow([own, one.formula, int(one.is_new), data.ids[one.parent], *cells])
     write_text(output.with_suffix(".csv"), text.getvalue())
