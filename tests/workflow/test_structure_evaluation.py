@@ -19,6 +19,7 @@ from whorl.evaluation.structure_set import RelaxationSettings, StructureSet
 from whorl.potentials import make_potential
 from whorl.potentials.settings import CalculatorSettings
 from whorl.workflow.monitor import Monitor
+from whorl.workflow.stages.dft import write_inputs
 from whorl.workflow.structure_evaluation import COLUMNS, StructureEvaluation, evaluate_structures
 
 EMT = CalculatorSettings(name="emt")
@@ -71,6 +72,42 @@ def test_there_is_a_row_for_each_structure_in_order_with_status_and_reason(folde
     assert len(monitor.skipped) == 3
     frames = read(tmp_path / "out" / "generated.extxyz", ":")
     assert [frame.info["row"] for frame in frames] == [0, 1, 2, 3, 5, 6]
+
+
+def test_candidates_are_valid_unique_and_new_the_most_stable_first(folder, tmp_path):
+    own = tmp_path / "hull.csv"
+    own.write_text("formula,energy_per_atom,scheme\nCu,-0.5,emt\nAu,-0.2,emt\nPt,-0.4,emt\n")
+    write(folder / "7.cif", bulk("CuAu", "cesiumchloride", a=3.2))
+    settings = {"calculator": EMT, "hull": f"own={own}", "relaxation": RelaxationSettings()}
+    rows, _, _ = evaluated(folder, tmp_path / "out", **settings)
+    frames = read(tmp_path / "out" / "candidates.extxyz", ":")
+    assert sorted(frame.info["file"] for frame in frames) == ["0.cif", "2.cif", "6.cif", "7.cif"]
+    energies = [frame.info["energy_above_hull"] for frame in frames]
+    assert energies == sorted(energies) and len(set(energies)) == 4
+    for frame in frames:
+        row = rows[frame.info["row"]]
+        assert row["file"] == frame.info["file"]
+        assert float(row["energy_above_hull"]) == pytest.approx(frame.info["energy_above_hull"])
+        assert float(row["volume_per_atom"]) == pytest.approx(frame.get_volume() / len(frame))  # relaxed
+    write(tmp_path / "known.extxyz", bulk("Au", "fcc", a=4.1))
+    evaluated(folder, tmp_path / "out", reference=tmp_path / "known.extxyz", **settings)
+    new = read(tmp_path / "out" / "candidates.extxyz", ":")
+    assert sorted(frame.info["file"] for frame in new) == ["0.cif", "6.cif", "7.cif"]
+    assert [row["in_hull"] for row in rows] == [*["True"] * 3, "", "", "", "True", "False"]
+    write_inputs(
+        tmp_path / "out" / "candidates.extxyz",
+        tmp_path / "vasp",
+        options={"kind": "vasp"},
+        cell="primitive",
+        refined=False,
+        symprec=0.01,
+        monitor=Monitor(),
+        count=1,
+    )
+    written = json.loads((tmp_path / "vasp" / "dft.json").read_text())["structures"]
+    assert [one["id"] for one in written] == [new[0].info["file"]]
+    evaluated(folder / "5.cif", tmp_path / "out", calculator=EMT)
+    assert not (tmp_path / "out" / "candidates.extxyz").exists()
 
 
 def test_archives_are_read_in_their_order_with_a_reason_for_what_is_not(folder, tmp_path):

@@ -10,7 +10,7 @@ import typer
 from whorl.axes import DFT_CODES
 from whorl.cli.app import CommandTable, app
 from whorl.cli.console import monitored, out
-from whorl.cli.options import POSITIVE
+from whorl.cli.options import COUNT, POSITIVE
 from whorl.cli.settings_options import given_settings, settings_command
 
 dft_app = CommandTable(
@@ -46,6 +46,12 @@ def write(
     symprec: Annotated[
         float, typer.Option(parser=POSITIVE, metavar="<float>", help="Tolerance in Å for the cell.")
     ] = 0.01,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            parser=COUNT, metavar="<int>", help="Only so many, from the first one.", show_default="all"
+        ),
+    ] = None,
 ) -> None:
     """Write a folder of input files for each crystal, and run.sh, which computes them.
 
@@ -64,6 +70,7 @@ def write(
             refined=refined,
             symprec=symprec,
             monitor=monitor,
+            count=count,
         )
         out.print(str(output))
 

@@ -38,6 +38,7 @@ _FILES = {
     "metrics.json": "settings, origins and metrics",
     "generated.extxyz": "structures as they came in",
     "relaxed.extxyz": "relaxed structures",
+    "candidates.extxyz": "valid, unique and new crystals, the most stable first, for further calculations",
     "phase_diagrams.json": "points of the phase diagrams",
 }
 HEADINGS = {

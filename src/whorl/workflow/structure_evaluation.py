@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,8 @@ def evaluate_structures(
     """Evaluate structures, and return the path of ``metrics.json``.
 
     Written are ``structures.csv`` (a row for each structure that came in, in order), ``metrics.json``,
-    ``generated.extxyz``, ``relaxed.extxyz``, ``phase_diagrams.json`` and ``report.html``.
+    ``generated.extxyz``, ``relaxed.extxyz``, ``candidates.extxyz``, ``phase_diagrams.json`` and
+    ``report.html``.
 
     Args:
         path: File or folder of structures.
@@ -339,6 +341,7 @@ def _columns(
                 " + ".join(f"{share:.4g} {formula}" for formula, share in one.competing) or None
                 for one in distances
             ],
+            "in_hull": [one.in_hull for one in distances],
             "hull_doubts": ["; ".join(one.warnings) or None for one in distances],
         }
     final = together.final
@@ -424,6 +427,7 @@ def _write(
         _write_frames(output / "relaxed.extxyz", together.final[rows], [read[k] for k in rows.tolist()])
     else:
         (output / "relaxed.extxyz").unlink(missing_ok=True)
+    _write_candidates(output / "candidates.extxyz", together, read)
     _write_diagrams(output / "phase_diagrams.json", together, [int(row["index"]) for row in read])
     hull, potential = together.hull, together.potential
     write_json(
@@ -472,12 +476,39 @@ def _write(
 def _write_frames(path: Path, structures: StructureBatch, rows: Sequence[Mapping[str, Any]]) -> None:
     names = (
         *("file", "status", "energy_per_atom", "formation_energy", "energy_above_hull"),
-        *("unique", "novel", "valid"),
+        *("unique", "novel", "valid", "id"),
     )
     info = tuple(
-        {"row": row["index"], **{name: row[name] for name in names if row[name] is not None}} for row in rows
+        {"row": row["index"], **{name: row[name] for name in names if row.get(name) is not None}}
+        for row in rows
     )
     write_extxyz(structures.replace(info=info), path, provenance=provenance())
+
+
+def _write_candidates(path: Path, together: StructureSet, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the crystals that are worth a further calculation, the most stable first; no file for none.
+
+    They are valid, unique, and novel where that is known, and have an energy where energies were computed.
+    """
+    succeeded = together.succeeded.tolist()
+    chosen = [
+        place
+        for place, row in enumerate(rows)
+        if row["valid"] and row["unique"] and row["novel"] is not False and succeeded[place]
+    ]
+    if not chosen:
+        path.unlink(missing_ok=True)
+        return
+
+    def order(place: int) -> tuple[float, float, int]:
+        above, energy = rows[place]["energy_above_hull"], rows[place]["energy_per_atom"]
+        return math.inf if above is None else above, math.inf if energy is None else energy, place
+
+    chosen.sort(key=order)
+    # The id is the name of a calculation that whorl dft write makes of it.
+    _write_frames(
+        path, together.final[chosen], [{**rows[place], "id": rows[place]["file"]} for place in chosen]
+    )
 
 
 def _write_diagrams(path: Path, together: StructureSet, rows: Sequence[int]) -> None:

@@ -58,6 +58,7 @@ class HullDistance:
             the largest share first.
         correction: Correction that was added to the structure's energy, in eV/atom; 0 where its energy was in
             the scheme of the hull already.
+        in_hull: Whether a reference phase has the structure's composition, on the hull or above it.
         scheme: In which energy and hull met; empty where values are None.
         reason: Why a value is None; empty where none is.
         warnings: Doubts, such as an ambiguous anion of a correction.
@@ -67,6 +68,7 @@ class HullDistance:
     formation_energy: float | None = None
     competing: tuple[tuple[str, float], ...] = ()
     correction: float = 0.0
+    in_hull: bool | None = None
     scheme: str = ""
     reason: str = ""
     warnings: tuple[str, ...] = ()
@@ -293,6 +295,7 @@ class HullReference:
             formation_energy=per_atom - system.elemental_energy(amounts),
             competing=competing,
             correction=added,
+            in_hull=canonical_formula(amounts) in {phase.formula for phase in system.phases},
             scheme=common,
             warnings=tuple(dict.fromkeys((*doubts, *of_phases))),
         )

@@ -27,8 +27,9 @@ def write_inputs(
     refined: bool,
     symprec: float,
     monitor: Monitor,
+    count: int | None = None,
 ) -> None:
-    """Write input files of all crystals of a file.
+    """Write input files of the crystals of a file.
 
     Args:
         structures: A data set or any file or folder of structures.
@@ -38,6 +39,7 @@ def write_inputs(
         refined: Make the symmetry exact first.
         symprec: Tolerance in Å for the cell.
         monitor: Receives progress and the structures that are skipped.
+        count: How many of them, from the first one; None for all.
     """
     if cell not in CELLS:
         raise unknown_option("cell", cell, CELLS)
@@ -51,6 +53,8 @@ def write_inputs(
         monitor.skip(entry.source, entry.reason)
     if data.structures is None or not len(data):
         raise InputError(f"{structures}: no structure in it can be used.")
+    if count is not None:
+        data = data.select(slice(count))
     skipped = write_calculations(
         data,
         output,
