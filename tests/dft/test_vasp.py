@@ -23,6 +23,7 @@ from whorl.datasets.extxyz import write_extxyz
 from whorl.datasets.readers import read_dataset
 from whorl.datasets.store import Dataset
 from whorl.dft import read_calculations, write_calculations, write_results
+from whorl.dft.folder import names
 from whorl.dft.vasp import VASP
 from whorl.errors import InputError
 from whorl.settings import settings_from
@@ -297,3 +298,13 @@ def test_presets_and_tags(tmp_path, source):
 
 def run_settings(**options):
     return settings_from(VASP.Settings, options, source="test", lines={})
+
+
+def test_crystals_of_an_evaluation_keep_the_names_of_their_files():
+    crystals = [bulk("Cu"), bulk("Au")]
+    for atoms, name in zip(crystals, ("a.cif", "b.cif"), strict=True):
+        atoms.info.update(file=name, row=7)
+    data = Dataset(structures=crystals, ids=("relaxed.extxyz@0", "relaxed.extxyz@1"))
+    assert names(data) == ["a.cif", "b.cif"]
+    crystals[1].info["file"] = "a.cif"
+    assert names(Dataset(structures=crystals, ids=("x@0", "x@1"))) == ["x@0", "x@1"]

@@ -148,7 +148,14 @@ def poscar_text(structure: StructureBatch, *, notes: Mapping[str, Any] | None = 
     numbers, fractional = structure.atomic_numbers.tolist(), _fractional(structure)
     kinds = list(dict.fromkeys(numbers))
     lines = [
-        _one_line(f"{formula * units:metal} {json.dumps(dict(notes or {}), ensure_ascii=False)}"),
+        _one_line(
+            " ".join(
+                [
+                    f"{formula * units:metal}",
+                    *([json.dumps(dict(notes), ensure_ascii=False)] if notes else []),
+                ]
+            )
+        ),
         "1.0",
         *("  ".join(f"{x:20.14f}" for x in row) for row in structure.cells[0].double().tolist()),
         " ".join(chemical_symbols[z] for z in kinds),

@@ -200,10 +200,13 @@ def write_calculations(
 
 
 def names(data: Dataset) -> list[str]:
-    """Return the ids that structures have in their own files, or else in the data set."""
+    """Return the ids, or names of files, that structures have in their own files, or else in the data set."""
     assert data.structures is not None
-    own = [str(info.get("id", "")) for info in data.structures.info] or [""] * len(data.ids)
-    return own if all(own) and len(set(own)) == len(own) else list(data.ids)
+    for key in ("id", "file"):  # the latter of whorl evaluate
+        own = [str(info.get(key, "")) for info in data.structures.info]
+        if own and all(own) and len(set(own)) == len(own):
+            return own
+    return list(data.ids)
 
 
 def read_calculations(
