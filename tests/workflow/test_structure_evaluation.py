@@ -341,3 +341,39 @@ def test_a_set_without_any_usable_structure_has_no_hull_but_its_rows(tmp_path):
     rows, _, monitor = evaluated(tmp_path / "made.extxyz", tmp_path / "out", calculator=EMT, hull="potential")
     assert [row["status"] for row in rows] == ["unphysical", "unphysical"]
     assert any("no structure can be used" in warning for warning in monitor.warnings)
+
+
+def test_cells_are_empty_where_nothing_was_measured_with_words_for_molecules(tmp_path):
+    copper = bulk("Cu", "fcc", a=3.7)
+    flat = Atoms("Cu", cell=[0, 0, 0], pbc=True)
+    infinite = bulk("Cu", "fcc", a=3.6)
+    infinite.cell[0, 0] = math.inf
+    nowhere = bulk("Cu", "fcc", a=3.6)
+    nowhere.positions[0, 1] = math.nan
+    same = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 0]], cell=[5, 5, 5], pbc=True)
+    molecule_of_two = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 2.2]])
+    path, output = tmp_path / "made.extxyz", tmp_path / "out"
+    write(path, [copper, flat, infinite, nowhere, same, molecule_of_two])
+    rows, _, _ = evaluated(path, output, calculator=EMT, relaxation=RelaxationSettings(), reference=path)
+    assert [row["shortest_distance"] for row in rows[1:5]] == ["", "", "", "0.0"]
+    assert float(rows[0]["shortest_distance"]) > 2.5 and float(rows[5]["shortest_distance"]) == 2.2
+    assert [row["steps"] == "" for row in rows] == [False, True, True, True, True, False]
+    assert rows[5]["unique"] == rows[5]["novel"] == "" and rows[5]["status"] == "converged"
+    assert rows[5]["reason"] == "not periodic in three directions: not compared with crystals"
+
+
+@pytest.mark.parametrize("relaxation", [None, RelaxationSettings()])
+def test_frames_carry_total_energies_for_ase(tmp_path, relaxation):
+    path, output = tmp_path / "made.extxyz", tmp_path / "out"
+    write(path, [bulk("Cu", "fcc", a=3.7, cubic=True), Atoms("X", cell=[3, 3, 3], pbc=True)])
+    rows, _, _ = evaluated(path, output, calculator=EMT, relaxation=relaxation)
+    generated, unphysical = read(output / "generated.extxyz", ":")
+    before = float(rows[0]["initial_energy_per_atom"])
+    assert generated.get_potential_energy() == pytest.approx(4 * before, abs=1e-7)
+    assert generated.info["energy_per_atom"] == pytest.approx(before)
+    assert unphysical.calc is None
+    if relaxation is not None:
+        (frame,) = read(output / "relaxed.extxyz", ":")
+        assert frame.get_potential_energy() == pytest.approx(float(rows[0]["energy"]), abs=1e-7)
+        assert frame.get_potential_energy() < generated.get_potential_energy() - 0.01
+        assert frame.info["row"] == 0

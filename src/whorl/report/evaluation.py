@@ -182,7 +182,7 @@ def evaluation_page(folder: Path | str) -> Path:
             ),
             ("explore", "Explore the structures", _explore(evaluated, embedded)),
             ("structures", "All structures", _table(evaluated, embedded)),
-            ("skipped", "Without a result, and why", _skipped(evaluated)),
+            ("skipped", "What is missing, and why", _skipped(evaluated)),
             ("files", "Files", _files(evaluated)),
         )
         if html

@@ -56,6 +56,8 @@ PARTS = ".parts"
 
 _AT_ONCE = 200  # crystals
 _KBAR = 10.0  # in GPa
+_NO_VOLUME = 1e-3  # Å³; cells below have more neighbours than can be counted
+_NOT_COMPARED = "not periodic in three directions: not compared with crystals"
 _SKIPPED = ("unreadable", "unphysical", "failed")
 _DISPLACEMENT = MatcherSettings(ltol=0.5, stol=0.5, angle_tol=10.0)  # MatterGen's, which aligns most pairs
 _BY_POTENTIAL = "potential"
@@ -298,6 +300,11 @@ def _columns(
     reasons = [together.reasons.get(row, "") for row in range(count)]
     if distances is not None:
         reasons = [reason or distance.reason for reason, distance in zip(reasons, distances, strict=True)]
+    not_crystals = (together.sound & ~together.structures.pbc.all(1)).tolist()
+    reasons = [
+        "; ".join(part for part in (reason, _NOT_COMPARED if none_such else "") if part)
+        for reason, none_such in zip(reasons, not_crystals, strict=True)
+    ]
     groups = together.groups(matcher, which)
     known = together.known(matcher, which)
     columns: dict[str, list[Any]] = {
@@ -317,6 +324,8 @@ def _columns(
     if computed is not None:
         relaxed = together.relaxation is not None
         converged = torch.tensor([one == "converged" for one in computed.status], dtype=torch.bool)
+        failed = torch.tensor([one == "failed" for one in computed.status], dtype=torch.bool)
+        was_relaxed = together.sound & ~(failed & (computed.steps == 0))
         columns |= {
             "energy_per_atom": _numbers(computed.energy / atoms),
             "converged": _flags(converged, together.sound) if relaxed else none,
@@ -325,7 +334,7 @@ def _columns(
             "energy": _numbers(computed.energy),
             "initial_energy_per_atom": _numbers(computed.initial_energy / atoms),
             "max_stress": _numbers(computed.max_stress),
-            "steps": computed.steps.tolist() if relaxed else none,
+            "steps": _where(computed.steps, was_relaxed) if relaxed else none,
         }
     if distances is not None:
         initial = together.energy_above_hull("generated")
@@ -350,7 +359,9 @@ def _columns(
         "volume_per_atom": _numbers(torch.where(crystals, volumes(final.cells) / atoms, torch.nan)),
         "space_group": _space_groups(together, crystals),
         "charge_neutral": none if checked.neutral is None else _flags(checked.neutral, together.sound),
-        "shortest_distance": _numbers(checked.shortest_distance),
+        "shortest_distance": _numbers(
+            torch.where(_has_distances(together.structures), checked.shortest_distance, torch.nan)
+        ),
         "rmsd_normalized": none if displacement is None else _numbers(displacement.normalized),
         "same_as": groups.tolist(),
         "known_as": none if known is None else [ids[k] if k >= 0 else None for k in known.tolist()],
@@ -390,7 +401,18 @@ def _numbers(values: Tensor) -> list[float | None]:
 
 
 def _flags(flags: Tensor, known: Tensor) -> list[bool | None]:
-    return [flag if ok else None for flag, ok in zip(flags.tolist(), known.tolist(), strict=True)]
+    return _where(flags, known)
+
+
+def _where(values: Tensor, known: Tensor) -> list[Any]:
+    return [value if ok else None for value, ok in zip(values.tolist(), known.tolist(), strict=True)]
+
+
+def _has_distances(structures: StructureBatch) -> Tensor:
+    """Return which structures have finite coordinates and, where they are crystals, a cell with a volume."""
+    finite = structures.cells.isfinite().flatten(1).all(1)
+    finite[structures.structure_index[~structures.positions.isfinite().all(1)]] = False
+    return finite & ((volumes(structures.cells.nan_to_num(0, 0, 0)) > _NO_VOLUME) | ~structures.pbc.all(1))
 
 
 def _word(name: str) -> str:
@@ -421,7 +443,8 @@ def _write(
 ) -> Path:
     write_text(output / "structures.csv", _csv(table))
     read = [row for row in table if row["status"] != "unreadable"]
-    _write_frames(output / "generated.extxyz", together.structures, read)
+    as_generated = [_as_generated(row) for row in read] if together.relaxation is not None else read
+    _write_frames(output / "generated.extxyz", together.structures, as_generated)
     if together.relaxation is not None:
         rows = torch.nonzero(together.is_relaxed).flatten()
         _write_frames(output / "relaxed.extxyz", together.final[rows], [read[k] for k in rows.tolist()])
@@ -473,9 +496,21 @@ def _write(
     return output / "metrics.json"
 
 
+def _as_generated(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the energies of the structure as it came in, as far as they are known."""
+    initial = row["initial_energy_per_atom"]
+    return {
+        **row,
+        "energy": None if initial is None else initial * row["n_atoms"],
+        "energy_per_atom": initial,
+        "formation_energy": None,
+        "energy_above_hull": row.get("initial_energy_above_hull"),
+    }
+
+
 def _write_frames(path: Path, structures: StructureBatch, rows: Sequence[Mapping[str, Any]]) -> None:
     names = (
-        *("file", "status", "energy_per_atom", "formation_energy", "energy_above_hull"),
+        *("file", "status", "energy", "energy_per_atom", "formation_energy", "energy_above_hull"),
         *("unique", "novel", "valid", "id"),
     )
     info = tuple(
