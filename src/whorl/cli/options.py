@@ -50,6 +50,13 @@ ExecutorName = Annotated[
     ),
 ]
 
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        parser=POSITIVE, metavar="<float>", help="A structure within this distance of the target is a hit."
+    ),
+]
+
 Seed = Annotated[int, typer.Option(help="Random seed.", parser=SEED)]
 
 

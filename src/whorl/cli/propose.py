@@ -9,7 +9,7 @@ import typer
 
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out
-from whorl.cli.options import COUNT, FINITE, POSITIVE, Seed
+from whorl.cli.options import COUNT, FINITE, Seed, Tolerance
 from whorl.cli.settings_options import given_settings, settings_command
 
 
@@ -30,14 +30,7 @@ def propose(
             show_default="any",
         ),
     ] = None,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            parser=POSITIVE,
-            metavar="<float>",
-            help="A structure within this distance of the target is a hit.",
-        ),
-    ] = 0.1,
+    tolerance: Tolerance = 0.1,
     property: Annotated[
         str | None, typer.Option(help="Name of the property.", show_default="the only one")
     ] = None,

@@ -10,7 +10,7 @@ import typer
 from whorl.axes import REFINERS
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out
-from whorl.cli.options import FINITE, POSITIVE, ExecutorName, Seed
+from whorl.cli.options import FINITE, ExecutorName, Seed, Tolerance
 from whorl.cli.settings_options import given_settings, settings_command
 
 
@@ -38,14 +38,7 @@ def refine(
             show_default="that for which each structure was generated",
         ),
     ] = None,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            parser=POSITIVE,
-            metavar="<float>",
-            help="A structure within this distance of the target is a hit.",
-        ),
-    ] = 0.1,
+    tolerance: Tolerance = 0.1,
     dataset: Annotated[
         Path | None,
         typer.Option(help="Labelled structures, for refiners that fit a surrogate.", show_default=False),
