@@ -1,5 +1,6 @@
 """Protocols keep their contract, and their numbers are those of slow loops over the definitions."""
 
+import dataclasses
 import itertools
 import math
 
@@ -107,6 +108,14 @@ def test_lemat_takes_energies_as_generated_and_metastable_ones_apart():
     metasun = [a and b and c for a, b, c in zip(metastable, kept, novel, strict=True)]
     assert value["metasun"] == sum(metasun) / 8 > 0
     assert value["metasun_of_valid"] == sum(metasun) / sum(valid)
+
+
+def test_lemat_says_that_its_limit_is_finer_than_a_potential_on_a_hull_of_others():
+    of = crystal_set()
+    said = PROTOCOLS.get("lemat")().evaluate(of).departures
+    assert any("whose error against it is larger" in text for text in said)
+    of.hull = dataclasses.replace(of.hull, potential=of.potential.name)
+    assert not any("error" in text for text in PROTOCOLS.get("lemat")().evaluate(of).departures)
 
 
 def test_lemat_finds_atoms_that_are_too_near_as_a_loop_over_pairs_does():

@@ -78,8 +78,23 @@ def test_metrics_stand_with_intervals_settings_and_departures(tmp_path):
 
 def test_origins_of_the_energies_stand_there(tmp_path):
     html = page(make_folder(tmp_path / "out"))
-    for text in ("chgnet", "mp2020", "3f" * 32, "2019-04-01", "132752", "training.csv", "fire"):
+    for text in ("chgnet", "mp2020", "3f" * 32, "2019-04-01", "132752", "training.csv", "fire", "0.05 eV/Å"):
         assert text in html
+    assert "a median of 26 meV/atom" in html
+    content = metrics(12, 1)
+    content["hull"]["potential"] = "chgnet"
+    (tmp_path / "out" / "metrics.json").write_text(json.dumps(content))
+    assert "error against DFT" not in page(tmp_path / "out")
+
+
+def test_structures_that_are_stable_unique_and_novel_are_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "_MOST_PICTURES", 8)
+    folder = make_folder(tmp_path / "out", 8, unreadable=0)
+    with (folder / "structures.csv").open(newline="", encoding="utf-8") as file:
+        marked = [row["mattergen_sun"] == "True" for row in csv.DictReader(file)]
+    captions = re.findall(r"<figure><img[^>]*>(.*?)<br><code>(\d+)\.cif", page(folder))
+    assert {int(k): "S.U.N." in caption for caption, k in captions} == dict(enumerate(marked))
+    assert len(set(marked)) == 2
 
 
 def test_metrics_without_a_value_and_many_departures_are_folded_away(tmp_path):
@@ -309,7 +324,11 @@ def test_json_in_a_script_cannot_end_it():
 
 def test_distribution_says_what_it_does_not_show():
     plot = distribution({"": np.array([*np.linspace(0, 1, 99), 50.0, np.nan])}, label="x", title="")
-    assert plot.note == "1 above the axis, 1 without a value"
+    assert plot.note == "1 above the axis (up to 50), 1 without a value"
+    few = distribution({"": np.array([*np.linspace(0, 1, 20), 1.9, 2.4])}, label="x", title="")
+    assert few.note == ""
+    many = distribution({"": np.array([*np.linspace(0, 1, 98), -5.0, 2.4])}, label="x", title="")
+    assert many.note == "1 below the axis (down to -5), 1 above the axis (up to 2.4)"
     assert distribution({"": np.array([np.nan])}, label="x", title="").note == "1 without a value"
     assert distribution({"": np.array([0.3])}, label="x", title="").note == ""
 

@@ -20,6 +20,7 @@ Point = Mapping[str, Any]
 
 _COLORS = (VERMILION, BLUE, GREEN, *SERIES[4:], SERIES[0])
 _BINS = (16, 45)  # fewest and most
+_FEW = 50  # values, which are all shown
 _MOST_WHOLE = 60  # whole numbers that have a bin each
 _LEAST_PRESSURE = 1e-3  # kbar; smaller ones stand there
 _MOST_LINES = 500
@@ -120,10 +121,9 @@ def _note(sets: Mapping[str, Float[np.ndarray, "_"]], limits: tuple[float, float
     notes = []
     for name, values in sets.items():
         known = values[np.isfinite(values)]
-        below, above = int((known < limits[0]).sum()), int((known > limits[1]).sum())
-        parts = [
-            f"{count} {where} the axis" for count, where in ((below, "below"), (above, "above")) if count
-        ]
+        below, above = known[known < limits[0]], known[known > limits[1]]
+        parts = [f"{len(below)} below the axis (down to {below.min():.3g})"] if len(below) else []
+        parts += [f"{len(above)} above the axis (up to {above.max():.3g})"] if len(above) else []
         parts += [f"{len(values) - len(known)} without a value"] if len(known) < len(values) else []
         if parts:
             notes.append((f"{name}: " if len(sets) > 1 else "") + ", ".join(parts))
@@ -131,9 +131,14 @@ def _note(sets: Mapping[str, Float[np.ndarray, "_"]], limits: tuple[float, float
 
 
 def _bulk(values: Float[np.ndarray, "_"]) -> tuple[float, float]:
-    """Return limits of the values without the outermost 2 % and without far outliers (Tukey's)."""
+    """Return limits of the values without the outermost 2 % and without far outliers (Tukey's).
+
+    Of few values, only those are left out that would flatten all others.
+    """
     first, lower, upper, last = (float(of) for of in np.quantile(values, (0.02, 0.25, 0.75, 0.98)))
     reach = 3 * (upper - lower)
+    if len(values) < _FEW:
+        first, last, reach = float(values.min()), float(values.max()), 20 * (upper - lower)
     return (max(first, lower - reach), min(last, upper + reach)) if reach > 0 else (first, last)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from whorl.potentials.schemes import DFT, error_against_dft
 from whorl.report.evaluated_figures import distribution, phase_diagram, successive_pressures
 from whorl.report.evaluated_set import EvaluatedSet, flag, is_finite
 from whorl.report.page import PageSection, write_page
@@ -22,8 +23,8 @@ from whorl.report.widgets import Picture, image, picture, render
 from whorl.structures.batch import StructureBatch
 
 STABLE = 0.1  # eV/atom above the hull: the limit of what may be made, by the field's custom
-_HEADLINES = {"sun": "S.U.N.", "metasun": "M.S.U.N. (metastable)"}  # metrics at the top of the page
-_WORDS = {"sun": "S.U.N.", "metasun": "M.S.U.N.", "rmsd": "RMSD", "ks": "K–S"}
+_HEADLINES = {"sun": "S.U.N.", "metasun": "MetaS.U.N. (metastable)"}  # metrics at the top of the page
+_WORDS = {"sun": "S.U.N.", "metasun": "MetaS.U.N.", "rmsd": "RMSD", "ks": "K–S"}
 _MOST_PICTURES = 24
 _MOST_ATOMS_DRAWN = 400  # of a structure with a picture
 _MOST_EMBEDDED = 1500  # structures to look at and to download from the page
@@ -33,6 +34,11 @@ _LONGEST_CELL = 2000  # characters of a text in the table
 _MOST_DIAGRAMS = 12
 _MOST_REASONS = 40
 _SUCCESSIVE = "crystens2024"  # protocol with successive relaxations
+_UNITS = {  # of settings, by part of metrics.json
+    ("relaxation", "force_tolerance"): "eV/Å",
+    ("relaxation", "stress_tolerance"): "GPa",
+    ("relaxation", "pressure"): "GPa",
+}
 _FILES = {
     "structures.csv": "a row for each structure that came in",
     "metrics.json": "settings, origins and metrics",
@@ -227,7 +233,9 @@ def _headlines(evaluated: EvaluatedSet) -> str:
                 f"{near:,} of {len(known):,} with an energy above hull",
             )
         )
-        cards.append(("Energy above hull", "median", f"{np.median(known):.3f}", "eV/atom"))
+        mean = f"{known.mean():.3f}".replace("-", "−")
+        median = f"{np.median(known):.3f}".replace("-", "−")
+        cards.append(("Median energy above hull", "", median, f"eV/atom; mean {mean}"))
     for column, what in (
         ("valid", "Valid"),
         ("unique", "Unique"),
@@ -294,8 +302,33 @@ def _origins(evaluated: EvaluatedSet) -> str:
         "hull": "No hull was given: there are no energies above hull.",
         "reference": "No reference was given: novelty is not known.",
     }
-    shown = [(name, settings, texts[name]) for name, settings in groups]
-    return render("evaluated/origins.html", groups=shown, version=evaluated.metrics.get("version") or "")
+    shown = [
+        (name, [(key, _with_unit(name, key, value)) for key, value in settings], texts[name])
+        for name, settings in groups
+    ]
+    return render(
+        "evaluated/origins.html",
+        groups=shown,
+        error=_error_of_energies(evaluated),
+        version=evaluated.metrics.get("version") or "",
+    )
+
+
+def _with_unit(part: str, key: str, value: str) -> str:
+    return f"{value} {_UNITS.get((part, key), '')}".strip()
+
+
+def _error_of_energies(evaluated: EvaluatedSet) -> str:
+    """Return what is to be known of energies of a potential above a hull of another method."""
+    potential, hull = (evaluated.part(name) for name in ("potential", "hull"))
+    if not potential or hull.get("scheme") not in DFT or hull.get("potential"):
+        return ""
+    name = str(potential.get("name") or "the potential")
+    error = error_against_dft(name)
+    return (
+        f"The phases of the hull have DFT energies, the structures those of {name}, whose error against DFT "
+        f"is part of each energy above hull{f': {error}' if error else ''}."
+    )
 
 
 def origin_of(evaluated: EvaluatedSet, name: str) -> list[tuple[str, str]]:
@@ -411,6 +444,10 @@ def _picture(evaluated: EvaluatedSet, row: int) -> Picture:
     parts = [evaluated.cell(row, "formula")[:40]]
     if math.isfinite(energy):
         parts.append(f"{energy:.3f} eV/atom".replace("-", "−"))
+    suns = [name for name in evaluated.columns if name.endswith("_sun")]
+    found = [name.removesuffix("_sun") for name in suns if flag(evaluated.cell(row, name))]
+    if found:
+        parts.append("S.U.N." if len(suns) == 1 else f"S.U.N. ({', '.join(found)})")
     flags = [name for name in ("valid", "unique", "novel") if flag(evaluated.cell(row, name)) is False]
     if flag(evaluated.cell(row, "converged")) is False:
         flags.append("converged")

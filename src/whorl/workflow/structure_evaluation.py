@@ -464,7 +464,7 @@ def _write(
                 "read": len(read),
                 "skipped": sum(counts[status] for status in _SKIPPED),
             },
-            "potential": None if potential is None else {"name": potential.name, "scheme": together.scheme},
+            "potential": None if potential is None else _potential_of(potential, together.scheme),
             "relaxation": None
             if settings.relaxation is None
             else settings.relaxation.model_dump(mode="json"),
@@ -508,10 +508,20 @@ def _as_generated(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _potential_of(potential: Potential, scheme: str) -> dict[str, str]:
+    """Return what ``metrics.json`` says of the potential."""
+    model = getattr(getattr(potential, "settings", None), "model", None)
+    return {
+        "name": potential.name,
+        **({} if model is None else {"model": str(model)}),
+        "scheme": scheme,
+    }
+
+
 def _write_frames(path: Path, structures: StructureBatch, rows: Sequence[Mapping[str, Any]]) -> None:
     names = (
         *("file", "status", "energy", "energy_per_atom", "formation_energy", "energy_above_hull"),
-        *("unique", "novel", "valid", "id"),
+        *("unique", "novel", "valid"),
     )
     info = tuple(
         {"row": row["index"], **{name: row[name] for name in names if row.get(name) is not None}}
@@ -540,10 +550,7 @@ def _write_candidates(path: Path, together: StructureSet, rows: Sequence[Mapping
         return math.inf if above is None else above, math.inf if energy is None else energy, place
 
     chosen.sort(key=order)
-    # The id is the name of a calculation that whorl dft write makes of it.
-    _write_frames(
-        path, together.final[chosen], [{**rows[place], "id": rows[place]["file"]} for place in chosen]
-    )
+    _write_frames(path, together.final[chosen], [rows[place] for place in chosen])
 
 
 def _write_diagrams(path: Path, together: StructureSet, rows: Sequence[int]) -> None:

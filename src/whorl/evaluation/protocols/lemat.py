@@ -22,6 +22,7 @@ from whorl.evaluation.protocols.base import (
 )
 from whorl.evaluation.protocols.settings import ProtocolSettings
 from whorl.evaluation.structure_set import StructureSet, Which
+from whorl.potentials.schemes import error_against_dft
 from whorl.settings import NonNegative, Positive
 from whorl.structures.batch import StructureBatch
 from whorl.structures.neighbors import neighbor_list
@@ -120,7 +121,9 @@ class LeMat(EvaluationProtocol):
             lacking(text, *absent) if energy is None else mean(energy[valid], unit="eV/atom", text=text)
         )
         metrics |= self._relaxed(structures, valid, absent)
-        return ProtocolResult(metrics=metrics, columns=columns, departures=_potential_of(structures))
+        return ProtocolResult(
+            metrics=metrics, columns=columns, departures=_potential_of(structures, settings.stable)
+        )
 
     def _flags(self, kind: str, energy: Tensor) -> Tensor:
         stable = at_most(energy, self.settings.stable)
@@ -217,5 +220,17 @@ def _radii() -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _potential_of(structures: StructureSet) -> tuple[str, ...]:
-    return () if structures.potential is None else (f"Energies are those of {structures.potential.name}.",)
+def _potential_of(structures: StructureSet, stable: float) -> tuple[str, ...]:
+    potential, hull = structures.potential, structures.hull
+    if potential is None:
+        return ()
+    departures = [f"Energies are those of {potential.name}."]
+    if hull is not None and hull.potential is None:
+        # Within the energies of one method, a part of its errors cancels.
+        error = error_against_dft(potential.name)
+        departures.append(
+            f"The hull is not by {potential.name}, whose error against it is larger than the limit of "
+            f"{stable:g} eV/atom can resolve{f' ({error})' if error else ''}: a single crystal may be "
+            "stable, or not, by error."
+        )
+    return tuple(departures)
