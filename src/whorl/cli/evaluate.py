@@ -169,7 +169,8 @@ def evaluate(
 
     `whorl evaluate my_cifs/ --potential chgnet --relax --hull mp2019=FILE --reference known.csv --protocol
     mattergen -o results` writes structures.csv (a row for each structure that came in), metrics.json,
-    relaxed.extxyz and report.html. Finished parts are kept: the same command goes on after an interruption.
+    relaxed.extxyz, candidates.extxyz (valid, unique and new crystals, the most stable first, for `whorl dft
+    write`) and report.html. Finished parts are kept: the same command goes on after an interruption.
 
     With --features: evaluate generated features and reconstructed structures, by all evaluators that apply.
     Writes results.json, results.csv, samples.csv, the metrics of each evaluator and the structures as

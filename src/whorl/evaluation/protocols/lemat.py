@@ -229,8 +229,7 @@ def _potential_of(structures: StructureSet, stable: float) -> tuple[str, ...]:
         # Within the energies of one method, a part of its errors cancels.
         error = error_against_dft(potential.name)
         departures.append(
-            f"The hull is not by {potential.name}, whose error against it is larger than the limit of "
-            f"{stable:g} eV/atom can resolve{f' ({error})' if error else ''}: a single crystal may be "
-            "stable, or not, by error."
+            f"The limit of {stable:g} eV/atom is below the accuracy of {potential.name} on a hull that is "
+            f"not its own{f' ({error})' if error else ''}: a single crystal may be stable, or not, by error."
         )
     return tuple(departures)
