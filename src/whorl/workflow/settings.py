@@ -259,10 +259,11 @@ class GenerateSettings(SectionByData):
 
     @model_serializer(mode="wrap")
     def _without_empty_requests(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
-        # What is written stays readable where a package with more conditions is not installed.
-        requested = self.requested
+        # What is written stays readable where a package with more conditions is not installed, and by
+        # versions before there were formulas.
+        younger = {*self.requested, "formulas"}
         written = handler(self)
-        return {key: value for key, value in written.items() if value is not None or key not in requested}
+        return {key: value for key, value in written.items() if value is not None or key not in younger}
 
     @field_validator("targets", mode="before")
     @classmethod
