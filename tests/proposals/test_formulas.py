@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from whorl.errors import InputError, UsageError
 from whorl.proposals.formulas import FormulaModel
 from whorl.proposals.settings import FormulaRequest
-from whorl.proposals.substitution import Substitution, hit_probability
+from whorl.proposals.substitution import Substitution
 from whorl.settings import settings_from
 from whorl.structures import StructureBatch, from_ase
 from whorl.structures.cells import volumes
 from whorl.structures.composition import is_charge_neutral
+from whorl.surrogates.selection import hit_probability
 
 CATIONS = ["Li", "Na", "K", "Rb", "Mg", "Ca", "Sr", "Ba"]
 ANIONS = ["F", "Cl", "Br", "O", "S", "Se"]
@@ -197,5 +198,5 @@ def test_the_probability_of_a_hit():
     rng = np.random.default_rng(0)
     value, error = 1.3, 0.4
     share = (np.abs(rng.normal(value, error, 200_000) - 1.0) < 0.2).mean()
-    chance = hit_probability(torch.tensor([value]), torch.tensor([error]), 1.0, 0.2)
+    chance = hit_probability(torch.tensor([value]), torch.tensor([error]), lower=0.8, upper=1.2)
     assert float(chance) == pytest.approx(share, abs=0.005)

@@ -16,7 +16,7 @@ from whorl.conditions.base import Condition, no_column
 from whorl.errors import InputError
 from whorl.settings import Section
 from whorl.structures import StructureBatch
-from whorl.structures.composition import species_of
+from whorl.structures.composition import element_counts, species_of
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,7 @@ def require_elements(symbols: Iterable[str]) -> None:
 
 def element_fractions(structures: StructureBatch) -> Float[Tensor, "B 119"]:
     """Return the fraction of the atoms that each element has, by atomic number; zeros without atoms."""
-    counts = torch.zeros(len(structures), 119, dtype=torch.float64)
-    one = torch.ones(len(structures.atomic_numbers), dtype=torch.float64)
-    place = (structures.structure_index.cpu(), structures.atomic_numbers.cpu())
-    counts.index_put_(place, one, accumulate=True)
+    counts = element_counts(structures)
     return counts / counts.sum(1, keepdim=True).clamp(min=1.0)
 
 

@@ -83,6 +83,11 @@ class DFTCode(Method, ABC):
     def scripts(self) -> Mapping[str, str]:
         """Return the scripts of the folder of all calculations by name; ``run.sh`` computes everything."""
 
+    def _run_script(self, **parts: str) -> str:
+        """Return ``run.sh`` with the parts of :data:`RUN` that are the program's own."""
+        stages = self.stages
+        return RUN.format(example="00001_NaF", first=stages[0], stages=" ".join(stages), **parts)
+
     @abstractmethod
     def has_output(self, folder: Path) -> bool:
         """Whether there is output of this program in a folder."""

@@ -16,7 +16,6 @@ from whorl.dft.base import (
     MISSING,
     NOT_CONVERGED,
     OUT_OF_TIME,
-    RUN,
     UNREADABLE,
     DFTCode,
     StageResult,
@@ -89,15 +88,12 @@ class Espresso(DFTCode):
 
     def scripts(self) -> Mapping[str, str]:
         """Return ``run.sh``."""
-        run = RUN.format(
-            example="00001_NaF",
+        run = self._run_script(
             usage="ESPRESSO_COMMAND: how pw.x is started, by default 'mpirun pw.x'. ESPRESSO_PSEUDO: folder "
             "of the pseudopotentials.",
             ended=f'grep -qs "JOB DONE" "$1/{_OUT}"',
             pass_on="false",
             compute=f"${{ESPRESSO_COMMAND:-mpirun pw.x}} -in {_IN} > {_OUT} 2> stderr",
-            first=self.stages[0],
-            stages=" ".join(self.stages),
         )
         return {"run.sh": run}
 

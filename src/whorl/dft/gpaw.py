@@ -16,7 +16,6 @@ from whorl.dft.base import (
     KILLED,
     MISSING,
     NOT_CONVERGED,
-    RUN,
     UNREADABLE,
     DFTCode,
     StageResult,
@@ -101,14 +100,11 @@ class GPAW(DFTCode):
     def scripts(self) -> Mapping[str, str]:
         """Return ``run.sh`` and ``relax.py``."""
         own = self.settings
-        run = RUN.format(
-            example="00001_NaF",
+        run = self._run_script(
             usage="GPAW_COMMAND: how GPAW's Python is started, by default 'gpaw python'.",
             ended=f'[ -s "$1/{_END}" ]',
             pass_on=f'[ -s "$1/end.extxyz" ] && cp "$1/end.extxyz" "$2/{_START}"',
             compute='${GPAW_COMMAND:-gpaw python} "$top/relax.py" > stdout 2> stderr',
-            first=self.stages[0],
-            stages=" ".join(self.stages),
         )
         script = _SCRIPT.format(
             start=_START,

@@ -23,7 +23,6 @@ from whorl.dft.base import (
     MISSING,
     NOT_CONVERGED,
     OUT_OF_TIME,
-    RUN,
     STAGE,
     UNREADABLE,
     DFTCode,
@@ -170,15 +169,12 @@ class VASP(DFTCode):
 
     def scripts(self) -> Mapping[str, str]:
         """Return ``run.sh`` and ``make_potcar.sh``."""
-        run = RUN.format(
-            example="00001_NaF",
+        run = self._run_script(
             usage="VASP_COMMAND: how VASP is started, by default 'mpirun vasp_std'. VASP_PP_PATH: see "
             "make_potcar.sh.",
             ended=f'grep -qs "{_ENDED}" "$1/OUTCAR"',
             pass_on='[ -s "$1/CONTCAR" ] && cp "$1/CONTCAR" "$2/POSCAR"',
             compute='bash "$top/make_potcar.sh" "$here" && ${VASP_COMMAND:-mpirun vasp_std} > vasp.out 2>&1',
-            first=self.stages[0],
-            stages=" ".join(self.stages),
         )
         return {"run.sh": run, "make_potcar.sh": _MAKE_POTCAR}
 

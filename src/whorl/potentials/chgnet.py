@@ -7,9 +7,6 @@ clusters that have fallen apart get the sum of their parts.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +14,7 @@ import torch
 from torch import Tensor
 
 from whorl.errors import import_extra
-from whorl.potentials.graph import GraphPotential, GraphPotentialSettings, sums
+from whorl.potentials.graph import GraphPotential, GraphPotentialSettings, quiet, sums
 from whorl.structures.batch import StructureBatch
 from whorl.structures.neighbors import NeighborList
 
@@ -97,12 +94,7 @@ class CHGNet(GraphPotential):
     def load(self) -> Any:
         """Return CHGNet's network."""
         # It prints its size, warns of its own dependencies, and draws weights that are then replaced.
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            torch.random.fork_rng(devices=[]),
-        ):
-            warnings.simplefilter("ignore")
+        with quiet():
             from chgnet.model.model import CHGNet as Network
 
             network = Network.load(model_name=self._model, use_device=str(self._device), verbose=False).eval()

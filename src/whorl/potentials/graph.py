@@ -6,6 +6,9 @@ Structures without periodicity need no box around them: the neighbour list gives
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from abc import abstractmethod
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -21,6 +24,18 @@ from whorl.settings import Count
 from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import Structures, as_batch
 from whorl.structures.neighbors import NeighborList, neighbor_list
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Load a network without what its package prints, its warnings, and changes of torch's random state."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        torch.random.fork_rng(devices=[]),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 class GraphPotentialSettings(PotentialSettings):

@@ -11,8 +11,6 @@ model that knows the elements of some common crystals is therefore put to the te
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 import warnings
@@ -27,7 +25,7 @@ from torch import Tensor
 
 from whorl.errors import InputError, import_extra, shortened
 from whorl.files import file_hash
-from whorl.potentials.graph import GraphPotential, GraphPotentialSettings
+from whorl.potentials.graph import GraphPotential, GraphPotentialSettings, quiet
 from whorl.potentials.schemes import UNKNOWN, checked_scheme
 from whorl.settings import Count
 from whorl.structures.batch import StructureBatch
@@ -134,12 +132,7 @@ class MatGL(GraphPotential):
 
     def load(self) -> Any:
         """Return MatGL's ``Potential``."""
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            torch.random.fork_rng(devices=[]),
-        ):
-            warnings.simplefilter("ignore")
+        with quiet():
             import matgl
 
             try:

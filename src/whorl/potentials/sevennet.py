@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import warnings
 from collections.abc import Collection
 from typing import Any, Literal
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor
 
 from whorl.errors import import_extra
-from whorl.potentials.graph import GraphPotential, GraphPotentialSettings, sums
+from whorl.potentials.graph import GraphPotential, GraphPotentialSettings, quiet, sums
 from whorl.settings import Count
 from whorl.structures.batch import StructureBatch
 from whorl.structures.neighbors import NeighborList
@@ -74,12 +72,7 @@ class SevenNet(GraphPotential):
 
     def load(self) -> Any:
         """Return SevenNet's network."""
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            torch.random.fork_rng(devices=[]),
-        ):
-            warnings.simplefilter("ignore")
+        with quiet():
             from sevenn.util import load_checkpoint
 
             network = load_checkpoint(f"7net-{self._model}").build_model()

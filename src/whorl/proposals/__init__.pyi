@@ -1,6 +1,6 @@
 from .formulas import FormulaModel, ProposedFormula
 from .settings import FormulaRequest
-from .substitution import ProposedStructures, Substitution, hit_probability
+from .substitution import ProposedStructures, Substitution
 
 __all__ = [
     "FormulaModel",
@@ -8,5 +8,4 @@ __all__ = [
     "ProposedFormula",
     "ProposedStructures",
     "Substitution",
-    "hit_probability",
 ]

@@ -38,7 +38,7 @@ from whorl.errors import InputError
 from whorl.proposals.settings import FormulaRequest
 from whorl.representations.elements import DESCRIPTORS, descriptor_table
 from whorl.structures.batch import StructureBatch
-from whorl.structures.composition import is_charge_neutral
+from whorl.structures.composition import element_counts, is_charge_neutral
 
 Counts = tuple[tuple[str, int], ...]
 """Elements with their numbers of atoms, by atomic number of the element."""
@@ -117,14 +117,10 @@ class FormulaModel:
         cls, structures: StructureBatch, values: Float[Tensor, "N"] | None = None
     ) -> FormulaModel:
         """Return the model of the formulas of structures."""
-        ends = structures.n_atoms.cumsum(0)[:-1].tolist()
-        parts = structures.atomic_numbers.cpu().tensor_split(ends)
-        formulas = []
-        for numbers in parts:
-            found, counts = torch.unique(numbers, return_counts=True)
-            formulas.append(
-                {chemical_symbols[z]: n for z, n in zip(found.tolist(), counts.tolist(), strict=True)}
-            )
+        formulas = [
+            {chemical_symbols[z]: int(counts[z]) for z in torch.nonzero(counts).flatten().tolist()}
+            for counts in element_counts(structures)
+        ]
         return cls(formulas, values)
 
     @property

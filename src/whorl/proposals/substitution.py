@@ -22,7 +22,8 @@ from whorl.proposals.formulas import FormulaModel, ProposedFormula
 from whorl.proposals.settings import FormulaRequest
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
-from whorl.structures.composition import covalent_radii
+from whorl.structures.composition import covalent_radii, element_counts
+from whorl.surrogates.selection import hit_probability
 
 _GENERATIONS = 4
 _PER_FORMULA = 6  # proposed in each generation, for each one that is asked for
@@ -135,7 +136,7 @@ class Substitution:
             )
             order = rng.permutation(len(proposals)).tolist()
             if target is not None:
-                chance = hit_probability(values, errors, target, tolerance)
+                chance = hit_probability(values, errors, lower=target - tolerance, upper=target + tolerance)
                 order = torch.argsort(chance, descending=True, stable=True).tolist()
         first: dict[object, int] = {}
         for k in order:
@@ -158,14 +159,6 @@ class Substitution:
         return value, torch.full_like(value, self.formulas.error or torch.nan)
 
 
-def hit_probability(
-    value: Float[Tensor, "n"], error: Float[Tensor, "n"], target: float, tolerance: float
-) -> Float[Tensor, "n"]:
-    """Return the probability that a property, normally distributed, is within a tolerance of the target."""
-    upper, lower = ((target + side * tolerance - value) / error for side in (1.0, -1.0))
-    return torch.special.ndtr(upper) - torch.special.ndtr(lower)
-
-
 def _atomic_volumes(structures: StructureBatch) -> Float[Tensor, "119"]:
     """Return the volume of an atom of each element in Å³."""
     from scipy.optimize import nnls
@@ -175,9 +168,7 @@ def _atomic_volumes(structures: StructureBatch) -> Float[Tensor, "119"]:
     if not len(periodic):
         return radii
     crystals = structures[periodic]
-    counts = torch.zeros(len(crystals), 119, dtype=torch.float64)
-    ones = torch.ones(len(crystals.atomic_numbers), dtype=torch.float64)
-    counts.index_put_((crystals.structure_index, crystals.atomic_numbers), ones, accumulate=True)
+    counts = element_counts(crystals)
     volume = volumes(crystals.cells)
     prior = radii * float((volume / (counts @ radii)).median())
     # Errors of a volume count in proportion; the prior counts as a few structures do.

@@ -36,6 +36,7 @@ from whorl.structures.connectivity import count_pieces, join_pieces
 from whorl.structures.neighbors import neighbor_list
 from whorl.surrogates.additive import AdditiveSurrogate
 from whorl.surrogates.base import StructureSurrogate
+from whorl.surrogates.selection import hit_probability
 from whorl.surrogates.settings import SurrogateSettings
 
 _AT_ONCE = 50  # structures
@@ -76,13 +77,9 @@ class Requested:
         return values.clamp(self.lower, self.upper) - values
 
     def confidence(self, mean: Float[Tensor, "B"], uncertainty: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-        r"""Return the probability of a hit, 1 where the uncertainty is not known (NaN).
-
-        .. math:: \Phi\Bigl(\frac{h + t - f}{u}\Bigr) - \Phi\Bigl(\frac{l - t - f}{u}\Bigr)
-        """
-        normal = torch.special.ndtr
-        above = normal((self.upper + self.tolerance - mean) / uncertainty)
-        return (above - normal((self.lower - self.tolerance - mean) / uncertainty)).nan_to_num(1.0)
+        """Return the probability of a hit, 1 where the uncertainty is not known (NaN)."""
+        lower, upper = self.lower - self.tolerance, self.upper + self.tolerance
+        return hit_probability(mean, uncertainty, lower=lower, upper=upper).nan_to_num(1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

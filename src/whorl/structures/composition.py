@@ -79,6 +79,15 @@ def composition(formula: str) -> dict[str, int]:
     return dict(counts)
 
 
+def element_counts(structures: Structures) -> Float[torch.Tensor, "B 119"]:
+    """Return the number of atoms of each element, by atomic number, as float64."""
+    structures = as_batch(structures)
+    counts = torch.zeros(len(structures), 119, dtype=torch.float64)
+    one = torch.ones(len(structures.atomic_numbers), dtype=torch.float64)
+    place = (structures.structure_index.cpu(), structures.atomic_numbers.cpu())
+    return counts.index_put_(place, one, accumulate=True)
+
+
 def covalent_radii(numbers: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
     """Return covalent radii in Å (ASE's table, Cordero et al. 2008)."""
     from ase.data import covalent_radii as table

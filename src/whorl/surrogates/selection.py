@@ -170,6 +170,27 @@ def miss_probability(
     return below + above
 
 
+def hit_probability(
+    predicted: Float[Tensor, "*n"],
+    uncertainty: Float[Tensor, "*n"],
+    *,
+    lower: Tensor | float,
+    upper: Tensor | float,
+) -> Float[Tensor, "*n"]:
+    r"""Return the probability that a value :math:`y \sim \mathcal N(p, u^2)` is within a range.
+
+    .. math:: \Phi\!\left(\frac{h - p}{u}\right) - \Phi\!\left(\frac{l - p}{u}\right)
+
+    Args:
+        predicted: p, in units of the property.
+        uncertainty: u > 0; where it is NaN, the result is.
+        lower: l, a number or one for each.
+        upper: h, likewise.
+    """
+    normal = torch.special.ndtr
+    return normal((upper - predicted) / uncertainty) - normal((lower - predicted) / uncertainty)
+
+
 def reference_spread(
     features: Float[Tensor, "m f"], properties: Float[Tensor, "m"], *, target: float, tolerance: float
 ) -> float:

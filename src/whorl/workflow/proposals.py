@@ -16,10 +16,11 @@ from whorl.datasets import Dataset, load_dataset, save_dataset, write_extxyz
 from whorl.errors import InputError
 from whorl.files import contents_hash, provenance, write_text
 from whorl.proposals.settings import FormulaRequest
-from whorl.proposals.substitution import ProposedStructures, Substitution, hit_probability
+from whorl.proposals.substitution import ProposedStructures, Substitution
 from whorl.structures.batch import StructureBatch
 from whorl.surrogates import AdditiveSurrogate
 from whorl.surrogates.base import Progress
+from whorl.surrogates.selection import hit_probability
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.stages.atoms import Labelled, read_labelled
@@ -175,7 +176,9 @@ def _write(
     )
     chance = torch.full_like(made.predicted, math.nan)
     if target is not None:
-        chance = hit_probability(made.predicted, made.uncertainty, target, tolerance)
+        chance = hit_probability(
+            made.predicted, made.uncertainty, lower=target - tolerance, upper=target + tolerance
+        )
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["id", "formula", "new", "parent", "target", "predicted", "uncertainty", "chance"])

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from whorl.chunked import Part, map_chunks
 from whorl.errors import InputError
 from whorl.evaluation.hull.elements import elemental_crystals
 from whorl.evaluation.hull.reference import HullEntry, HullReference
 from whorl.executors.base import Executor
 from whorl.files import stable_hash
 from whorl.potentials.base import Potential
-from whorl.potentials.relaxation import relaxed
+from whorl.potentials.relaxation_chunks import relax_chunks
 from whorl.potentials.schemes import scheme_of
 from whorl.structures.batch import StructureBatch
 from whorl.structures.composition import formula, formula_of_all
@@ -85,24 +83,30 @@ def hull_by_potential(
     if not labels:
         raise InputError("hull by a potential: got neither structures nor elements, expected some.")
     batch = StructureBatch.concatenate([part.to(dtype=torch.float64) for part in phases])
-    settings = {"steps": steps, "force_tolerance": force_tolerance, "stress_tolerance": stress_tolerance}
-    parts = map_chunks(
-        partial(_relaxed, potential, settings),
-        list(batch.chunks(_AT_ONCE)),
+    settings: dict[str, Any] = {
+        "steps": steps,
+        "force_tolerance": force_tolerance,
+        "stress_tolerance": stress_tolerance,
+    }
+    relaxation = relax_chunks(
+        batch,
+        potential,
         folder=directory,
-        key=[potential.name, settings],
         executor=executor,
         progress=progress,
+        structures_at_once=_AT_ONCE,
+        **settings,
     )
-    energies = torch.cat([part.tensors["energy"] for part in parts]).tolist()
-    notes: list[dict[str, Any]] = [note for part in parts for note in part.notes]
+    energies = (relaxation.energy.double() / batch.n_atoms.clamp_min(1)).tolist()
     entries, skipped = [], []
-    for row, (label, note) in enumerate(zip(labels, notes, strict=True)):
-        if note["status"] not in _USABLE or energies[row] != energies[row]:
-            skipped.append(f"{label}: {note['reason'] or note['status']}")
+    for row, (label, status) in enumerate(zip(labels, relaxation.status, strict=True)):
+        if status not in _USABLE or energies[row] != energies[row]:
+            skipped.append(f"{label}: {relaxation.reasons.get(row) or status}")
             continue
-        doubts = () if note["status"] == "converged" else (f"{label}: the relaxation did not converge",)
-        entries.append(HullEntry(formula=note["formula"], energy=energies[row], name=label, warnings=doubts))
+        doubts = () if status == "converged" else (f"{label}: the relaxation did not converge",)
+        entries.append(
+            HullEntry(formula=formula_of_all(batch[row]), energy=energies[row], name=label, warnings=doubts)
+        )
     if not entries:
         raise InputError(f"hull by {potential.name}: no phase could be computed. The first: {skipped[0]}.")
     count = 0 if given is None else len(given)
@@ -141,15 +145,3 @@ def _elements_of(batch: StructureBatch) -> list[str]:
 
     numbers = sorted(set(batch.atomic_numbers.tolist()))
     return [chemical_symbols[z] for z in numbers if 0 < z < len(chemical_symbols)]
-
-
-def _relaxed(potential: Potential, settings: dict[str, Any], chunk: StructureBatch) -> Part:
-    """Return the energies per atom of relaxed structures, with how each relaxation ended."""
-    result = relaxed(chunk, potential, **settings)
-    return Part(
-        {"energy": result.energy.double() / chunk.n_atoms.clamp_min(1)},
-        [
-            {"status": status, "reason": result.reasons.get(b, ""), "formula": formula_of_all(chunk[b])}
-            for b, status in enumerate(result.status)
-        ],
-    )
