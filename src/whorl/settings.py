@@ -36,6 +36,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
+Range = tuple[Count, Count]
+"""Least and greatest number."""
 Width = Annotated[int, Field(ge=1, le=10**6)]
 """Of a network, or how many things a structure has."""
 Depth = Annotated[int, Field(ge=1, le=1000)]

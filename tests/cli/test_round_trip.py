@@ -258,3 +258,23 @@ def test_the_heaviest_a_rod_and_a_crystal_that_nearly_has_its_symmetry(whorl, tm
     assert [row["recovered"] for row in rows(folder)] == ["true", "true", "true"]
     assert float(rows(folder)[1]["rmsd"]) < 1e-3
     assert len(ase.io.read(folder / "solutions" / "002.cif")) == 6
+
+
+def test_a_free_composition_is_forgotten_and_found(whorl, tmp_path):
+    path = tmp_path / "mine.extxyz"
+    ase.io.write(path, [bulk("CsCl", "cesiumchloride", a=4.12), Atoms("AuCu", [[0, 0, 0], [0, 0, 2.5]])])
+    said = whorl(
+        "invert", path, "--round-trip", "--composition", "free", "--n-atoms", "1..4", "-o", tmp_path / "o"
+    )
+    assert said.code == 0, said.err
+    assert "2 of 2 recovered" in said.err
+    found = ase.io.read(tmp_path / "o" / "solutions.extxyz", ":")
+    assert [str(atoms.symbols.formula.convert("metal")) for atoms in found] == ["CsCl", "AuCu"]
+    settings = yaml.safe_load((tmp_path / "o" / "settings.yaml").read_text(encoding="utf-8"))
+    assert settings["settings"]["composition"] == "free" and settings["settings"]["n_atoms"] == [1, 4]
+    assert settings["representations"][0]["embedding"] == 4
+
+
+def test_elements_without_a_free_composition_are_refused(whorl, structures, tmp_path):
+    said = whorl("invert", structures, "--round-trip", "--elements", "Cu,Au", "-o", tmp_path / "o")
+    assert said.code == 2 and "belongs to composition: free" in said.err

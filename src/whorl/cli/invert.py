@@ -134,6 +134,9 @@ def invert(
     `whorl invert Ni.gr --formula Ni4 --cell 3.524 --out DIR` finds the structure whose pair distribution
     function was measured, refines it, and writes it with R_w, the curves, and an HTML page.
 
+    `whorl invert FEATURES --composition free` finds the compositions too, from the features alone; add
+    --elements Cu,Au,Pt and --n-atoms 2..8 to limit them. With --round-trip it forgets the elements as well.
+
     Every target gets a loss and a status; features that probably no structure has are marked invalid. If
     interrupted, it resumes when started again.
     """
@@ -149,6 +152,9 @@ def invert(
     if round_trip:
         if wrong := [name for name in changed if name in _ONLY_GENERATED]:
             raise typer.BadParameter("belongs to generated features.", param_hint=_flag(wrong[0]))
+        free = getattr(settings, "free", None)
+        for name in ("composition", "elements", "n_atoms") if free is not None else ():
+            chosen.pop(name, None)
         wrong = [name for name in chosen if name in SEARCH_OF_GENERATED]
         if wrong or getattr(settings, "begins_with", None) is not None:
             wrong = wrong or ["starts"]
@@ -158,6 +164,7 @@ def invert(
             "representation": _own_functions(representation),
             "pooling": None if pooling is None else tuple(name.strip() for name in pooling.split(",")),
             "free_cell": bool(chosen.pop("free_cell", False)),
+            "free_composition": free,
             "budget_seconds": budget_seconds,
             "solver": solver or "population",
             "steps": chosen,

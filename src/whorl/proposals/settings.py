@@ -9,9 +9,7 @@ from ase.data import chemical_symbols
 from pydantic import Field, model_validator
 
 from whorl.errors import did_you_mean
-from whorl.settings import Count, Section
-
-Range = tuple[Count, Count]
+from whorl.settings import Range, Section
 
 
 class FormulaRequest(Section):

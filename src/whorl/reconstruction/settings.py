@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from whorl.axes import RECONSTRUCTORS
 from whorl.settings import Count, Positive, SectionOfKind, shown
 
+FREE = "free"
+"""Composition that is not known, and searched together with the structure."""
+
 
 class ReconstructorSettings(SectionOfKind):
     """Settings of a reconstructor; further keys depend on its kind."""
@@ -33,6 +36,8 @@ class SearchSettings(ReconstructorSettings):
     """Settings common to all searches."""
 
     most_samples = 100
+    frees_composition: ClassVar[bool] = False
+    """Whether the composition can be free."""
 
     weights: Literal["none", "whitening"] = "none"
     """Weights of the features in the loss: none (the paper), or whitening by the spread in the data."""
@@ -45,7 +50,7 @@ class SearchSettings(ReconstructorSettings):
     structure is as near to it as real ones are to one another."""
     composition: str | None = None
     """Composition, such as BaTiO3; by default that requested in generate, or of the most similar
-    structure."""
+    structure. Or free (population search): it is found from the features, too."""
     template: str | None = None
     """File with one structure that gives composition, cell, periodicity and the positions of frozen atoms."""
     cell: str | tuple[float, float, float, float, float, float] | None = None
@@ -101,8 +106,10 @@ class SearchSettings(ReconstructorSettings):
         from whorl.conditions import Composition
         from whorl.errors import InputError
 
+        if value == FREE and not cls.frees_composition:
+            raise ValueError("free: only the population search finds compositions, kind population")
         try:
-            if value is not None:
+            if value not in (None, FREE):
                 Composition.check(value)
         except InputError as error:
             raise ValueError(str(error)) from None

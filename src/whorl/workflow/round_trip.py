@@ -34,6 +34,7 @@ from whorl.files import (
 from whorl.locks import one_at_a_time
 from whorl.reconstruction import ClosedForm, InversionProblem, InversionResult, InversionStatus
 from whorl.reconstruction.base import ReconstructionContext
+from whorl.reconstruction.free_composition import solve_free_composition, unknown_atoms
 from whorl.reconstruction.objective import MIN_DISTANCE
 from whorl.report.comparison import Comparison, write_comparison
 from whorl.representations import Representation
@@ -225,7 +226,8 @@ def _groups(structures: StructureBatch, settings: RoundTripSettings, monitor: Mo
         if settings.free_cell and bool(one.pbc.any()) and not free:
             fixed.append(number)
         kind = settings.kind(periodic=bool(one.pbc.any()))
-        keys.setdefault((tuple(settings.declared or species_of(one)), kind, free), []).append(number)
+        species = settings.declared or species_of(one if settings.free_composition is None else plain)
+        keys.setdefault((tuple(species), kind, free), []).append(number)
     if fixed:
         monitor.warn(
             f"{listed(fixed)}: periodic in one or two directions, so the cell is kept; only cells that are "
@@ -325,15 +327,18 @@ def _search(
     clock: dict[str, Any] = (
         {} if seconds is None else {"budget_evaluations": _ENDLESS, "budget_seconds": seconds}
     )
-    return settings.reconstructor.search(
-        problem,
+    options: dict[str, Any] = {
         **clock,
-        invalid_above=math.inf,
-        seed=settings.seed,
-        checkpoint=checkpoint,
-        progress=progress,
+        "invalid_above": math.inf,
+        "seed": settings.seed,
+        "checkpoint": checkpoint,
+        "progress": progress,
         **settings.steps,
-    )
+    }
+    if settings.free_composition is not None:
+        forgotten = problem.replace(template=unknown_atoms(problem.template, problem.representation))
+        return solve_free_composition(forgotten, settings.free_composition, **options)
+    return settings.reconstructor.search(problem, **options)
 
 
 def _decode(problem: InversionProblem, checkpoint: Path, progress: ProgressCallback) -> InversionResult:

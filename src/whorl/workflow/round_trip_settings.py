@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from whorl.axes import RECONSTRUCTORS, REPRESENTATIONS
 from whorl.errors import InputError, unknown_option
 from whorl.reconstruction.base import SearchReconstructor
+from whorl.reconstruction.free_composition import FreeComposition
+from whorl.reconstruction.settings import FREE
 from whorl.representations import ACSF, InvertibleRepresentation, Representation, make_representation
 from whorl.representations.settings import RepresentationSettings
 from whorl.structures.batch import StructureBatch
 
 PRESETS = ("crystal", "fung2022", "fung2022-minimum")
 """Symmetry functions for structures of any elements."""
+_OF_CLUSTERS = "crystal to 8 Å"
+_FAR = 8.0  # Å
+_CHANNELS = 4  # of the elements, where the composition is unknown
 _SUITS_ALL = "fung2022 for clusters and molecules, crystal for what is periodic"
 
 
-def fingerprint(kind: str, species: Sequence[str], *, pooling: Sequence[str] | None = None) -> ACSF:
+def fingerprint(
+    kind: str,
+    species: Sequence[str],
+    *,
+    pooling: Sequence[str] | None = None,
+    embedding: int | None = None,
+) -> ACSF:
     """Build the representation of a kind; of several elements, each is pooled apart.
 
     Args:
@@ -28,17 +39,21 @@ def fingerprint(kind: str, species: Sequence[str], *, pooling: Sequence[str] | N
             :meth:`whorl.representations.ACSF.crystal`.
         species: Chemical symbols.
         pooling: Names of pools; by default those of the kind.
+        embedding: Number of channels in the place of the elements; None for features of each element.
 
     Raises:
         InputError: Another kind, or pools that are not known.
     """
-    if kind == "crystal":
-        acsf = ACSF.crystal(species)
+    if kind in ("crystal", _OF_CLUSTERS):
+        acsf = ACSF.crystal(species, cutoff=5.0 if kind == "crystal" else _FAR)
     elif kind in PRESETS:
         acsf = ACSF.fung2022(species, images="minimum" if kind.endswith("minimum") else "all")
     else:
         raise unknown_option("representation", kind, PRESETS)
-    changes: dict[str, Any] = {"per_centre_species": len(set(species)) > 1}
+    changes: dict[str, Any] = {
+        "per_centre_species": embedding is not None or len(set(species)) > 1,
+        "embedding": embedding,
+    }
     if pooling is not None:
         changes["pooling"] = list(pooling)
     return ACSF.from_config({**acsf.config(), **changes})
@@ -53,6 +68,8 @@ class RoundTripSettings:
             for clusters and molecules, crystal for what is periodic.
         pooling: From atoms to the structure; ``None``: as the representation has it.
         free_cell: Whether cells are discarded and reconstructed too.
+        free_composition: Whether elements and numbers of atoms are discarded too, and which there may be;
+            None: they are known.
         budget_seconds: For all targets together, however many evaluations that is; ``None``: as many
             evaluations as :func:`whorl.reconstruction.solve` gives each.
         solver: Name of a reconstructor that searches.
@@ -63,6 +80,7 @@ class RoundTripSettings:
     representation: str | RepresentationSettings | None = None
     pooling: tuple[str, ...] | None = None
     free_cell: bool = False
+    free_composition: FreeComposition | None = None
     budget_seconds: float | None = None
     solver: str = "population"
     steps: Mapping[str, Any] = field(default_factory=dict)
@@ -133,12 +151,17 @@ class RoundTripSettings:
     def declared(self) -> list[str] | None:
         """Elements that a custom representation declares, if any."""
         own = self.representation
-        return own.declared if isinstance(own, RepresentationSettings) else None
+        declared = own.declared if isinstance(own, RepresentationSettings) else None
+        if declared is None and self.free_composition is not None and self.free_composition.elements:
+            return list(self.free_composition.elements)
+        return declared
 
     def kind(self, *, periodic: bool) -> str:
         """Return the name of the representation of a structure."""
         if self.representation is None:
-            return "crystal" if periodic else "fung2022"
+            # Of an unknown composition, averages tell the fractions of the elements.
+            of_clusters = "fung2022" if self.free_composition is None else _OF_CLUSTERS
+            return "crystal" if periodic else of_clusters
         if isinstance(self.representation, str):
             return self.representation
         return "own functions" if self.representation.kind == ACSF.kind else self.representation.kind
@@ -150,7 +173,10 @@ class RoundTripSettings:
             InputError: Pools for a representation that does not pool.
         """
         if not isinstance(self.representation, RepresentationSettings):
-            return fingerprint(kind, species, pooling=self.pooling)
+            embedding = None
+            if self.free_composition is not None:
+                embedding = _CHANNELS if len(species) >= _CHANNELS else _CHANNELS - 1
+            return fingerprint(kind, species, pooling=self.pooling, embedding=embedding)
         made = self.representation.build(species, structures=structures)
         if self.pooling is None:
             return made
@@ -167,6 +193,7 @@ class RoundTripSettings:
             else own or _SUITS_ALL,
             "pooling": list(self.pooling) if self.pooling else "as the representation has it",
             "free_cell": self.free_cell,
+            **({} if (free := self.free_composition) is None else {"composition": FREE, **asdict(free)}),
             "budget_seconds": self.budget_seconds,
             "solver": "closed_form" if self.closed_form else self.solver,
             **self.steps,

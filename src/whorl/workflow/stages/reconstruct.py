@@ -33,7 +33,7 @@ from whorl.files import contents_hash, provenance, write_json, write_text
 from whorl.locks import one_at_a_time
 from whorl.reconstruction.base import Reconstruction, ReconstructionContext, Reconstructor
 from whorl.reconstruction.objective import whitening_weights
-from whorl.reconstruction.settings import ReconstructorSettings, SearchSettings
+from whorl.reconstruction.settings import FREE, ReconstructorSettings, SearchSettings
 from whorl.representations import Representation, make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
@@ -51,7 +51,10 @@ from whorl.workflow.templates import Templates, frozen_atoms, make_templates, re
 _REFERENCE_SCALE = 2000  # real structures whose neighbours are sought
 _REFERENCE_SCALE_AT_ONCE = 64
 # Keys that recipes of older runs do not have.
-_YOUNGER = ("solver", "template", "cell", "frozen", "frozen_tag", "space_group", "starts")
+_YOUNGER = (
+    *("solver", "template", "cell", "frozen", "frozen_tag", "space_group", "starts"),
+    *("elements", "n_atoms"),
+)
 _SAME = 1e-9  # distance of features up to which two structures are the same
 # Files of single crystals in their folder.
 _NUMBERED = tuple(
@@ -272,6 +275,14 @@ def _for_a_search(
     given = None if settings.template is None else _template(Path(settings.template))
     if given is not None:
         composition = formula_of_all(given)
+    free_composition = composition == FREE
+    if free_composition:
+        composition = None
+        if (formula := samples.requested.get("formula")) is not None:
+            raise InputError(
+                f"composition: got free, but the features were generated for {formula}. Leave it out, or "
+                "generate features for no formula."
+            )
     requested = _requested(samples, composition, getattr(settings, "space_group", None), monitor)
     free_cell = bool(getattr(settings, "free_cell", False))
     starts = None
@@ -283,7 +294,10 @@ def _for_a_search(
         samples,
         real=real,
         dataset=dataset,
-        composition=composition,
+        # Of a composition that is not known, templates give cells and periodicity alone.
+        composition=(context.representation.species or ("H",))[0]
+        if free_composition and dataset is None
+        else composition,
         requested=requested,
         free_cell=free_cell,
         given=given,
