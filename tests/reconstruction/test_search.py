@@ -245,6 +245,19 @@ def test_structures_given_as_starts_are_where_the_search_begins():
     assert without.status[0] is not InversionStatus.CONVERGED
 
 
+def test_a_budget_smaller_than_a_population_goes_to_the_starts_alone():
+    problem, originals = problem_of([molecule("C2H4")], MOLECULES)
+    problem = problem.replace(weights=torch.ones_like(problem.target))
+    near = originals.replace(
+        positions=originals.positions
+        + 0.05 * torch.randn(originals.positions.shape, generator=torch.Generator().manual_seed(0)).double()
+    )
+    polished = solve(problem, budget_evaluations=10, starts=[near])
+    searched = solve(problem, budget_evaluations=10)
+    assert int(polished.evaluations) <= 100 < int(searched.evaluations)
+    assert bool(rmsd(polished.structures, originals) < 0.01)
+
+
 def test_starts_fit_a_fixed_cell_and_leave_frozen_atoms_where_they_are():
     salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
     batch = from_ase(salt)

@@ -1,6 +1,15 @@
+import csv
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+
+import ase.io
+
+from benchmarks.embedding import perovskites
+from whorl.datasets.crystal_files import cif_text
+from whorl.structures import StructureBatch, to_ase
+from whorl.structures.cells import volumes
+from whorl.structures.composition import is_charge_neutral
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -36,3 +45,27 @@ def test_crystals_come_back_with_their_space_groups(tmp_path, monkeypatch, capsy
     assert "invalid" not in said
     assert not list(tmp_path.iterdir())
     assert lines_of("crystals") <= 40
+
+
+def table_of_perovskites(path: Path) -> StructureBatch:
+    crystals = perovskites(24, ["O", "F", "Ti", "Sr", "Ba", "Ca"])
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["cif", "length"])
+        table.writerows([cif_text(one), float(volumes(one.cells)) ** (1 / 3)] for one in crystals)
+    return crystals
+
+
+def test_a_table_becomes_cifs_of_new_formulas(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    known = to_ase(table_of_perovskites(Path("crystals.csv")))
+    load("csv_to_cifs").main(
+        "crystals.csv", "length", 4.8, tolerance=0.5, elements=["O"], count=1, epochs=2, evaluations=1
+    )
+    files = list(Path("cifs/candidates").rglob("*.cif"))
+    assert files
+    for file in files:
+        formula = ase.io.read(file).get_chemical_formula()
+        assert "O" in formula and is_charge_neutral(formula)
+        assert formula not in {one.get_chemical_formula() for one in known}
+    assert "reconstruct/all: " in capsys.readouterr().out

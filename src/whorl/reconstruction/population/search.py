@@ -324,11 +324,14 @@ class _Search:
         return target.refused is not None or done or self._is_spent
 
     @property
+    def _budget(self) -> int:
+        if self.method.budget is not None:
+            return self.method.budget
+        return int(_BUDGET / max(1.0, len(self.target.atoms.numbers) / 10))
+
+    @property
     def _is_spent(self) -> bool:
-        budget = self.method.budget
-        if budget is None:
-            budget = int(_BUDGET / max(1.0, len(self.target.atoms.numbers) / 10))
-        return self.target.evaluations >= budget
+        return self.target.evaluations >= self._budget
 
     def round(self) -> None:
         """Begin a population, or go one round further with it."""
@@ -345,7 +348,25 @@ class _Search:
         target.end_round(self.population.patience)
 
     def _open(self) -> None:
-        """Begin a population: the best of many random arrangements, improved."""
+        """Begin a population: the best of many random arrangements, and the given structures, improved.
+
+        A budget that is no larger than what the random ones take goes to the given ones alone.
+        """
+        size, target = self.population, self.target
+        given = () if target.ends else target.given
+        small = self._budget <= size.first * sum(size.opening)
+        if given and small and self.problem.weights is not None:
+            jobs = Jobs(target, [], [], [])
+        else:
+            jobs = self._random()
+        for start in given:
+            jobs.append(*start, None)
+        broad, fine = size.opening
+        self._deliver(self._improve(jobs, broad=broad, fine=fine))
+        self._complete()
+
+    def _random(self) -> Jobs:
+        """Return the best of many random arrangements."""
         size, target = self.population, self.target
         positions, cells, groups = self._candidates()
         jobs = Jobs(target, list(positions), list(cells), groups)
@@ -359,13 +380,7 @@ class _Search:
         order = distance.argsort(stable=True).tolist()
         most = _SCREENED * size.first if target.is_large else size.first
         jobs = jobs.pick(_share_out(order, [symmetry_class(groups[p]) for p in order], most, target.rarity))
-        if target.is_large:
-            jobs = self._screened(jobs)
-        for start in () if target.ends else target.given:
-            jobs.append(*start, None)
-        broad, fine = size.opening
-        self._deliver(self._improve(jobs, broad=broad, fine=fine))
-        self._complete()
+        return self._screened(jobs) if target.is_large else jobs
 
     def _candidates(self) -> tuple[Tensor, Tensor, list[Group | None]]:
         target = self.target

@@ -68,6 +68,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
     settings, given = recipe.reconstruct, recipe.data.features
     if settings is None:
         return
+    begins = isinstance(settings, SearchSettings) and (settings.begins_with or recipe.generate.formulas)
     for label in run.labels:
         structures = run.structures(label)
         yield Step(
@@ -76,6 +77,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
             run=partial(reconstruct, output=structures, **reconstruction_of_run(run, label)),
             needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
             scratch=(f"{structures.stem}-search",),
+            version=2 if begins else 1,  # 1 had random starts too, whatever the budget
         )
 
 
