@@ -5,6 +5,9 @@ time, which is that of the process and thus hardly depends on what else the mach
 crystals for heats over the central 90 % of the data (``spread``), and for one low heat (``low``). All are
 written, good and bad ones, to ``CODEC-GENERATOR-SET.extxyz``. What is there is not made again.
 
+With ``--steps``, all are trained for the same number of steps of what generates, whatever the time: a
+Wasserstein GAN makes several steps of its critic for each of these.
+
 The table is of ``spread``: validity, uniqueness and so on of the crystals as decoded and symmetrised, and
 their heats by one surrogate of canonical tensors, trained on all crystals but those held out, with the
 error for heats in another order.
@@ -13,6 +16,7 @@ error for heats in another order.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -30,6 +34,7 @@ from whorl.datasets.extxyz import write_extxyz
 from whorl.evaluation import Reference, Samples, evaluate
 from whorl.files import read_json, write_json
 from whorl.generators import ConditionalGenerator, fit, load_model, save_model
+from whorl.generators.adversarial import energy_distance
 from whorl.representations import CrysTens, make_representation
 from whorl.structures import StructureBatch
 from whorl.surrogates import NetworkSurrogate
@@ -45,7 +50,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "flow_matching": {"channels": 16},
 }
 BATCH = {"gan": 16, "wgan_gp": 16}
-
+CONSISTENCY = (
+    "variance_lengths",
+    "variance_space_group",
+    "variance_coordinates",
+    "coordinate_agreement",
+    "pairwise_difference",
+)
 
 COLUMNS = {
     "tensor": "tensor",
@@ -59,6 +70,12 @@ COLUMNS = {
     "unique": "unique (%)",
     "novel": "novel (%)",
     "median_ks": "median K–S",
+    "energy_distance": "energy distance",
+    "variance_lengths": "lengths (Å²)",
+    "variance_space_group": "space group",
+    "variance_coordinates": "coordinates",
+    "coordinate_agreement": "Δ coordinate",
+    "pairwise_difference": "Σ pairwise",
     "within": "within 0.3 eV (%)",
     "mae": "error (eV)",
     "mae_other_order": "for other heats",
@@ -98,8 +115,12 @@ def trained(
 
     plan = options.output / f"{codec}-{kind}.json"
     if not plan.exists():
-        epochs = epochs_in(options.seconds, make, tensors, heats, **data)
-        write_json(plan, {"epochs": epochs, "planned_seconds": options.seconds})
+        if options.steps is None:
+            epochs = epochs_in(options.seconds, make, tensors, heats, **data)
+        else:
+            batches = math.ceil((len(heats) - len(data["validation"])) / data["batch_size"])
+            epochs = math.ceil(options.steps * getattr(make(), "critic_steps", 1) / batches)
+        write_json(plan, {"epochs": epochs, "planned_seconds": options.seconds, "steps": options.steps})
     record = read_json(plan)
     model = make()
     start = time.process_time()
@@ -156,8 +177,8 @@ def surrogate_of(options: argparse.Namespace, tensors: Tensor, heats: Tensor) ->
 
 def sampled(
     options: argparse.Namespace, name: str, model: ConditionalGenerator, encoder: CrysTens, targets: Tensor
-) -> tuple[Samples, float]:
-    """Return crystals for heats, also written to a file, and CPU seconds for each of them."""
+) -> tuple[Samples, Tensor, float]:
+    """Return crystals for heats, also written to a file, their tensors, and CPU seconds for each of them."""
     start = time.process_time()
     made = model.sample(targets[:, None], rng=torch.Generator().manual_seed(options.seed))
     decoded = encoder.decode(made)
@@ -175,8 +196,16 @@ def sampled(
         structures=crystals,
         rows=decoded.index,
         skipped=decoded.skipped,
+        consistency={name: getattr(decoded.measures, name).double() for name in CONSISTENCY},
     )
-    return samples, seconds
+    return samples, made, seconds
+
+
+def distance(made: Tensor, real: Tensor) -> float:
+    """Return the energy distance of tensors, in units of the standard deviation of the real ones."""
+    made, real = made.flatten(1), real.flatten(1)
+    spread = real.var(0, correction=0).sum().sqrt()
+    return float(energy_distance(real / spread, made / spread))
 
 
 def measured(
@@ -198,6 +227,7 @@ def measured(
         "decoded": 100 * len(samples.structures) / len(samples.ids),
         **{name: overall[f"percent_{name}"] for name in ("valid", "symmetric", "unique", "novel")},
         "median_ks": float(statistics.median()) if len(statistics) else None,
+        **{name: float(samples.consistency[name].nanmean()) for name in CONSISTENCY},
         "mae": float((predicted - targets).abs().mean()),
         "mae_other_order": float((predicted - others).abs().mean()),
         "within": 100 * float(((predicted - targets).abs() <= 0.3).sum()) / len(samples.ids),
@@ -212,6 +242,7 @@ def main() -> int:
     parser.add_argument("--codecs", default=",".join(CODECS))
     parser.add_argument("--generators", default=",".join(MODELS))
     parser.add_argument("--seconds", type=float, default=600.0, help="CPU time of each training")
+    parser.add_argument("--steps", type=int, help="of each generator, in place of CPU time")
     parser.add_argument("--low", type=float, default=0.3, help="heat of the set 'low'")
     parser.add_argument("--samples", type=int, default=500, help="of each set")
     parser.add_argument("--seed", type=int, default=0)
@@ -255,10 +286,12 @@ def main() -> int:
             name = f"{codec}-{kind}"
             kept = options.output / f"{name}-measures.json"
             if not kept.exists():
-                low = torch.full((count,), options.low)
-                sampled(options, f"{name}-low", model, encoder, low)
-                samples, seconds = sampled(options, f"{name}-spread", model, encoder, spread)
+                if options.steps is None:
+                    low = torch.full((count,), options.low)
+                    sampled(options, f"{name}-low", model, encoder, low)
+                samples, made, seconds = sampled(options, f"{name}-spread", model, encoder, spread)
                 row = measured(samples, reference, (canonical, surrogate))
+                row["energy_distance"] = distance(made, tensors[held_out(len(tensors))])
                 write_json(kept, {**read_json(options.output / f"{name}.json"), "each": seconds, **row})
             row = read_json(kept)
             row |= {"tensor": codec, "generator": kind}
