@@ -1,7 +1,9 @@
 """Structures back from rows in closed form: disordered, ordered and alloyed clusters, and noisy rows.
 
-Settings of the inverse (tolerances, steps) were chosen on the seeds 0 to 119 of disordered clusters, and on
-relaxed ones of other seeds and cut-outs of fcc; what is reported is from the seeds 1000 and up.
+Ordered ones are relaxed by EMT, closed shells, geometric bodies, and pieces of simple cubic lattices, in
+which most distances are equal. Settings of the inverse (tolerances, steps) were chosen on the seeds 0 to 219,
+on bodies and on pieces of lattices; what is reported of disordered and of annealed clusters is from the seeds
+1000 and up.
 
     python -m benchmarks.reconstruction.rows [--quick]
 """
@@ -19,6 +21,7 @@ from ase.md.langevin import Langevin
 from ase.optimize import FIRE
 from ase.units import fs
 
+from benchmarks.reconstruction import suites
 from whorl.evaluation.matching import rmsd
 from whorl.representations import Rows
 from whorl.structures import from_ase
@@ -97,7 +100,17 @@ def main() -> None:
             within=0.05,
         )
     for n in (20,) if arguments.quick else (20, 38, 55):
-        measure(f"annealed and relaxed by EMT, {n} atoms", [relaxed(n, seed) for seed in seeds], within=1e-3)
+        measure(f"annealed and relaxed by EMT, {n} atoms", [relaxed(n, seed) for seed in seeds])
+    measure("geometric bodies", suites.shapes()[:3] if arguments.quick else suites.shapes())
+    counts = (
+        [(3, 3, 1)] if arguments.quick else [(3, 3, 1), (4, 4, 1), (5, 5, 1), (2, 5, 1), (3, 3, 3), (4, 4, 4)]
+    )
+    measure(
+        "pieces of cubic lattices",
+        [Atoms(positions=2.6 * np.argwhere(np.ones(n)), numbers=[78] * np.prod(n)) for n in counts],
+    )
+    if not arguments.quick:
+        measure("closed shells relaxed by EMT, and C60", suites.ordered())
 
 
 if __name__ == "__main__":

@@ -29,6 +29,17 @@ def disordered(symbols: str, seed: int) -> Atoms:
     return Atoms(symbols, points)
 
 
+def lattice(*counts: int) -> np.ndarray:
+    """Return the points of a simple cubic lattice."""
+    return 2.6 * np.argwhere(np.ones(counts)).astype(float)
+
+
+def square_of_eight() -> np.ndarray:
+    """Return eight points around a square, in a plane."""
+    grid = lattice(3, 3, 1)
+    return np.delete(grid - grid.mean(0), 4, axis=0) * (2.5 / 2.6)
+
+
 def made_for(*atoms: Atoms, **settings) -> tuple[Rows, torch.Tensor]:
     structures = from_ase(list(atoms))
     species = sorted({symbol for one in atoms for symbol in one.get_chemical_symbols()})
@@ -168,8 +179,13 @@ def test_molecules_come_back():
         Icosahedron("Pt", 2),
         molecule("C2H4"),
         molecule("CH4"),
+        Atoms("Pt9", lattice(3, 3, 1)),
+        Atoms("Pt10", lattice(2, 5, 1)),
+        Atoms("Pt27", lattice(3, 3, 3)),
+        Atoms("NiPt" * 6, lattice(2, 3, 2)),
+        Atoms("Pt16", np.concatenate([ring := square_of_eight(), ring[:, [0, 2, 1]] + [2.5, 0.0, 0.0]])),
     ],
-    ids=["octahedron", "ico13", "ethylene", "methane"],
+    ids=["octahedron", "ico13", "ethylene", "methane", "3×3", "2×5", "3×3×3", "alloy", "interlocked"],
 )
 def test_symmetric_structures_come_back_though_many_distances_are_equal(atoms):
     rows, values = made_for(atoms)

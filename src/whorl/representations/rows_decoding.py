@@ -42,6 +42,7 @@ _NOISE = 1.2  # of the root mean square that the lists alone leave: that of the 
 _WORST = 0.05  # above it, rows are no sums of gaussians, and no atom is placed by them
 _TOLERANCES = (1e-5, 3e-4, 3e-3, 0.02)  # Å; of distances by which atoms are placed
 _CHOICES = 40  # atoms that are placed in all, for each atom of the structure
+_MORE_CHOICES = 400  # of them, where rows have no noise
 _STRAIGHT = 0.05  # Å; difference of distances from those of atoms on a line
 _LONGEST_STEP = 0.3  # Å
 
@@ -233,7 +234,10 @@ def decode(target: Array, kinds: NDArray[np.int64], gaussians: Gaussians) -> tup
         return np.zeros((1, 3)), rows.misfit(np.zeros((1, 3)))
     best = np.zeros((n, 3)), np.inf
     lists, errors = rows.lists()
-    for guess in _guesses(lists, errors, rows.blocks, place=n > 3 and rows.least < _WORST):
+    choices = _MORE_CHOICES if rows.least < EXACT else _CHOICES
+    if n <= 3 or rows.least > _WORST:
+        choices = 0
+    for guess in _guesses(lists, errors, rows.blocks, choices=choices):
         positions = rows.fitted(guess)
         misfit = rows.misfit(positions)
         if misfit < best[1]:
@@ -243,14 +247,14 @@ def decode(target: Array, kinds: NDArray[np.int64], gaussians: Gaussians) -> tup
     return best
 
 
-def _guesses(lists: Array, errors: Array, blocks: list[slice], *, place: bool) -> Iterator[Array]:
+def _guesses(lists: Array, errors: Array, blocks: list[slice], *, choices: int) -> Iterator[Array]:
     """Yield positions, from the most likely to the least."""
     positions = _completed(_paired(lists, errors, blocks))
     yield positions
     yield _repaired(lists, blocks, positions)
     yield from _on_a_line(lists, blocks)
-    for tolerance in _TOLERANCES if place else ():
-        yield from placed(lists, errors, blocks, tolerance=tolerance, choices=_CHOICES * len(lists))
+    for tolerance in _TOLERANCES if choices else ():
+        yield from placed(lists, errors, blocks, tolerance=tolerance, choices=choices * len(lists))
 
 
 class _Rows:

@@ -2,26 +2,36 @@
 
 In symmetric structures a distance occurs in the lists of many atoms, and which two atoms it belongs to cannot
 be told from the lists. Three atoms are placed first, the base; each other atom has a candidate position for
-each three distances that it may have to these. The atom with the fewest candidates is placed next. Candidates
-of the others are dropped whose distance to it is not in both lists, or is used up there; if an atom has none
-left, or there are fewer places than atoms, the last choice is taken back. As soon as there are as many places
-as atoms left, these are assigned by their lists.
+each three distances that it may have to these. Atoms with the same lists are one class, and have their
+candidates in common: which of them is where makes no difference, so that a place that was tried in vain for
+one is none for the others. An atom of the class with the fewest candidates to spare is placed next.
+Candidates are dropped whose distance to it is not in both lists, or is used up there, and those whose own
+list cannot be completed from the atoms and candidates that are left. If a class has fewer left than atoms, or
+there are fewer places than atoms, the last choice is taken back. As soon as there are as many places as atoms
+left, these are assigned by their lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 Array = NDArray[Any]
 
-_CHOICES = 2  # atoms placed in all with one base, for each atom
+_CHOICES = 2  # atoms placed in all with one base, for each atom, before the next base is tried
+_MORE = 4  # times as many, when all bases have been tried
 _AT_ONCE = 4_000_000  # numbers held at a time
+_MOST = 20_000_000  # pairs of candidates that are compared
+_SURE = 5  # atoms placed, from which on candidates are as exact as lists
+_FAR = 1e3  # Å
 _SAME = 0.1  # Å; candidates of one atom nearer to each other are one
 
 
@@ -35,17 +45,25 @@ def placed(
         errors: Of the distances in Å, shape (N, N).
         blocks: Columns of each species, and rows of its atoms.
         tolerance: Error of all distances, in addition, in Å.
-        choices: Atoms that may be placed, with those that are taken back.
+        choices: Atoms that may be placed, with those that are taken back; a base counts as all atoms.
     """
     atoms = _Atoms(lists, errors, blocks, tolerance)
-    for positions, candidates in atoms.bases():
-        order = list(positions)
-        left = [min(choices, _CHOICES * len(lists))]
-        choices -= left[0]
-        yield from atoms.extended(order, np.array([positions[i] for i in order]), candidates, left)
-        choices += left[0]
-        if choices <= 0:
-            return
+    most, exhausted = _CHOICES * len(lists), False
+    while not exhausted:
+        exhausted = True
+        for positions, candidates in atoms.bases():
+            choices -= len(lists)  # of the time
+            if choices <= 0:
+                return
+            if candidates is None:
+                continue
+            order = list(positions)
+            left = [min(choices, most)]
+            choices -= left[0]
+            yield from atoms.extended(order, np.array([positions[i] for i in order]), candidates, left)
+            choices += left[0]
+            exhausted &= left[0] > 0
+        most *= _MORE
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class _Candidates:
     """Positions that atoms may have.
 
     Attributes:
-        atom: Which atom each is of, shape (M,).
+        atom: Which atom each is of, the first of its class, shape (M,).
         position: In Å, shape (M, 3).
         error: Of its distances in Å, shape (M,).
     """
@@ -64,6 +82,10 @@ class _Candidates:
 
     def __getitem__(self, index: Array) -> _Candidates:
         return _Candidates(self.atom[index], self.position[index], self.error[index])
+
+
+_Base = tuple[dict[int, Array], _Candidates | None]
+"""Positions of three atoms, and the candidates of all others; None if these are the base of no structure."""
 
 
 class _Atoms:
@@ -83,6 +105,24 @@ class _Atoms:
         finite = lists[np.isfinite(lists)]
         self.sees_all = len(finite) == lists.size
         self.reach = np.inf if self.sees_all else finite.max(initial=0.0) - 2.0 * tolerance
+        self.class_of = self._classes()
+        self.members = np.bincount(self.class_of, minlength=n)
+        # How often each value is in its list, at least.
+        flat = self.values.reshape(n * len(blocks), -1)
+        self.often = _within(flat, flat, np.full(flat.shape, 0.5 * tolerance)).reshape(self.values.shape)
+
+    def _classes(self) -> NDArray[np.int64]:
+        """Return the first atom with the lists of each."""
+        flat, error = self.values.reshape(self.n, -1), self.errors.reshape(self.n, -1)
+        with np.errstate(invalid="ignore"):
+            gap = np.nan_to_num(np.abs(flat[:, None] - flat), nan=0.0)  # both infinite
+        alike = (gap <= 0.5 * self.tolerance + np.maximum(error[:, None], error)).all(2)
+        alike &= self.kind[:, None] == self.kind
+        first = np.arange(self.n)
+        for i in range(self.n):
+            if first[i] == i:
+                first[(first >= i) & alike[i] & (first == np.arange(self.n))] = i
+        return first
 
     def common(self, i: int, j: int) -> Array:
         """Return the distances that two atoms may have, each once, and their errors, shape (2, m)."""
@@ -106,52 +146,63 @@ class _Atoms:
         some = np.isfinite(self.values[atom, kind])
         return np.stack([self.values[atom, kind, some], self.errors[atom, kind, some]])
 
-    def bases(self) -> Iterator[tuple[dict[int, Array], _Candidates]]:
+    @cached_property
+    def shared(self) -> dict[tuple[int, int], Array]:
+        """Distances that atoms of two classes may have."""
+        classes = np.unique(self.class_of).tolist()
+        return {(i, j): self.common(i, j) for i in classes for j in classes}
+
+    def bases(self) -> Iterator[_Base]:
         """Yield positions of three atoms, and the candidates of all others."""
-        n = self.n
-        common = {(i, j): self.common(i, j) for i in range(n) for j in range(n) if i != j}
-        count = np.array(
-            [[common[i, j].shape[1] if i != j else 0 for j in range(n)] for i in range(n)], dtype=float
-        )
+        n, of = self.n, self.class_of.tolist()
+        count = np.array([[self.shared[i, j].shape[1] for j in of] for i in of], dtype=float)
         count[count == 0] = np.inf
         np.fill_diagonal(count, 0.0)
         first = int(count.sum(1).argmin())
         second = min(
             (j for j in range(n) if j != first), key=lambda j: count[first, j] + 1e-3 * count[j].sum()
         )
-        others = [j for j in range(n) if j not in (first, second)]
-        triangles: list[tuple[float, float, float]] = []
+        others = {of[j]: j for j in range(n) if j not in (first, second)}.values()
         for third in sorted(others, key=lambda j: count[first, j] * count[second, j] + 1e-3 * count[j].sum()):
-            triangles = [
-                (a, b, c)
-                for a in common[first, second][0]
-                for b in common[first, third][0]
-                for c in common[second, third][0]
-                if min(a + b - c, a + c - b, b + c - a) > 0.05
-                and self._twice(first, second, third, a, b)
-                and self._twice(second, first, third, a, c)
-                and self._twice(third, first, second, b, c)
-            ]
-            if triangles:
-                break
+            yield from self._bases(first, second, third)
+
+    def _bases(self, first: int, second: int, third: int) -> Iterator[_Base]:
+        """Yield the bases of three atoms, the likely ones first."""
+        of, kinds = self.class_of.tolist(), self.kind.tolist()
+        triangles = [
+            (a, b, c)
+            for a in self.shared[of[first], of[second]][0]
+            for b in self.shared[of[first], of[third]][0]
+            for c in self.shared[of[second], of[third]][0]
+            if min(a + b - c, a + c - b, b + c - a) > 0.05
+            # Two atoms of one class may change places.
+            and not ((of[second] == of[third] and a > b) or (of[first] == of[second] and b > c))
+            and self._twice(first, second, third, a, b)
+            and self._twice(second, first, third, a, c)
+            and self._twice(third, first, second, b, c)
+        ]
+        pairs = [(first, kinds[second]), (first, kinds[third]), (second, kinds[third])]
 
         def likelihood(sides: tuple[float, float, float]) -> float:
-            a, b, c = (self._often(*of, side) for of, side in zip(pairs, sides, strict=True))
+            a, b, c = (self._often(*pair, side) for pair, side in zip(pairs, sides, strict=True))
             return min(_area(*sides), 4.0) * a * b * c
 
-        kinds = self.kind.tolist()
-        pairs = [(first, kinds[second]), (first, kinds[third]), (second, kinds[third])]
+        left = self._left([first, second, third])
         for a, b, c in sorted(triangles, key=likelihood, reverse=True):
             x = (a * a + b * b - c * c) / (2.0 * a)
             y = np.sqrt(b * b - x * x)
             base = {first: np.zeros(3), second: np.array([a, 0.0, 0.0]), third: np.array([x, y, 0.0])}
-            parts = [
-                self._trilaterated(j, common[first, j], common[second, j], common[third, j], a, x, y)
-                for j in others
-                if j != third
-            ]
-            if all(len(part.atom) for part in parts):
-                yield base, _joined(parts)
+            candidates = _joined(
+                [
+                    self._trilaterated(j, [self.shared[of[i], j] for i in base], a, x, y)
+                    for j in np.nonzero(left)[0].tolist()
+                ]
+            )
+            yield base, self._supported(list(base), np.array(list(base.values())), candidates)
+
+    def _left(self, placed: list[int]) -> NDArray[np.int64]:
+        """Return how many atoms of each class are not placed."""
+        return self.members - np.bincount(self.class_of[placed], minlength=self.n)
 
     def _twice(self, atom: int, one: int, other: int, a: float, b: float) -> bool:
         """Tell whether an atom may have these distances to two others."""
@@ -164,9 +215,8 @@ class _Atoms:
         values, errors = self._known(atom, kind)
         return int((np.abs(values - distance) < 4.0 * self.tolerance + errors).sum())
 
-    def _trilaterated(
-        self, atom: int, to_first: Array, to_second: Array, to_third: Array, a: float, x: float, y: float
-    ) -> _Candidates:
+    def _trilaterated(self, atom: int, to_base: list[Array], a: float, x: float, y: float) -> _Candidates:
+        to_first, to_second, to_third = to_base
         shape = np.indices((to_first.shape[1], to_second.shape[1], to_third.shape[1])).reshape(3, -1)
         one, two, three = to_first[0][shape[0]], to_second[0][shape[1]], to_third[0][shape[2]]
         error = np.stack([to_first[1][shape[0]], to_second[1][shape[1]], to_third[1][shape[2]]]).max(0)
@@ -194,28 +244,58 @@ class _Atoms:
             result[order] = positions
             yield result
             return
-        counts = np.bincount(candidates.atom, minlength=self.n).astype(float)
-        counts[order] = np.inf
-        atom = int(counts.argmin())
-        own = candidates[candidates.atom == atom]
-        if len(order) == 3:
-            own = own[own.position[:, 2] >= 0.0]  # of mirror images, one
-        for position in own.position:
-            if left[0] <= 0:
+        members = self._left(order)
+        spare = np.bincount(candidates.atom, minlength=self.n) - members.astype(float)
+        spare[members == 0] = np.inf
+        kind = int(spare.argmin())
+        atom = next(i for i in np.nonzero(self.class_of == kind)[0].tolist() if i not in order)
+        placed = [*order, atom]
+        own = np.nonzero(candidates.atom == kind)[0]
+        if len(order) == 3:  # of mirror images, one
+            own = own[candidates.position[own, 2] >= 0.0]
+        untried = np.ones(len(candidates.atom), dtype=bool)
+        for number in own:
+            if left[0] <= 0 or (untried & (candidates.atom == kind)).sum() < members[kind]:
                 return
             left[0] -= 1
-            now = np.concatenate([positions, position[None]])
-            rest = self._compatible(candidates[candidates.atom != atom], [*order, atom], now)
-            possible = np.bincount(rest.atom, minlength=self.n) > 0
-            possible[[*order, atom]] = True
-            if not possible.all():
+            untried[number] = False  # tried in vain, it is no place of any atom of the class
+            now = np.concatenate([positions, candidates.position[number][None]])
+            rest = self._supported(placed, now, self._compatible(candidates[untried], placed, now))
+            if rest is None:
                 continue
             places = _distinct(rest.position)
-            if len(places) < self.n - len(order) - 1:
+            if len(places) < self.n - len(placed):
                 continue
-            if len(places) == self.n - len(order) - 1 > 0:
-                yield self._seated([*order, atom], now, rest, places)
-            yield from self.extended([*order, atom], now, rest, left)
+            if len(places) == self.n - len(placed) > 0:
+                yield self._seated(placed, now, rest, places)
+            yield from self.extended(placed, now, rest, left)
+
+    def _supported(self, order: list[int], positions: Array, candidates: _Candidates) -> _Candidates | None:
+        """Drop candidates whose lists cannot be completed from the others; None if no structure is left."""
+        left = self._left(order)
+        error = candidates.error.max(initial=0.0) if len(order) < _SURE else 0.0
+        while (np.bincount(candidates.atom, minlength=self.n) >= left).all():
+            if (len(candidates.atom) + len(order)) ** 2 > _MOST:
+                return candidates
+            atom = np.concatenate([self.class_of[order], candidates.atom])
+            position = np.concatenate([positions, candidates.position])
+            complete = np.ones(len(atom), dtype=bool)
+            for kind in range(self.values.shape[1]):
+                places = _distinct(position[self.kind[atom] == kind], self.tolerance)
+                apart = cdist(position, places)
+                apart[apart < _SAME] = np.inf
+                values = self.values[atom, kind]
+                allowed = 5.0 * self.tolerance + self.errors[atom, kind] + error
+                allowed[len(order) :] += error
+                enough = _within(apart, values, allowed) >= self.often[atom, kind]
+                complete &= (enough | ~np.isfinite(values)).all(1)
+            if not complete[: len(order)].all():
+                return None
+            complete = complete[len(order) :]
+            if complete.all():
+                return candidates
+            candidates = candidates[complete]
+        return None
 
     def _seated(self, order: list[int], positions: Array, candidates: _Candidates, places: Array) -> Array:
         """Return positions where there are as many places as atoms left, each for the best list."""
@@ -227,7 +307,8 @@ class _Atoms:
         allowed = np.sqrt(((candidates.position[:, None] - places) ** 2).sum(2)) < _SAME
         possible = np.zeros((self.n, len(places)), dtype=bool)
         np.logical_or.at(possible, candidates.atom, allowed)
-        place, atom = linear_sum_assignment(cost.sum(2) + 1e6 * ~possible[others].T)
+        possible = possible[self.class_of[others]]
+        place, atom = linear_sum_assignment(cost.sum(2) + 1e6 * ~possible.T)
         result = np.empty((self.n, 3))
         result[order] = positions
         result[np.array(others)[atom]] = places[place]
@@ -288,7 +369,7 @@ class _Atoms:
         alike = 1 + (near & (self.kind[atom][:, None, None] == kinds)).sum(2)
         known = np.abs(of_placed - distance[..., None]) < 4.0 * self.tolerance + errors_of_placed
         enough &= known.sum(2) >= alike
-        allowed = 3.0 * self.tolerance + (candidates.error[:, None] if len(order) < 5 else 0.0)
+        allowed = 3.0 * self.tolerance + (candidates.error[:, None] if len(order) < _SURE else 0.0)
         fits = ((gap < allowed) & enough) | ~seen
         return _Candidates(atom, position, candidates.error)[fits.all(1)]
 
@@ -302,12 +383,20 @@ class _Atoms:
         return candidates[~np.tril(same, -1).any(1)]
 
 
-def _distinct(positions: Array) -> Array:
+def _within(numbers: Array, values: Array, allowed: Array) -> NDArray[np.int64]:
+    """Return how many numbers of its row are as near to each value as is allowed, shape (m, v)."""
+    row = 4.0 * _FAR * np.arange(len(numbers))[:, None]
+    ordered = (np.sort(np.minimum(numbers, 2.0 * _FAR), 1) + row).ravel()
+    values = np.minimum(values, _FAR) + row
+    return ordered.searchsorted(values + allowed, "right") - ordered.searchsorted(values - allowed, "left")
+
+
+def _distinct(positions: Array, within: float = _SAME) -> Array:
     """Return positions of which no two are at one place."""
-    if len(positions) > 1500:
-        return positions
-    same = np.sqrt(((positions[:, None] - positions) ** 2).sum(2)) < _SAME
-    return positions[~np.tril(same, -1).any(1)]
+    distinct = np.ones(len(positions), dtype=bool)
+    if len(positions):
+        distinct[cKDTree(positions).query_pairs(within, output_type="ndarray")[:, 1]] = False
+    return positions[distinct]
 
 
 def _nearest(values: Array, errors: Array, distance: Array) -> tuple[Array, Array]:
