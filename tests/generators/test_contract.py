@@ -16,14 +16,20 @@ SMALL = {
     ],
     "gan": [{"shape": [6], "channels": 8}, {"shape": [9, 8, 2], "channels": 4}],
     "wgan_gp": [{"shape": [6], "channels": 8}, {"shape": [9, 8, 2], "channels": 4}],
-    "diffusion": [{"shape": [6], "channels": 8, "steps": 3}, {"shape": [9, 8, 2], "channels": 4, "steps": 3}],
+    "diffusion": [
+        {"shape": [6], "channels": 8, "steps": 3},
+        {"shape": [9, 8, 2], "channels": 4, "steps": 3},
+        {"shape": [3, 5], "channels": 8, "steps": 3},
+    ],
     "energy_based": [
         {"shape": [6], "channels": 8, "levels": 5, "components": 3},
         {"shape": [9, 8, 2], "properties": 2, "channels": 4, "levels": 3, "guidance": 2.0},
+        {"shape": [3, 5], "channels": 4, "levels": 3},
     ],
     "flow_matching": [
         {"shape": [6], "channels": 8, "steps": 3},
         {"shape": [9, 8, 2], "properties": 2, "channels": 4, "steps": 2, "guidance": 2.0},
+        {"shape": [3, 5], "properties": 2, "channels": 8, "steps": 2, "guidance": 2.0},
     ],
     "flow": [
         {"shape": [6], "transforms": 2, "hidden": 8, "bins": 4},

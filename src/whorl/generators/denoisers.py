@@ -1,4 +1,4 @@
-"""Denoising networks: a U-Net for images, residual dense layers for vectors."""
+"""Denoising networks: a U-Net for images, a transformer for sets, residual dense layers for vectors."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _ATTENTION_SIDE = 16
 """Largest side, in pixels, of layers with attention, whose cost grows with the fourth power of the side."""
 
 _TIME_FEATURES = 64
+HEADS = 4
+"""Heads of attention between the elements of a set."""
 
 
 def diffusers() -> ModuleType:
@@ -120,10 +122,66 @@ class VectorDenoiser(nn.Module):
         self, noisy: Float[Tensor, "n f"], time: Float[Tensor, "n"], condition: Float[Tensor, "n c"]
     ) -> Float[Tensor, "n f"]:
         """Return the prediction; ``time`` in [0, 1]."""
-        frequencies = torch.logspace(0, 2, _TIME_FEATURES // 2, device=time.device)
-        phases = time.float()[:, None] * frequencies
-        known = self.embed(torch.cat([phases.sin().to(noisy), phases.cos().to(noisy), condition], 1))
+        known = self.embed(torch.cat([_waves(time).to(noisy), condition], 1))
         inside = self.first(noisy)
         for layer in self.layers:
             inside = inside + layer(inside + known)
         return self.last(inside)
+
+
+class SetDenoiser(nn.Module):
+    """A transformer (Vaswani et al. 2017, arXiv:1706.03762) of the elements of a set, whatever their order.
+
+    Args:
+        elements: Largest number N of elements.
+        features: Numbers of an element.
+        conditions: Numbers that describe what is wanted.
+        hidden: Units, a multiple of 4.
+        layers: Layers, each of attention between elements and of a perceptron of each.
+    """
+
+    def __init__(self, *, elements: int, features: int, conditions: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.elements = elements
+        self.embed = perceptron(
+            inputs=_TIME_FEATURES + conditions, outputs=hidden, layers=1, hidden=hidden, activation="silu"
+        )
+        self.first = nn.Linear(features, hidden)
+        self.layers = nn.ModuleList(_SetLayer(hidden) for _ in range(layers))
+        self.last = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, features))
+
+    def forward(
+        self, noisy: Float[Tensor, "n N f"], time: Float[Tensor, "n"], known: Float[Tensor, "n _"]
+    ) -> Float[Tensor, "n N f"]:
+        """Return the prediction; ``time`` in [0, 1], ``known`` the conditions, then 1 for each element."""
+        condition, present = known[:, : -self.elements], known[:, -self.elements :]
+        context = self.embed(torch.cat([_waves(time).to(noisy), condition], 1))[:, None]
+        # An element that is none sees itself, since attention to nothing is no number.
+        seen = (present[:, None] > 0) | torch.eye(self.elements, dtype=torch.bool, device=noisy.device)
+        inside = self.first(noisy)
+        for layer in self.layers:
+            inside = layer(inside, context, seen[:, None])
+        return self.last(inside)
+
+
+class _SetLayer(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden)
+        self.projection, self.output = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
+        self.perceptron = nn.Sequential(
+            nn.LayerNorm(hidden), nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden)
+        )
+
+    def forward(self, inside: Tensor, context: Tensor, seen: Tensor) -> Tensor:
+        projected = self.projection(self.norm(inside + context)).unflatten(2, (3, HEADS, -1))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        inside = inside + self.output(attended.transpose(1, 2).flatten(2))
+        return inside + self.perceptron(inside + context)
+
+
+def _waves(time: Float[Tensor, "n"]) -> Float[Tensor, "n 64"]:
+    """Return sines and cosines of a time in [0, 1]."""
+    phases = time.float()[:, None] * torch.logspace(0, 2, _TIME_FEATURES // 2, device=time.device)
+    return torch.cat([phases.sin(), phases.cos()], 1)

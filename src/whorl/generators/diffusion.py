@@ -52,7 +52,8 @@ class Diffusion(GuidedGenerator):
     Song et al. 2021 (arXiv:2010.02502) for DDIM, Lu et al. 2022 (arXiv:2211.01095) for DPM-Solver++.
 
     Args:
-        shape: Shape of one structure's features: (H, W, C) for images, anything else is a vector.
+        shape: Shape of one structure's features: (H, W, C) for images, (N, f) for sets, anything else is a
+            vector.
         properties: Number p of conditions.
         options: Hyperparameters, see :class:`Diffusion.Settings` and :class:`GuidedGenerator`.
 
@@ -117,13 +118,15 @@ class Diffusion(GuidedGenerator):
 
     def loss(self, batch: tuple[Tensor, Tensor], times: Tensor, hidden: Tensor) -> Tensor:
         """Return L of a batch (features, conditions) at noise levels t."""
-        clean, condition = self.to_network(batch[0]), self.given(self.condition_inside(batch[1]), ~hidden)
+        clean, known = self.to_network(batch[0]), self.known(batch[1], features=batch[0])
+        varying, condition = self.varying_in(known), self.given(known, ~hidden)
         if self.upscaler is None:
-            return self._error(self.denoiser, clean, self.varying, times, condition)
+            error = self._error(self.denoiser, clean, varying, times, condition)
+            return error + self.size_loss(known)
         small = _halved(clean)
-        base = self._error(self.denoiser, small, (_halved(self.varying) > 0).to(small), times, condition)
+        base = self._error(self.denoiser, small, (_halved(varying) > 0).to(small), times, condition)
         beside = _doubled(small + _AUGMENTATION * torch.randn_like(small), clean)
-        return base + self._error(self.upscaler, clean, self.varying, times, condition, beside)
+        return base + self._error(self.upscaler, clean, varying, times, condition, beside)
 
     def _error(
         self,
@@ -141,7 +144,7 @@ class Diffusion(GuidedGenerator):
         target = level.sqrt() * noise - (1 - level).sqrt() * clean if self.prediction == "velocity" else noise
         inside = noisy if beside is None else torch.cat([noisy, beside], 1)
         error = (network(inside, times.to(clean) / NOISE_LEVELS, condition) - target) * varying
-        return error.square().sum() / (len(clean) * varying.sum().clamp(min=1))
+        return error.square().sum() / varying.sum().clamp(min=1)
 
     def random_times(self, rows: int) -> Tensor:
         """Return noise levels at random."""
@@ -205,9 +208,9 @@ class Diffusion(GuidedGenerator):
         for rows in condition.to(self.device).split(max(1, AT_ONCE // math.prod(self.shape))):
             if len(rows) == 0:
                 continue
-            inside = self.condition_inside(rows)
-            towards = None if guide is None else self._towards(guide.to(self.device), rows)
-            varying = self.varying.expand(len(rows), *[-1] * (self.varying.ndim - 1))
+            inside = self.known(rows, rng=rng)
+            towards = None if guide is None else self._towards(guide.to(self.device), rows, inside)
+            varying = self.varying_in(inside)
             if self.upscaler is None:
                 drawn = self._draw(self.denoiser, varying, inside, towards=towards, **setting)
             else:
@@ -215,7 +218,7 @@ class Diffusion(GuidedGenerator):
                 small = self._draw(self.denoiser, coarse, inside, **setting)
                 beside = _doubled(small + _AUGMENTATION * noise(small), varying)
                 drawn = self._draw(self.upscaler, varying, inside, beside=beside, towards=towards, **setting)
-            made.append(self.to_data(drawn, condition.dtype))
+            made.append(self.finished(drawn, inside, condition.dtype))
         return torch.cat(made)
 
     def _draw(
@@ -283,14 +286,14 @@ class Diffusion(GuidedGenerator):
         ends = scaler.transform(torch.stack([scaler.minimum, scaler.maximum]))
         return 1.5 * float(ends.abs().max())
 
-    def _towards(self, guide: Guide, condition: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def _towards(self, guide: Guide, condition: Tensor, known: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         target = condition[:, 0].double()
         error = guide.validation_mae or 0.0
 
         def move(clean: Tensor, variance: Tensor) -> Tensor:
             with one_thread(), torch.enable_grad():
                 at = clean.detach().requires_grad_(True)
-                off = guide(self.to_data(at, torch.float64)) - target
+                off = guide(self.finished(at, known, torch.float64)) - target
                 (slope,) = torch.autograd.grad(off.sum(), at)
             every = (-1, *[1] * (clean.ndim - 1))
             length = slope.flatten(1).square().sum(1).reshape(every)

@@ -75,6 +75,7 @@ class EnergyBased(GuidedGenerator):
         """Step size r."""
 
     settings: Any
+    of_sets = False
 
     @classmethod
     def default_size(cls, shape: Sequence[int]) -> tuple[int, int]:

@@ -29,7 +29,8 @@ class FlowMatching(GuidedGenerator):
     arXiv:2209.03003).
 
     Args:
-        shape: Shape of one structure's features: (H, W, C) for images, anything else is a vector.
+        shape: Shape of one structure's features: (H, W, C) for images, (N, f) for sets, anything else is a
+            vector.
         properties: Number p of conditions.
         options: Hyperparameters, see :class:`FlowMatching.Settings` and :class:`GuidedGenerator`.
 
@@ -57,11 +58,12 @@ class FlowMatching(GuidedGenerator):
 
     def loss(self, batch: tuple[Tensor, Tensor], times: Tensor, hidden: Tensor) -> Tensor:
         """Return L of a batch (features, conditions) at times t."""
-        end, condition = self.to_network(batch[0]), self.given(self.condition_inside(batch[1]), ~hidden)
-        varying = self.varying
+        end, known = self.to_network(batch[0]), self.known(batch[1], features=batch[0])
+        varying = self.varying_in(known)
         start, share = torch.randn_like(end) * varying, times.to(end).reshape(-1, *[1] * (end.ndim - 1))
-        error = self.velocity((1 - share) * start + share * end, times, condition) - (end - start)
-        return (error * varying).square().sum() / (len(end) * varying.sum().clamp(min=1))
+        at = (1 - share) * start + share * end
+        error = self.velocity(at, times, self.given(known, ~hidden)) - (end - start)
+        return (error * varying).square().sum() / varying.sum().clamp(min=1) + self.size_loss(known)
 
     @torch.no_grad()
     def sample(
@@ -88,24 +90,25 @@ class FlowMatching(GuidedGenerator):
         self.check_condition(condition)
         steps = self.steps if steps is None else positive("steps", steps)
         guidance = self._guidance(guidance)
-        noise = torch.randn(len(condition), math.prod(self.shape), generator=rng, device=rng.device)
+        inside = self.known(condition.to(self.device), rng=rng)
+        noise = torch.randn(len(condition), self.varying.numel(), generator=rng, device=rng.device)
         noise = noise.to(self.device) * positive("temperature", temperature)
-        inside = self.condition_inside(condition.to(self.device))
         rows = max(1, AT_ONCE // math.prod(self.shape))
         parts = [
-            self.to_data(self._carried(start, known, steps, guidance), condition.dtype)
+            self.finished(self._carried(start, known, steps, guidance), known, condition.dtype)
             for start, known in zip(noise.split(rows), inside.split(rows), strict=True)
             if len(start) > 0
         ]
         return torch.cat([condition.new_zeros(0, *self.shape, device=self.device), *parts])
 
-    def _carried(self, noise: Tensor, condition: Tensor, steps: int, guidance: float) -> Tensor:
+    def _carried(self, noise: Tensor, known: Tensor, steps: int, guidance: float) -> Tensor:
         """Return the ends of the paths that start at noise; all in network units."""
-        position, width = self._arranged(noise).to(condition) * self.varying, 1 / steps
+        varying = self.varying_in(known)
+        position, width = self._arranged(noise).to(known) * varying, 1 / steps
 
         def velocity(at: Tensor, time: float) -> Tensor:
             times = torch.full((len(at),), time, device=at.device)
-            out = self.guided(self.velocity, at, times, condition, guidance) * self.varying
+            out = self.guided(self.velocity, at, times, known, guidance) * varying
             if self.bounded:
                 out = ((at + (1 - time) * out).clamp(-1, 1) - at) / (1 - time)
             return out
