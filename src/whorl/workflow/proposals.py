@@ -15,8 +15,9 @@ from torch import Tensor
 from whorl.datasets import Dataset, load_dataset, save_dataset, write_extxyz
 from whorl.errors import InputError
 from whorl.files import contents_hash, provenance, write_text
+from whorl.proposals.decorations import DecorationModel
 from whorl.proposals.settings import FormulaRequest
-from whorl.proposals.substitution import ProposedStructures, Substitution
+from whorl.proposals.substitution import Predict, ProposedStructures, Substitution
 from whorl.structures.batch import StructureBatch
 from whorl.surrogates import AdditiveSurrogate
 from whorl.surrogates.base import Progress
@@ -44,8 +45,9 @@ def propose(
 ) -> None:
     """Write structures of different formulas, those most likely to have the value first.
 
-    The property of proposed structures is predicted by an additive surrogate, fitted to all labelled
-    structures of the data set.
+    The property of proposed structures is predicted by a model fitted to all labelled structures of the data
+    set: of which element takes which site where they are decorations of one prototype
+    (:mod:`whorl.proposals.decorations`), and otherwise an additive surrogate.
 
     Args:
         dataset: Labelled structures.
@@ -127,31 +129,36 @@ class Proposer:
     ) -> None:
         structures = structures.to(dtype=torch.float64).replace(info=())
         self._substitution = Substitution(structures, labels)
-        self._surrogate = None
+        self.predict: Predict | None = None
+        """Returns the property of structures with its standard deviation; None without labels."""
         if labels is not None:
             known = labels.isfinite()
-            least, most = _COSINES
-            self._surrogate = AdditiveSurrogate.fit(
-                structures[known],
-                labels[known],
-                seed=seed,
-                cosines=min(max(least, int(known.sum())), most),
-                progress=progress,
-            )
+            self.predict = _predictor(structures[known], labels[known], seed, progress)
 
     def sample(self, count: int, **wanted: Any) -> ProposedStructures:
         """Return structures; the arguments are those of :meth:`Substitution.sample`."""
-        return self._substitution.sample(
-            count, predict=None if self._surrogate is None else self._predict, **wanted
-        )
+        return self._substitution.sample(count, predict=self.predict, **wanted)
 
-    def _predict(self, structures: StructureBatch) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-        assert self._surrogate is not None
-        parts = [self._surrogate.predict(part) for part in structures.chunks(_AT_ONCE)]
+
+def _predictor(
+    structures: StructureBatch, labels: Float[Tensor, "N"], seed: int, progress: Progress | None
+) -> Predict:
+    decorations = DecorationModel.fit(structures, labels, seed=seed, progress=progress)
+    if decorations is not None:
+        return decorations.predict
+    least, most = _COSINES
+    surrogate = AdditiveSurrogate.fit(
+        structures, labels, seed=seed, cosines=min(max(least, len(labels)), most), progress=progress
+    )
+
+    def predict(some: StructureBatch) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+        parts = [surrogate.predict(part) for part in some.chunks(_AT_ONCE)]
         return (
             torch.cat([part.mean for part in parts]),
             torch.cat([part.uncertainty for part in parts if part.uncertainty is not None]),
         )
+
+    return predict
 
 
 def _write(
