@@ -32,9 +32,9 @@ Work = Callable[[], tuple[float, torch.Tensor]]
 
 
 def clusters(count: int) -> StructureBatch:
-    positions, _ = random_clusters(count, atoms=10, bond=2.72, box=17.0, seed=0)
+    positions, _ = random_clusters([torch.full((10,), 78)] * count, box=17.0, seed=0)
     return StructureBatch(
-        positions=positions.reshape(-1, 3),
+        positions=torch.cat(positions),
         cells=torch.zeros(count, 3, 3, dtype=torch.float64),
         pbc=torch.zeros(count, 3, dtype=torch.bool),
         atomic_numbers=torch.full((10 * count,), 78),

@@ -3,21 +3,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from morse import Morse
 from scipy.spatial.transform import Rotation
 
-from whorl.datasets import build_clusters, load_dataset, save_dataset
+from whorl.datasets import Dataset, build_clusters, load_dataset, save_dataset
+from whorl.datasets import clusters as clusters_module
 from whorl.datasets.clusters import sorted_distances
 from whorl.datasets.geometries import random_clusters
 from whorl.errors import InputError
 from whorl.potentials import bulk_energy, make_potential
+from whorl.structures import from_ase, to_ase
+from whorl.structures.composition import covalent_radii
+from whorl.structures.connectivity import count_pieces
 from whorl.tensor_files import read_tensors
 
 BULK = -3.5
@@ -276,18 +282,22 @@ def test_sorted_distances_know_shape_alone(seed, n):
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), atoms=st.integers(1, 14))
 def test_random_clusters_keep_their_distance_and_fit(seed, atoms):
-    positions, names = random_clusters(8, atoms=atoms, bond=2.7, box=17.0, seed=seed)
-    assert positions.shape == (8, atoms, 3) and len(names) == 8
-    assert float(positions.abs().max()) <= 8.5
-    for cluster in positions:
-        if atoms > 1:
-            assert float(torch.pdist(cluster).min()) >= 0.75 * 2.7 - 1e-9
-    again, _ = random_clusters(8, atoms=atoms, bond=2.7, box=17.0, seed=seed)
-    assert torch.equal(positions, again)
+    rng = torch.Generator().manual_seed(seed)
+    numbers = [torch.tensor([29, 79, 6])[torch.randint(3, (atoms,), generator=rng)] for _ in range(8)]
+    clusters, names = random_clusters(numbers, box=17.0, seed=seed)
+    assert len(clusters) == len(names) == 8
+    for own, positions in zip(numbers, clusters, strict=True):
+        assert positions.shape == (atoms, 3) and float(positions.abs().max()) <= 8.5
+        radii = covalent_radii(own)
+        apart = torch.cdist(positions, positions) / (radii[:, None] + radii)
+        assert bool((apart + torch.eye(atoms) >= 0.75 - 1e-9).all())
+    again, _ = random_clusters(numbers, box=17.0, seed=seed)
+    assert all(map(torch.equal, clusters, again))
 
 
 def test_random_clusters_have_many_shapes():
-    positions, names = random_clusters(160, atoms=10, bond=2.7, box=17.0, seed=0)
+    clusters, names = random_clusters([torch.full((10,), 78)] * 160, box=17.0, seed=0)
+    positions = torch.stack(clusters)
     assert {"ball", "flat", "rod", "chain", "tree", "gas", "fragments"} == set(names)
     width = (positions.amax(1) - positions.amin(1)).amax(1)
     assert float(width.min()) < 6.5 and float(width.max()) > 13.0
@@ -368,3 +378,177 @@ def test_isomers_of_equal_shape_with_exchanged_elements_differ():
 def test_compositions_without_meaning(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         alloy(tmp_path, **changes)
+
+
+# Sizes and compositions
+
+
+def mixed(directory, **changes):
+    arguments = {
+        "elements": ["Cu", "Au", "Pt"],
+        "formula": None,
+        "atoms": (3, 6),
+        "starts_per_chunk": 6,
+        "steps": 15,
+        "count": 60,
+    }
+    return alloy(directory, **{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def of_sizes(tmp_path_factory):
+    return mixed(tmp_path_factory.mktemp("sizes"))
+
+
+def test_starts_have_compositions_of_their_own_and_labels_by_element(of_sizes):
+    emt = make_potential("emt")
+    bulk = {element: bulk_energy(emt, element) for element in ("Au", "Cu", "Pt")}
+    assert of_sizes.provenance["bulk_energy"] == pytest.approx(bulk)
+    energies = emt(of_sizes.structures).energy
+    formulas = set()
+    for row, structure in enumerate(to_ase(of_sizes.structures)):
+        mean = sum(bulk[symbol] for symbol in structure.symbols) / len(structure)
+        label = float(of_sizes.properties["formation_energy"][row])
+        assert label == pytest.approx(float(energies[row]) / len(structure) - mean, abs=1e-9)
+        assert 3 <= len(structure) <= 6
+        formulas.add(
+            (of_sizes.structures.info[row]["start"], str(structure.symbols.formula.convert("metal")))
+        )
+    starts = {start for start, _ in formulas}
+    assert len(formulas) == len(starts)  # all of a start are of one composition
+    assert len({formula for _, formula in formulas}) > len(starts) / 2
+
+
+def test_a_larger_set_of_sizes_begins_with_the_smaller_one_whoever_computes_it(of_sizes, tmp_path):
+    assert same(mixed(tmp_path, processes=2), of_sizes)
+    assert mixed(tmp_path, count=20).ids == of_sizes.ids[:20]
+
+
+def test_all_compositions_of_a_size_are_equally_likely(of_sizes):
+    plan = clusters_module._plan(
+        elements=("Au", "Cu", "Pt"),
+        sizes=(3, 4),
+        potential="",
+        seed=0,
+        starts=5000,
+        steps=1,
+        force_tolerance=1.0,
+        thinning=1.0,
+        energy_thinning=1.0,
+        box=17.0,
+    )
+    drawn = [tuple(sorted(own.tolist())) for own in plan.numbers(1)]
+    for size, kinds in ((3, 10), (4, 15)):
+        counts = Counter(own for own in drawn if len(own) == size)
+        assert len(counts) == kinds and abs(sum(counts.values()) - 2500) < 150
+        expected = sum(counts.values()) / kinds
+        assert sum((n - expected) ** 2 / expected for n in counts.values()) < 40  # chi squared
+
+
+def test_one_composition_of_a_range_is_the_formula(tmp_path):
+    one = build(tmp_path / "a", element=None, elements=["Pt"], atoms=(6, 6), count=5)
+    assert same(one, build(tmp_path / "b", count=5))
+
+
+def test_the_same_atoms_of_other_elements_are_other_structures():
+    batch = from_ase(
+        [
+            Atoms("Cu2Au", [[0, 0, 0], [2.5, 0, 0], [0, 2.5, 0]]),
+            Atoms("Cu3", [[0, 0, 0], [2.5, 0, 0], [0, 2.5, 0]]),
+        ]
+    )
+    collection = clusters_module._Collection(
+        window=(-9.0, 9.0), tolerance=0.05, bulk={"Cu": 0.0, "Au": 0.0}, connected=False, wanted=9
+    )
+    chunk = Dataset(
+        structures=batch, properties={"energy": torch.ones(2, dtype=torch.float64)}, ids=("a", "b")
+    )
+    collection.add(chunk)
+    collection.add(chunk)
+    assert len(collection) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"atoms": (20, 8)}, "got 20 to 8, expected the least number first"),
+        ({"atoms": (0, 8)}, "got 0, expected a positive number"),
+        ({"elements": ["Cu", "Ptt"]}, r"unknown element 'Ptt'\. Did you mean 'Pt'"),
+        ({"elements": []}, "expected different ones"),
+        ({"elements": ["Cu", "Fe"]}, r"emt does not know Fe; it knows Al, Ni, Cu, Pd, Ag, Pt, Au\."),
+        ({"atoms": None}, "either a formula"),
+        (
+            {
+                "elements": ["C", "H"],
+                "potential": Morse(),
+                "reference_energy": {"C": 0.0, "H": 0.0},
+                "atoms": (9, 9),
+                "starts_per_chunk": 1,
+            },
+            "chunks had nothing new|Ask for",
+        ),
+        (
+            {
+                "elements": ["F", "H"],
+                "potential": Morse(),
+                "reference_energy": {"F": 0.0, "H": 0.0},
+                "atoms": (5, 5),
+            },
+            "valences allow no molecule of 5 to 5",
+        ),
+    ],
+)
+def test_ranges_without_meaning(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        mixed(tmp_path, **changes)
+
+
+# Molecules
+
+
+def test_molecules_begin_as_trees_of_bonds_within_valences():
+    numbers = [torch.tensor([6, 6, 8, 1, 1, 1, 1, 1, 1])] * 12
+    positions, names = random_clusters(numbers, box=17.0, seed=4, molecules=True)
+    trees = [p for p, name in zip(positions, names, strict=True) if name == "molecule"]
+    assert len(trees) == 8
+    radii = covalent_radii(numbers[0])
+    for tree in trees:
+        apart = torch.cdist(tree, tree) / (radii[:, None] + radii) + 9 * torch.eye(9)
+        bonded = apart <= 1.3
+        assert bool((bonded.sum(1) <= torch.tensor([4, 4, 2, 1, 1, 1, 1, 1, 1])).all())
+        assert int(bonded.sum()) == 2 * 8
+        assert int(count_pieces(from_ase(Atoms(numbers[0].tolist(), tree.numpy())))) == 1
+
+
+def test_drawn_molecules_have_no_unpaired_electrons():
+    plan = clusters_module._plan(
+        elements=("C", "H", "O"),
+        sizes=(4, 9),
+        potential="",
+        seed=0,
+        starts=200,
+        steps=1,
+        force_tolerance=1.0,
+        thinning=1.0,
+        energy_thinning=1.0,
+        box=17.0,
+    )
+    valence = {1: 1, 6: 4, 8: 2}
+    for own in plan.numbers(3):
+        bonds = sum(valence[z] for z in own.tolist())
+        assert bonds % 2 == 0 and bonds >= 2 * (len(own) - 1)
+
+
+def test_molecules_are_whole_unless_all_are_asked_for(tmp_path):
+    wanted = {
+        "formula": "CH4",
+        "potential": Morse(),
+        "reference_energy": {"C": 0.0, "H": 0.0},
+        "window": (-50.0, 50.0),
+        "starts_per_chunk": 6,
+        "steps": 4,
+        "count": 30,
+    }
+    whole, every = alloy(tmp_path, **wanted), alloy(tmp_path, **wanted, connected=False)
+    assert set(count_pieces(whole.structures).tolist()) == {1}
+    assert max(count_pieces(every.structures).tolist()) > 1

@@ -87,10 +87,34 @@ def test_unknown_element():
     assert "data.clusters.element: unknown element 'Pq'" in message(CLUSTERS.replace("Pt", "Pq"))
 
 
-@pytest.mark.parametrize("composition", ["formula: Au6Cu7", "element: Pt, atoms: 10"])
-def test_clusters_of_one_element_and_of_alloys(composition):
-    recipe = parse_recipe(CLUSTERS.replace("element: Pt, atoms: 10", composition))
-    assert recipe.data.clusters.composition in ({"Au": 6, "Cu": 7}, {"Pt": 10})
+@pytest.mark.parametrize(
+    ("composition", "species", "sizes", "window"),
+    [
+        ("formula: Au6Cu7", ["Au", "Cu"], (13, 13), (0.0, 3.7)),
+        ("element: Pt, atoms: 10", ["Pt"], (10, 10), (0.0, 3.7)),
+        ("element: Pt, atoms: 8-20", ["Pt"], (8, 20), (0.0, 3.7)),
+        ("elements: [Cu, Au], atoms: [8, 20]", ["Cu", "Au"], (8, 20), (0.0, 3.7)),
+        ("elements: 'C, H', atoms: 8-8", ["C", "H"], (8, 8), (-3.7, 3.7)),
+        ("formula: C2H6O", ["C", "H", "O"], (9, 9), (-3.7, 3.7)),
+    ],
+)
+def test_clusters_of_one_element_of_alloys_and_of_sizes(composition, species, sizes, window):
+    clusters = parse_recipe(CLUSTERS.replace("element: Pt, atoms: 10", composition)).data.clusters
+    assert (clusters.species, clusters.sizes, clusters.window) == (species, sizes, window)
+
+
+def test_settings_of_clusters_are_written_as_before_there_were_ranges():
+    written = parse_recipe(CLUSTERS).data.clusters.model_dump(mode="json")
+    assert list(written) == [
+        "formula",
+        "element",
+        "atoms",
+        "count",
+        "calculator",
+        "window",
+        "directory",
+        "processes",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -100,9 +124,21 @@ def test_clusters_of_one_element_and_of_alloys(composition):
         ("formula: gold", "data.clusters.formula: "),
         (
             "formula: Pt10, element: Pt",
-            "data.clusters: expected either formula, such as Au6Cu7, or element and",
+            "data.clusters: expected either formula, such as Au6Cu7, or element or",
         ),
         ("element: Pt", "data.clusters: expected either formula"),
+        ("elements: [Cu, Au]", "data.clusters: expected either formula"),
+        (
+            "elements: [Cu, Ptt], atoms: 8-20",
+            "data.clusters.elements: unknown element 'Ptt'. Did you mean 'Pt'",
+        ),
+        ("elements: [Cu, Cu], atoms: 8-20", "got Cu, Cu, expected different ones"),
+        (
+            "elements: [Cu, Au], atoms: 20-8",
+            "data.clusters.atoms: got 20-8, expected the least number first: 8-20",
+        ),
+        ("elements: [Cu, Au], atoms: few", "expected a number of atoms such as 10, or a range such as 8-20"),
+        ("elements: [Cu, Au], atoms: 0-8", "expected a number of atoms such as 10, or a range such as 8-20"),
         ("atoms: 10", "data.clusters: expected either formula"),
     ],
 )

@@ -29,13 +29,22 @@ def clusters(
     ],
     formula: Annotated[
         str | None,
-        typer.Option(help="Composition of the clusters, such as Pt10 or Au6Cu7.", show_default=False),
+        typer.Option(help="Composition of the clusters, such as Pt10, Au6Cu7 or C2H6O.", show_default=False),
     ] = None,
     element: Annotated[
         str | None, typer.Option(help="Chemical symbol, instead of --formula.", show_default=False)
     ] = None,
+    elements: Annotated[
+        str | None,
+        typer.Option(
+            help="Several, such as Cu,Au,Pt: a random composition for each start.", show_default=False
+        ),
+    ] = None,
     atoms: Annotated[
-        int | None, typer.Option(help="With --element: number of atoms.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="N or N-M", help="Number of atoms, or a range such as 8-20.", show_default=False
+        ),
     ] = None,
     calculator: Annotated[
         str,
@@ -47,10 +56,20 @@ def clusters(
             metavar="KEY=VALUE", help="Option of the calculator. May be repeated.", show_default=False
         ),
     ] = None,
-    window: Annotated[tuple[float, float], typer.Option(help="Range of formation energies, in eV/atom.")] = (
-        0.0,
-        3.7,
-    ),
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Range of formation energies, in eV/atom.", show_default="0.0 3.7; of molecules -3.7 3.7"
+        ),
+    ] = None,
+    connected: Annotated[
+        bool | None,
+        typer.Option(
+            "--connected/--as-found",
+            help="Only structures in one piece, or all.",
+            show_default="connected for molecules, as found for others",
+        ),
+    ] = None,
     directory: Annotated[
         Path | None,
         typer.Option(help="Folder of finished chunks.", show_default="<output>-chunks"),
@@ -61,10 +80,11 @@ def clusters(
     executor: ExecutorName = None,
     seed: Seed = 0,
 ) -> None:
-    """Build a data set of clusters: minima and intermediate geometries of relaxations from random starts.
+    """Build a data set of clusters or molecules: minima and geometries on the way to them from random starts.
 
-    The label is the formation energy per atom relative to the bulk, computed by the same calculator (eq. 4 of
-    Fung et al. 2022; for alloys, the mean over the atoms). If interrupted, it resumes from its chunks.
+    The label is the formation energy per atom relative to the elements, computed by the same calculator: to
+    their bulk (eq. 4 of Fung et al. 2022; of several, the mean over the atoms), and with xTB for H, N, O, F
+    and Cl to the gas. If interrupted, it resumes from its chunks.
     """
     from whorl.potentials import importable
     from whorl.workflow.recipe import settings_from
@@ -74,10 +94,12 @@ def clusters(
     given: dict[str, Any] = {
         "formula": formula,
         "element": element,
+        "elements": elements,
         "atoms": atoms,
         "count": count,
         "calculator": {"name": calculator, "options": options_from(option)},
-        "window": list(window),
+        "window": window,
+        "connected": connected,
         "processes": processes,
     }
     settings = settings_from(ClusterSettings, given, source="whorl data clusters")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.errors import InputError
 from whorl.potentials.schemes import UNKNOWN
 from whorl.potentials.settings import PotentialSettings
 from whorl.settings import Method, settings_from
@@ -60,6 +61,8 @@ class EnergyMethod(Method, ABC):
     Attributes:
         scheme: Which energies its own may be compared with: a name of
             :data:`whorl.potentials.schemes.SCHEMES`.
+        of_molecules: Whether it describes molecules as well as solids, so that those of H, N, O, F and Cl are
+            the references of these elements.
 
     Raises:
         InputError: Unknown or invalid options.
@@ -68,6 +71,7 @@ class EnergyMethod(Method, ABC):
 
     Settings: ClassVar[type[PotentialSettings]] = PotentialSettings
     scheme: str = UNKNOWN
+    of_molecules: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
         self.settings = settings_from(self.Settings, options, source=f"calculator {self.kind}", lines={})
@@ -78,6 +82,11 @@ class EnergyMethod(Method, ABC):
         """The options that are not at their defaults."""
         defaults = {name: field.default for name, field in type(self.settings).model_fields.items()}
         return {name: value for name, value in self.settings.options().items() if value != defaults.get(name)}
+
+    @property
+    def elements(self) -> Collection[int] | None:
+        """Atomic numbers of the elements that it knows; None where that is not stated."""
+        return None
 
     @abstractmethod
     def __call__(self, structures: Structures) -> PotentialOutput:
@@ -92,3 +101,24 @@ def with_options(name: str, options: Mapping[str, Any]) -> str:
     """
     settings = ", ".join(f"{key}={value!r}" for key, value in sorted(options.items()))
     return f"{name}({settings})" if settings else name
+
+
+def require_described(potential: Potential, elements: Iterable[str]) -> None:
+    """Make sure that a potential knows these elements, as far as it states which it knows.
+
+    Raises:
+        InputError: It does not know some; all of them are named.
+    """
+    from ase.data import chemical_symbols
+
+    numbers = getattr(potential, "elements", None)
+    if numbers is None:
+        return
+    known = [chemical_symbols[z] for z in sorted(numbers)]
+    unknown = [element for element in dict.fromkeys(elements) if element not in known]
+    if unknown:
+        there = ", ".join(known) if len(known) <= 20 else f"{known[0]} to {known[-1]}"
+        raise InputError(
+            f"{potential.name} does not know {', '.join(unknown)}; it knows {there}. Choose other elements "
+            "or another calculator."
+        )

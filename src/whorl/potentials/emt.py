@@ -21,6 +21,11 @@ class EMT(ASECalculator, EnergyMethod):
         asap_cutoff: bool = False
         """Use the cutoff of the program Asap instead of ASE's."""
 
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Those of the paper; ASE has parameters of H, C, N and O too, which describe nothing well."""
+        return (13, 28, 29, 46, 47, 78, 79)
+
     def __init__(self, **options: Any) -> None:
         EnergyMethod.__init__(self, **options)
         ASECalculator.__init__(self, "ase.calculators.emt:EMT", self.changed, name=self.name)

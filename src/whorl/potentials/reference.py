@@ -1,4 +1,4 @@
-"""References of formation energies: the bulk of the elements, relaxed with the same potential."""
+"""References of formation energies: the elements, relaxed with the same potential: the bulk, or the gas."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from whorl.structures.batch import StructureBatch
 
 # Free lattice parameters of each reference lattice: all three lengths together, or a = b apart from c.
 _FREE_LENGTHS = {"sc": 1, "fcc": 1, "bcc": 1, "diamond": 1, "hcp": 2, "bct": 2}
+_GASES = {"H": 0.74, "N": 1.10, "O": 1.21, "F": 1.42, "Cl": 1.99}
+"""Elements that are diatomic gases, with their bond lengths in Å."""
 _STRETCH = 0.2  # lattice lengths are sought within ±20 % of the experimental ones
 
 Energy = TypeVar("Energy", float, torch.Tensor)
@@ -34,14 +36,16 @@ def formation_energy(energy: Energy, n_atoms: Any, bulk_energy: Any) -> Energy:
     return (energy - n_atoms * bulk_energy) / n_atoms
 
 
-def why_no_reference(element: str) -> str | None:
-    """Return why an element has no lattice for :func:`bulk_energy`; None if it has one.
+def why_no_reference(element: str, potential: Potential | None = None) -> str | None:
+    """Return why an element has no reference state for :func:`bulk_energy`; None if it has one.
 
     Raises:
         InputError: Unknown element.
     """
     lattice = _lattice(element)
-    return None if lattice in _FREE_LENGTHS else f"its reference state ({lattice}) is no simple lattice"
+    if lattice in _FREE_LENGTHS or (element in _GASES and getattr(potential, "of_molecules", False)):
+        return None
+    return f"its reference state ({lattice}) is no simple lattice"
 
 
 def _lattice(element: str) -> str:
@@ -60,7 +64,8 @@ def bulk_energy(potential: Potential, element: str) -> float:
 
     The lattice is ASE's reference state of the element (sc, fcc, bcc, diamond, hcp or bct); its lengths are
     relaxed, within 20 % of the experimental ones, to 1e-4 of themselves. A potential with an attribute
-    ``bulk_repeat`` n gets n × n × n primitive cells, as those that know only the Γ point need.
+    ``bulk_repeat`` n gets n × n × n primitive cells, as those that know only the Γ point need. With one of
+    molecules (``of_molecules``), the reference of H, N, O, F and Cl is the diatomic molecule.
 
     Raises:
         InputError: Unknown element, one with another reference state, a potential that cannot compute it, or
@@ -69,12 +74,14 @@ def bulk_energy(potential: Potential, element: str) -> float:
     from ase.build import bulk
     from scipy.optimize import minimize, minimize_scalar
 
-    if (reason := why_no_reference(element)) is not None:
+    if (reason := why_no_reference(element, potential)) is not None:
         raise InputError(
             f"{element}: {reason} ({', '.join(_FREE_LENGTHS)}), so the bulk energy of eq. 4 is not known. "
             "Compute it yourself and give it (eV/atom): in a recipe as bulk_energy of the calculator."
         )
     lattice = _lattice(element)
+    if lattice not in _FREE_LENGTHS:
+        return _gas_energy(potential, element)
     repeat = int(getattr(potential, "bulk_repeat", 1))
     primitive = bulk(element) * (repeat, repeat, repeat)
     cell, fractional = np.asarray(primitive.cell), primitive.get_scaled_positions()
@@ -114,8 +121,41 @@ def bulk_energy(potential: Potential, element: str) -> float:
         )
         best, energy = found.x, float(found.fun)
     if (best < low + 1e-3).any() or (best > high - 1e-3).any():
-        raise InputError(
-            f"{potential.name} has no minimum for {element} ({lattice}) within {_STRETCH:.0%} of the "
-            "experimental lattice. This potential does not describe the element; choose another."
-        )
+        raise _not_described(potential, element, lattice)
     return energy
+
+
+def _gas_energy(potential: Potential, element: str) -> float:
+    """Return the energy per atom of the diatomic molecule, its bond within 20 % of the experimental one."""
+    from ase.data import atomic_numbers
+    from scipy.optimize import minimize_scalar
+
+    def energy_per_atom(stretch: float) -> float:
+        output = potential(
+            StructureBatch(
+                positions=torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, stretch * _GASES[element]]]).double(),
+                cells=torch.zeros(1, 3, 3, dtype=torch.float64),
+                pbc=torch.zeros(1, 3, dtype=torch.bool),
+                atomic_numbers=torch.tensor([atomic_numbers[element]] * 2),
+                structure_index=torch.zeros(2, dtype=torch.int64),
+            )
+        )
+        if output.failures:
+            raise InputError(
+                f"the reference energy of {element} ({element}2) cannot be computed by {potential.name}: "
+                f"{output.failures[0]}"
+            )
+        return float(output.energy[0]) / 2
+
+    low, high = 1 - _STRETCH, 1 + _STRETCH
+    found = minimize_scalar(energy_per_atom, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
+    if not low + 1e-3 < found.x < high - 1e-3:
+        raise _not_described(potential, element, f"{element}2")
+    return float(found.fun)
+
+
+def _not_described(potential: Potential, element: str, state: str) -> InputError:
+    return InputError(
+        f"{potential.name} has no minimum for {element} ({state}) within {_STRETCH:.0%} of the experimental "
+        "lengths. This potential does not describe the element; choose another."
+    )

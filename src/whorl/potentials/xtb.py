@@ -40,11 +40,17 @@ class GFN2(ASECalculator, EnergyMethod):
 
     kind = "gfn2-xtb"
     scheme = "gfn2-xtb"
+    of_molecules = True
     requires = ("tblite", "xtb")
     hamiltonian: ClassVar[str] = "GFN2-xTB"
 
     class Settings(TightBindingSettings):
         """Options of tblite's calculator."""
+
+    @property
+    def elements(self) -> range:
+        """Hydrogen to radon."""
+        return range(1, 87)
 
     def __init__(self, **options: Any) -> None:
         EnergyMethod.__init__(self, **options)

@@ -22,7 +22,7 @@ rows on, and what is requested holds for every formula that is returned.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,7 +38,7 @@ from whorl.errors import InputError
 from whorl.proposals.settings import FormulaRequest
 from whorl.representations.elements import DESCRIPTORS, descriptor_table
 from whorl.structures.batch import StructureBatch
-from whorl.structures.composition import element_counts, is_charge_neutral
+from whorl.structures.composition import element_counts, is_charge_neutral, species_of
 
 Counts = tuple[tuple[str, int], ...]
 """Elements with their numbers of atoms, by atomic number of the element."""
@@ -58,7 +58,8 @@ class ProposedFormula:
     Attributes:
         counts: Elements with their numbers of atoms.
         parent: Row of the data whose elements were substituted.
-        elements: The elements in the place of the parent's, which are in the order of their atomic numbers.
+        elements: The elements in the place of the parent's, which are in the order of their atomic numbers;
+            of a cluster, those of its atoms in the same order.
         predicted: Property predicted for it; NaN without a property.
         is_new: Whether no structure of the data has this reduced formula.
     """
@@ -83,13 +84,20 @@ class FormulaModel:
     Args:
         formulas: Elements and numbers of atoms of each structure.
         values: Their property, NaN where it is unknown; None to leave it out.
+        clusters: Whether they are of clusters of metals, which have no sites that are alike: then single
+            atoms are substituted, an element may take the place of another that is there too, and formulas of
+            different size are different (Au2Cu2 is not AuCu).
 
     Raises:
         InputError: No formulas, or too few with a property.
     """
 
     def __init__(
-        self, formulas: Sequence[Mapping[str, int]], values: Float[Tensor, "N"] | None = None
+        self,
+        formulas: Sequence[Mapping[str, int]],
+        values: Float[Tensor, "N"] | None = None,
+        *,
+        clusters: bool = False,
     ) -> None:
         if not formulas:
             raise InputError("formulas: got no structures, expected some to begin with.")
@@ -97,31 +105,35 @@ class FormulaModel:
         self.elements = tuple(
             sorted({e for row in self._rows for e, _ in row}, key=atomic_numbers.__getitem__)
         )
-        self._known = {_reduced(row) for row in self._rows}
+        self.clusters = clusters
+        self._known = {self._unit(row) for row in self._rows}
         self._values = None if values is None else values.double().numpy()
         self._forest: _Forest | None = None
         if self._values is not None:
             labelled: defaultdict[Counts, list[float]] = defaultdict(list)
             for row, value in zip(self._rows, self._values.tolist(), strict=True):
                 if math.isfinite(value):
-                    labelled[_reduced(row)].append(value)
+                    labelled[self._unit(row)].append(value)
             if len(labelled) < _FEWEST:
                 raise InputError(
                     f"formulas: {len(labelled)} different formulas have the property, expected at least "
                     f"{_FEWEST}. Give more data, or leave the property out."
                 )
-            self._forest = _Forest(labelled)
+            self._forest = _Forest(labelled, sized=clusters)
 
     @classmethod
     def of_structures(
         cls, structures: StructureBatch, values: Float[Tensor, "N"] | None = None
     ) -> FormulaModel:
         """Return the model of the formulas of structures."""
+        from pymatgen.core import Element
+
         formulas = [
             {chemical_symbols[z]: int(counts[z]) for z in torch.nonzero(counts).flatten().tolist()}
             for counts in element_counts(structures)
         ]
-        return cls(formulas, values)
+        of_metals = all(Element(symbol).is_metal for symbol in species_of(structures))
+        return cls(formulas, values, clusters=of_metals and not bool(structures.pbc.any()))
 
     @property
     def error(self) -> float | None:
@@ -223,6 +235,15 @@ class FormulaModel:
 
     # Which rows, and how they are changed.
 
+    def _unit(self, counts: Counts) -> Counts:
+        """Return what structures of one formula have in common."""
+        return counts if self.clusters else _reduced(counts)
+
+    def _sites(self, row: int) -> list[tuple[str, int]]:
+        """Return the sites of a structure of the data: their element, and how many atoms are there."""
+        counts = self._rows[row]
+        return [(symbol, 1) for symbol, n in counts for _ in range(n)] if self.clusters else list(counts)
+
     def _require_seen(self, request: FormulaRequest) -> None:
         missing = [symbol for symbol in request.elements if symbol not in self.elements]
         if missing:
@@ -240,9 +261,10 @@ class FormulaModel:
         return [self.elements[k] for k in order[:3]]
 
     def _unchanged(self, row: int) -> ProposedFormula:
-        counts = self._rows[row]
-        elements = tuple(symbol for symbol, _ in counts)
-        return ProposedFormula(counts=counts, parent=row, elements=elements, predicted=math.nan, is_new=False)
+        elements = tuple(symbol for symbol, _ in self._sites(row))
+        return ProposedFormula(
+            counts=self._rows[row], parent=row, elements=elements, predicted=math.nan, is_new=False
+        )
 
     def _usable(self, request: FormulaRequest) -> list[int]:
         """Return the rows that substitutions can make what is requested."""
@@ -253,7 +275,12 @@ class FormulaModel:
         rows = [
             k
             for k, row in enumerate(self._rows)
-            if max(fewest, low) <= len(row) <= min(high, allowed) and least <= sum(n for _, n in row) <= most
+            if (
+                (sum(n for _, n in row) >= max(fewest, low) and high >= fewest and allowed >= low)
+                if self.clusters
+                else max(fewest, low) <= len(row) <= min(high, allowed)
+            )
+            and least <= sum(n for _, n in row) <= most
         ]
         if not rows:
             sizes = sorted({sum(n for _, n in row) for row in self._rows})
@@ -280,7 +307,7 @@ class FormulaModel:
     def _substituted(
         self, start: ProposedFormula, request: FormulaRequest, rng: np.random.Generator
     ) -> ProposedFormula | None:
-        parent, elements = self._rows[start.parent], list(start.elements)
+        parent, elements = self._sites(start.parent), list(start.elements)
         wanted = [symbol for symbol in dict.fromkeys(request.elements) if symbol not in elements]
         free = [k for k, symbol in enumerate(elements) if symbol not in request.elements]
         # What must go, first: excluded elements take the requested ones if there are any.
@@ -297,19 +324,21 @@ class FormulaModel:
         rng.shuffle(others)
         for place in [*out, *others[: max(extra, 0)]]:
             chances = self._kernel[self._index[elements[place]]].copy()
-            chances[
-                [self._index[symbol] for symbol in {*elements, *request.exclude} if symbol in self._index]
-            ] = 0
+            taken = {*request.exclude} if self.clusters else {*elements, *request.exclude}
+            chances[[self._index[symbol] for symbol in taken if symbol in self._index]] = 0
             if not chances.sum() > 0:
                 return None
             elements[place] = self.elements[int(rng.choice(len(chances), p=chances / chances.sum()))]
-        counts = _sorted({e: n for e, (_, n) in zip(elements, parent, strict=True)})
+        atoms: Counter[str] = Counter()
+        for symbol, (_, n) in zip(elements, parent, strict=True):
+            atoms[symbol] += n
+        counts = _sorted(atoms)
         return ProposedFormula(
             counts=counts,
             parent=start.parent,
             elements=tuple(elements),
             predicted=math.nan,
-            is_new=_reduced(counts) not in self._known,
+            is_new=self._unit(counts) not in self._known,
         )
 
     @cached_property
@@ -348,25 +377,26 @@ def drawn_by_weight(logarithm: NDArray[np.float64], count: int, rng: np.random.G
 class _Forest:
     """Regression of a property from formulas, with its error out of the bag."""
 
-    def __init__(self, labelled: Mapping[Counts, Sequence[float]]) -> None:
+    def __init__(self, labelled: Mapping[Counts, Sequence[float]], *, sized: bool) -> None:
         from sklearn.ensemble import RandomForestRegressor
 
         self._forest = RandomForestRegressor(
             _TREES, max_features=0.5, min_samples_leaf=2, oob_score=True, random_state=0
         )
+        self._sized = sized
         values = np.array([float(np.mean(some)) for some in labelled.values()])
-        self._forest.fit(_features(labelled), values)
+        self._forest.fit(_features(labelled, sized=sized), values)
         missed = self._forest.oob_prediction_ - values
         # Structures of one formula differ too.
         within = float(np.mean([np.var(some) for some in labelled.values()]))
         self.error = max(math.sqrt(float(np.nanmean(missed**2)) + within), 1e-6)
 
     def predict(self, formulas: Iterable[Counts]) -> NDArray[np.float64]:
-        return np.asarray(self._forest.predict(_features(formulas)))
+        return np.asarray(self._forest.predict(_features(formulas, sized=self._sized)))
 
 
-def _features(formulas: Iterable[Counts]) -> NDArray[np.float64]:
-    """Return statistics of each descriptor over atoms and over the commonest elements, and norms."""
+def _features(formulas: Iterable[Counts], *, sized: bool) -> NDArray[np.float64]:
+    """Return statistics of each descriptor over atoms and over the commonest elements, norms, and ln N."""
     table = _all_descriptors()
     rows = []
     for counts in formulas:
@@ -377,7 +407,8 @@ def _features(formulas: Iterable[Counts]) -> NDArray[np.float64]:
         spread = np.sqrt(np.maximum(fractions @ (values - mean) ** 2, 0.0))
         common = fractions >= fractions.max() - 1e-9
         parts = [mean, spread, values.min(0), values.max(0), values[common].mean(0)]
-        rows.append(np.concatenate([*parts, [len(counts), *_norms(fractions)]]))
+        size = [math.log(atoms.sum())] if sized else []
+        rows.append(np.concatenate([*parts, [len(counts), *_norms(fractions)], size]))
     return np.array(rows)
 
 
@@ -407,6 +438,9 @@ def _reduced(counts: Counts) -> Counts:
 
 def _meets(proposed: ProposedFormula, request: FormulaRequest) -> bool:
     if request.new and not proposed.is_new:
+        return False
+    low, high = request.n_elements or (1, len(proposed.counts))
+    if not low <= len(proposed.counts) <= high:
         return False
     return not request.balanced or is_charge_neutral(proposed.formula)
 

@@ -71,7 +71,10 @@ class Substitution:
         parents = self._structures[[one.parent for one in proposals]]
         pieces = []
         for one, own in zip(proposals, parents.atomic_numbers.split(parents.n_atoms.tolist()), strict=True):
-            _, place = torch.unique(own, return_inverse=True)  # by atomic number, as the elements are
+            # By atomic number, as the elements are: of each element, or of each atom.
+            place = torch.unique(own, return_inverse=True)[1]
+            if self.formulas.clusters:
+                place = torch.argsort(torch.argsort(own, stable=True), stable=True)
             pieces.append(torch.tensor([atomic_numbers[symbol] for symbol in one.elements])[place])
         numbers = torch.cat(pieces)
         sums = [

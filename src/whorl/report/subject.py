@@ -76,7 +76,7 @@ def _data(recipe: Mapping[str, Any], results: Results) -> str:
     low, high = results.data_range
     rows = f"{results.data_rows:,} labelled structures, {low:.2f} to {high:.2f} {results.unit}".strip()
     if clusters := data.get("clusters"):
-        name = clusters.get("formula") or f"{clusters.get('element', '')}{clusters.get('atoms', '')}"
+        name = _clusters(clusters)
         by = _calculator(clusters.get("calculator"))
         return f"{name} clusters, relaxed from random geometries and labelled by {by}: {rows}"
     if crystals := data.get("crystals"):
@@ -89,6 +89,16 @@ def _data(recipe: Mapping[str, Any], results: Results) -> str:
         of = f" of {features['composition']}" if features.get("composition") else ""
         return f"finished features{of} from {features.get('path')}: {rows}"
     return rows
+
+
+def _clusters(settings: Mapping[str, Any]) -> str:
+    atoms, elements = settings.get("atoms"), settings.get("elements") or [settings.get("element") or ""]
+    if settings.get("formula"):
+        return str(settings["formula"])
+    if isinstance(atoms, list | tuple) or len(elements) > 1:
+        sizes = "–".join(map(str, atoms)) if isinstance(atoms, list | tuple) else atoms
+        return f"{'–'.join(elements)} ({sizes} atoms)"
+    return f"{elements[0]}{atoms or ''}"
 
 
 def _representation(settings: Mapping[str, Any]) -> str:

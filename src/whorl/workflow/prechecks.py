@@ -51,8 +51,9 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
         if data.clusters is not None:
             method = data.clusters.calculator
             yield from _calculator("data.clusters.calculator", method)
-            for element in data.clusters.composition:
-                yield from _reference(element, method)
+            for error in _failing(lambda: _require_referenced(data.clusters.species, method)):  # type: ignore[union-attr]
+                yield InputError(f"data.clusters: {error}")
+            yield from _failing(lambda: _require_rows(recipe))
 
     @check("encode")
     def _features() -> Iterable[WhorlError]:
@@ -245,14 +246,36 @@ def _calculator(key: str, method: CalculatorSettings, *, quantity: str = "auto")
     yield from _elements(f"{key}.bulk_energy", method.bulk_energy)
 
 
-def _reference(element: str, method: CalculatorSettings) -> Iterable[WhorlError]:
-    """Yield an error for elements without a bulk energy, which formation energies need."""
+def _require_referenced(elements: Iterable[str], method: CalculatorSettings) -> None:
+    """Reject elements that the calculator does not know, or that have no reference energy."""
+    from whorl.potentials.base import require_described
     from whorl.potentials.reference import why_no_reference
 
-    if element not in method.bulk_energy and (reason := why_no_reference(element)) is not None:
-        yield InputError(
-            f"data.clusters: {element} has no reference energy, since {reason}. Give its energy per "
-            f"atom in eV as data.clusters.calculator.bulk_energy: {{{element}: …}}."
+    try:
+        potential = method.potential()
+    except WhorlError:
+        return  # said elsewhere
+    reasons = {element: why_no_reference(element, potential) for element in elements}
+    missing = {e: why for e, why in reasons.items() if why is not None and e not in method.bulk_energy}
+    if missing:
+        form = ", ".join(f"{element}: …" for element in missing)
+        raise InputError(
+            "; ".join(f"{e} has no reference energy, since {why}" for e, why in missing.items())
+            + f". Give its energy per atom in eV as data.clusters.calculator.bulk_energy: {{{form}}}."
+        )
+    require_described(potential, elements)
+
+
+def _require_rows(recipe: Recipe) -> None:
+    """Reject clusters that are larger than what the representation is made for."""
+    assert recipe.data.clusters is not None
+    most = getattr(recipe.representation, "max_atoms", None)
+    low, high = recipe.data.clusters.sizes
+    if isinstance(most, int) and high > most:
+        there = f"{low} to {high}" if low < high else str(high)
+        raise InputError(
+            f"representation.max_atoms: got {most}, expected at least {high}: data.clusters have {there} "
+            "atoms."
         )
 
 
@@ -265,7 +288,7 @@ def _require_memory(recipe: Recipe) -> None:
     from whorl.workflow.stages.generate import require_memory_for_samples
 
     clusters, crystals = recipe.data.clusters, recipe.data.crystals
-    there = list(clusters.composition) if clusters else crystals and crystals.elements
+    there = list(clusters.species) if clusters else crystals and crystals.elements
     species = recipe.representation.declared or there or ["H"]
     shape = recipe.representation.build(species).layout.shape
     for settings in (recipe.generator, recipe.surrogate):

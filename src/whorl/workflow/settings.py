@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -48,15 +49,18 @@ __all__ = [
 
 
 class ClusterSettings(Section):
-    """Build the data set: minima and intermediate geometries of relaxations of random clusters.
+    """Build the data set: minima and intermediate geometries of relaxations of random clusters or molecules.
 
     Attributes:
-        formula: Atoms in each cluster, such as Pt10 or Au6Cu7; or else
-        element: chemical symbol and
-        atoms: number of atoms of a cluster of one element.
+        formula: Atoms in each cluster, such as Pt10, Au6Cu7 or C2H6O; or else
+        element: chemical symbol, or
+        elements: several, of which each start has a random composition, and
+        atoms: number of atoms, or a range such as 8-20.
         count: Number of structures.
         calculator: Energy method that relaxes and labels.
-        window: Formation energies kept, in eV/atom.
+        window: Formation energies kept, in eV/atom; by default of molecules -3.7 to 3.7, of others 0 to 3.7.
+        connected: Keep only structures in one piece; by default of molecules, which are several elements that
+            are all non-metals.
         directory: Folder of finished chunks; by default in the run folder. A separate one
             can be shared by several recipes.
         processes: Worker processes; by default one per core.
@@ -64,21 +68,38 @@ class ClusterSettings(Section):
 
     formula: str | None = None
     element: str | None = None
-    atoms: Count | None = None
+    elements: list[str] | None = None
+    atoms: Count | tuple[Count, Count] | None = None
     count: Count
     calculator: CalculatorSettings
     window: tuple[float, float] = (0.0, 3.7)
+    connected: bool | None = None
     directory: str | None = None
     processes: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _window_of_molecules(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("window") is not None:
+            return value
+        value = {key: given for key, given in value.items() if key != "window"}
+        with contextlib.suppress(Exception):  # what is wrong with the elements is said by their own checks
+            from whorl.datasets.clusters import default_window
+            from whorl.structures.composition import composition
+
+            formula, elements = value.get("formula"), _symbols(value.get("elements")) or []
+            value = {**value, "window": default_window(composition(str(formula)) if formula else elements)}
+        return value
 
     @field_validator("element", mode="before")
     @classmethod
     def _known_element(cls, value: Any) -> Any:
-        from ase.data import chemical_symbols
+        return value if value is None else _known([value])[0]
 
-        if value is not None and value not in chemical_symbols[1:]:
-            raise ValueError(f"unknown element '{value}'; write a chemical symbol such as Pt")
-        return value
+    @field_validator("elements", mode="before")
+    @classmethod
+    def _known_elements(cls, value: Any) -> Any:
+        return value if value is None else _known(_symbols(value))
 
     @field_validator("formula")
     @classmethod
@@ -89,18 +110,53 @@ class ClusterSettings(Section):
             composition(value)
         return value
 
+    @field_validator("atoms", mode="before")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        parts = value.split("-") if isinstance(value, str) else value
+        if isinstance(parts, list | tuple):
+            try:
+                sizes = [int(part) for part in parts]
+            except (TypeError, ValueError):
+                sizes = []
+            if not 1 <= len(sizes) <= 2 or min(sizes) < 1:
+                raise ValueError(
+                    f"got {value}, expected a number of atoms such as 10, or a range such as 8-20"
+                )
+            if sizes[0] > sizes[-1]:
+                raise ValueError(
+                    f"got {sizes[0]}-{sizes[1]}, expected the least number first: {sizes[1]}-{sizes[0]}"
+                )
+            return sizes[0] if sizes[0] == sizes[-1] else (sizes[0], sizes[1])
+        return value
+
     @model_validator(mode="after")
     def _one_composition(self) -> ClusterSettings:
-        if (self.formula is None) == (self.element is None) or (self.element is None) != (self.atoms is None):
-            raise ValueError("expected either formula, such as Au6Cu7, or element and atoms")
+        given = [self.formula, self.element, self.elements]
+        if given.count(None) != 2 or (self.formula is None) == (self.atoms is None):
+            raise ValueError(
+                "expected either formula, such as Au6Cu7, or element or elements, and atoms, such as 13 or "
+                "8-20"
+            )
         return self
 
     @property
-    def composition(self) -> dict[str, int]:
-        """Atoms of each element in a cluster."""
+    def species(self) -> list[str]:
+        """Chemical symbols of the elements."""
         from whorl.structures.composition import composition
 
-        return composition(self.formula or f"{self.element}{self.atoms}")
+        if self.formula is not None:
+            return list(composition(self.formula))
+        return self.elements or [str(self.element)]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Least and greatest number of atoms."""
+        from whorl.structures.composition import composition
+
+        atoms = sum(composition(self.formula).values()) if self.formula is not None else self.atoms
+        assert atoms is not None
+        return (atoms, atoms) if isinstance(atoms, int) else atoms
 
     @field_validator("window")
     @classmethod
@@ -108,6 +164,28 @@ class ClusterSettings(Section):
         if value[0] >= value[1]:
             raise ValueError(f"got {list(value)}, expected [lower, upper] with lower < upper")
         return value
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
+        # Runs begun before there were these keys go on.
+        younger = ("elements", "connected")
+        return {key: value for key, value in handler(self).items() if value is not None or key not in younger}
+
+
+def _symbols(value: Any) -> Any:
+    """Return chemical symbols from a list, or from text such as Cu,Au."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _known(symbols: Any) -> list[str]:
+    from whorl.datasets.clusters import require_different_elements
+
+    if not isinstance(symbols, list | tuple):
+        raise ValueError(f"got {symbols}, expected chemical symbols such as Cu, Au")
+    try:
+        return require_different_elements([str(symbol) for symbol in symbols])
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 class CrystalSettings(Section):

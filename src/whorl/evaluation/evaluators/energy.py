@@ -241,7 +241,7 @@ class _References:
         for element in elements:
             if element not in self.known and element not in self.missing:
                 try:
-                    if (reason := why_no_reference(element)) is not None:
+                    if (reason := why_no_reference(element, self._potential)) is not None:
                         self.missing[element] = reason
                     else:
                         self.known[element] = bulk_energy(self._potential, element)
