@@ -258,3 +258,42 @@ def test_decoded_crystals_are_where_the_search_begins(tmp_path, monkeypatch):
     features_of([salt()], CRYSTAL, tmp_path / "g.safetensors")
     with pytest.raises(InputError, match=r"acsf has no closed-form inverse\. Give a file"):
         searched(tmp_path, starts="decoded", free_cell=True)
+
+
+def test_the_most_similar_structure_of_the_data_is_where_the_search_begins(tmp_path):
+    def search(**settings):
+        section = settings_from(
+            ReconstructorSettings,
+            {
+                "kind": "population",
+                "starts": "similar",
+                "free_cell": True,
+                "budget_evaluations": 20,
+                **settings,
+            },
+            source="test",
+            lines={},
+        )
+        reconstruct(
+            tmp_path / "g.safetensors",
+            settings=section,
+            output=tmp_path / "found.safetensors",
+            features=tmp_path / "real.safetensors",
+            dataset=tmp_path / "data.safetensors",
+            monitor=Monitor(),
+        )
+        return load_dataset(tmp_path / "found.safetensors").structures
+
+    known = [bulk("NaCl", "rocksalt", a=5.5), salt(6.2)]
+    features_of(known, CRYSTAL, tmp_path / "real.safetensors", ids=("a", "b"))
+    save_dataset(
+        Dataset(structures=from_ase(known), ids=("a", "b"), properties={}), tmp_path / "data.safetensors"
+    )
+    originals = features_of(
+        [salt(6.3), bulk("NaCl", "rocksalt", a=5.52)], CRYSTAL, tmp_path / "g.safetensors"
+    )
+    found = search()
+    assert found.n_atoms.tolist() == originals.n_atoms.tolist() == [8, 2]
+    assert bool((rmsd(found, originals) < 0.01).all())
+    with pytest.raises(InputError, match="no structure of the data has the composition or cell requested"):
+        search(composition="Na2Cl2")

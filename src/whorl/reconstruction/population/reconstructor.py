@@ -21,6 +21,7 @@ from whorl.settings import Count, Range
 from whorl.symmetry.space_groups import space_group_number
 
 DECODED = "decoded"
+SIMILAR = "similar"
 _CONTRARY = (
     ("free_cell", "cell"),
     ("free_cell", "frozen atoms"),
@@ -62,7 +63,8 @@ class PopulationSearch(SearchReconstructor):
         """Least and greatest number of atoms of a free composition, such as 2..8; 1..20 by default."""
         starts: str | None = None
         """Initial structures in addition to random ones: a file of them, each for the sample
-        whose id it has, else for all samples; or decoded, those of the closed form."""
+        whose id it has, else for all samples; decoded, those of the closed form; or similar, for
+        each sample the structure of the data whose features are most similar."""
         batch_size: Count | None = None
         """Structures per batch, which limits the memory; 64 by default."""
         solver: SolverSettings | None = Field(None, json_schema_extra={"option": "descent"})
@@ -77,7 +79,7 @@ class PopulationSearch(SearchReconstructor):
         @property
         def inputs(self) -> tuple[str, ...]:
             """Files that the method reads: results depend on their contents."""
-            given = () if self.starts in (None, DECODED) else (str(self.starts),)
+            given = () if self.starts in (None, DECODED, SIMILAR) else (str(self.starts),)
             return (*super().inputs, *given)
 
         @property
@@ -107,8 +109,8 @@ class PopulationSearch(SearchReconstructor):
         def _no_number(cls, value: Any) -> Any:
             if isinstance(value, int):
                 raise ValueError(
-                    f"got {value}, expected a file of structures, or decoded; a number of starts belongs to "
-                    "kind algorithm1"
+                    f"got {value}, expected a file of structures, decoded or similar; a number of starts "
+                    "belongs to kind algorithm1"
                 )
             return value
 
@@ -154,7 +156,9 @@ class PopulationSearch(SearchReconstructor):
             if self.composition == FREE:
                 cells += ", compositions free"
             if self.starts is not None:
-                begins = "decoded structures" if self.starts == DECODED else "given structures"
+                begins = {DECODED: "decoded structures", SIMILAR: "similar ones of the data"}.get(
+                    self.starts, "given structures"
+                )
                 cells += f", starting from {begins}"
             return (
                 f"population search with {steps} steps, from coarse to fine (low weight of "

@@ -33,6 +33,7 @@ from whorl.files import contents_hash, provenance, write_json, write_text
 from whorl.locks import one_at_a_time
 from whorl.reconstruction.base import Reconstruction, ReconstructionContext, Reconstructor
 from whorl.reconstruction.objective import whitening_weights
+from whorl.reconstruction.population.reconstructor import SIMILAR
 from whorl.reconstruction.settings import FREE, ReconstructorSettings, SearchSettings
 from whorl.representations import Representation, make_representation
 from whorl.seeds import derive_seed
@@ -288,7 +289,7 @@ def _for_a_search(
     requested = _requested(samples, composition, getattr(settings, "space_group", None), monitor)
     free_cell = bool(getattr(settings, "free_cell", False))
     starts = None
-    if begins_with is not None:
+    if begins_with is not None and begins_with != SIMILAR:
         starts = starts_of(samples, begins_with, context, monitor, others=every)
         given = as_templates(starts) if given is None else given
         _require_composition(samples, starts, composition, requested.get("formula"))
@@ -307,6 +308,13 @@ def _for_a_search(
     )
     if starts is not None and given is None:
         templates = _of_starts(templates, starts)
+    if begins_with == SIMILAR:
+        if not templates.placed:
+            raise InputError(
+                "starts: similar: no structure of the data has the composition or cell requested. "
+                "Request none, give the data set and its features, or give a file of structures."
+            )
+        starts = tuple(templates.structures)
     frozen = None
     if settings.freezes:
         if not templates.placed:
