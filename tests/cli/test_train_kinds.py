@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from ase.build import bulk
+from ase.io import write
 
 from whorl.datasets import FeatureSet, load_features, save_features
 from whorl.generators import load_model
@@ -52,3 +54,28 @@ def test_an_option_of_another_kind_is_named(whorl, features, tmp_path):
     said = whorl("train", "generator", features, "--kind", "wgan_pg", "-o", tmp_path / "m.safetensors")
     assert said.code == 2
     assert "Did you mean 'wgan_gp'" in said.err
+
+
+def test_learned_channels_of_elements_are_settings_of_features(whorl, tmp_path, monkeypatch):
+    monkeypatch.setattr("whorl.surrogates.element_channels._EPOCHS", 2)
+    names = ["Li", "O", "Na", "Ti"]
+    crystals = [
+        bulk(a + b, "rocksalt", 4 + 0.1 * k) for a in names for b in names if a != b for k in range(5)
+    ]
+    for number, atoms in enumerate(crystals):
+        atoms.info["y"] = float(number % 7)
+    write(tmp_path / "crystals.extxyz", crystals)
+    data, table, made = (
+        tmp_path / name for name in ("data.safetensors", "table.yaml", "features.safetensors")
+    )
+    assert whorl("data", "read", tmp_path / "crystals.extxyz", "--property", "y", "-o", data).code == 0
+    said = whorl("train", "embedding", data, "--channels", 3, "--option", "n_max=2", "-o", table)
+    assert said.code == 0, said.err
+    said = whorl("encode", data, "--settings", table, "-o", made)
+    assert said.code == 0, said.err
+    settings = load_features(made).representation
+    assert set(settings["embedding"]) == set(names) and settings["n_max"] == 2
+    assert [len(row) for row in settings["embedding"].values()] == [3] * 4
+    said = whorl("train", "embedding", data, "--kind", "rows", "-o", table)
+    assert said.code == 2 or said.code == 1
+    assert "embedding" in said.err

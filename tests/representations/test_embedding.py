@@ -186,3 +186,50 @@ def test_a_search_gives_a_crystal_back_from_its_embedded_fingerprint(kind):
     )
     result = solve(problem, budget_evaluations=400, seed=0)
     assert float(result.loss[0]) < 1e-12
+
+
+# Tables that are given.
+
+TABLE = {symbol: [1.0, float(np.sin(z)), float(np.cos(2 * z))] for symbol, z in atomic_numbers.items() if z}
+
+
+@pytest.mark.parametrize("kind", ["acsf", "soap"])
+def test_a_table_takes_the_place_of_the_descriptors(kind):
+    structures = from_ase(EXAMPLES)
+    fixed = embedding_table(SPECIES, 3)
+    same = dict(zip(SPECIES, fixed.tolist(), strict=True))
+    expected = small(kind, SPECIES, embedding=3)(structures)
+    torch.testing.assert_close(small(kind, SPECIES, embedding=same)(structures), expected)
+    other = small(kind, SPECIES, embedding=TABLE)(structures)
+    assert other.shape == expected.shape and not torch.allclose(other, expected)
+
+
+def test_a_table_travels_with_the_settings_and_other_elements_of_it_change_nothing():
+    made = small("soap", ["O", "Ti"], embedding=TABLE)
+    assert made.config()["embedding"] == {symbol: TABLE[symbol] for symbol in ("O", "Ti")}
+    again = make_representation(made.config())
+    assert again.fingerprint == made.fingerprint
+    assert (
+        small("soap", ["O", "Ti"], embedding={"Ti": TABLE["Ti"], "O": TABLE["O"]}).fingerprint
+        == made.fingerprint
+    )
+    changed = {**TABLE, "O": [1.0, 0.25, 0.0]}
+    assert small("soap", ["O", "Ti"], embedding=changed).fingerprint != made.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"Ti": [1.0, 0.5]}, "the table has no O, only Ti. Remedy: a table learned from structures with all"),
+        ({"Ti": [1.0, 0.5], "O": [1.0]}, "got a table with 1, 2 channels, expected the same number"),
+        ({}, "got a table with no channels"),
+        ({"Ti": [1.0, float("nan")], "O": [1.0, 0.0]}, "got channels of Ti that are no finite numbers"),
+        (
+            {"Ti": [1.0, 0.5], "O": [1.0, 0.5]},
+            "2 channels are equal for O and Ti. Remedy: a table that tells",
+        ),
+    ],
+)
+def test_mistakes_of_a_table_are_named(table, words):
+    with pytest.raises(InputError, match=words):
+        small("acsf", ["O", "Ti"], embedding=table)

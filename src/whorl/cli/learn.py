@@ -95,7 +95,7 @@ def encode(
 train_app = CommandTable(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Train a generator p(R | y), or a surrogate that predicts y from R.",
+    help="Train a generator p(R | y), a surrogate that predicts y from R, or an embedding of elements.",
 )
 app.add_typer(train_app, name="train")
 
@@ -181,6 +181,37 @@ def surrogate(
             seed=seed,
             monitor=monitor,
             rows=rows,
+        )
+        out.print(str(output))
+
+
+@train_app.command()
+def embedding(
+    dataset: Annotated[
+        Path, typer.Argument(help="Labelled data set, from 'whorl data'.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Representation section to write (.yaml).")],
+    property: Property = None,
+    kind: Annotated[str, typer.Option(help="Representation: acsf, soap, ace or fchl19.")] = "soap",
+    option: Options = None,
+    channels: Annotated[int, typer.Option(help="Channels of an element, 2 to 5.")] = 4,
+    seed: Seed = 0,
+) -> None:
+    """Learn channels of the elements, by which features of many elements predict a property best.
+
+    The file is for `whorl encode --settings`, or the section `representation` of a recipe.
+    """
+    from whorl.workflow.stages import train
+
+    with monitored() as monitor:
+        train.learn_embedding(
+            dataset,
+            property=property,
+            settings={"kind": kind, **options_from(option)},
+            channels=channels,
+            output=output,
+            seed=seed,
+            monitor=monitor,
         )
         out.print(str(output))
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -117,7 +117,8 @@ class ACE(AtomicRepresentation):
         """Periodic images: all within the cutoff, or the nearest."""
         embedding: EmbeddingChannels = None
         """Number of channels in the place of features of each element: 1, electronegativity, covalent
-        radius, valence electrons, Mendeleev number. The number of features is the same for all elements."""
+        radius, valence electrons, Mendeleev number; or a table of the channels of each element. The number
+        of features is the same for all elements."""
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class ACE(AtomicRepresentation):
         pooling: Sequence[str] = ("mean", "std"),
         per_centre_species: bool = False,
         images: str = "all",
-        embedding: int | None = None,
+        embedding: int | Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         if not (math.isfinite(cutoff) and cutoff > 1):
             raise InputError(f"ACE: got cutoff {cutoff}, expected above 1 Å.")

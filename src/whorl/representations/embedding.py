@@ -10,11 +10,15 @@ and alchemical kernels (Willatt, Musil and Ceriotti, Phys. Chem. Chem. Phys. 20,
 
 so that the number of features does not depend on the number of elements. Both are sums over the *kinds*, the
 elements of one structure, of what a representation computes for each kind or pair of kinds.
+
+The channels are fixed descriptors of the elements, or a table of numbers, such as one that
+:func:`whorl.surrogates.learned_embedding` finds for a property.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -28,32 +32,72 @@ from whorl.representations.pairs import Pairs
 MOST_CHANNELS = 1 + len(DESCRIPTORS)
 
 
-def channel_names(channels: int) -> tuple[str, ...]:
+def channel_names(embedding: int | Mapping[str, Sequence[float]]) -> tuple[str, ...]:
     """Return the names of the channels.
 
     Raises:
-        InputError: A number of channels out of range.
+        InputError: A number of channels out of range; a table that is empty, whose elements have different
+            numbers of channels, or with numbers that are not finite.
     """
-    if not 2 <= channels <= MOST_CHANNELS:
-        raise InputError(f"embedding: got {channels} channels, expected 2 to {MOST_CHANNELS}.")
-    return ("1", *DESCRIPTORS[: channels - 1])
+    if not isinstance(embedding, Mapping):
+        if not 2 <= embedding <= MOST_CHANNELS:
+            raise InputError(f"embedding: got {embedding} channels, expected 2 to {MOST_CHANNELS}.")
+        return ("1", *DESCRIPTORS[: embedding - 1])
+    sizes = {len(row) for row in embedding.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise InputError(
+            f"embedding: got a table with {', '.join(map(str, sorted(sizes))) or 'no'} channels, expected "
+            "the same number, at least one, for each of its elements."
+        )
+    if wrong := [symbol for symbol, row in embedding.items() if not all(map(math.isfinite, row))]:
+        raise InputError(f"embedding: got channels of {wrong[0]} that are no finite numbers.")
+    return tuple(f"u{channel}" for channel in range(1, sizes.pop() + 1))
 
 
-def embedding_table(species: Sequence[str], channels: int) -> Float[Tensor, "S K"]:
+def embedding_table(
+    species: Sequence[str], embedding: int | Mapping[str, Sequence[float]]
+) -> Float[Tensor, "S K"]:
     """Return the channels of elements: 1, then descriptors, each scaled to -1 … 1 over these elements.
 
     The descriptors are the first of :data:`whorl.representations.elements.DESCRIPTORS`.
 
+    Args:
+        species: Chemical symbols.
+        embedding: The number of channels, or a table with the channels of each element, taken as they are.
+
     Raises:
-        InputError: A number of channels out of range, a descriptor without a value for an element, or
-            elements that have the same channels.
+        InputError: A number of channels out of range, a descriptor without a value for an element, elements
+            that are not in the table, or elements that have the same channels.
 
     >>> embedding_table(["Na", "Cl"], 3).tolist()
     [[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]]
     """
+    names = channel_names(embedding)
+    if isinstance(embedding, Mapping):
+        table = _given(species, embedding)
+        remedy = "a table that tells them apart"
+    else:
+        table = _described(species, names[1:])
+        remedy = f"more channels, at most {MOST_CHANNELS}"
+    same = torch.triu(torch.cdist(table, table) < 1e-6, 1).nonzero().tolist()
+    if same:
+        pairs = ", ".join(f"{species[s]} and {species[t]}" for s, t in same)
+        raise InputError(f"embedding: {len(names)} channels are equal for {pairs}. Remedy: {remedy}.")
+    return table
+
+
+def _given(species: Sequence[str], table: Mapping[str, Sequence[float]]) -> Float[Tensor, "S K"]:
+    if missing := [symbol for symbol in species if symbol not in table]:
+        raise InputError(
+            f"embedding: the table has no {', '.join(missing)}, only {', '.join(table)}. Remedy: a table "
+            "learned from structures with all elements, or embedding: 4, which has fixed channels."
+        )
+    return torch.tensor([list(table[symbol]) for symbol in species], dtype=torch.float64)
+
+
+def _described(species: Sequence[str], names: tuple[str, ...]) -> Float[Tensor, "S K"]:
     from ase.data import atomic_numbers
 
-    names = channel_names(channels)[1:]
     values = descriptor_table(names)[[atomic_numbers[symbol] for symbol in species]]
     unknown = [
         (symbol, names[place])
@@ -70,13 +114,6 @@ def embedding_table(species: Sequence[str], channels: int) -> Float[Tensor, "S K
         )
     least, most = values.amin(0), values.amax(0)
     scaled = torch.where(most > least, 2.0 * (values - least) / (most - least).clamp(min=1e-12) - 1.0, 0.0)
-    same = torch.triu(torch.cdist(scaled, scaled) < 1e-6, 1).nonzero().tolist()
-    if same:
-        pairs = ", ".join(f"{species[s]} and {species[t]}" for s, t in same)
-        raise InputError(
-            f"embedding: {channels} channels are equal for {pairs}. Remedy: more channels, at most "
-            f"{MOST_CHANNELS}."
-        )
     return torch.cat([torch.ones(len(species), 1, dtype=torch.float64), scaled], 1)
 
 

@@ -27,7 +27,7 @@ so that all R are sums over k of one matrix for each o and sine or cosine, :math
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -121,7 +121,8 @@ class FCHL19(AtomicRepresentation):
         """Periodic images: all within the cutoff, or the nearest."""
         embedding: EmbeddingChannels = None
         """Number of channels in the place of features of each element: 1, electronegativity, covalent
-        radius, valence electrons, Mendeleev number. The number of features is the same for all elements."""
+        radius, valence electrons, Mendeleev number; or a table of the channels of each element. The number
+        of features is the same for all elements."""
 
     def __init__(
         self,
@@ -141,7 +142,7 @@ class FCHL19(AtomicRepresentation):
         pooling: Sequence[str] = ("mean", "std"),
         per_centre_species: bool = False,
         images: str = "all",
-        embedding: int | None = None,
+        embedding: int | Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         positive = {"cutoff": cutoff, "cutoff3": cutoff3, "eta2": eta2, "eta3": eta3, "weight3": weight3}
         for name, value in positive.items():

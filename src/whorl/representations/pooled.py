@@ -14,7 +14,7 @@ Jacobian in positions, strain and symmetric coordinates.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -61,9 +61,9 @@ class AtomicRepresentation(SpeciesRepresentation):
         per_centre_species: Pool the atoms of each species separately; with an embedding, pool all atoms, once
             with their features times each channel of their element.
         images: ``"all"`` periodic images within the cutoff, or ``"minimum"``, only the nearest of each atom.
-        embedding: Number of channels of the elements (see :mod:`whorl.representations.embedding`), so that
-            the number of features does not depend on that of the elements; None: each element has features
-            of its own.
+        embedding: Number of channels of the elements, or a table of them (see
+            :mod:`whorl.representations.embedding`), so that the number of features does not depend on that of
+            the elements; None: each element has features of its own.
 
     Attributes:
         channels: Names of what the sums over neighbours tell apart: the species, or the channels.
@@ -85,17 +85,19 @@ class AtomicRepresentation(SpeciesRepresentation):
         pooling: Sequence[str],
         per_centre_species: bool = False,
         images: str = "all",
-        embedding: int | None = None,
+        embedding: int | Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         super().__init__(species)
         if images not in IMAGES:
             raise unknown_option("images convention", images, IMAGES)
         self.radius, self.images, self.per_centre_species = cutoff, images, per_centre_species
-        self.embedding = embedding
         self.channels: tuple[str, ...] = self.species if embedding is None else channel_names(embedding)
         centres = len(self.channels) if per_centre_species else None
         self.pooling = (Pooling if embedding is None else WeightedPooling)(pooling, centre_species=centres)
         table = None if embedding is None else embedding_table(self.species, embedding)
+        if isinstance(embedding, Mapping):  # channels of other elements change nothing
+            embedding = {symbol: [float(x) for x in embedding[symbol]] for symbol in self.species}
+        self.embedding = embedding
         self.register_buffer("_channels_of", table, persistent=False)
         self._channels_of: Tensor | None
         # The nearest images depend on the cell, and a sum on the number of atoms.
@@ -146,7 +148,7 @@ class AtomicRepresentation(SpeciesRepresentation):
 
         Features of the atoms' own elements, which an embedding adds, have none.
         """
-        return torch.zeros(len(self.atomic_names) - (self.embedding or 0), dtype=torch.float64)
+        return torch.zeros(len(self.atomic_names) - self._element_features, dtype=torch.float64)
 
     def atomic_features(self, structures: Structures) -> Float[Tensor, "A f"]:
         """Return the features of each atom before pooling, in the order of :attr:`atomic_names`.
@@ -174,9 +176,14 @@ class AtomicRepresentation(SpeciesRepresentation):
         if self.embedding is None:
             return []
         count = len(self.atomic_names)
-        return [Elements(pairs, slice(count - self.embedding, count))]
+        return [Elements(pairs, slice(count - self._element_features, count))]
 
     # Names and sizes.
+
+    @property
+    def _element_features(self) -> int:
+        """Number of features of the atom's own element, which an embedding adds."""
+        return 0 if self.embedding is None else len(self.channels)
 
     def common_config(self) -> dict[str, Any]:
         """Return the hyperparameters of this base but the cutoff, JSON-able."""
@@ -199,7 +206,7 @@ class AtomicRepresentation(SpeciesRepresentation):
         """
         centres = self.channels if self.per_centre_species else ("",)
         if self.embedding is not None:
-            count += self.embedding
+            count += self._element_features
             names = [*names, *(f"element/{channel}" for channel in self.channels)]
         n = len(self.species)
         require_few_features(
@@ -226,7 +233,7 @@ class AtomicRepresentation(SpeciesRepresentation):
     def sharpness_of_atom(self) -> Float[Tensor, "f"]:
         """Return :meth:`atomic_sharpness`, completed for all features of an atom."""
         sharpness = self.atomic_sharpness()
-        return torch.cat([sharpness, sharpness.new_zeros(self.embedding or 0)])
+        return torch.cat([sharpness, sharpness.new_zeros(self._element_features)])
 
     @property
     def channel_pairs(self) -> list[tuple[int, int]]:

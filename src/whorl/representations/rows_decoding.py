@@ -12,6 +12,9 @@ r"""Inverse of rows: the positions of N atoms from one radial fingerprint each, 
    the structure has them exactly; nearly equal atoms that were exchanged change places.
 6. **Placement.** Where that fails, since many distances are equal, atoms are placed on a line if all
    distances are those of one, else one by one (:mod:`whorl.representations.rows_placing`).
+
+Rows that are no sums of gaussians, such as generated ones, skip steps 3 to 6: positions are those whose
+distances are nearest to the lists (:mod:`whorl.representations.rows_fitting`).
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment, nnls
 from scipy.sparse.csgraph import shortest_path
 
+from whorl.representations.rows_fitting import nearest
 from whorl.representations.rows_placing import placed
 
 Array = NDArray[Any]
@@ -39,7 +43,7 @@ _EMPTY = 1e-7  # values between two groups of distances that are solved apart
 _EXACT = 1e-20  # sum of squares of a fingerprint that is reproduced
 _PAIRED = 1e-4  # Å; difference of values that are paired first
 _NOISE = 1.2  # of the root mean square that the lists alone leave: that of the right positions
-_WORST = 0.05  # above it, rows are no sums of gaussians, and no atom is placed by them
+_WORST = 0.05  # above it, rows are no sums of gaussians, and lists of distances do not agree
 _TOLERANCES = (1e-5, 3e-4, 3e-3, 0.02)  # Å; of distances by which atoms are placed
 _CHOICES = 40  # atoms that are placed in all, for each atom of the structure
 _MORE_CHOICES = 400  # of them, where rows have no noise
@@ -234,8 +238,11 @@ def decode(target: Array, kinds: NDArray[np.int64], gaussians: Gaussians) -> tup
         return np.zeros((1, 3)), rows.misfit(np.zeros((1, 3)))
     best = np.zeros((n, 3)), np.inf
     lists, errors = rows.lists()
+    if rows.least > _WORST:
+        positions = nearest(lists, rows.blocks, [_completed(_paired(lists, errors, rows.blocks))])
+        return positions, rows.misfit(positions)
     choices = _MORE_CHOICES if rows.least < EXACT else _CHOICES
-    if n <= 3 or rows.least > _WORST:
+    if n <= 3:
         choices = 0
     for guess in _guesses(lists, errors, rows.blocks, choices=choices):
         positions = rows.fitted(guess)

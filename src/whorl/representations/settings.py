@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from whorl.structures.batch import StructureBatch
 
 
-EmbeddingChannels = Annotated[int, Field(ge=2, le=5)] | None
+EmbeddingChannels = Annotated[int, Field(ge=2, le=5)] | dict[str, list[float]] | None
 
 
 class RepresentationSettings(SectionOfKind):

@@ -26,7 +26,7 @@ polynomials times gaussians: no direction is ever taken, so nothing is singular 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -97,7 +97,8 @@ class SOAP(AtomicRepresentation):
         """Periodic images: all within the cutoff, or the nearest."""
         embedding: EmbeddingChannels = None
         """Number of channels in the place of features of each element: 1, electronegativity, covalent
-        radius, valence electrons, Mendeleev number. The number of features is the same for all elements."""
+        radius, valence electrons, Mendeleev number; or a table of the channels of each element. The number
+        of features is the same for all elements."""
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class SOAP(AtomicRepresentation):
         pooling: Sequence[str] = ("mean", "std"),
         per_centre_species: bool = False,
         images: str = "all",
-        embedding: int | None = None,
+        embedding: int | Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         if not (math.isfinite(cutoff) and cutoff > 1 and math.isfinite(sigma) and sigma > 0):
             raise InputError(f"SOAP: got cutoff {cutoff} and sigma {sigma}, expected above 1 Å and above 0.")

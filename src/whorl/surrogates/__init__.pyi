@@ -1,5 +1,6 @@
 from .additive import AdditiveSurrogate
 from .base import Prediction, Surrogate, load_surrogate
+from .element_channels import learned_embedding
 from .ensemble import EnsembleSurrogate
 from .errors import PredictionErrors, prediction_errors
 from .external import ExternalSurrogate
@@ -15,6 +16,7 @@ __all__ = [
     "PredictionErrors",
     "Selection",
     "Surrogate",
+    "learned_embedding",
     "load_surrogate",
     "prediction_errors",
     "select",

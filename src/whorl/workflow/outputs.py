@@ -10,21 +10,24 @@ from whorl.files import check_folder
 _SUFFIX = ".safetensors"
 
 
-def check_output(output: Path, *inputs: Path | None, second: str | None = None) -> None:
+def check_output(
+    output: Path, *inputs: Path | None, second: str | None = None, suffix: str = _SUFFIX
+) -> None:
     """Check that a result can have this name, and does not overwrite its inputs.
 
     Args:
         output: File to write.
         inputs: Input files.
         second: Suffix of a second file that is written next to it.
+        suffix: That of the name.
 
     Raises:
-        InputError: Another suffix than ``.safetensors``, a folder, within a file, or one of the inputs.
+        InputError: Another suffix, a folder, within a file, or one of the inputs.
     """
-    if output.suffix != _SUFFIX:
+    if output.suffix != suffix:
         raise InputError(
-            f"{output}: got a name that ends in '{output.suffix}', expected {_SUFFIX}. "
-            f"Write for example {output.name.removesuffix(output.suffix) or 'made'}{_SUFFIX}."
+            f"{output}: got a name that ends in '{output.suffix}', expected {suffix}. "
+            f"Write for example {output.name.removesuffix(output.suffix) or 'made'}{suffix}."
         )
     check_folder(output.parent)
     if output.is_dir():

@@ -93,7 +93,7 @@ class ACSF(AtomicRepresentation):
         pooling: Sequence[str] = ("max", "min"),
         per_centre_species: bool = False,
         images: str = "all",
-        embedding: int | None = None,
+        embedding: int | Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         cutoff = cutoff if isinstance(cutoff, Cutoff) else Cutoff(radius=float(cutoff))
         super().__init__(
@@ -119,7 +119,13 @@ class ACSF(AtomicRepresentation):
         )
 
     @classmethod
-    def fung2022(cls, species: Sequence[str], *, images: str = "all", embedding: int | None = None) -> ACSF:
+    def fung2022(
+        cls,
+        species: Sequence[str],
+        *,
+        images: str = "all",
+        embedding: int | Mapping[str, Sequence[float]] | None = None,
+    ) -> ACSF:
         """Build the fingerprint of Fung et al. 2022: for one element 190 maxima, then 190 minima.
 
         G2 with η (outermost) × R_s, then G5 with ζ (outermost) × λ × η, cosine cutoff at 20 Å.
@@ -148,7 +154,7 @@ class ACSF(AtomicRepresentation):
         *,
         cutoff: float = 5.0,
         pooling: Sequence[str] = ("mean", "std"),
-        embedding: int | None = None,
+        embedding: int | Mapping[str, Sequence[float]] | None = None,
     ) -> ACSF:
         r"""Build a fingerprint for crystals: 20 radial and 16 angular functions with a cutoff of 5 Å.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import model_validator
 
 from whorl.representations.cutoffs import CutoffSettings
+from whorl.representations.embedding import channel_names
 from whorl.representations.settings import EmbeddingChannels, SpeciesSettings
 from whorl.structures.batch import StructureBatch
 
@@ -39,7 +40,8 @@ class ACSFSettings(SpeciesSettings):
     """Pool the atoms of each species separately."""
     embedding: EmbeddingChannels = None
     """Number of channels in the place of features of each element: 1, electronegativity, covalent
-    radius, valence electrons, Mendeleev number. The number of features is the same for all elements."""
+    radius, valence electrons, Mendeleev number; or a table of the channels of each element. The number of
+    features is the same for all elements."""
 
     @model_validator(mode="after")
     def _preset_or_own(self) -> ACSFSettings:
@@ -58,7 +60,7 @@ class ACSFSettings(SpeciesSettings):
         own = self.g2 or self.g3 or self.g4 or self.g5
         which = "symmetry functions of the recipe" if own else f"preset {self.preset or 'fung2022'}"
         species = f", species {', '.join(self.species)}" if self.species else ""
-        embedding = f", embedding of {self.embedding} channels" if self.embedding else ""
+        embedding = f", embedding of {len(channel_names(self.embedding))} channels" if self.embedding else ""
         return f"ACSF, {which}{species}{embedding}"
 
     def build(

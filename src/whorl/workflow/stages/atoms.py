@@ -150,7 +150,7 @@ def read_labelled(labelled: Labelled) -> Reference:
     """
     if labelled.features is None:
         data = load_dataset(labelled.dataset)
-        name = _only_property(data, labelled.property)
+        name = only_property(data, labelled.property)
         values = data.properties[name]
         features = values.new_zeros(len(data), 0)
     else:
@@ -191,7 +191,12 @@ def read_quantity(choice: Path | None) -> Quantity | None:
         raise InputError(f"{choice}: does not say what of an energy method is the property.") from None
 
 
-def _only_property(data: Dataset, name: str | None) -> str:
+def only_property(data: Dataset, name: str | None) -> str:
+    """Return the name of a property of a data set: the given one, or that of the only one there is.
+
+    Raises:
+        InputError: No such property, or several to choose from.
+    """
     names = list(data.properties)
     chosen = names[0] if name is None and len(names) == 1 else name
     if chosen is None or chosen not in names:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from whorl.conditions import Conditions
-from whorl.datasets import FeatureSet, load_features, split
+from whorl.datasets import FeatureSet, load_dataset, load_features, split
 from whorl.datasets.store import labels_of, property_name, structures_of_features
 from whorl.errors import InputError
+from whorl.files import write_text
 from whorl.generators import (
     GeneratorSettings,
     TensorModel,
@@ -26,15 +27,19 @@ from whorl.generators import (
 )
 from whorl.generators.training import MINIMUM_ROWS
 from whorl.locks import one_at_a_time
+from whorl.representations import RepresentationSettings
 from whorl.seeds import derive_seed
+from whorl.settings import settings_from
 from whorl.surrogates.settings import SurrogateSettings
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.prechecks import require_possible
 from whorl.workflow.run_folder import RunFolder
+from whorl.workflow.stages.atoms import only_property
 from whorl.workflow.stages.sample import read_rows
 from whorl.workflow.stages.stated import stated
+from whorl.yaml_text import dump_yaml
 
 SPLIT = 0.8  # default fraction of training rows
 _REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
@@ -153,6 +158,51 @@ def train_surrogate(
         _say_constant(surrogate, "surrogate", monitor)
         _note_representation(surrogate, real)
     surrogate.save(output)
+
+
+@one_at_a_time
+def learn_embedding(
+    dataset: Path,
+    *,
+    property: str | None,
+    settings: dict[str, Any],
+    channels: int,
+    output: Path,
+    seed: int,
+    monitor: Monitor,
+) -> None:
+    """Learn channels of the elements from a property of a data set, and write a representation section.
+
+    Args:
+        dataset: The labelled structures; those whose property is not finite are left out.
+        property: Its name; None for the only one.
+        settings: The section, without ``embedding``.
+        channels: Number of channels.
+        output: YAML file to write.
+        seed: Random seed.
+        monitor: Progress and warnings.
+
+    Raises:
+        InputError: What :func:`whorl.surrogates.learned_embedding` cannot learn from, or settings of no
+            representation with an embedding.
+    """
+    from whorl.surrogates import learned_embedding
+
+    check_output(output, dataset, suffix=".yaml")
+    settings_from(RepresentationSettings, {**settings, "embedding": channels}, source="whorl train embedding")
+    data = load_dataset(dataset)
+    if data.structures is None:
+        raise InputError(f"{dataset}: has features alone, expected structures to learn elements from.")
+    name = only_property(data, property)
+    usable = torch.nonzero(data.properties[name].isfinite()).flatten()
+    table = learned_embedding(
+        data.structures[usable.tolist()],
+        data.properties[name][usable],
+        channels=channels,
+        seed=seed,
+        progress=monitor.progress("learning channels of the elements"),
+    )
+    write_text(output, dump_yaml({**settings, "embedding": table}))
 
 
 def _usable(features: FeatureSet, labels: Tensor, monitor: Monitor) -> Tensor:
