@@ -194,6 +194,15 @@ class Representation(nn.Module, Method, ABC):
         """
         return torch.zeros(len(self.layout), dtype=torch.float64)
 
+    def variation(self, features: Float[Tensor, "F"]) -> dict[str, float]:
+        """Return by how much the surroundings of the atoms of each species differ, relative to their size.
+
+        0 means that the atoms are alike. Species of which the features of one structure do not tell it are
+        left out; by default all are.
+        """
+        del features
+        return {}
+
     def seconds(self, structures: StructureBatch) -> Float[Tensor, "B"]:
         """Return the approximate time per structure on one core; zeros if negligible."""
         return torch.zeros(len(structures), dtype=torch.float64)

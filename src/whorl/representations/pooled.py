@@ -13,6 +13,7 @@ Jacobian in positions, strain and symmetric coordinates.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -229,6 +230,22 @@ class AtomicRepresentation(SpeciesRepresentation):
     def sharpness(self) -> Float[Tensor, "F"]:
         """Return that of the atoms' features for every pool; see the base class."""
         return self.sharpness_of_atom().repeat(len(self.layout) // len(self.atomic_names))
+
+    def variation(self, features: Float[Tensor, "F"]) -> dict[str, float]:
+        """Return the norm of std, or of max - min, over that of mean or max; see the base class."""
+        centres = self.species if self.per_centre_species else self.species[:1]
+        if self.embedding is not None or (len(self.species) > 1 and not self.per_centre_species):
+            return {}
+        table = features.reshape(len(self.pooling.names), len(centres), -1)
+        pools = dict(zip(self.pooling.names, table, strict=True))
+        if {"mean", "std"} <= pools.keys():
+            spread, size = pools["std"], pools["mean"]
+        elif {"max", "min"} <= pools.keys():
+            spread, size = pools["max"] - pools["min"], pools["max"]
+        else:
+            return {}
+        ratio = spread.norm(dim=1) / size.norm(dim=1)
+        return {z: x for z, x in zip(centres, ratio.tolist(), strict=True) if math.isfinite(x)}
 
     def sharpness_of_atom(self) -> Float[Tensor, "f"]:
         """Return :meth:`atomic_sharpness`, completed for all features of an atom."""

@@ -8,14 +8,16 @@ its gradient keeps the symmetry of a start, and a descent stays within it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
 from whorl.symmetry.coordinates import SymmetryCoordinates
-from whorl.symmetry.wyckoff import GRID, Site, find_sites, random_filling
+from whorl.symmetry.wyckoff import GRID, OFTEN, Site, find_sites, random_filling
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Group:
 
     rotations: Int[np.ndarray, "g 3 3"]
     translations: Int[np.ndarray, "g 3"]
+    often: ClassVar[tuple[float, ...]] = OFTEN
+    """How often sites of each freedom are filled; see :func:`whorl.symmetry.wyckoff.random_filling`."""
 
     def __len__(self) -> int:
         """Return the number of operations."""
@@ -132,19 +136,33 @@ def symmetric_arrangement(
     numbers: Int[np.ndarray, "n"],
     group: Group,
     rng: np.random.Generator,
+    *,
+    alike: Mapping[int, bool] | None = None,
+    others: Float[np.ndarray, "m 3"] | None = None,
 ) -> Float[np.ndarray, "n 3"] | None:
     """Return fractional coordinates in which the atoms of each species fill whole orbits, or ``None``.
 
     How they fill the sites of the group is drawn by :func:`whorl.symmetry.wyckoff.random_filling`.
+
+    Args:
+        numbers: Atomic numbers.
+        group: The group.
+        rng: The random numbers.
+        alike: By atomic number, of which species all atoms are one orbit, and of which they are not.
+        others: Atoms that are there already, and have the symmetry.
     """
     species, counts = np.unique(numbers, return_counts=True)
-    filling = random_filling(counts, group.sites, rng)
+    single = [(alike or {}).get(int(z)) for z in species]
+    sites = group.sites
+    if others is not None and len(others):
+        sites = tuple(site for site in sites if not (site.is_point and _meets(site.origin, others, group)))
+    filling = random_filling(counts, sites, rng, alike=single, often=group.often)
     if filling is None:
         return None
     fractional = np.zeros((len(numbers), 3))
-    for number, sites in zip(species, filling, strict=True):
-        orbits = [group.orbit(group.draw(site, rng)) for site in sites]
-        if [len(orbit) for orbit in orbits] != [site.multiplicity for site in sites]:
+    for number, some in zip(species, filling, strict=True):
+        orbits = [group.orbit(group.draw(site, rng)) for site in some]
+        if [len(orbit) for orbit in orbits] != [site.multiplicity for site in some]:
             return None
         fractional[numbers == number] = np.concatenate(orbits)
     return fractional
@@ -160,6 +178,8 @@ def symmetric_move(
     numbers: Int[np.ndarray, "n"],
     group: Group,
     rng: np.random.Generator,
+    *,
+    alike: Mapping[int, bool] | None = None,
 ) -> Float[np.ndarray, "n 3"] | None:
     """Return the arrangement after a move that keeps its group, or ``None`` where there is none.
 
@@ -168,9 +188,9 @@ def symmetric_move(
     species again, and ``renew`` all there are.
     """
     if name == "renew":
-        return symmetric_arrangement(numbers, group, rng)
+        return symmetric_arrangement(numbers, group, rng, alike=alike)
     if name == "refill":
-        drawn = symmetric_arrangement(numbers, group, rng)
+        drawn = symmetric_arrangement(numbers, group, rng, alike=alike)
         if drawn is None:
             return None
         of_one = numbers == rng.choice(np.unique(numbers))

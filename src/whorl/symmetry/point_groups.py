@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -36,6 +37,7 @@ class PointGroup(Group):
     """
 
     reach: Float[np.ndarray, "3"]
+    often: ClassVar[tuple[float, ...]] = (0.4, 0.4, 0.4, 0.4)
 
     @property
     def sites(self) -> tuple[Site, ...]:

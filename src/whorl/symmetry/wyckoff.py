@@ -11,6 +11,7 @@ sites are of one kind where they pass through images of the same points of the g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -23,7 +24,9 @@ _COORDINATES = sorted({*range(0, GRID, 3), *range(0, GRID, 4)})  # eighths and s
 _POINTS = np.indices((GRID, GRID, GRID)).reshape(3, -1).T
 _SPECIAL = np.array(list(product(_COORDINATES, repeat=3)))
 _STEPS = {d: np.indices((GRID,) * d).reshape(d, -1).T for d in (1, 2)}  # along lines, in planes
-_AGAIN = 0.4  # how much rarer an arrangement is for every orbit more
+OFTEN = (0.07, 0.25, 1.2, 1.2)
+"""How much likelier an arrangement is for every orbit more on points, lines, planes, and elsewhere: fitted to
+the species of 400 inorganic crystals of 13–52 atoms."""
 
 
 @dataclass(frozen=True)
@@ -119,48 +122,92 @@ def _directions(turns: Int[np.ndarray, "g 3 3"]) -> list[Int[np.ndarray, "d 3"]]
 
 
 def random_filling(
-    counts: Int[np.ndarray, "s"], sites: tuple[Site, ...], rng: np.random.Generator, *, attempts: int = 8
+    counts: Int[np.ndarray, "s"],
+    sites: Sequence[Site],
+    rng: np.random.Generator,
+    *,
+    alike: Sequence[bool | None] | None = None,
+    often: tuple[float, ...] = OFTEN,
+    attempts: int = 8,
 ) -> list[list[Site]] | None:
     """Return the sites that so many atoms of each species fill with whole orbits, or ``None``.
 
-    Each way is as likely as 0.4 to the power of its number of orbits. Sites without freedom are taken once.
+    Sites without freedom are taken once.
+
+    Args:
+        counts: Atoms of each species.
+        sites: Of the group, one of each kind.
+        rng: The random numbers.
+        alike: Of each species, whether its atoms are one orbit, or more than one; ``None``: either.
+        often: Each way to fill the sites is as likely as the product over its orbits of the entry for the
+            freedom of its site, from 0 to 3 dimensions.
+        attempts: After so many in which no way is found there is none.
     """
+    alike = [None] * len(counts) if alike is None else alike
+    weights = tuple(often[len(site.basis)] for site in sites)
     ways = _ways(
-        tuple(site.multiplicity for site in sites), tuple(site.is_point for site in sites), int(max(counts))
+        tuple(site.multiplicity for site in sites),
+        tuple(site.is_point for site in sites),
+        weights,
+        int(max(counts)),
     )
-    if any(ways[0, count] == 0 for count in counts):
+    of_one = [[k for k, site in enumerate(sites) if site.multiplicity == count] for count in counts]
+    if any(not some if one else ways[0, n] == 0 for n, one, some in zip(counts, alike, of_one, strict=True)):
         return None
     for _ in range(attempts):
         filling: list[list[Site]] = [[] for _ in counts]
         taken: set[int] = set()
-        for s in rng.permutation(len(counts)):
-            left = int(counts[s])
-            for k, site in enumerate(sites):
-                most = left // site.multiplicity
-                most = min(most, 0 if k in taken else 1) if site.is_point else most
-                times = np.arange(most + 1)
-                chances = _AGAIN**times * ways[k + 1, left - times * site.multiplicity]
-                if not chances.any():
+        for s in sorted(rng.permutation(len(counts)), key=lambda s: not alike[s]):
+            if alike[s]:
+                free = [k for k in of_one[s] if k not in taken]
+                if not free:
                     break
-                many = int(rng.choice(times, p=chances / chances.sum()))
-                filling[s] += [site] * many
-                left -= many * site.multiplicity
-                if site.is_point and many:
-                    taken.add(k)
-            if left:
-                break
+                chances = np.array([weights[k] for k in free])
+                chosen = [free[int(rng.choice(len(free), p=chances / chances.sum()))]]
+            else:
+                chosen = _random_sites(int(counts[s]), sites, weights, ways, taken, rng)
+                if not chosen or (alike[s] is False and len(chosen) == 1):
+                    break
+            filling[s] = [sites[k] for k in chosen]
+            taken.update(k for k in chosen if sites[k].is_point)
         else:
             return filling
     return None
 
 
+def _random_sites(
+    count: int,
+    sites: Sequence[Site],
+    weights: Sequence[float],
+    ways: Float[np.ndarray, "k n"],
+    taken: set[int],
+    rng: np.random.Generator,
+) -> list[int]:
+    """Return sites, by number, that so many atoms fill; none where points that are taken would be needed."""
+    chosen: list[int] = []
+    left = count
+    for k, site in enumerate(sites):
+        most = left // site.multiplicity
+        most = min(most, 0 if k in taken else 1) if site.is_point else most
+        times = np.arange(most + 1)
+        chances = weights[k] ** times * ways[k + 1, left - times * site.multiplicity]
+        if not chances.any():
+            return []
+        many = int(rng.choice(times, p=chances / chances.sum())) if most else 0
+        chosen += [k] * many
+        left -= many * site.multiplicity
+    return [] if left else chosen
+
+
 @lru_cache(maxsize=4096)
-def _ways(sizes: tuple[int, ...], points: tuple[bool, ...], most: int) -> Float[np.ndarray, "k n"]:
+def _ways(
+    sizes: tuple[int, ...], points: tuple[bool, ...], weights: tuple[float, ...], most: int
+) -> Float[np.ndarray, "k n"]:
     """Return the weight of all ways in which the sites from the k-th on hold n atoms."""
     ways = np.zeros((len(sizes) + 1, most + 1))
     ways[-1, 0] = 1.0
     for k in range(len(sizes) - 1, -1, -1):
         for n in range(most + 1):
             times = np.arange(min(n // sizes[k], 1 if points[k] else n) + 1)
-            ways[k, n] = (_AGAIN**times * ways[k + 1, n - times * sizes[k]]).sum()
+            ways[k, n] = (weights[k] ** times * ways[k + 1, n - times * sizes[k]]).sum()
     return ways

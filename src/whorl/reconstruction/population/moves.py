@@ -14,8 +14,8 @@ here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -41,6 +41,7 @@ class Atoms:
         free: Which atoms may move, shape (n,).
         free_cell: Whether the cell may change.
         space_group: Number of the space group to be kept, or ``None``.
+        alike: Species, by atomic number, of which it is known whether all atoms are one orbit.
     """
 
     numbers: Int[Tensor, "n"]
@@ -48,6 +49,7 @@ class Atoms:
     free: Bool[Tensor, "n"]
     free_cell: bool = False
     space_group: int | None = None
+    alike: Mapping[int, bool] = field(default_factory=dict)
 
     @property
     def radii(self) -> Float[Tensor, "n"]:

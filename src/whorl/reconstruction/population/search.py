@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.chunked import Part
@@ -39,6 +40,7 @@ from whorl.reconstruction.objective import MIN_DISTANCE, InversionProblem
 from whorl.reconstruction.population.feasibility import agreeing, infeasibility
 from whorl.reconstruction.population.moves import Atoms
 from whorl.reconstruction.population.starts import given_starts, varied_starts
+from whorl.reconstruction.population.stepwise import stepwise_starts
 from whorl.reconstruction.population.target_search import (
     Jobs,
     PopulationSettings,
@@ -65,12 +67,14 @@ _ROUNDING = 1e-12  # part of the greatest spread up to which a feature has none
 _BUDGET = 150_000  # evaluations for a target of up to ten atoms
 _POLISH = 30  # steps for what is nearly a solution
 _PER_GROUP = 4  # random arrangements that share a group of operations
+_FEW, _SHOWN = 100, 8  # random arrangements where starts are placed stepwise; of these, that show features
 _SCREENED = 3  # times the starts of large crystals that are improved a little before some are chosen
 _NEARLY = 1e-3  # mean square of the whitened residuals up to which it is
 _IMPROVED = 0.5  # part of its loss below which it is polished again
 _EXACT = 1e-4  # root mean square of the whitened residuals above which a solution may get nearer yet
 _DAMPING = 0.1  # at first; with less, more descents end in wrong structures
 _FLOORS = {torch.float32: 1e-10, torch.float64: 1e-20}  # of the loss, where a solver rests
+_ALIKE, _UNLIKE = 1e-4, 1e-2  # variation of a species up to which its atoms are alike, from which not
 _TWIN = 1e-5  # root mean square of the whitened residuals up to which other structures are solutions too
 
 
@@ -311,6 +315,7 @@ class _Search:
             free if problem.frozen is None else ~problem.frozen,
             problem.free_cell,
             problem.space_group,
+            _alike(problem),
         )
         key = content_key(problem.target[0], template) if problem.names is None else problem.names[0]
         rng = torch.Generator().manual_seed(derive_seed(method.seed, "solve", key))
@@ -359,40 +364,72 @@ class _Search:
             jobs = Jobs(target, [], [], [])
         else:
             jobs = self._random()
+        if jobs.loss is not None:
+            self._deliver(jobs)
+            jobs = Jobs(target, [], [], [])
         for start in given:
             jobs.append(*start, None)
-        broad, fine = size.opening
-        self._deliver(self._improve(jobs, broad=broad, fine=fine))
+        if len(jobs):
+            self._deliver(self.improve(jobs))
         self._complete()
 
     def _random(self) -> Jobs:
-        """Return the best of many random arrangements."""
+        """Return the best of many random arrangements; those placed stepwise are improved, and have losses."""
         size, target = self.population, self.target
-        positions, cells, groups = self._candidates()
+        stepwise = target.places_stepwise
+        positions, cells, groups = self._candidates(few=stepwise)
         jobs = Jobs(target, list(positions), list(cells), groups)
-        batches = self._batches(jobs)
-        features = torch.cat(map_threads(self._features, batches))
-        features = features[torch.tensor([k for batch in batches for k in batch.jobs]).argsort()]
+        features = self.features_of(jobs)
         if self.problem.weights is None and not target.ends:
             self.weights[0] = _whitening(self.problem.spread(features))
-        weights = self.weights[0] * self._softened()
-        distance = ((features - self.problem.target[0]) * weights).abs().mean(1).nan_to_num(torch.inf)
-        order = distance.argsort(stable=True).tolist()
+        if stepwise:
+            placed = stepwise_starts(self, positions[:_SHOWN], features[:_SHOWN])
+            if placed is not None:
+                return placed
+        order = self.distance(features).argsort(stable=True).tolist()
         most = _SCREENED * size.first if target.is_large else size.first
         jobs = jobs.pick(_share_out(order, [symmetry_class(groups[p]) for p in order], most, target.rarity))
         return self._screened(jobs) if target.is_large else jobs
 
-    def _candidates(self) -> tuple[Tensor, Tensor, list[Group | None]]:
+    def of_atoms(self, which: Int[Tensor, "m"]) -> _Search:
+        """Return the search for some of the atoms alone, with the same weights."""
+        template = self.problem.template
+        part = template.replace(
+            positions=template.positions[which],
+            atomic_numbers=template.atomic_numbers[which],
+            structure_index=template.structure_index[which],
+        )
+        search = _Search(self.method, _Target("", self.problem.replace(template=part), []))
+        search.weights = self.weights.clone()
+        return search
+
+    def features_of(self, jobs: Jobs) -> Float[Tensor, "C F"]:
+        """Return the features of arrangements."""
+        batches = self._batches(jobs)
+        features = torch.cat(map_threads(self._features, batches))
+        return features[torch.tensor([k for batch in batches for k in batch.jobs]).argsort()]
+
+    def distance(self, features: Float[Tensor, "C F"]) -> Float[Tensor, "C"]:
+        """Return by how much features differ from the target, sharp ones weighing less."""
+        weights = self.weights[0] * self._softened()
+        return ((features - self.problem.target[0]) * weights).abs().mean(1).nan_to_num(torch.inf)
+
+    def improve(self, jobs: Jobs) -> Jobs:
+        """Improve starts."""
+        broad, fine = self.population.opening
+        return self._improve(jobs, broad=broad, fine=fine)
+
+    def _candidates(self, *, few: bool = False) -> tuple[Tensor, Tensor, list[Group | None]]:
         target = self.target
         many, rarer = (_SCREENED, target.cost_factor) if target.is_large else (1, 1.0)
         symmetric = self.population.symmetric if target.seeks_symmetry and self.general else 0.0
         return varied_starts(
             target.template,
             target.atoms,
-            count=many * self.population.candidates,
+            count=_FEW if few else many * self.population.candidates,
             rng=target.rng,
             symmetric=symmetric and 1.0 - (1.0 - symmetric) / rarer,
-            per_group=_PER_GROUP * many,
+            per_group=1 if few else _PER_GROUP * many,
         )
 
     def _screened(self, jobs: Jobs) -> Jobs:
@@ -673,6 +710,12 @@ def _result(problem: InversionProblem, parts: Sequence[Part]) -> InversionResult
         infeasibility=column(1),
         refused=refused,
     )
+
+
+def _alike(problem: InversionProblem) -> dict[int, bool]:
+    """Return of which species all atoms are alike, and of which they are not; doubtful ones are left out."""
+    varies = problem.representation.variation(problem.target[0])
+    return {chemical_symbols.index(z): x < _ALIKE for z, x in varies.items() if not _ALIKE < x < _UNLIKE}
 
 
 def _resting(settings: SolverSettings, floor: float) -> Solver:

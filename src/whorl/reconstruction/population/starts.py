@@ -27,7 +27,8 @@ _SYSTEMS = (
     *("triclinic", "monoclinic", "orthorhombic", "tetragonal", "hexagonal", "rhombohedral", "cubic"),
     *("face-centred", "body-centred"),
 )
-_GROUPS_TRIED = 4  # groups into which the atoms may not fit, until a start has no symmetry
+_TRUSTED = 0.9  # part of the starts that rely on which atoms are alike
+_GROUPS_TRIED = 12  # groups into which the atoms may not fit, until a start has no symmetry
 _DENSE = 0.74  # part of the volume that close-packed balls fill
 
 
@@ -195,10 +196,11 @@ def _make_symmetric(
         places = list(range(first, first + per_group))
         if atoms.free_cell:
             cells[places] = cells[first].clone()
+        alike = atoms.alike if draw.random() < _TRUSTED else {}
         for _ in range(_GROUPS_TRIED):
             group = random_group(lattice, draw) if periodic else random_point_group(dense, draw)
             while places:
-                found = symmetric_arrangement(numbers, group, draw)
+                found = symmetric_arrangement(numbers, group, draw, alike=alike)
                 if found is None:
                     break
                 fractional[places[0]] = torch.from_numpy(found)
@@ -230,9 +232,10 @@ def _of_space_group(
     done: list[int] = []
     for k in range(len(fractional)):
         like = k if settings[k] else fitting[int(draw.integers(len(fitting)))]
-        for _ in range(_GROUPS_TRIED):
+        for attempt in range(_GROUPS_TRIED):
             group = settings[like][int(draw.integers(len(settings[like])))]
-            found = symmetric_arrangement(numbers, group, draw)
+            alike = atoms.alike if 2 * attempt < _GROUPS_TRIED else {}
+            found = symmetric_arrangement(numbers, group, draw, alike=alike)
             if found is not None:
                 fractional[k], groups[k], cells[k] = torch.from_numpy(found), group, cells[like].clone()
                 done.append(k)

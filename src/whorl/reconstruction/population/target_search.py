@@ -138,6 +138,11 @@ class TargetSearch:
         return self.seeks_symmetry and len(self.atoms.numbers) > _SMALL
 
     @property
+    def places_stepwise(self) -> bool:
+        """Whether the next population begins with species placed one after another: every other one does."""
+        return self.is_large and not self.atoms.free_cell and bool(self.atoms.pbc.all()) and len(self.ends) % 2 == 0
+
+    @property
     def cost_factor(self) -> float:
         """How much rarer arrangements without symmetry are to be: of many atoms they cost more."""
         return 1.0 + len(self.atoms.numbers) / _SMALL
@@ -199,6 +204,17 @@ class TargetSearch:
             self.best_loss = float(self.loss[0])
             self.best_positions, self.best_cell = self.positions[0], self.cells[0]
 
+    def different(
+        self, positions: Float[Tensor, "C n 3"], cells: Float[Tensor, "C 3 3"], order: list[int], *, most: int
+    ) -> list[int]:
+        """Return the first arrangements, in this order, that differ from one another."""
+        marks = signature(positions, cells, self.atoms)
+        kept: list[int] = []
+        for k in order:
+            if len(kept) < most and bool(((marks[kept] - marks[k]).square().mean(1).sqrt() > _ALIKE).all()):
+                kept.append(k)
+        return kept
+
     def _room(self, most: int) -> tuple[int, int]:
         """Return how many members may have no symmetry, and how many a symmetry of one class.
 
@@ -232,9 +248,9 @@ class TargetSearch:
                 group = random_subgroup(group, draw) or group
             name = str(draw.choice(list(SYMMETRIC_MOVES), p=chances / chances.sum()))
             fractional = self.positions[p].double().cpu().numpy() @ np.linalg.inv(cell)
-            found = symmetric_move(name, fractional, cell, numbers, group, draw)
+            found = symmetric_move(name, fractional, cell, numbers, group, draw, alike=self.atoms.alike)
             if found is None:
-                found = symmetric_move("renew", fractional, cell, numbers, group, draw)
+                found = symmetric_move("renew", fractional, cell, numbers, group, draw, alike=self.atoms.alike)
             if found is None and keeps:
                 found = fractional
             elif found is None:
