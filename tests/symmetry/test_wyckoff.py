@@ -94,3 +94,27 @@ def test_settings_of_one_lattice_have_the_same_kinds_of_sites():
         for one in settings_of(62, np.diag([4.0, 5.0, 6.0]))
     }
     assert kinds == {((4, 0), (4, 0), (4, 2), (8, 3))}
+
+
+def test_species_known_to_be_one_orbit_or_several_are():
+    rng = np.random.default_rng(3)
+    sites = settings_of(14, np.diag([4.0, 5.0, 6.0]))[0].sites
+    for _ in range(30):
+        filling = random_filling(np.array([4, 4, 8]), sites, rng, alike=[True, False, None])
+        assert filling is not None
+        assert [site.multiplicity for site in filling[0]] == [4]
+        assert [site.multiplicity for site in filling[1]] == [2, 2]
+    assert random_filling(np.array([8]), sites, rng, alike=[True]) is None
+    assert random_filling(np.array([2]), sites, rng, alike=[False]) is None
+
+
+def test_atoms_mostly_have_freedom():
+    rng = np.random.default_rng(4)
+    sites = settings_of(14, np.diag([4.0, 5.0, 6.0]))[0].sites  # four of two atoms, one of four
+
+    def general(**options):
+        fillings = [random_filling(np.array([4]), sites, rng, **options) for _ in range(200)]
+        return sum(len(some[0]) == 1 for some in fillings) / 200
+
+    assert general() > 0.9  # 1.2 against 6 × 0.07²
+    assert general(often=(0.4,) * 4) < 0.5  # 0.4 against 6 × 0.4²

@@ -17,11 +17,11 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 GRID = 24  # parts of a lattice vector: halves, thirds, quarters, sixths and eighths
 _COORDINATES = sorted({*range(0, GRID, 3), *range(0, GRID, 4)})  # eighths and sixths
-_POINTS = np.indices((GRID, GRID, GRID)).reshape(3, -1).T
+_AXIS = np.arange(GRID, dtype=np.int16)
 _SPECIAL = np.array(list(product(_COORDINATES, repeat=3)))
 _STEPS = {d: np.indices((GRID,) * d).reshape(d, -1).T for d in (1, 2)}  # along lines, in planes
 OFTEN = (0.07, 0.25, 1.2, 1.2)
@@ -69,16 +69,23 @@ def _sites(rotations: bytes, translations: bytes) -> tuple[Site, ...]:
     shifts = np.frombuffer(translations, dtype=np.int64).reshape(-1, 3)
     order = len(turns)
     first, n_fixing = _grid(turns, shifts)
-    directions = _directions(turns)
+    directions = [_directions(turn.tobytes()) for turn in turns]
     found: dict[tuple[int, ...], Site] = {}
+    seen: dict[bytes, Bool[np.ndarray, "p"]] = {}  # points on sites of a basis that were gone through
     special = _SPECIAL[np.unique(first[_codes(_SPECIAL)], return_index=True)[1]]
-    for point in special:
-        fixing = np.flatnonzero((((turns @ point + shifts - point) % GRID) == 0).all(1))
+    special = special[n_fixing[_codes(special)] > 1]
+    gaps = (special @ turns.swapaxes(1, 2) + shifts[:, None] - special) % GRID  # (g, p, 3)
+    for point, code, fixes in zip(special, _codes(special), (gaps == 0).all(2).T, strict=True):
+        fixing = np.flatnonzero(fixes)
         if np.trace(turns[fixing].sum(0)) == 0:
             size = order // len(fixing)
-            found[(int(first[_codes(point)]),)] = Site(point / GRID, np.zeros((0, 3), dtype=np.int64), size)
+            found[(int(first[code]),)] = Site(point / GRID, np.zeros((0, 3), dtype=np.int64), size)
         for basis in {directions[k].tobytes(): directions[k] for k in fixing if len(directions[k])}.values():
+            known = seen.setdefault(basis.tobytes(), np.zeros(GRID**3, dtype=bool))
+            if known[code]:
+                continue
             on_it = _codes(point + _STEPS[len(basis)] @ basis)
+            known[on_it] = True
             key = (len(basis), *np.unique(first[on_it]).tolist())
             if key not in found:
                 found[key] = Site(point / GRID, basis, order // int(n_fixing[on_it].min()))
@@ -95,30 +102,31 @@ def _grid(
     turns: Int[np.ndarray, "g 3 3"], shifts: Int[np.ndarray, "g 3"]
 ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"]]:
     """Return the lowest number among the images of each point of the grid, and how many operations fix it."""
-    first = np.arange(GRID**3)
+    first = every = np.arange(GRID**3, dtype=np.int32)
     n_fixing = np.zeros(GRID**3, dtype=np.int64)
-    for turn, shift in zip(turns, shifts, strict=True):
-        codes = _codes(_POINTS @ turn.T + shift)
-        n_fixing += codes == np.arange(GRID**3)
-        np.minimum(first, codes, out=first)
+    for turn, shift in zip(turns.astype(np.int16), shifts.astype(np.int16), strict=True):
+        codes = np.zeros(GRID**3, dtype=np.int32)
+        for row, step in zip(turn, shift, strict=True):
+            along = [(row[axis] * _AXIS).reshape(np.roll((-1, 1, 1), axis)) for axis in range(3)]
+            codes = codes * GRID + ((along[0] + along[1] + along[2] + step) % GRID).ravel()
+        n_fixing += codes == every
+        first = np.minimum(first, codes)
     return first, n_fixing
 
 
-def _directions(turns: Int[np.ndarray, "g 3 3"]) -> list[Int[np.ndarray, "d 3"]]:
-    """Return integer vectors along the axis of each rotation or the plane of each mirror; else none."""
+@lru_cache(maxsize=512)
+def _directions(rotation: bytes) -> Int[np.ndarray, "d 3"]:
+    """Return integer vectors along the axis of a rotation or the plane of a mirror; else none."""
+    turn = np.frombuffer(rotation, dtype=np.int64).reshape(3, 3)
     candidates = np.array([v for v in product((-2, -1, 0, 1, 2), repeat=3) if any(v)])
     candidates = candidates[np.argsort(np.abs(candidates).sum(1), kind="stable")]
-    found = []
-    for turn in turns:
-        determinant, trace = round(float(np.linalg.det(turn))), int(np.trace(turn))
-        wanted = 1 if determinant == 1 and trace != 3 else 2 if determinant == -1 and trace == 1 else 0
-        fixed = candidates[(candidates @ turn.T == candidates).all(1)]
-        basis = fixed[:wanted]
-        if wanted == 2:
-            across = np.abs(np.cross(fixed[0], fixed)).sum(1) > 0
-            basis = np.stack([fixed[0], fixed[across][0]])
-        found.append(basis)
-    return found
+    determinant, trace = round(float(np.linalg.det(turn))), int(np.trace(turn))
+    wanted = 1 if determinant == 1 and trace != 3 else 2 if determinant == -1 and trace == 1 else 0
+    fixed = candidates[(candidates @ turn.T == candidates).all(1)]
+    if wanted < 2:
+        return fixed[:wanted]
+    across = np.abs(np.cross(fixed[0], fixed)).sum(1) > 0
+    return np.stack([fixed[0], fixed[across][0]])
 
 
 def random_filling(
@@ -144,59 +152,46 @@ def random_filling(
         attempts: After so many in which no way is found there is none.
     """
     alike = [None] * len(counts) if alike is None else alike
-    weights = tuple(often[len(site.basis)] for site in sites)
-    ways = _ways(
-        tuple(site.multiplicity for site in sites),
-        tuple(site.is_point for site in sites),
-        weights,
-        int(max(counts)),
-    )
-    of_one = [[k for k, site in enumerate(sites) if site.multiplicity == count] for count in counts]
-    if any(not some if one else ways[0, n] == 0 for n, one, some in zip(counts, alike, of_one, strict=True)):
+    weights = [often[len(site.basis)] for site in sites]
+    # A site of as many atoms is one that the species fills alone, or not at all.
+    allowed = [
+        [k for k, site in enumerate(sites) if one is None or one == (site.multiplicity == count)]
+        for count, one in zip(counts, alike, strict=True)
+    ]
+    ways = [
+        _ways(
+            tuple(sites[k].multiplicity for k in some),
+            tuple(sites[k].is_point for k in some),
+            tuple(weights[k] for k in some),
+            int(count),
+        )
+        for count, some in zip(counts, allowed, strict=True)
+    ]
+    if any(way[0, count] == 0 for way, count in zip(ways, counts, strict=True)):
         return None
     for _ in range(attempts):
         filling: list[list[Site]] = [[] for _ in counts]
         taken: set[int] = set()
-        for s in sorted(rng.permutation(len(counts)), key=lambda s: not alike[s]):
-            if alike[s]:
-                free = [k for k in of_one[s] if k not in taken]
-                if not free:
+        for s in rng.permutation(len(counts)):
+            left = int(counts[s])
+            for row, k in enumerate(allowed[s]):
+                site = sites[k]
+                most = left // site.multiplicity
+                most = min(most, 0 if k in taken else 1) if site.is_point else most
+                times = np.arange(most + 1)
+                chances = weights[k] ** times * ways[s][row + 1, left - times * site.multiplicity]
+                if not chances.any():
                     break
-                chances = np.array([weights[k] for k in free])
-                chosen = [free[int(rng.choice(len(free), p=chances / chances.sum()))]]
-            else:
-                chosen = _random_sites(int(counts[s]), sites, weights, ways, taken, rng)
-                if not chosen or (alike[s] is False and len(chosen) == 1):
-                    break
-            filling[s] = [sites[k] for k in chosen]
-            taken.update(k for k in chosen if sites[k].is_point)
+                many = int(rng.choice(times, p=chances / chances.sum()))
+                filling[s] += [site] * many
+                left -= many * site.multiplicity
+                if site.is_point and many:
+                    taken.add(k)
+            if left:
+                break
         else:
             return filling
     return None
-
-
-def _random_sites(
-    count: int,
-    sites: Sequence[Site],
-    weights: Sequence[float],
-    ways: Float[np.ndarray, "k n"],
-    taken: set[int],
-    rng: np.random.Generator,
-) -> list[int]:
-    """Return sites, by number, that so many atoms fill; none where points that are taken would be needed."""
-    chosen: list[int] = []
-    left = count
-    for k, site in enumerate(sites):
-        most = left // site.multiplicity
-        most = min(most, 0 if k in taken else 1) if site.is_point else most
-        times = np.arange(most + 1)
-        chances = weights[k] ** times * ways[k + 1, left - times * site.multiplicity]
-        if not chances.any():
-            return []
-        many = int(rng.choice(times, p=chances / chances.sum())) if most else 0
-        chosen += [k] * many
-        left -= many * site.multiplicity
-    return [] if left else chosen
 
 
 @lru_cache(maxsize=4096)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ _BUDGET = 150_000  # evaluations for a target of up to ten atoms
 _POLISH = 30  # steps for what is nearly a solution
 _PER_GROUP = 4  # random arrangements that share a group of operations
 _FEW, _SHOWN = 100, 8  # random arrangements where starts are placed stepwise; of these, that show features
+_TRIALS = 8  # children of large crystals that are compared with the target for each that is improved
 _SCREENED = 3  # times the starts of large crystals that are improved a little before some are chosen
 _NEARLY = 1e-3  # mean square of the whitened residuals up to which it is
 _IMPROVED = 0.5  # part of its loss below which it is polished again
@@ -446,14 +448,27 @@ class _Search:
         size, target = self.population, self.target
         jobs = Jobs(target, [], [], [])
         best = max(1, math.ceil(size.parents * len(target.loss)))
-        parents = torch.randint(best, (size.children,), generator=target.rng)
-        for child in target.children(parents, size.moves):
+        trials = _TRIALS if target.is_large and bool(target.atoms.pbc.all()) else 1
+        parents = torch.randint(best, (trials * size.children,), generator=target.rng)
+        made: list[tuple[int, str]] = []
+        for *child, of in target.children(parents, size.moves):
             jobs.append(*child)
+            made.append(of)
+        if trials > 1:
+            jobs = jobs.pick(self._nearest(jobs, made))
         jobs = self._improve(jobs, broad=size.coarse)
         assert jobs.loss is not None
         promising = jobs.loss.argsort(stable=True)[: size.promising].tolist()
         self._deliver(self._improve(jobs.pick(promising), fine=size.fine))
         self._complete()
+
+    def _nearest(self, jobs: Jobs, made: Sequence[tuple[int, str]]) -> list[int]:
+        """Return those that are nearest to the target, of each parent and move as large a part."""
+        order = self.distance(self.features_of(jobs)).argsort(stable=True).tolist()
+        counts = Counter(made)
+        kinds = {of: kind for kind, of in enumerate(counts)}
+        rarity = [1 / count for count in counts.values()]
+        return _share_out(order, [kinds[made[k]] for k in order], self.population.children, rarity)
 
     def _complete(self) -> None:
         """Bring the best to the solution that it nearly is, if it is.

@@ -64,6 +64,8 @@ def stepwise_starts(
     jobs = Jobs(target, [], [], [])
     for part, z in zip(parts, order, strict=True):
         jobs = _with_species(search, part, int(z), partial, cell, draw)
+        share = len(part.target.atoms.numbers) / len(numbers)
+        target.evaluations += math.ceil(share * part.target.evaluations)
         kept = _kept(jobs)
         partial = [
             (group, jobs.positions[k].double().cpu().numpy() @ np.linalg.inv(cell))
@@ -75,9 +77,7 @@ def stepwise_starts(
     return jobs
 
 
-def _part(
-    search: _Search, present: Bool[np.ndarray, "n"], positions: Tensor, features: Tensor
-) -> _Search:
+def _part(search: _Search, present: Bool[np.ndarray, "n"], positions: Tensor, features: Tensor) -> _Search:
     """Return the search for some of the atoms alone, by the features that do not depend on the others."""
     which = torch.from_numpy(np.flatnonzero(present)).to(positions.device)
     part = search.of_atoms(which)
@@ -152,6 +152,8 @@ def _kept(jobs: Jobs) -> list[int]:
         return []
     assert jobs.loss is not None
     order = jobs.loss.argsort(stable=True)
-    kept = jobs.target.different(torch.stack(jobs.positions), torch.stack(jobs.cells), order.tolist(), most=_KEPT)
+    kept = jobs.target.different(
+        torch.stack(jobs.positions), torch.stack(jobs.cells), order.tolist(), most=_KEPT
+    )
     most = _FITTING if float(jobs.loss.min()) < _FITS else math.inf
     return [k for k in kept if float(jobs.loss[k]) < most]

@@ -140,7 +140,12 @@ class TargetSearch:
     @property
     def places_stepwise(self) -> bool:
         """Whether the next population begins with species placed one after another: every other one does."""
-        return self.is_large and not self.atoms.free_cell and bool(self.atoms.pbc.all()) and len(self.ends) % 2 == 0
+        return (
+            self.is_large
+            and not self.atoms.free_cell
+            and bool(self.atoms.pbc.all())
+            and len(self.ends) % 2 == 0
+        )
 
     @property
     def cost_factor(self) -> float:
@@ -226,8 +231,11 @@ class TargetSearch:
 
     def children(
         self, parents: Tensor, allowed: Sequence[str]
-    ) -> Iterator[tuple[Tensor, Tensor, Group | None]]:
-        """Make one child of each parent; most children of a symmetric one have its symmetry."""
+    ) -> Iterator[tuple[Tensor, Tensor, Group | None, tuple[int, str]]]:
+        """Make one child of each parent; most children of a symmetric one have its symmetry.
+
+        Yields positions, cell and group of each, and by which parent and move it was made.
+        """
         moves = {name: often for name, often in self.atoms.moves.items() if name in allowed}
         names = torch.multinomial(torch.tensor(list(moves.values())), len(parents), True, generator=self.rng)
         keeps = self.atoms.space_group is not None
@@ -237,7 +245,8 @@ class TargetSearch:
             some = parents[plain & (names == m)]
             if len(some):
                 moved = move(name, self.positions[some], self.cells[some], self.atoms, self.rng)
-                yield from zip(*moved, [None] * len(some), strict=True)
+                made = [(p, name) for p in some.tolist()]
+                yield from zip(*moved, [None] * len(some), made, strict=True)
         draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=self.rng)))
         numbers = self.atoms.numbers.cpu().numpy()
         chances = np.array(list(SYMMETRIC_MOVES.values()))
@@ -250,14 +259,16 @@ class TargetSearch:
             fractional = self.positions[p].double().cpu().numpy() @ np.linalg.inv(cell)
             found = symmetric_move(name, fractional, cell, numbers, group, draw, alike=self.atoms.alike)
             if found is None:
-                found = symmetric_move("renew", fractional, cell, numbers, group, draw, alike=self.atoms.alike)
+                found = symmetric_move(
+                    "renew", fractional, cell, numbers, group, draw, alike=self.atoms.alike
+                )
             if found is None and keeps:
                 found = fractional
             elif found is None:
                 found, group = draw.random(fractional.shape), None
             positions = torch.from_numpy(found @ cell).to(self.positions)
             apart = push_apart(positions[None], self.cells[p][None], self.atoms)[0]
-            yield apart, self.cells[p], group
+            yield apart, self.cells[p], group, (p, name)
 
     def frame(self, cell: Tensor) -> Float[np.ndarray, "3 3"]:
         """Return the vectors in which groups count: those of a crystal, else 1 Å along x, y and z."""
