@@ -1,6 +1,5 @@
 """Species placed one after another."""
 
-import pytest
 import torch
 from ase.spacegroup import crystal
 
@@ -58,9 +57,8 @@ def test_a_part_counts_the_features_of_its_own_species_alone():
     assert any("Mg" in name and "Al" in name for name in counted)
 
 
-@pytest.mark.parametrize("apart", [False])
-def test_without_species_told_apart_there_are_no_stepwise_starts(apart):
-    search, positions, features = search_for(spinel(), apart=apart)
+def test_without_species_told_apart_there_are_no_stepwise_starts():
+    search, positions, features = search_for(spinel(), apart=False)
     assert stepwise_starts(search, positions, features) is None
 
 

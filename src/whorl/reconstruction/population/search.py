@@ -451,8 +451,8 @@ class _Search:
         trials = _TRIALS if target.is_large and bool(target.atoms.pbc.all()) else 1
         parents = torch.randint(best, (trials * size.children,), generator=target.rng)
         made: list[tuple[int, str]] = []
-        for *child, of in target.children(parents, size.moves):
-            jobs.append(*child)
+        for positions, cell, group, of in target.children(parents, size.moves):
+            jobs.append(positions, cell, group)
             made.append(of)
         if trials > 1:
             jobs = jobs.pick(self._nearest(jobs, made))
