@@ -365,7 +365,7 @@ class _Search:
         if given and small and self.problem.weights is not None:
             jobs = Jobs(target, [], [], [])
         else:
-            jobs = self._random()
+            jobs = self._random(stepwise=target.places_stepwise)
         if jobs.loss is not None:
             self._deliver(jobs)
             jobs = Jobs(target, [], [], [])
@@ -375,10 +375,9 @@ class _Search:
             self._deliver(self.improve(jobs))
         self._complete()
 
-    def _random(self) -> Jobs:
+    def _random(self, *, stepwise: bool) -> Jobs:
         """Return the best of many random arrangements; those placed stepwise are improved, and have losses."""
         size, target = self.population, self.target
-        stepwise = target.places_stepwise
         positions, cells, groups = self._candidates(few=stepwise)
         jobs = Jobs(target, list(positions), list(cells), groups)
         features = self.features_of(jobs)
@@ -386,8 +385,7 @@ class _Search:
             self.weights[0] = _whitening(self.problem.spread(features))
         if stepwise:
             placed = stepwise_starts(self, positions[:_SHOWN], features[:_SHOWN])
-            if placed is not None:
-                return placed
+            return self._random(stepwise=False) if placed is None else placed
         order = self.distance(features).argsort(stable=True).tolist()
         most = _SCREENED * size.first if target.is_large else size.first
         jobs = jobs.pick(_share_out(order, [symmetry_class(groups[p]) for p in order], most, target.rarity))
