@@ -376,7 +376,7 @@ class _Search:
         self._complete()
 
     def _random(self, *, stepwise: bool) -> Jobs:
-        """Return the best of many random arrangements; those placed stepwise are improved, and have losses."""
+        """Return the best of many random arrangements; those placed stepwise are improved already."""
         size, target = self.population, self.target
         positions, cells, groups = self._candidates(few=stepwise)
         jobs = Jobs(target, list(positions), list(cells), groups)
