@@ -165,6 +165,29 @@ def test_distributions_are_the_same_from_series_and_from_error_functions():
         np.testing.assert_allclose(series.numpy(), products.numpy(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("normalization", ["n_atoms", "l2", "valle_oganov"])
+def test_broadened_copies_are_the_terms_with_wider_gaussians(normalization):
+    structures = from_ase([SALT, rattled(bulk("NaCl", "rocksalt", 5.0))])
+    grids = {"k2": {"n": 30, "sigma": 0.03, "cutoff": 5.0}, "k3": {"n": 20, "sigma": 0.1, "cutoff": 4.0}}
+    kwargs = {"species": ["Na", "Cl"], "normalization": normalization}
+    mbtr = MBTR(**grids, broadening=[2.5], **kwargs)
+    value, jacobian = mbtr.value_and_jacobian(structures)
+    for factor, marks in ((1.0, ""), (2.5, "*2.5")):
+        wider = {
+            name: {**grid, "n": int(grid["n"] / factor), "sigma": factor * grid["sigma"]}
+            for name, grid in grids.items()
+        }
+        alone = MBTR(**wider, **kwargs)
+        expected, slopes = alone.value_and_jacobian(structures)
+        for name in grids:
+            own, other = mbtr.columns[name + marks], alone.columns[name]
+            torch.testing.assert_close(value[:, own], expected[:, other], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(jacobian[:, own], slopes[:, other], rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(mbtr.sharpness()[own], alone.sharpness()[other])
+    torch.testing.assert_close(mbtr(structures), value, rtol=1e-10, atol=1e-12)
+    assert make_representation(mbtr.config()).fingerprint == mbtr.fingerprint
+
+
 def test_gradcheck_in_positions_and_cell():
     mbtr = MBTR(
         species=["Na", "Cl"],
@@ -223,6 +246,7 @@ def test_config_and_recipe_rebuild_it():
     ("options", "words"),
     [
         ({"k2": None, "k3": None}, "no terms"),
+        ({"broadening": [0.5]}, "factors of width above 1"),
         ({"k2": {"min": 2.0}}, "k2.*min 2 and max 0.8"),
         ({"k2": {"sigma": 1e-4}}, "sigma 0.0001, expected at least a tenth of the 0.00808"),
         ({"k3": {"weighting": "inverse_square"}}, "k3.*weighting"),

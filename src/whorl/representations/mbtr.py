@@ -73,6 +73,11 @@ class Term(Section):
             raise ValueError(f"got min {self.min:g} and max {self.max:g}, expected min below max")
         return self
 
+    def broadened(self, factor: float) -> Term:
+        """Return this term with Gaussians wider by a factor, and a grid that is coarser by it."""
+        n = max(2, math.ceil(self.n / factor))
+        return type(self)(**{**self.model_dump(), "sigma": factor * self.sigma, "n": n})
+
     @property
     def radius(self) -> float | None:
         """Distance in Å within which atoms are neighbours; None where all are."""
@@ -264,6 +269,8 @@ class MBTR(SpeciesRepresentation):
             ``"valle_oganov"``, for crystals: with the volume V and the number of atoms of each element, k2
             times :math:`V / 4π N_s N_t` (twice that where s = t), k3 times :math:`V / N_i N_j N_k`;
             ``"none"``.
+        broadening: Factors of width. For each, k2 and k3 are repeated with Gaussians wider by it, on coarser
+            grids: a search begins with the wide ones, which change over longer distances.
 
     Raises:
         InputError: No term, unknown elements or normalisations, numbers out of range, too many features.
@@ -290,6 +297,8 @@ class MBTR(SpeciesRepresentation):
         """Angles."""
         normalization: Literal["none", "l2", "n_atoms", "valle_oganov"] = "n_atoms"
         """Normalisation of each term."""
+        broadening: list[Annotated[float, Field(gt=1, le=100)]] = []
+        """Factors by which the Gaussians of copies of k2 and k3 are wider: they guide a search from afar."""
 
         def summary(self) -> str:
             """Return the terms in a line of a report."""
@@ -306,8 +315,14 @@ class MBTR(SpeciesRepresentation):
         k2: TwoBody | Mapping[str, Any] | None = TwoBody(),  # noqa: B008 (frozen)
         k3: ThreeBody | Mapping[str, Any] | None = ThreeBody(),  # noqa: B008 (frozen)
         normalization: str = "n_atoms",
+        broadening: Sequence[float] = (),
     ) -> None:
         super().__init__(species)
+        if any(not 1.0 < factor <= 100.0 for factor in broadening):
+            raise InputError(
+                f"MBTR: got broadening {list(broadening)}, expected factors of width above 1, at most 100."
+            )
+        self.broadening = tuple(map(float, broadening))
         self.terms: dict[str, Term] = {
             name: term
             if isinstance(term, Term)
@@ -320,7 +335,12 @@ class MBTR(SpeciesRepresentation):
         if normalization not in NORMALIZATIONS:
             raise unknown_option("normalization", normalization, NORMALIZATIONS)
         self.normalization = normalization
-        intensive = {"l2", "n_atoms"} | ({"valle_oganov"} if list(self.terms) == ["k2"] else set())
+        self._given = dict(self.terms)
+        for factor in self.broadening:
+            for name, term in self._given.items():
+                if term.bodies > 1:
+                    self.terms[f"{name}*{factor:g}"] = term.broadened(factor)
+        intensive = {"l2", "n_atoms"} | ({"valle_oganov"} if list(self._given) == ["k2"] else set())
         self.invariances = self.invariances | {"lattice_basis"}
         if normalization in intensive:
             self.invariances = self.invariances | {"supercell"}
@@ -358,7 +378,7 @@ class MBTR(SpeciesRepresentation):
     def config(self) -> dict[str, Any]:
         """Return the hyperparameters, JSON-able."""
         terms = {
-            name: self.terms[name].model_dump(mode="json") if name in self.terms else None
+            name: self._given[name].model_dump(mode="json") if name in self._given else None
             for name in ("k1", "k2", "k3")
         }
         return {
@@ -366,6 +386,7 @@ class MBTR(SpeciesRepresentation):
             "species": list(self.species),
             **terms,
             "normalization": self.normalization,
+            **({"broadening": list(self.broadening)} if self.broadening else {}),
         }
 
     def sharpness(self) -> Float[Tensor, "F"]:
@@ -685,8 +706,8 @@ class _Part:
         jacobian *= factors
         if self._mbtr.normalization == "valle_oganov":
             grows = factors.new_zeros(len(self._mbtr.layout), 1)
-            for name in ("k2", "k3"):
-                if name in self._mbtr.columns:
+            for name, term in self._mbtr.terms.items():
+                if term.bodies > 1:
                     grows[self._mbtr.columns[name]] = 1.0
             jacobian += value[:, :, None] * factors * grows * growth[:, None]
 
@@ -701,12 +722,12 @@ class _Part:
         counts = torch.bincount(structures.structure_index * n + self._species, minlength=len(structures) * n)
         counts = counts.reshape(-1, n).clamp(min=1).to(value)
         volume, factors = volumes(structures.cells), []
-        for name, term in mbtr.terms.items():
+        for term in mbtr.terms.values():
             for combination in term.combinations(n):
                 factor = volume / counts[:, combination].prod(1)
-                if name == "k1":
+                if term.bodies == 1:
                     factor = torch.ones_like(volume)
-                if name == "k2":
+                if term.bodies == 2:
                     factor = factor / (4.0 * math.pi) * (2.0 if combination[0] == combination[1] else 1.0)
                 factors.append(factor[:, None].expand(-1, term.n))
         return torch.cat(factors, 1)
