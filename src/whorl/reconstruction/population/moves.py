@@ -7,7 +7,8 @@ here.
 =============  ==================================================================================
 ``shake``      every atom by a normal displacement; a free cell is strained a little too
 ``relocate``   one atom goes next to another, or now and then anywhere in a periodic cell
-``swap``       two atoms of different species change places
+``swap``       two atoms of different species change places; a search chooses well which ones
+               (:mod:`whorl.reconstruction.population.exchange`)
 =============  ==================================================================================
 """
 

@@ -38,8 +38,14 @@ from whorl.parallel import map_threads, one_thread_an_operation
 from whorl.reconstruction.base import Progress
 from whorl.reconstruction.checkpoint import Checkpoint
 from whorl.reconstruction.objective import MIN_DISTANCE, InversionProblem
+from whorl.reconstruction.population.exchange import (
+    FEATURES_PER_EVALUATION,
+    MOST_PAIRS,
+    drawn_exchanges,
+    unlike_pairs,
+)
 from whorl.reconstruction.population.feasibility import agreeing, infeasibility
-from whorl.reconstruction.population.moves import Atoms
+from whorl.reconstruction.population.moves import Atoms, push_apart
 from whorl.reconstruction.population.starts import given_starts, varied_starts
 from whorl.reconstruction.population.stepwise import stepwise_starts
 from whorl.reconstruction.population.target_search import (
@@ -449,7 +455,9 @@ class _Search:
         trials = _TRIALS if target.is_large and bool(target.atoms.pbc.all()) else 1
         parents = torch.randint(best, (trials * size.children,), generator=target.rng)
         made: list[tuple[int, str]] = []
-        for positions, cell, group, of in target.children(parents, size.moves):
+        # Of many children the nearest are taken anyway; a solver without Jacobians makes none of them.
+        exchanged = self._exchanged if self.general and trials == 1 else None
+        for positions, cell, group, of in target.children(parents, size.moves, exchanged):
             jobs.append(positions, cell, group)
             made.append(of)
         if trials > 1:
@@ -467,6 +475,19 @@ class _Search:
         kinds = {of: kind for kind, of in enumerate(counts)}
         rarity = [1 / count for count in counts.values()]
         return _share_out(order, [kinds[made[k]] for k in order], self.population.children, rarity)
+
+    def _exchanged(self, member: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return positions and cells of one member after exchanges of two atoms."""
+        target = self.target
+        structure = target.template.replace(
+            positions=target.positions[member], cells=target.cells[member][None]
+        )
+        pairs = unlike_pairs(target.atoms.numbers, target.atoms.free)
+        pairs = pairs[torch.randperm(len(pairs), generator=target.rng)[:MOST_PAIRS]]
+        positions = drawn_exchanges(self._whitened(), structure, pairs, count=count, rng=target.rng)
+        target.evaluations += 1 + -(-len(pairs) // FEATURES_PER_EVALUATION)
+        cells = target.cells[member].expand(count, 3, 3)
+        return push_apart(positions, cells, target.atoms), cells
 
     def _complete(self) -> None:
         """Bring the best to the solution that it nearly is, if it is.

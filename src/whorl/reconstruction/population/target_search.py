@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -230,11 +231,19 @@ class TargetSearch:
         return max(1, round(most / self.cost_factor)), math.ceil(most / 2)
 
     def children(
-        self, parents: Tensor, allowed: Sequence[str]
+        self,
+        parents: Tensor,
+        allowed: Sequence[str],
+        exchanged: Callable[[int, int], tuple[Tensor, Tensor]] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor, Group | None, tuple[int, str]]]:
         """Make one child of each parent; most children of a symmetric one have its symmetry.
 
         Yields positions, cell and group of each, and by which parent and move it was made.
+
+        Args:
+            parents: Numbers of members.
+            allowed: Names of moves.
+            exchanged: Makes positions and cells of so many children of a member in the place of random swaps.
         """
         moves = {name: often for name, often in self.atoms.moves.items() if name in allowed}
         names = torch.multinomial(torch.tensor(list(moves.values())), len(parents), True, generator=self.rng)
@@ -243,7 +252,11 @@ class TargetSearch:
         plain = torch.tensor([self.groups[p] is None for p in parents.tolist()]) | broken
         for m, name in enumerate(moves):
             some = parents[plain & (names == m)]
-            if len(some):
+            if len(some) and name == "swap" and exchanged is not None:
+                for member, count in Counter(some.tolist()).items():
+                    made = [(member, name)] * count
+                    yield from zip(*exchanged(member, count), [None] * count, made, strict=True)
+            elif len(some):
                 moved = move(name, self.positions[some], self.cells[some], self.atoms, self.rng)
                 made = [(p, name) for p in some.tolist()]
                 yield from zip(*moved, [None] * len(some), made, strict=True)
