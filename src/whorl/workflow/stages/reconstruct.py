@@ -286,6 +286,11 @@ def _for_a_search(
                 f"composition: got free, but the features were generated for {formula}. Leave it out, or "
                 "generate features for no formula."
             )
+        if begins_with is not None:
+            raise InputError(
+                "composition: got free, but each sample has a formula of its own (generate.formulas). Choose "
+                "one of the two."
+            )
     requested = _requested(samples, composition, getattr(settings, "space_group", None), monitor)
     free_cell = bool(getattr(settings, "free_cell", False))
     starts = None
