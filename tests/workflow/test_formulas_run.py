@@ -9,6 +9,7 @@ from whorl.datasets import load_dataset, load_features, write_extxyz
 from whorl.errors import InputError
 from whorl.structures import from_ase
 from whorl.structures.composition import formula
+from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import parse_recipe
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages import run_recipe
@@ -73,3 +74,34 @@ def test_what_contradicts_the_formulas_is_said_before_the_run(data, changes, mes
     with pytest.raises(InputError, match=message):
         run_recipe(recipe_of(data, **changes), data / "run")
     assert not (data / "run" / "encode").exists()
+
+
+@pytest.fixture
+def one_composition(tmp_path):
+    lengths = [2.0 + 0.03 * k for k in range(40)]
+    molecules = [Atoms("NaCl", positions=[[0, 0, 0], [r, 0, 0]]) for r in lengths]
+    write_extxyz(
+        from_ase(molecules),
+        tmp_path / "data.extxyz",
+        properties={"length": torch.tensor(lengths, dtype=torch.float64)},
+        ids=[f"m{k}" for k in range(40)],
+    )
+    return tmp_path
+
+
+def test_data_of_one_composition_take_the_old_way_and_it_is_said(one_composition):
+    recipe = recipe_of(one_composition, formulas="formulas: {elements: [Na]}")
+    messages = Monitor()
+    run_recipe(recipe, one_composition / "run", monitor=messages)
+    assert any("all training structures are NaCl" in text for text in messages.warnings)
+    run = RunFolder(one_composition / "run", recipe)
+    (label,) = run.labels
+    made = load_dataset(run.structures(label))
+    assert {formula(one) for one in made.structures} == {"NaCl"}
+
+
+@pytest.mark.parametrize("asked", ["elements: [O]", "exclude: [Cl]", "new: true", "n_elements: [3, 3]"])
+def test_what_data_of_one_composition_cannot_be_is_refused(one_composition, asked):
+    recipe = recipe_of(one_composition, formulas=f"formulas: {{{asked}}}")
+    with pytest.raises(InputError, match="all training structures are NaCl, and formulas"):
+        run_recipe(recipe, one_composition / "run")

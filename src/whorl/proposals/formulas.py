@@ -233,6 +233,19 @@ class FormulaModel:
         predicted = self._forest.predict([one.counts for one in found.values()]).tolist()
         return [replace(one, predicted=value) for one, value in zip(found.values(), predicted, strict=True)]
 
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return pairs of rows of the data whose formulas differ by one substitution, one for each row."""
+        families: defaultdict[tuple[Counts, int], list[int]] = defaultdict(list)
+        for number, row in enumerate(self._rows):
+            for k, (_, n) in enumerate(row):
+                families[row[:k] + row[k + 1 :], n].append(number)
+        of_row: dict[int, int] = {}
+        for members in families.values():
+            for one, other in zip(members, members[1:] + members[:1], strict=True):
+                if self._rows[one] != self._rows[other]:
+                    of_row.setdefault(one, other)
+        return sorted(of_row.items())
+
     # Which rows, and how they are changed.
 
     def _unit(self, counts: Counts) -> Counts:

@@ -1,9 +1,14 @@
 r"""Structures by substitution: a structure of the data with other elements on its sites.
 
-The cell is scaled to the volumes of its atoms, :math:`V' = V \sum_i v_{e'_i} / \sum_i v_{e_i}`, where the
-volumes :math:`v_e` of elements are fitted to the cells of the data by non-negative least squares, in doubt in
-proportion to the cube of the covalent radius. So the distribution of space groups and shapes of cells for a
-formula is that of the structures that it was derived from.
+The cell is scaled to the volumes of its atoms,
+
+.. math::
+   V' = \sum_i v_{e'_i} \Bigl(\frac{V}{\sum_i v_{e_i}}\Bigr)^{\lambda}
+
+where the volumes :math:`v_e` of elements are fitted to the cells of the data by non-negative least squares,
+in doubt in proportion to the cube of the covalent radius, and λ (0 … 1) is the share of their packing that
+crystals have in common whose formulas differ by one substitution. So the distribution of space groups and
+shapes of cells for a formula is that of the structures that it was derived from.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from whorl.surrogates.selection import hit_probability
 
 _GENERATIONS = 4
 _PER_FORMULA = 6  # proposed in each generation, for each one that is asked for
+_FEWEST_PAIRS = 30
 _DOUBT = 3.0  # structures with an element by which its volume is as much the data's as the radius's
 
 Predict = Callable[[StructureBatch], tuple[Float[Tensor, "N"], Float[Tensor, "N"]]]
@@ -65,6 +71,7 @@ class Substitution:
         self._structures = structures.to(device="cpu", dtype=torch.float64).replace(info=())
         self.formulas = FormulaModel.of_structures(self._structures, values)
         self._atomic = _atomic_volumes(self._structures)
+        self._kept = _kept_packing(self._structures, self._atomic, self.formulas.pairs())
 
     def structures_of(self, proposals: Sequence[ProposedFormula]) -> StructureBatch:
         """Return the structures of proposed formulas: their parents with the elements substituted."""
@@ -83,8 +90,12 @@ class Substitution:
             )
             for z in (parents.atomic_numbers, numbers)
         ]
-        scale = (sums[1] / sums[0]) ** (1 / 3)
-        scale = torch.where(parents.pbc.all(1), scale, 1.0)
+        scale = torch.ones_like(sums[0])
+        changed = (parents.atomic_numbers != numbers).double()
+        moved = torch.zeros_like(scale).index_add(0, parents.structure_index, changed) > 0
+        some = parents.pbc.all(1) & moved
+        size = volumes(parents.cells[some])
+        scale[some] = (sums[1][some] / size * (size / sums[0][some]) ** self._kept) ** (1 / 3)
         return parents.replace(
             atomic_numbers=numbers,
             cells=parents.cells * scale[:, None, None],
@@ -160,6 +171,19 @@ class Substitution:
             return value.double(), error.double()
         value = torch.tensor([one.predicted for one in proposals], dtype=torch.float64)
         return value, torch.full_like(value, self.formulas.error or torch.nan)
+
+
+def _kept_packing(
+    structures: StructureBatch, atomic: Float[Tensor, "119"], pairs: Sequence[tuple[int, int]]
+) -> float:
+    """Return the exponent λ; 1 where few crystals tell it."""
+    pairs = [pair for pair in pairs if bool(structures.pbc[list(pair)].all())]
+    if len(pairs) < _FEWEST_PAIRS:
+        return 1.0
+    one, other = (structures[list(rows)] for rows in zip(*pairs, strict=True))
+    first, second = ((volumes(some.cells) / (element_counts(some) @ atomic)).log() for some in (one, other))
+    first, second = first - first.mean(), second - second.mean()
+    return min(max(float(first @ second / second.square().sum().clamp(min=1e-12)), 0.0), 1.0)
 
 
 def _atomic_volumes(structures: StructureBatch) -> Float[Tensor, "119"]:

@@ -26,8 +26,10 @@ from whorl.generators import (
     unlikely,
 )
 from whorl.memory import require_memory
+from whorl.proposals.settings import FormulaRequest
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
+from whorl.structures.composition import composition, element_counts, formula, is_charge_neutral
 from whorl.surrogates import EnsembleSurrogate, select
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
@@ -110,6 +112,13 @@ def generate(
             )
         draw = _selecting(generators, settings, settings.selection, ensemble, known, property, monitor)
     proposed: dict[float, StructureBatch] = {}
+    if settings.formulas is not None and there is not None and (alone := _only_composition(there)):
+        _require_alone(alone, settings.formulas)
+        monitor.warn(
+            f"formulas: all training structures are {alone}, so there is nothing to substitute. No formulas "
+            "are proposed, and samples are drawn as without this section. Give data of several compositions."
+        )
+        settings = settings.model_copy(update={"formulas": None})
     if settings.formulas is not None:
         draw, proposed = _of_formulas(
             generators, settings, conditions, columns, there, tolerance=tolerance, seed=seed, monitor=monitor
@@ -149,6 +158,37 @@ def generate(
         structures = StructureBatch.concatenate([proposed[target] for target in settings.targets])
         save_dataset(
             Dataset(structures=structures, ids=tuple(named), provenance=provenance(seed=seed)), proposals
+        )
+
+
+def _only_composition(structures: StructureBatch) -> str | None:
+    """Return the formula unit if all structures have the same, else None."""
+    counts = element_counts(structures)
+    shares = counts / counts.sum(1, keepdim=True)
+    if bool(((shares - shares[:1]).abs() > 1e-9).any()):
+        return None
+    return formula(structures[0])
+
+
+def _require_alone(only: str, request: FormulaRequest) -> None:
+    """Reject requests that a data set of this composition alone cannot meet.
+
+    Raises:
+        InputError: It has not what is requested.
+    """
+    counts = composition(only)
+    lacking = [f"with {symbol}" for symbol in request.elements if symbol not in counts]
+    lacking += [f"without {symbol}" for symbol in request.exclude if symbol in counts]
+    lacking += ["new"] if request.new else []
+    lacking += ["with other numbers of atoms"] if request.n_atoms is not None else []
+    if request.n_elements is not None and not request.n_elements[0] <= len(counts) <= request.n_elements[1]:
+        lacking += ["with another number of elements"]
+    if request.balanced and not is_charge_neutral(only):
+        lacking += ["balanced"]
+    if lacking:
+        raise InputError(
+            f"formulas: all training structures are {only}, and formulas {', '.join(lacking)} are requested. "
+            "Give data of several compositions, or ask for less."
         )
 
 

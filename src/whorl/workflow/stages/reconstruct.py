@@ -139,7 +139,8 @@ def reconstruct(
         rows: Training and held-out rows.
         dataset: Their structures.
         composition: Composition, such as Pt10; by default that of the settings.
-        proposals: A structure for each sample, with its composition, that its search begins with.
+        proposals: A structure for each sample, with its composition, that its search begins with; where
+            there is no such file, formulas were not proposed.
 
     Raises:
         InputError: Features that this method cannot reconstruct; unknown composition or
@@ -191,7 +192,8 @@ def reconstruct(
             dataset=dataset,
             composition=settings.composition or composition,
             made_with=made_with,
-            begins_with=settings.begins_with or (None if proposals is None else str(proposals)),
+            begins_with=settings.begins_with
+            or (str(proposals) if proposals is not None and proposals.exists() else None),
             every=every,
         )
     what = "inverting" if searches else "decoding"
