@@ -260,7 +260,8 @@ def _guesses(lists: Array, errors: Array, blocks: list[slice], *, choices: int) 
     yield positions
     yield _repaired(lists, blocks, positions)
     yield from _on_a_line(lists, blocks)
-    for tolerance in _TOLERANCES if choices else ():
+    tolerances = _TOLERANCES if choices > _CHOICES else _TOLERANCES[-2:]
+    for tolerance in tolerances if choices else ():
         yield from placed(lists, errors, blocks, tolerance=tolerance, choices=choices * len(lists))
 
 

@@ -30,6 +30,8 @@ _CHOICES = 2  # atoms placed in all with one base, for each atom, before the nex
 _MORE = 4  # times as many, when all bases have been tried
 _AT_ONCE = 4_000_000  # numbers held at a time
 _MOST = 20_000_000  # pairs of candidates that are compared
+_MOST_VAGUE = 200_000  # of vague distances, which nearly all candidates may have
+_VAGUE = 1e-4  # Å; error from which distances are vague
 _SURE = 5  # atoms placed, from which on candidates are as exact as lists
 _FAR = 1e3  # Å
 _SAME = 0.1  # Å; candidates of one atom nearer to each other are one
@@ -105,6 +107,7 @@ class _Atoms:
         finite = lists[np.isfinite(lists)]
         self.sees_all = len(finite) == lists.size
         self.reach = np.inf if self.sees_all else finite.max(initial=0.0) - 2.0 * tolerance
+        self.most = _MOST if np.median(errors) < _VAGUE else _MOST_VAGUE
         self.class_of = self._classes()
         self.members = np.bincount(self.class_of, minlength=n)
         # How often each value is in its list, at least.
@@ -275,7 +278,7 @@ class _Atoms:
         left = self._left(order)
         error = candidates.error.max(initial=0.0) if len(order) < _SURE else 0.0
         while (np.bincount(candidates.atom, minlength=self.n) >= left).all():
-            if (len(candidates.atom) + len(order)) ** 2 > _MOST:
+            if (len(candidates.atom) + len(order)) ** 2 > self.most:
                 return candidates
             atom = np.concatenate([self.class_of[order], candidates.atom])
             position = np.concatenate([positions, candidates.position])
