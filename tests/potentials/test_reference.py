@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from whorl.errors import InputError
 from whorl.potentials import PotentialOutput, bulk_energy, formation_energy, make_potential
+from whorl.potentials.base import require_described
+from whorl.structures import from_ase
 
 
 def test_equation_4():
@@ -62,3 +65,21 @@ def test_potentials_for_large_cells_only():
 def test_elements_without_reference(element, message):
     with pytest.raises(InputError, match=message):
         bulk_energy(make_potential("emt"), element)
+
+
+@pytest.mark.parametrize(("element", "energy"), [("H", -13.370), ("N", -78.422), ("Cl", -123.531)])
+def test_gases_are_the_reference_of_methods_of_molecules_alone(element, energy):
+    pytest.importorskip("tblite")
+    gfn2 = make_potential("gfn2-xtb")
+    assert bulk_energy(gfn2, element) == pytest.approx(energy, abs=2e-3)
+    relaxed = Atoms(element * 2, [[0, 0, 0], [0, 0, {"H": 0.776, "N": 1.088, "Cl": 2.019}[element]]])
+    assert float(gfn2(from_ase(relaxed)).energy[0]) / 2 == pytest.approx(bulk_energy(gfn2, element), abs=5e-3)
+    with pytest.raises(InputError, match="no simple lattice"):
+        bulk_energy(make_potential("emt"), element)
+
+
+def test_elements_that_a_method_does_not_know_are_named_together():
+    require_described(make_potential("emt"), ["Cu", "Au"])
+    require_described(Spring(3.0, 3.0, 5.0), ["Fe"])  # does not say which it knows
+    with pytest.raises(InputError, match=r"emt does not know Fe, O; it knows Al, Ni, Cu, Pd, Ag, Pt, Au\."):
+        require_described(make_potential("emt"), ["Cu", "Fe", "O"])

@@ -215,3 +215,37 @@ def test_the_probability_of_a_hit():
     share = (np.abs(rng.normal(value, error, 200_000) - 1.0) < 0.2).mean()
     chance = hit_probability(torch.tensor([value]), torch.tensor([error]), lower=0.8, upper=1.2)
     assert float(chance) == pytest.approx(share, abs=0.005)
+
+
+def test_atoms_of_alloy_clusters_are_substituted_one_by_one():
+    rng = np.random.default_rng(0)
+    parents = [
+        Atoms(["Au"] * k + ["Cu"] * (n - k), rng.normal(0, 3, (n, 3))) for n in (5, 6) for k in range(1, n)
+    ]
+    values = torch.tensor([atoms.symbols.count("Au") / len(atoms) for atoms in parents]).double()
+    substitution = Substitution(from_ase([*parents, Atoms("Pt5", rng.normal(0, 3, (5, 3)))] * 3))
+    made = substitution.sample(40, request=FormulaRequest(new=True, n_atoms=(5, 5)), seed=0)
+    known = {atoms.symbols.formula.convert("metal") for atoms in parents}
+    for structure, one in zip(made.structures, made.formulas, strict=True):
+        numbers = structure.atomic_numbers.tolist()
+        assert {e: numbers.count(atomic_numbers[e]) for e, _ in one.counts} == dict(one.counts)
+        assert len(numbers) == 5 and one.formula not in known
+    assert {3, 2} <= {len(one.counts) for one in made.formulas}  # Au2Cu2Pt from Au3Cu2, and Au4Pt
+    assert len({one.counts for one in made.formulas}) == len(made.formulas)
+    exact = Substitution(from_ase(parents * 3), values.repeat(3)).sample(
+        3, target=0.8, request=FormulaRequest(n_elements=(2, 2)), seed=0, predict=_gold
+    )
+    assert all(abs(dict(one.counts)["Au"] / 5 - 0.8) < 0.2 for one in exact.formulas)
+
+
+def _gold(structures: StructureBatch):
+    share = torch.zeros(len(structures), dtype=torch.float64).index_add(
+        0, structures.structure_index, (structures.atomic_numbers == 79).double()
+    )
+    return share / structures.n_atoms, torch.full((len(structures),), 0.05, dtype=torch.float64)
+
+
+def test_a_cluster_of_twice_the_atoms_is_another_formula():
+    model = FormulaModel([{"Au": 1, "Cu": 1}, {"Pt": 4}], clusters=True)
+    made = model.sample(100, request=FormulaRequest(new=True), seed=0)
+    assert {"Au": 2, "Cu": 2} in [dict(one.counts) for one in made]

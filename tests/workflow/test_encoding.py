@@ -102,3 +102,27 @@ def test_a_data_set_in_one_line(tmp_path):
     )
     one = stored(tmp_path, [bulk("Cu")])
     assert summary(one) == "1 structure, 1 element, 1 atom each, heat -0.32 … -0.32"
+
+
+CLUSTERS = [Atoms(f"Pt{n}", [[2.6 * i, 0.3 * i * i, 0] for i in range(n)]) for n in (3, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "doubted"),
+    [
+        ({"kind": "acsf", "preset": "crystal"}, False),
+        ({"kind": "acsf", "preset": "fung2022"}, False),
+        ({"kind": "soap", "pooling": ["mean", "std"]}, False),
+        ({"kind": "soap", "pooling": ["sum"]}, True),
+        ({"kind": "mbtr", "normalization": "n_atoms"}, False),
+        ({"kind": "mbtr", "normalization": "none"}, True),
+        ({"kind": "rows"}, False),  # gives the number of atoms back
+    ],
+)
+def test_features_that_grow_with_the_cluster_are_doubted_where_sizes_differ(tmp_path, settings, doubted):
+    stored(tmp_path, CLUSTERS)
+    _, heard = encoded(tmp_path, **settings)
+    assert bool(heard.warnings) == doubted
+    assert all("have 3 to 5 atoms" in text and "mean and std" in text for text in heard.warnings)
+    stored(tmp_path, CLUSTERS[:1] * 2)
+    assert not encoded(tmp_path, **settings)[1].warnings

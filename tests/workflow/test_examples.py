@@ -4,6 +4,7 @@ from pathlib import Path
 from types import ModuleType
 
 import ase.io
+import torch
 
 from benchmarks.embedding import perovskites
 from whorl.datasets.crystal_files import cif_text
@@ -69,3 +70,12 @@ def test_a_table_becomes_cifs_of_new_formulas(tmp_path, monkeypatch, capsys):
         assert "O" in formula and is_charge_neutral(formula)
         assert formula not in {one.get_chemical_formula() for one in known}
     assert "reconstruct/all: " in capsys.readouterr().out
+
+
+def test_clusters_on_a_frozen_slab(capsys):
+    found = load("supported_cluster").main(atoms=2, starts=6, steps=20, epochs=20, samples=2, budget=60)
+    said = capsys.readouterr().out
+    assert "found: mean absolute error" in said and "moved: mean absolute error" in said
+    assert found.n_atoms.tolist() == [20, 20] and found.pbc.tolist() == [[True, True, False]] * 2
+    slab = found.positions[found.atomic_numbers == 29].reshape(2, 18, 3)
+    assert torch.equal(slab[0], slab[1])

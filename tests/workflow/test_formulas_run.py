@@ -8,7 +8,7 @@ from ase.data import atomic_numbers, covalent_radii
 from whorl.datasets import load_dataset, load_features, write_extxyz
 from whorl.errors import InputError
 from whorl.structures import from_ase
-from whorl.structures.composition import formula
+from whorl.structures.composition import formula, formula_of_all
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import parse_recipe
 from whorl.workflow.run_folder import RunFolder
@@ -60,6 +60,37 @@ def test_each_sample_is_reconstructed_with_its_own_formula(data):
     for name, structure in zip(made.ids, made.structures, strict=True):
         assert formula(structure) == of_sample[name]
         assert 8 in structure.atomic_numbers
+
+
+MIXED = """\
+name: mixed
+data:
+  clusters:
+    {elements: [Cu, Au, Pt], atoms: 3-5, count: 80, calculator: emt, window: [0.0, 5.0], processes: 1}
+representation: {g2: [[0.1, 0.0], [0.5, 2.5], [0.5, 3.5]], g5: [], cutoff: 6.0, pooling: [mean, std]}
+sampling: {split: 0.9}
+generator: {epochs: 10, layers: 1, hidden: 8, latent: 2, conditions: [composition]}
+surrogate: {epochs: 3, layers: 1, hidden: 8}
+generate: {targets: [2.0, 3.0], samples: 3, formulas: {new: true}}
+reconstruct: {samples: 3, budget_evaluations: 60, reference: 0}
+refine: [project, {kind: oracle, calls: 2}]
+report: {gallery: 1}
+"""
+
+
+def test_clusters_of_several_sizes_and_compositions_go_through_all_stages(tmp_path):
+    recipe = parse_recipe(MIXED)
+    run = RunFolder(tmp_path, recipe)
+    run_recipe(recipe, tmp_path)
+    (label,) = run.labels
+    data, made = load_dataset(run.dataset), load_dataset(run.structures(label))
+    assert set(data.structures.n_atoms.tolist()) == {3, 4, 5}
+    known = {formula_of_all(one) for one in data.structures}
+    assert len(made) == 6 and not known & {formula_of_all(one) for one in made.structures}
+    assert len(set(made.structures.n_atoms.tolist())) > 1
+    report = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "Cu–Au–Pt (3–5 atoms) clusters, relaxed from random geometries and labelled by EMT" in report
+    assert (tmp_path / "evaluate" / "results.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,11 @@ def refused(recipe, folder, until=None):
         ("evaluate.quantity=dipol", "unknown quantity 'dipol'"),
         ("data.clusters.element=N", "N has no reference energy, since its reference state (diatom)"),
         ("data.clusters.element=N", "data.clusters.calculator.bulk_energy: {N: …}"),
+        ("data.clusters.element=Fe", "emt does not know Fe; it knows Al, Ni, Cu, Pd, Ag, Pt, Au."),
+        (
+            "representation={kind: rows, max_atoms: 3}",
+            "representation.max_atoms: got 3, expected at least 4: data.clusters have 4 atoms",
+        ),
         ("sampling.sizes=[31]", "the training size is 31"),
         ("sampling.sizes=[11]", "9 rows to train on (11 in all"),
         (

@@ -22,6 +22,7 @@ from whorl.files import contents_hash
 from whorl.locks import one_at_a_time
 from whorl.memory import in_words
 from whorl.representations import Representation
+from whorl.representations.base import InvertibleRepresentation
 from whorl.structures import StructureBatch, find_problems
 from whorl.structures.composition import composition, species_of
 from whorl.workflow.engine import Step
@@ -34,6 +35,8 @@ from whorl.workflow.settings import (
 
 _ENCODE_AT_ONCE = 1000
 _PIECE_SECONDS = 10.0  # between progress reports
+_FAR = 1000.0  # Å
+_SAME = 1e-3  # relative difference of features
 
 
 @one_at_a_time
@@ -65,6 +68,8 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     structures = data.structures[good]
     representation = representation.fit(structures)
     representation.require_memory(structures)
+    if doubt := _depends_on_size(representation, structures):
+        monitor.warn(doubt)
     seconds = representation.seconds(structures)
     size = in_words(len(structures) * _row_bytes(representation, structures))
     hours = _some_time(float(seconds.sum()))
@@ -93,6 +98,31 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
     save_features(made, output)
     remove_parts(output)
     monitor.note(summary(made))
+
+
+def _depends_on_size(representation: Representation, structures: StructureBatch) -> str | None:
+    """Return a doubt where clusters of several sizes have features that grow with the number of atoms."""
+    sizes = structures.n_atoms.aminmax()
+    low, high = (int(size) for size in sizes)
+    if low == high or bool(structures.pbc.any()) or isinstance(representation, InvertibleRepresentation):
+        return None
+    one = structures[0]
+    twice = StructureBatch(
+        positions=torch.cat([one.positions, one.positions + _FAR]),
+        cells=one.cells,
+        pbc=one.pbc,
+        atomic_numbers=one.atomic_numbers.repeat(2),
+        structure_index=one.structure_index.repeat(2),
+    )
+    with torch.no_grad():
+        single, double = (representation(some).double() for some in (one, twice))
+    if float((double - single).norm()) <= _SAME * float(single.norm()):
+        return None
+    return (
+        f"the structures have {low} to {high} atoms, and the features of this representation depend on the "
+        "size itself: those of two clusters far apart are not those of one. The size then dominates what a "
+        "model learns. Pool by mean and std (pooling: [mean, std]), or normalise by the number of atoms."
+    )
 
 
 def _row_bytes(representation: Representation, structures: StructureBatch) -> int:
