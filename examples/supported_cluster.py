@@ -52,7 +52,7 @@ def relaxations(atoms, starts, steps, rng):
     return frames, torch.tensor(energies, dtype=torch.float64)
 
 
-def main(*, atoms=4, starts=40, steps=60, epochs=1000, samples=10, target=1.5, budget=1500, seed=0):
+def main(*, atoms=4, starts=40, steps=60, epochs=400, samples=8, target=1.0, budget=400, seed=0):
     """Train on relaxations, sample at ``target`` eV per Pt atom, and find the atoms on the slab."""
     emt, rng = make_potential("emt"), np.random.default_rng(seed)
     frames, totals = relaxations(atoms, starts, steps, rng)

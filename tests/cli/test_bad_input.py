@@ -333,3 +333,31 @@ def test_a_target_far_outside_gives_an_error_and_no_features(whorl, clusters, re
 def test_another_representation_of_a_measured_curve_is_refused(whorl, tmp_path):
     said = whorl("invert", tmp_path / "a.gr", "--formula", "Ni4", "--representation", "soap", "-o", tmp_path)
     assert said.code == 1 and "expected pdf for a measured G(r)" in said.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--elements Cu,Au --atoms 20-8", "atoms: got 20-8, expected the least number first: 8-20"),
+        ("--elements Cu,Au --atoms many", "expected a number of atoms such as 10, or a range such as 8-20"),
+        ("--elements Cu,Ptt --atoms 8-20", "unknown element 'Ptt'. Did you mean 'Pt'"),
+        ("--elements Cu,Au", "expected either formula"),
+        ("--formula Cu3 --elements Cu", "expected either formula"),
+        ("--elements Cu,Fe --atoms 8-20", "emt does not know Fe; it knows Al, Ni, Cu"),
+        ("--formula C2H6O", "emt does not know C, H, O"),
+    ],
+)
+def test_clusters_that_cannot_be_built_are_refused_before_any_work(whorl, tmp_path, options, message):
+    output = tmp_path / "clusters.safetensors"
+    outcome = whorl("data", "clusters", *options.split(), "--count", "10", "--output", str(output))
+    assert outcome.code == 1 and message in " ".join(outcome.err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_clusters_of_sizes_by_command(whorl, tmp_path):
+    output = tmp_path / "clusters.safetensors"
+    drawn = ["--elements", "Cu,Au", "--atoms", "2-3", "--window", "-9", "9", "--bulk-energy", "Cu=0"]
+    assert whorl("data", "clusters", *drawn, "--count", "8", "--output", str(output)).code == 0
+    data = load_dataset(output)
+    assert set(data.structures.n_atoms.tolist()) == {2, 3} and len(data) == 8
+    assert data.provenance["bulk_energy"]["Cu"] == 0.0

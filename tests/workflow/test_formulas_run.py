@@ -6,7 +6,11 @@ from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 
 from whorl.datasets import load_dataset, load_features, write_extxyz
+from whorl.datasets.geometries import random_clusters
 from whorl.errors import InputError
+from whorl.potentials import bulk_energy, make_potential
+from whorl.potentials.quantity import formation_energies
+from whorl.report.subject import _clusters
 from whorl.structures import from_ase
 from whorl.structures.composition import formula, formula_of_all
 from whorl.workflow.monitor import Monitor
@@ -64,33 +68,49 @@ def test_each_sample_is_reconstructed_with_its_own_formula(data):
 
 MIXED = """\
 name: mixed
-data:
-  clusters:
-    {elements: [Cu, Au, Pt], atoms: 3-5, count: 80, calculator: emt, window: [0.0, 5.0], processes: 1}
-representation: {g2: [[0.1, 0.0], [0.5, 2.5], [0.5, 3.5]], g5: [], cutoff: 6.0, pooling: [mean, std]}
-sampling: {split: 0.9}
-generator: {epochs: 10, layers: 1, hidden: 8, latent: 2, conditions: [composition]}
-surrogate: {epochs: 3, layers: 1, hidden: 8}
-generate: {targets: [2.0, 3.0], samples: 3, formulas: {new: true}}
-reconstruct: {samples: 3, budget_evaluations: 60, reference: 0}
-refine: [project, {kind: oracle, calls: 2}]
-report: {gallery: 1}
+data: {{files: {{path: {path}, property: formation_energy}}}}
+representation: {{g2: [[0.1, 0.0], [0.5, 2.5], [0.5, 3.5]], g5: [], cutoff: 6.0, pooling: [mean, std]}}
+sampling: {{split: 0.9}}
+generator: {{epochs: 10, layers: 1, hidden: 8, latent: 2, conditions: [composition]}}
+surrogate: {{epochs: 3, layers: 1, hidden: 8}}
+generate: {{targets: [2.0, 3.0], samples: 3, formulas: {{new: true}}}}
+reconstruct: {{samples: 3, budget_evaluations: 60, reference: 0}}
+refine: [project, {{kind: oracle, calls: 2}}]
+evaluate: {{calculator: emt, tolerance: 0.2}}
+report: {{gallery: 1}}
 """
 
 
 def test_clusters_of_several_sizes_and_compositions_go_through_all_stages(tmp_path):
-    recipe = parse_recipe(MIXED)
-    run = RunFolder(tmp_path, recipe)
-    run_recipe(recipe, tmp_path)
+    rng = torch.Generator().manual_seed(0)
+    metals = torch.tensor([29, 78, 79])
+    numbers = [metals[torch.randint(3, (5 + k % 3,), generator=rng)] for k in range(60)]
+    clusters, _ = random_clusters(numbers, box=12.0, seed=0)
+    structures = from_ase(
+        [Atoms(own.tolist(), positions.numpy()) for own, positions in zip(numbers, clusters, strict=True)]
+    )
+    emt = make_potential("emt")
+    bulk = {element: bulk_energy(emt, element) for element in ("Cu", "Pt", "Au")}
+    energies = formation_energies(emt(structures).energy, structures, bulk)
+    write_extxyz(structures, tmp_path / "data.extxyz", properties={"formation_energy": energies})
+    recipe = parse_recipe(MIXED.format(path=tmp_path / "data.extxyz"))
+    run = RunFolder(tmp_path / "run", recipe)
+    run_recipe(recipe, run.path)
     (label,) = run.labels
-    data, made = load_dataset(run.dataset), load_dataset(run.structures(label))
-    assert set(data.structures.n_atoms.tolist()) == {3, 4, 5}
-    known = {formula_of_all(one) for one in data.structures}
+    made = load_dataset(run.structures(label))
+    known = {formula_of_all(one) for one in structures}
     assert len(made) == 6 and not known & {formula_of_all(one) for one in made.structures}
     assert len(set(made.structures.n_atoms.tolist())) > 1
-    report = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert "Cu–Au–Pt (3–5 atoms) clusters, relaxed from random geometries and labelled by EMT" in report
-    assert (tmp_path / "evaluate" / "results.json").exists()
+    assert (run.path / "report" / "report.html").exists() and (
+        run.path / "evaluate" / "results.json"
+    ).exists()
+
+
+def test_a_report_says_what_clusters_were_built():
+    assert _clusters({"elements": ["Cu", "Au"], "atoms": [8, 20]}) == "Cu–Au (8–20 atoms)"
+    assert _clusters({"element": "Pt", "atoms": [8, 20]}) == "Pt (8–20 atoms)"
+    assert _clusters({"element": "Pt", "atoms": 10}) == "Pt10"
+    assert _clusters({"formula": "C2H6O"}) == "C2H6O"
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,6 @@ def refused(recipe, folder, until=None):
         ("data.clusters.element=N", "N has no reference energy, since its reference state (diatom)"),
         ("data.clusters.element=N", "data.clusters.calculator.bulk_energy: {N: …}"),
         ("data.clusters.element=Fe", "emt does not know Fe; it knows Al, Ni, Cu, Pd, Ag, Pt, Au."),
-        (
-            "representation={kind: rows, max_atoms: 3}",
-            "representation.max_atoms: got 3, expected at least 4: data.clusters have 4 atoms",
-        ),
         ("sampling.sizes=[31]", "the training size is 31"),
         ("sampling.sizes=[11]", "9 rows to train on (11 in all"),
         (
@@ -67,6 +63,12 @@ def test_what_cannot_be_done_is_said_before_any_work(tmp_path, change, words, ti
         assert not list(folder.glob("train/*/*.safetensors"))
         return
     assert words in refused(tiny(change), folder)
+
+
+def test_clusters_beyond_what_the_representation_is_made_for_are_said_before_any_work(tmp_path):
+    recipe = tiny("representation={kind: rows, max_atoms: 3}", "reconstruct={}", "data.clusters.atoms=2-4")
+    said = refused(recipe, tmp_path / "run")
+    assert "representation.max_atoms: got 3, expected at least 4: data.clusters have 2 to 4 atoms" in said
 
 
 def test_several_mistakes_are_said_together(tmp_path):

@@ -56,6 +56,14 @@ def clusters(
             metavar="KEY=VALUE", help="Option of the calculator. May be repeated.", show_default=False
         ),
     ] = None,
+    bulk_energy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ELEMENT=ENERGY",
+            help="Energy of an element's reference state in eV/atom. May be repeated.",
+            show_default="computed",
+        ),
+    ] = None,
     window: Annotated[
         tuple[float, float] | None,
         typer.Option(
@@ -97,7 +105,11 @@ def clusters(
         "elements": elements,
         "atoms": atoms,
         "count": count,
-        "calculator": {"name": calculator, "options": options_from(option)},
+        "calculator": {
+            "name": calculator,
+            "options": options_from(option),
+            "bulk_energy": options_from(bulk_energy, option="--bulk-energy"),
+        },
         "window": window,
         "connected": connected,
         "processes": processes,
