@@ -131,6 +131,11 @@ def test_refiners_without_structures_are_refused():
         tiny("reconstruct=null", RELAX)
 
 
+def test_refiners_with_frozen_atoms_are_refused():
+    with pytest.raises(InputError, match="relax moves all atoms, those that reconstruct keeps frozen too"):
+        tiny("reconstruct.frozen=[0]", "reconstruct.template=slab.extxyz", RELAX)
+
+
 def test_a_surrogate_of_atoms_without_labelled_structures_is_refused(tmp_path):
     data = {"features": {"path": str(tmp_path / "f.npz"), "property": "y", "composition": "Pt4"}}
     whole = {**tiny().model_dump(mode="json"), "data": data, "refine": {"kind": "project"}}

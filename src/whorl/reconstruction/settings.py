@@ -31,6 +31,11 @@ class ReconstructorSettings(SectionOfKind):
         """Samples of each target that are reconstructed; None for all."""
         return self.samples or self.most_samples
 
+    @property
+    def freezes(self) -> bool:
+        """Whether some atoms are frozen."""
+        return False
+
 
 class SearchSettings(ReconstructorSettings):
     """Settings common to all searches."""

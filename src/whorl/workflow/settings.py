@@ -626,6 +626,11 @@ class Recipe(Section):
     def _structures_where_they_are_needed(self) -> Recipe:
         if self.refine and self.reconstruct is None:
             raise ValueError("refine: there are no structures without reconstruct. Leave out one of the two")
+        if self.refine and self.reconstruct is not None and self.reconstruct.freezes:
+            raise ValueError(
+                f"refine: {self.refine[0].kind} moves all atoms, those that reconstruct keeps frozen too. "
+                "Leave out one of the two"
+            )
         by_surrogate = [of.kind for of in self.refine if of.surrogate_settings is not None]
         if by_surrogate and self.data.features is not None:
             raise ValueError(
