@@ -1,4 +1,5 @@
 from .decorations import DecorationModel
+from .formula_network import FormulaNetwork
 from .formulas import FormulaModel, ProposedFormula
 from .settings import FormulaRequest
 from .substitution import ProposedStructures, Substitution
@@ -6,6 +7,7 @@ from .substitution import ProposedStructures, Substitution
 __all__ = [
     "DecorationModel",
     "FormulaModel",
+    "FormulaNetwork",
     "FormulaRequest",
     "ProposedFormula",
     "ProposedStructures",

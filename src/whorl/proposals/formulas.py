@@ -26,6 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -232,6 +233,51 @@ class FormulaModel:
             return list(found.values())
         predicted = self._forest.predict([one.counts for one in found.values()]).tolist()
         return [replace(one, predicted=value) for one, value in zip(found.values(), predicted, strict=True)]
+
+    def arranged(self, formulas: Iterable[Mapping[str, int]]) -> list[ProposedFormula]:
+        """Return formulas on the sites of structures of the data, for :meth:`Substitution.structures_of`.
+
+        The parent of each has the same numbers of atoms of its elements, which are the most similar to those
+        in their places. Formulas that no structure of the data is a parent of are left out.
+
+        Args:
+            formulas: Elements and numbers of atoms of crystals, of elements that the data have.
+
+        Raises:
+            InputError: The data are of clusters.
+        """
+        if self.clusters:
+            raise InputError("formulas: clusters have no sites that are alike. Arrange formulas of crystals.")
+        table = _descriptors(self.elements)
+        distances = ((table[:, None] - table[None]) ** 2).sum(2)
+        alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for k, row in enumerate(self._rows):
+            alike[tuple(n for _, n in row)].append(k)
+        columns = {
+            numbers: np.array([[self._index[symbol] for symbol, _ in self._rows[k]] for k in rows])
+            for numbers, rows in alike.items()
+        }
+        arranged = []
+        for one in formulas:
+            best, parent = math.inf, -1
+            elements: tuple[str, ...] = ()
+            for order in permutations(one.items()):
+                numbers = tuple(n for _, n in order)
+                if numbers in alike:
+                    ours = [self._index[symbol] for symbol, _ in order]
+                    far = distances[columns[numbers], ours].sum(1)
+                    if far.min() < best:
+                        best, parent = float(far.min()), alike[numbers][int(far.argmin())]
+                        elements = tuple(symbol for symbol, _ in order)
+            if parent >= 0:
+                counts = _sorted(one)
+                is_new = self._unit(counts) not in self._known
+                arranged.append(
+                    ProposedFormula(
+                        counts=counts, parent=parent, elements=elements, predicted=math.nan, is_new=is_new
+                    )
+                )
+        return arranged
 
     def pairs(self) -> list[tuple[int, int]]:
         """Return pairs of rows of the data whose formulas differ by one substitution, one for each row."""
