@@ -110,7 +110,7 @@ def clusters(
             "options": options_from(option),
             "bulk_energy": options_from(bulk_energy, option="--bulk-energy"),
         },
-        "window": window,
+        "window": None if window is None else list(window),
         "connected": connected,
         "processes": processes,
     }
