@@ -207,9 +207,9 @@ class _OfChannels(_Reader):
         places = [k for k, name in enumerate(representation.layout.names) if "/element/" in name]
         self.own = target[places]
         self.representation = representation
-        assert representation._channels_of is not None
+        assert representation.channels_of_elements is not None
         rows = [representation.species.index(symbol) for symbol in elements]
-        self.table = representation._channels_of[rows].double()
+        self.table = representation.channels_of_elements[rows].double()
         self.equations = self._linear()
 
     def _linear(self) -> tuple[Tensor, Tensor] | None:

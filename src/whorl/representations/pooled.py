@@ -99,8 +99,8 @@ class AtomicRepresentation(SpeciesRepresentation):
         if isinstance(embedding, Mapping):  # channels of other elements change nothing
             embedding = {symbol: [float(x) for x in embedding[symbol]] for symbol in self.species}
         self.embedding = embedding
-        self.register_buffer("_channels_of", table, persistent=False)
-        self._channels_of: Tensor | None
+        self.register_buffer("channels_of_elements", table, persistent=False)
+        self.channels_of_elements: Tensor | None
         # The nearest images depend on the cell, and a sum on the number of atoms.
         if images == "all":
             self.invariances = self.invariances | {"lattice_basis"}
@@ -265,15 +265,19 @@ class AtomicRepresentation(SpeciesRepresentation):
             InputError: A structure holds an element that was not declared.
         """
         species = self.species_index(structures)
-        if self._channels_of is None:
+        if self.channels_of_elements is None:
             return Kinds(of_atom=species, count=len(self.species), mixing=None)
-        table = self._channels_of.to(structures.positions)
+        table = self.channels_of_elements.to(structures.positions)
         return Kinds.of(species, structures.structure_index, len(structures), table)
 
     def centres(self, structures: StructureBatch) -> Int[Tensor, "A"] | Float[Tensor, "A K"]:
         """Return of each atom by what it is pooled: its species, or its channels."""
         species = self.species_index(structures)
-        return species if self._channels_of is None else self._channels_of.to(structures.positions)[species]
+        return (
+            species
+            if self.channels_of_elements is None
+            else self.channels_of_elements.to(structures.positions)[species]
+        )
 
     def expected_neighbors(self, structures: StructureBatch) -> Float[Tensor, "B"]:
         """Return the expected number of neighbours: in crystals from the density, else all other atoms."""
