@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whorl.errors import InputError
+from whorl.proposals.formulas import in_words
 from whorl.proposals.settings import FormulaRequest
 from whorl.representations.elements import DESCRIPTORS, descriptor_table
 from whorl.structures.composition import is_charge_neutral
@@ -129,8 +130,9 @@ class FormulaNetwork:
                 if len(found) == count:
                     return list(found.values())
         if not found:
-            wanted = request.model_dump(exclude_defaults=True)
-            raise InputError(f"formulas: nothing drawn is what is requested ({wanted}). Ask for less.")
+            raise InputError(
+                f"formulas: nothing drawn is what is requested ({in_words(request)}). Ask for less."
+            )
         return list(found.values())
 
     @torch.no_grad()

@@ -227,7 +227,7 @@ class FormulaModel:
         if not found:
             raise InputError(
                 f"formulas: none of {_ROUNDS * size:,} proposals is what is requested "
-                f"({_in_words(request)}). Ask for less, or give data with more elements."
+                f"({in_words(request)}). Ask for less, or give data with more elements."
             )
         if self._forest is None:
             return list(found.values())
@@ -345,7 +345,7 @@ class FormulaModel:
             sizes = sorted({sum(n for _, n in row) for row in self._rows})
             numbers = sorted({len(row) for row in self._rows})
             raise InputError(
-                f"formulas: no formula of the data can be made what is requested ({_in_words(request)}). The "
+                f"formulas: no formula of the data can be made what is requested ({in_words(request)}). The "
                 f"data have {_span(sizes)} atoms and {_span(numbers)} elements."
             )
         return rows
@@ -504,7 +504,8 @@ def _meets(proposed: ProposedFormula, request: FormulaRequest) -> bool:
     return not request.balanced or is_charge_neutral(proposed.formula)
 
 
-def _in_words(request: FormulaRequest) -> str:
+def in_words(request: FormulaRequest) -> str:
+    """Return what is requested, for messages."""
     given: dict[str, Callable[[], str]] = {
         "elements": lambda: f"with {', '.join(request.elements)}",
         "exclude": lambda: f"without {', '.join(request.exclude)}",
