@@ -11,7 +11,7 @@ from ase.io import write
 from tiny_recipe import Steps, tiny
 
 from whorl.cli import commands, console
-from whorl.datasets import load_dataset, load_features
+from whorl.datasets import Dataset, load_dataset, load_features
 from whorl.errors import InputError
 from whorl.evaluation import evaluate, mean_pairwise_distance, standardized
 from whorl.evaluation.matching import rmsd
@@ -32,6 +32,7 @@ from whorl.workflow.stages import run_recipe, steps_of
 from whorl.workflow.stages.atoms import Labelled
 from whorl.workflow.stages.evaluate import arms_of, read_metrics, samples_of
 from whorl.workflow.stages.refine import (
+    _drawn_before,
     _nearest_values,
     _out_of_reach,
     _outcome,
@@ -297,6 +298,49 @@ def test_the_values_of_an_arm_are_those_of_its_structures(projected):
         assert metrics["per_structure"]["energy"] == pytest.approx(emt(data.structures).energy.tolist())
 
 
+LATER = "refine=[{kind: relax, steps: 3}, {kind: oracle, calls: 2, spare: 3}]"
+
+
+def test_any_refiner_draws_further_samples_which_come_by_the_refiners_before_it(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    run_recipe(tiny(LATER), folder, monitor=Monitor())
+    run, drawn_again = RunFolder(folder, tiny(LATER)), 0
+    for label in run.labels:
+        first, (relaxed, walked) = load_dataset(run.structures(label)), run.refinements(label)
+        made, calls = [first], [*load_dataset(relaxed).properties["energy_calls"].tolist()]
+        for path in sorted(walked.parent.glob("drawn-*/structures.safetensors")):
+            again = load_dataset(path.with_name("1-relax") / path.name)
+            assert again.ids == load_dataset(path).ids
+            calls += again.properties["energy_calls"].tolist()
+            made.append(again)
+        names = [name for data in made for name in data.ids]
+        assert len(names) == len(set(names))  # none twice
+        drawn_again += len(names) - len(first)
+        result, summary = load_dataset(walked), read_json(walked.with_name("structures-refinement.json"))
+        assert result.properties["draws"].tolist() == summary["draws"] and sum(summary["draws"]) == len(names)
+        labels = load_dataset(walked.with_name("structures-labels.safetensors"))
+        # Calls of samples that others took the place of count, too.
+        assert sum(summary["energy_calls"]) == sum(calls) + len(labels)
+        before = load_dataset(walked.with_name("structures-before.safetensors"))
+        assert before.ids == result.ids
+        moved = displacement(before.structures, result.structures)
+        assert torch.allclose(moved, result.properties["displacement"]) and bool((moved > 0).all())
+    assert drawn_again
+
+
+def test_samples_drawn_by_an_earlier_refiner_are_not_drawn_again():
+    data = Dataset(
+        structures=from_ase([Atoms("Pt")] * 3),
+        properties={
+            "target": torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64),
+            "draws": torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64),
+        },
+        ids=("a", "b", "c"),
+    )
+    assert _drawn_before(data) == {1.0: 2, 2.0: 1}
+
+
 WINDOW = 0.8  # eV/atom, wide enough for a few real rows
 
 
@@ -396,9 +440,9 @@ def test_what_is_out_of_reach_is_drawn_again_and_draws_are_counted():
         *("unreached: x", "reached", "uncertain", "reached"),
         targets=[1, 1, 1, 2, 1, 1, 1, 2],
     )
-    index, draws = drawn(refined, 4)
+    index, place = drawn(refined, 4)
     assert index.tolist() == [0, 5, 6, 3]  # the last spare one of the target is uncertain, but moved
-    assert draws.tolist() == [1, 3, 2, 1]
+    assert place.tolist() == [0, 1, 2, 3, 1, 1, 2, 3]
 
 
 def test_what_is_there_already_is_drawn_again():
@@ -415,8 +459,8 @@ def test_what_is_there_already_is_drawn_again():
         *("reached", "duplicate: the same as 0", "reached", "reached"),  # another target is another matter
         *("duplicate: the same as 0", "duplicate: the same as 3", "reached"),
     )
-    index, draws = drawn(marked, 4)
-    assert index.tolist() == [0, 6, 2, 3] and draws.tolist() == [1, 4, 1, 1]
+    index, place = drawn(marked, 4)
+    assert index.tolist() == [0, 6, 2, 3] and place.tolist() == [0, 1, 2, 3, 1, 1, 1]
     assert _out_of_reach(marked, 4, 9, {}) == {}
     assert _out_of_reach(mark_duplicates(refined.of_structures(torch.arange(4))), 4, 9, {}) == {1.0: (3, 1)}
 
@@ -426,6 +470,8 @@ def test_of_a_target_out_of_reach_of_many_no_more_are_drawn():
     few, many = (samples_with(*unreached[:n], targets=[1.0] * n) for n in (3, 20))
     assert _out_of_reach(few, 3, 50, {}) == {1.0: (3, 3)}
     assert _out_of_reach(many, 20, 50, {}) == {}
+    missed = samples_with(*["not reached: nearest value 0.7"] * 20, targets=[1.0] * 20)
+    assert _out_of_reach(missed, 20, 50, {}) == {}
     some = samples_with(*unreached[:19], "reached", targets=[1.0] * 20)
     assert _out_of_reach(some, 20, 50, {1.0: 45}) == {1.0: (65, 5)}
 
@@ -459,8 +505,8 @@ def test_a_target_that_nothing_reaches_is_said_before_the_reconstruction():
 
 
 def test_without_spare_samples_the_first_ones_stay():
-    index, draws = drawn(samples_with("reached", "unreached: x", targets=[1, 1]), 2)
-    assert index.tolist() == [0, 1] and draws.tolist() == [1, 1]
+    index, place = drawn(samples_with("reached", "unreached: x", targets=[1, 1]), 2)
+    assert index.tolist() == [0, 1] and place.tolist() == [0, 1]
 
 
 def test_the_command_projects_any_file_onto_a_value(whorl, projected, tmp_path):

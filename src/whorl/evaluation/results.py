@@ -130,7 +130,8 @@ class Arm:
         count: Structures, with a value or without.
         percent_within: Of all of them.
         mean_absolute_error: Of those with a value; ``None`` when there are none.
-        energy_calls: Mean number of calls of the energy method that refinement spent on a structure.
+        energy_calls: Mean number of calls of the energy method that refinement spent on a structure, and on
+            the samples that it took the place of.
         labels: Labelled structures spent in all: training rows, active rounds, and what refiners computed.
         draws: Samples, or training structures, that were drawn for these structures.
         displacement: Mean of the root mean square distances, in Å, that refinement moved atoms.

@@ -67,7 +67,8 @@ class Samples:
         skipped: Samples without a structure, with reasons.
         displacement: Root mean square distance in Å that refinement moved each structure's atoms, shape (k,).
         refinement: Status of the refinement of each structure; empty without refinement.
-        energy_calls: Energy evaluations that refinement spent on each structure, shape (k,).
+        energy_calls: Energy evaluations that refinement spent on each structure and on those that it took the
+            place of, shape (k,).
         computed: What was computed by these; None where nothing was.
         draws: Samples that were drawn for each structure, this one and those that do not reach their targets,
             shape (k,).

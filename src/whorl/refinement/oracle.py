@@ -17,10 +17,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Annotated
 
 import torch
 from ase.data import covalent_radii
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor
 
 from whorl.errors import InputError
@@ -69,6 +71,9 @@ class Oracle(Refiner):
         min_distance: Positive = 0.7
         """Shortest distance allowed, in sums of covalent radii; structures that have shorter ones may not
         shorten them."""
+        spare: Annotated[int, Field(ge=0)] = 0
+        """Most further samples of each target that a run draws in the place of those that do not reach it, or
+        are the same as others; each is reconstructed, refined likewise before, and walks too."""
 
         def summary(self) -> str:
             """Return the walk in a line of a report."""

@@ -353,8 +353,8 @@ class Project(Refiner):
         whole: bool = False
         """Clusters and molecules must be in one piece; their fragments are moved together first."""
         spare: Annotated[int, Field(ge=0)] = 50
-        """Most further samples of each target that a run draws in the place of those that do not reach it, if
-        this is its first refiner."""
+        """Most further samples of each target that a run draws in the place of those that do not reach it, or
+        are the same as others."""
         spread: NonNegative = 0.0
         """Mean distance of the structures of a target, in their own features, as a fraction of that of the
         training rows around it. Where a run has less, it draws half as many further samples, and keeps

@@ -54,9 +54,7 @@ class Spread:
             if mean_pairwise_distance(features[targets == target]) < self.bound(target)
         ]
 
-    def select(
-        self, refined: Samples, index: Int[Tensor, "k"], draws: Int[Tensor, "k"]
-    ) -> tuple[Int[Tensor, "k"], Int[Tensor, "k"]]:
+    def select(self, refined: Samples, index: Int[Tensor, "k"]) -> Int[Tensor, "k"]:
         """Take structures that are farther apart, of all that have reached their targets.
 
         Those are preferred that moved less. Places of structures that have not reached theirs stay.
@@ -64,24 +62,18 @@ class Spread:
         Args:
             refined: The structures to take from; the first k are those of the places.
             index: The structure in each place.
-            draws: How many were drawn for each place. All of a target are counted in the end.
 
         Returns:
-            Both as they are now.
+            The same as it is now.
         """
         assert refined.structures is not None and refined.displacement is not None
-        index, draws, targets = index.clone(), draws.clone(), refined.structure_targets
+        index, targets = index.clone(), refined.structure_targets
         reached = torch.tensor([status == REACHED for status in refined.refinement])
         near = self.too_near(refined, index)
         for target in targets[: len(index)].unique().tolist():
             places = torch.nonzero(targets[: len(index)] == target).flatten()
-            spare = int((targets == target).sum() - draws[places].sum())
-            draws[places] += spare // len(places)
-            draws[places[: spare % len(places)]] += 1
-            rows, filled = (
-                torch.nonzero(reached & (targets == target)).flatten(),
-                places[reached[index[places]]],
-            )
+            rows = torch.nonzero(reached & (targets == target)).flatten()
+            filled = places[reached[index[places]]]
             if target not in near or len(rows) <= len(filled) or not len(filled):
                 continue
             choice = choose(
@@ -95,4 +87,4 @@ class Spread:
             for place in filled.tolist():
                 if int(index[place]) not in chosen:
                     index[place] = left.pop(0)
-        return index, draws
+        return index

@@ -23,7 +23,7 @@ ARMS = {
     "relax": "relaxed",
     "baseline": "data, projected",
 }
-_ArmColumn = tuple[str, str, Callable[[Arm], float | None], str]  # heading, unit, number, its format
+_ArmColumn = tuple[str, str, Callable[[Arm], float | str | None], str]  # heading, unit, value, its format
 _OWN_COLUMNS = ("surrogate", "reconstruction", "energy")  # evaluators whose columns have names of their own
 
 
@@ -138,7 +138,7 @@ def arms_tables(results: Results) -> tuple[Table, ...]:
         ("MAE", results.unit, lambda arm: arm.mean_absolute_error, ".3f"),
         ("calls", "", lambda arm: arm.energy_calls, ".1f"),
         ("labels", "", lambda arm: arm.labels, ",.0f"),
-        ("draws", "", lambda arm: arm.draws, ".0f"),
+        ("draws", "", lambda arm: f"{arm.count}/{arm.draws}", ""),
         ("moved", "Å", lambda arm: arm.displacement, ".2f"),
     ]
     qualities: list[_ArmColumn] = [
@@ -166,8 +166,8 @@ def _arms_table(results: Results, shown: Sequence[_ArmColumn]) -> Table:
     keys = [(target, name) for target in targets for name in names]
     columns, cells = [], []
     for label, size in results.sizes.items():
-        for heading, unit, number, form in shown:
-            values = [None if key not in arms[label] else number(arms[label][key]) for key in keys]
+        for heading, unit, value_of, form in shown:
+            values = [None if key not in arms[label] else value_of(arms[label][key]) for key in keys]
             columns.append(Column(group=size_name(label, size), label=heading, unit=unit))
             cells.append([NOTHING if value is None else format(value, form) for value in values])
     return Table(

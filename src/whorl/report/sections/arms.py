@@ -68,11 +68,12 @@ class Arms(ReportSection):
 def _captions(context: ReportContext) -> tuple[str, str]:
     return (
         f"By {context.energy_method}: all structures of each target, none left out. Calls: of the energy "
-        "method, mean for a structure. Labels: labelled structures in all, of training, active rounds and "
-        "energy calls that were kept. Draws: samples that were reconstructed, with those that could not "
-        "reach the target. Moved: root mean square distance of the atoms from where they were "
-        "reconstructed. Data, projected: what the same refinement makes of random structures that the "
-        "generator was trained on.",
+        "method, mean for a structure kept, with those of the samples it replaces. Labels: labelled "
+        "structures in all, of training, active rounds and energy calls that were kept. Draws: structures "
+        "kept, of all samples that were reconstructed; the others could not reach the target, or were the "
+        "same as another. Moved: root mean square distance of the atoms from where they were reconstructed. "
+        "Data, projected: what the same refinement makes of random structures that the generator was "
+        "trained on.",
         "Whole: clusters in one piece. Unique: not the same as another. Copies: the same as a training "
         "structure. Spread: mean distance of two structures' features, over that of the real data within "
         "the tolerance of the target. Covered: of these real data, those that have a structure as near as "

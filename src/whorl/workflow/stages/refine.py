@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,13 @@ from whorl.workflow.stages.reconstruct import reconstruct, reconstruction_of_run
 _LOSS, _STATUS = "reconstruction_loss", "reconstruction_status"
 _DUPLICATE = "duplicate"  # first word of the status of what has reached its target, but is there already
 _MISSED = ("unreached", "not reached", "uncertain", "fragments")  # first words likewise, of what has not
-_MANY = 20  # structures none of which is moved: further ones would not be either
+_MANY = 20  # structures none of which comes to the value: further ones would not either
+_HOPELESS = (*AS_IT_WAS, "not reached")
 _BASELINE = 100  # structures of each target, where all samples are reconstructed
 
-Draw = Callable[[int, Mapping[float, tuple[int, int]]], Dataset | None]
-"""Return structures of further samples, in the round of that number: of each target, behind how many, and how
-many. None where there are no more."""
+Draw = Callable[[int, Mapping[float, tuple[int, int]]], tuple[Dataset, Dataset] | None]
+"""Return structures of further samples, and the same before any refiner, in the round of that number: of each
+target, behind how many, and how many. None where there are no more."""
 
 
 def steps(run: RunFolder) -> Iterator[Step]:
@@ -74,9 +76,10 @@ def steps(run: RunFolder) -> Iterator[Step]:
         before = run.structures(label)
         known = ["data", "encode", f"sampling/{label}", run.step_of(run.last_surrogate(label))]
         known = [] if fitted is None else known
-        for number, (settings, output) in enumerate(zip(recipe.refine, run.refinements(label), strict=True)):
+        earlier: list[Mapping[str, Any]] = []
+        for settings, output in zip(recipe.refine, run.refinements(label), strict=True):
             own = recipe.calculator if settings.needs_potential else None
-            draws = number == 0 and settings.spare_samples and wanted is not None
+            draws = settings.spare_samples and wanted is not None
             options: dict[str, Any] = {
                 "settings": settings,
                 "seed": recipe.seed,
@@ -86,11 +89,20 @@ def steps(run: RunFolder) -> Iterator[Step]:
             }
             key = {
                 "seed": recipe.seed,
-                "refiner": settings.model_dump(mode="json"),
+                "refiner": settings.model_dump(
+                    mode="json", exclude=None if settings.spare_samples else {"spare"}
+                ),
                 "calculator": own and own.model_dump(mode="json"),
                 "tolerance": recipe.evaluate.tolerance,
             }
             first = run.step_of(run.structures(label))
+            refining = {
+                "generated": run.generated(label),
+                "calculator": own,
+                "choice": choice if settings.needs_quantity else None,
+                **options,
+            }
+            drawing = Drawing(reconstruction=reconstruction_of_run(run, label), refiners=tuple(earlier))
             yield Step(
                 name=run.step_of(output),
                 settings=key,
@@ -98,11 +110,8 @@ def steps(run: RunFolder) -> Iterator[Step]:
                     refine,
                     before,
                     output=output,
-                    generated=run.generated(label),
-                    calculator=own,
-                    choice=choice if settings.needs_quantity else None,
-                    further=reconstruction_of_run(run, label) if draws else None,
-                    **options,
+                    further=drawing if draws else None,
+                    **refining,
                 ),
                 needs=_different(
                     f"generate/{label}",
@@ -120,6 +129,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 version=2 if draws else 1,  # 1 kept duplicates
             )
             before = output
+            earlier.append(refining)
             if fitted is not None and settings.surrogate_settings is fitted:
                 count, targets = wanted or _BASELINE, recipe.generate.targets
                 yield Step(
@@ -131,6 +141,19 @@ def steps(run: RunFolder) -> Iterator[Step]:
                     needs=_different(*known),
                     version=2,  # likewise
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How further samples come to where a refiner takes them.
+
+    Attributes:
+        reconstruction: Arguments of :func:`whorl.workflow.stages.reconstruct.reconstruct`.
+        refiners: Arguments of :func:`refine` for each of the refiners before it.
+    """
+
+    reconstruction: Mapping[str, Any]
+    refiners: tuple[Mapping[str, Any], ...] = ()
 
 
 def _different(*names: str) -> tuple[str, ...]:
@@ -146,7 +169,7 @@ def refine(
     monitor: Monitor,
     seed: int = 0,
     generated: Path | None = None,
-    further: Mapping[str, Any] | None = None,
+    further: Drawing | None = None,
     calculator: CalculatorSettings | None = None,
     choice: Path | None = None,
     quantity: str | None = None,
@@ -161,7 +184,8 @@ def refine(
         structures: Reconstructed or refined ones, a data set, or any file of structures.
         settings: Of the refiner.
         output: ``.safetensors``, in the form of reconstructed structures, with ``displacement`` (Å),
-            ``energy_calls`` of all refiners so far and ``draws`` as properties, and the status as
+            ``energy_calls`` and ``draws`` of all refiners so far (with those of samples that it took the
+            place of) as properties, and the status as
             ``refinement_status``. With it ``.extxyz``; the same structures before the first refiner
             (``…-before.safetensors``); the features of the structures now (``…-features.safetensors``) where
             there are those before; ``…-labels.safetensors`` with all that an energy method computed; and
@@ -169,8 +193,8 @@ def refine(
         monitor: Receives progress, and structures that were returned unchanged.
         seed: Of all randomness.
         generated: Generated features that the structures were reconstructed from.
-        further: How further ones of them are reconstructed, to take the place of structures that do not reach
-            their targets: arguments of :func:`whorl.workflow.stages.reconstruct.reconstruct`.
+        further: How further ones of them are made, to take the place of structures that do not reach their
+            targets.
         calculator: Energy method of refiners whose settings name none of their own.
         choice: File that says what of it is the property.
         quantity: The same by its name, where there is no such file.
@@ -191,7 +215,7 @@ def refine(
     _refine(
         data,
         before=load_dataset(earlier) if earlier.is_file() else data,
-        draw=None if further is None else partial(_reconstructed, output.parent, monitor, further),
+        draw=None if further is None else partial(_drawn, output.parent, monitor, further),
         settings=settings,
         output=output,
         monitor=monitor,
@@ -207,14 +231,15 @@ def refine(
     )
 
 
-def _reconstructed(
+def _drawn(
     folder: Path,
     monitor: Monitor,
-    options: Mapping[str, Any],
+    drawing: Drawing,
     number: int,
     ranges: Mapping[float, tuple[int, int]],
-) -> Dataset | None:
-    """Reconstruct further samples; see :data:`Draw`."""
+) -> tuple[Dataset, Dataset] | None:
+    """Reconstruct further samples, and refine them as far as the others are; see :data:`Draw`."""
+    options = drawing.reconstruction
     output = folder / f"drawn-{number}" / "structures.safetensors"
     own: ReconstructorSettings = options["settings"]
     settings = own.model_copy(update={"reference": 0} if "reference" in type(own).model_fields else {})
@@ -223,7 +248,12 @@ def _reconstructed(
     except InputError as error:
         monitor.warn(f"no further samples can be drawn: {error}")
         return None
-    return load_dataset(output)
+    before = load_dataset(output)
+    for place, arguments in enumerate(drawing.refiners, start=1):
+        refined = output.parent / f"{place}-{arguments['settings'].folder_name}" / output.name
+        refine(output, output=refined, monitor=monitor, **arguments)
+        output = refined
+    return load_dataset(output), before
 
 
 @one_at_a_time
@@ -262,21 +292,22 @@ def baseline(
         for target in targets
     }
 
-    def draw(number: int, ranges: Mapping[float, tuple[int, int]]) -> Dataset | None:
+    def draw(number: int, ranges: Mapping[float, tuple[int, int]]) -> tuple[Dataset, Dataset] | None:
         chosen = [(row, t) for t, (skip, n) in ranges.items() for row in orders[t][skip : skip + n]]
         if not chosen:
             return None
-        return Dataset(
+        data = Dataset(
             structures=plain[[row for row, _ in chosen]],
             properties={"target": torch.tensor([t for _, t in chosen], dtype=torch.float64)},
             ids=tuple(f"{t:g}/row {row}" for row, t in chosen),
         )
+        return data, data
 
-    data = draw(0, dict.fromkeys(targets, (0, count)))
-    assert data is not None
+    first = draw(0, dict.fromkeys(targets, (0, count)))
+    assert first is not None
     _refine(
-        data,
-        before=data,
+        first[0],
+        before=first[1],
         draw=draw,
         settings=settings,
         output=output,
@@ -325,6 +356,7 @@ def _refine(
     )
     given, origins, made = [data], [before], []
     asked: dict[float, int] = {}  # further samples of each target
+    taken = _drawn_before(data)
     spread, widened = None, False
     if settings.least_spread and draw is not None and context.reference and context.representation:
         spread = Spread(
@@ -342,18 +374,22 @@ def _refine(
         ranges = _out_of_reach(refined, len(data), settings.spare_samples, asked)
         if not ranges and spread is not None and not widened:
             ranges, widened = _for_spread(spread, refined, len(data), settings.spare_samples, asked), True
+        ranges = {target: (taken[target] + skip, count) for target, (skip, count) in ranges.items()}
         others = draw(number + 1, ranges) if draw is not None and ranges else None
         if others is None:
             break
         for target, (_, count) in ranges.items():
             asked[target] = asked.get(target, 0) + count
-        given.append(others)
-        origins.append(others)
+        given.append(others[0])
+        origins.append(others[1])
     every, origin = Dataset.concatenate(given), Dataset.concatenate(origins)
     nearest = _nearest_values(refined)
-    index, draws = drawn(refined, len(data))
+    index, place = drawn(refined, len(data))
+    draws = _spent(every.properties.get("draws", torch.ones(len(every))), place, len(data))
+    assert refined.energy_calls is not None
+    calls = _spent(refined.energy_calls + every.properties.get("energy_calls", 0.0), place, len(data))
     if spread is not None:
-        index, draws = spread.select(refined, index, draws)
+        index = spread.select(refined, index)
     kept, refined = every.select(index), refined.of_structures(index)
     for text in _outcome(settings.kind + of, refined, draws, nearest):
         monitor.warn(text)
@@ -362,10 +398,10 @@ def _refine(
     assert origin.structures is not None
     spent = {
         "active_labels": sum(len(load_dataset(path)) for path in (labelled.further if labelled else ())),
-        "computed_labels": int(data.provenance.get("computed_labels", 0))
+        "computed_labels": sum(int(own.provenance.get("computed_labels", 0)) for own in given)
         + sum(len(own.computed.structures) for own in made if own.computed is not None),
     }
-    result = _as_dataset(kept, refined, origin.structures, draws, {**made_with, **spent})
+    result = _as_dataset(kept, refined, origin.structures, draws, calls, {**made_with, **spent})
     save_dataset(result, output)
     assert result.structures is not None
     write_extxyz(
@@ -396,12 +432,24 @@ def _refine(
             "counts": {word: words.count(word) for word in dict.fromkeys(words)},
             "ids": list(kept.ids),
             "displacement": [] if refined.displacement is None else refined.displacement.tolist(),
-            "energy_calls": [] if refined.energy_calls is None else refined.energy_calls.tolist(),
-            "draws": draws.tolist(),
+            "energy_calls": calls.long().tolist(),
+            "draws": draws.long().tolist(),
             "status": list(refined.refinement),
         },
     )
     remove_parts(output)
+
+
+def _drawn_before(data: Dataset) -> dict[float, int]:
+    """Return how many samples of each target were drawn in the place of others before."""
+    draws = data.properties.get("draws", torch.ones(len(data)))
+    targets = data.properties.get("target", torch.full((len(data),), torch.nan))
+    return {float(target): int((draws - 1)[targets == target].sum()) for target in targets.unique()}
+
+
+def _spent(of_each: Tensor, place: Tensor, count: int) -> Tensor:
+    """Return what was spent on the structure in each place and on those that it took the place of."""
+    return torch.zeros(count, dtype=torch.float64).index_add(0, place, of_each.double())
 
 
 def _joined(made: Sequence[Samples]) -> Samples:
@@ -451,7 +499,7 @@ def _out_of_reach(
         missing = sum(refined.refinement[int(index[k])] != REACHED for k in places)
         before = asked.get(target, 0)
         own = [s for s, t in zip(refined.refinement, targets, strict=True) if t == target]
-        if len(own) >= _MANY and all(status.startswith(AS_IT_WAS) for status in own):
+        if len(own) >= _MANY and all(status.startswith(_HOPELESS) for status in own):
             continue
         if (number := min(missing, most - before)) > 0:
             ranges[target] = (len(places) + before, number)
@@ -479,23 +527,27 @@ def drawn(refined: Samples, count: int) -> tuple[Tensor, Tensor]:
         count: How many are wanted.
 
     Returns:
-        The structure in each place, and how many were drawn for it. Where no spare one has reached the
-        target, one that was moved goes before one that was returned unchanged.
+        The structure in each place, and the place that each structure was drawn for. Where no spare one has
+        reached the target, one that was moved goes before one that was returned unchanged. Spare ones without
+        need are counted evenly.
     """
     targets = refined.structure_targets.tolist()
     ranks = [2 if s.startswith(AS_IT_WAS) else int(s != REACHED) for s in refined.refinement]
-    index, draws = list(range(count)), [1] * count
+    index, place = list(range(count)), list(range(len(targets)))
     for target in dict.fromkeys(targets[:count]):
-        places = [k for k in range(count) if targets[k] == target and ranks[k]]
+        own = [k for k in range(count) if targets[k] == target]
+        places = [k for k in own if ranks[k]]
         spare = [k for k in range(count, len(targets)) if targets[k] == target]
         while places and spare:
-            draws[places[0]] += 1
+            place[spare[0]] = places[0]
             if ranks[row := spare.pop(0)] == 0:
                 index[places.pop(0)] = row
+        for k, row in enumerate(spare):
+            place[row] = own[k % len(own)]
         moved = [k for k in range(count, len(targets)) if targets[k] == target and ranks[k] == 1]
-        for place, row in zip([k for k in places if ranks[k] == 2], moved, strict=False):
-            index[place] = row
-    return torch.tensor(index, dtype=torch.int64), torch.tensor(draws, dtype=torch.int64)
+        for k, row in zip([k for k in places if ranks[k] == 2], moved, strict=False):
+            index[k] = row
+    return torch.tensor(index, dtype=torch.int64), torch.tensor(place, dtype=torch.int64)
 
 
 def _quantity_of(
@@ -589,15 +641,19 @@ def _samples(data: Dataset, generated: FeatureSet | None) -> Samples:
 
 
 def _as_dataset(
-    data: Dataset, refined: Samples, origin: StructureBatch, draws: Tensor, made_with: dict[str, Any]
+    data: Dataset,
+    refined: Samples,
+    origin: StructureBatch,
+    draws: Tensor,
+    calls: Tensor,
+    made_with: dict[str, Any],
 ) -> Dataset:
     """Return refined structures in the form of the reconstructed ones.
 
     Of ``info`` only statuses are kept: labels, symmetry and results belonged to the structures before.
     """
-    assert refined.structures is not None and refined.energy_calls is not None and data.structures is not None
+    assert refined.structures is not None and data.structures is not None
     infos = data.structures.info or ({},) * len(data)
-    calls = refined.energy_calls.double() + data.properties.get("energy_calls", 0.0)
     return Dataset(
         structures=refined.structures.replace(
             info=tuple(
@@ -609,7 +665,7 @@ def _as_dataset(
             **{name: values for name, values in data.properties.items() if name in ("target", _LOSS)},
             "displacement": displacement(origin, refined.structures),
             "energy_calls": calls,
-            "draws": data.properties.get("draws", torch.ones(len(data))).double() - 1 + draws,
+            "draws": draws,
         },
         ids=data.ids,
         provenance={**data.provenance, **made_with},
