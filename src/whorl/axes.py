@@ -169,6 +169,7 @@ CONDITIONS: Registry[Condition] = Registry(
         "composition": "whorl.conditions.composition:Composition",
         "crystal_system": "whorl.conditions.crystal_system:CrystalSystem",
         "space_group": "whorl.conditions.space_group:SpaceGroup",
+        "volume": "whorl.conditions.volume:Volume",
     },
 )
 

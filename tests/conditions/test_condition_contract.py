@@ -28,6 +28,7 @@ VALUES = {  # of each kind: values to request of the crystals, and some that mea
     "composition": (["TiO2", "Ba2Ti2O6"], ["((", "Ti0"]),
     "crystal_system": (["cubic", "tetragonal"], ["cubical"]),
     "space_group": ([221, 136], [231]),
+    "volume": ([12.8, 22.0], [0.0, -1.0, float("nan"), float("inf")]),
 }
 
 

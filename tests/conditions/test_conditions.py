@@ -43,6 +43,7 @@ LABELS = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
 
 
 KINDS = tuple(CONDITIONS)
+OF_VERSION_0_1 = ("elements", "composition", "crystal_system", "space_group")
 
 
 @cache
@@ -64,7 +65,7 @@ def column(conditions, rows, name):
 
 
 def test_columns_say_what_the_crystals_are():
-    conditions, known = conditioned("space_group", "composition", "elements", "crystal_system")
+    conditions, known = conditioned("volume", "space_group", "composition", "elements", "crystal_system")
     assert conditions.kinds == KINDS  # in one order, whatever was written
     assert known.shape == (6, len(conditions.names)) and known.dtype == torch.float64
     assert conditions["elements"].elements == ("N", "O", "Na", "Cl", "Ca", "Ti", "Sr", "Zr", "Ba")
@@ -75,6 +76,8 @@ def test_columns_say_what_the_crystals_are():
     assert column(conditions, known, "cubic").tolist() == [1, 1, 1, 0, 1, 0]
     assert column(conditions, known, "triclinic").tolist() == [0] * 6
     assert column(conditions, known, "space group 136").tolist() == [0, 0, 0, 1, 0, 0]
+    expected = [12.8, 12.8, 12.8, 4.6**2 * 2.96 / 6, 5.64**3 / 8, bulk("Ti").get_volume() / 2]
+    assert column(conditions, known, "volume per atom").tolist() == pytest.approx(expected)
 
 
 def test_the_property_alone_is_the_first_column():
@@ -111,8 +114,9 @@ def test_molecules_have_elements_and_no_crystal_system():
     torch.testing.assert_close(
         column(conditions, known, "fraction of H"), torch.tensor([2 / 3, 0.8]).double()
     )
-    with pytest.raises(InputError, match="structure 0 is not periodic"):
-        Conditions.of_data(["crystal_system"], property="e", labels=LABELS[:2], structures=water)
+    for kind in ("crystal_system", "volume"):
+        with pytest.raises(InputError, match="structure 0 is not periodic"):
+            Conditions.of_data([kind], property="e", labels=LABELS[:2], structures=water)
 
 
 def test_round_trip_through_json():
@@ -134,10 +138,10 @@ def test_round_trip_through_json():
 
 
 def test_models_of_earlier_versions_keep_their_columns():
-    conditions, _ = conditioned(*KINDS)
+    conditions, _ = conditioned(*OF_VERSION_0_1)
     old = {
         "property": "heat",
-        "kinds": ["elements", "composition", "crystal_system", "space_group"],
+        "kinds": list(OF_VERSION_0_1),
         "elements": ["N", "O", "Na", "Cl", "Ca", "Ti", "Sr", "Zr", "Ba"],
         "space_groups": [136, 194, 221, 225],
     }
@@ -238,6 +242,9 @@ def test_what_follows_from_other_kinds_can_be_requested():
             "request: space group 2. Choose from: 136, 194, 221, 225",
         ),
         (("space_group",), {"space_group": 231}, "from 1 to 230"),
+        (("volume",), {"volume": 0.0}, "volume: got 0, expected Å³ per atom above 0"),
+        (("volume",), {"volume": 60.0}, "far from those that the generator was trained on (10.44 to 22.43)"),
+        (("composition",), {"volume": 12.0}, "Train one with 'volume'"),
         (KINDS, {"space_group": 221, "crystal_system": "trigonal"}, "221 is cubic, not trigonal"),
     ],
 )
@@ -270,10 +277,13 @@ ELEMENTS = st.lists(st.sampled_from(["N", "O", "Na", "Cl", "Ca", "Ti", "Sr"]), m
     formula=st.none() | st.sampled_from(["BaTiO3", "TiO2", "NaCl", "Na2O", "Ti3O5N"]),
     system=st.none() | st.sampled_from(["cubic", "tetragonal", "hexagonal"]),
     group=st.none() | st.sampled_from([136, 194, 221, 225]),
+    volume=st.none() | st.floats(8.0, 30.0),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=80)
-def test_what_is_asked_is_exact_and_the_rest_is_sound(kinds, target, elements, formula, system, group, seed):
+def test_what_is_asked_is_exact_and_the_rest_is_sound(
+    kinds, target, elements, formula, system, group, volume, seed
+):
     conditions, known = conditioned(*kinds)
     requested = {}
     if elements and kinds & {"elements", "composition"}:
@@ -285,6 +295,8 @@ def test_what_is_asked_is_exact_and_the_rest_is_sound(kinds, target, elements, f
     if group is not None and "space_group" in kinds:
         requested["space_group"] = group
         requested.pop("crystal_system", None)
+    if volume is not None and "volume" in kinds:
+        requested["volume"] = volume
     rows = drawn(conditions, known, count=5, seed=seed, target=target, **requested)
     assert rows.shape == (5, len(conditions.names)) and rows.isfinite().all()
     if target is not None:
@@ -294,6 +306,9 @@ def test_what_is_asked_is_exact_and_the_rest_is_sound(kinds, target, elements, f
         if kind == "composition":
             assert part.min() >= 0
             torch.testing.assert_close(part.sum(1), torch.ones(5).double())
+        elif kind == "volume":
+            assert (part > 0).all()
+            assert "volume" not in requested or (part == requested["volume"]).all()
         else:
             assert set(part.flatten().tolist()) <= {0.0, 1.0}
         if kind in ("crystal_system", "space_group"):

@@ -3,15 +3,18 @@
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii
 
 from whorl.datasets import load_dataset, load_features, write_extxyz
 from whorl.datasets.geometries import random_clusters
 from whorl.errors import InputError
+from whorl.generators import CVAE
 from whorl.potentials import bulk_energy, make_potential
 from whorl.potentials.quantity import formation_energies
 from whorl.report.subject import _clusters
 from whorl.structures import from_ase
+from whorl.structures.cells import volume_per_atom
 from whorl.structures.composition import formula, formula_of_all
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.recipe import parse_recipe
@@ -64,6 +67,61 @@ def test_each_sample_is_reconstructed_with_its_own_formula(data):
     for name, structure in zip(made.ids, made.structures, strict=True):
         assert formula(structure) == of_sample[name]
         assert 8 in structure.atomic_numbers
+
+
+CRYSTALS = """\
+name: crystals
+data: {{files: {{path: {path}, property: size}}}}
+representation: {{g2: [[0.1, 0.0], [0.5, 2.5], [0.5, 3.5]], g5: [], cutoff: 5.0, embedding: 3, images: all}}
+generator: {{epochs: 2, layers: 1, hidden: 8, latent: 2, conditions: [composition, volume]}}
+surrogate: {{epochs: 2, layers: 1, hidden: 8}}
+generate: {{targets: [2.6], samples: 3, formulas: {{new: true}} {more}}}
+reconstruct: null
+"""
+
+
+@pytest.fixture
+def salts(tmp_path):
+    pairs = [(a, b) for k, a in enumerate(CATIONS) for b in ANIONS if (k + ANIONS.index(b)) % 4]
+    radii = [covalent_radii[atomic_numbers[a]] + covalent_radii[atomic_numbers[b]] for a, b in pairs]
+    frames = [bulk(a + b, "rocksalt", a=2.2 * r) for (a, b), r in zip(pairs, radii, strict=True)]
+    sizes = torch.tensor(radii, dtype=torch.float64)
+    write_extxyz(from_ase(frames), tmp_path / "data.extxyz", properties={"size": sizes})
+    return tmp_path / "data.extxyz"
+
+
+def conditions_sampled(monkeypatch):
+    """Return a list of the condition rows that a generator will be asked for."""
+    asked = []
+    plainly = CVAE.sample
+
+    def sample(self, condition, **more):
+        asked.append(condition)
+        return plainly(self, condition, **more)
+
+    monkeypatch.setattr(CVAE, "sample", sample)
+    return asked
+
+
+def test_the_volume_of_a_proposal_conditions_its_sample(salts, tmp_path, monkeypatch):
+    asked = conditions_sampled(monkeypatch)
+    recipe = parse_recipe(CRYSTALS.format(path=salts, more=""))
+    run = RunFolder(tmp_path / "run", recipe)
+    run_recipe(recipe, run.path, until="generate")
+    own = volume_per_atom(load_dataset(run.proposals("all")).structures)
+    torch.testing.assert_close(torch.cat(asked)[:, -1], own)
+    assert len(set(own.tolist())) == 3
+
+
+def test_proposals_are_scaled_to_a_volume_that_is_requested(salts, tmp_path, monkeypatch):
+    asked = conditions_sampled(monkeypatch)
+    recipe = parse_recipe(CRYSTALS.format(path=salts, more=", volume: 21.5"))
+    run = RunFolder(tmp_path / "run", recipe)
+    run_recipe(recipe, run.path, until="generate")
+    expected = torch.full((3,), 21.5, dtype=torch.float64)
+    torch.testing.assert_close(volume_per_atom(load_dataset(run.proposals("all")).structures), expected)
+    torch.testing.assert_close(torch.cat(asked)[:, -1], expected)
+    assert load_features(run.generated("all")).requested == {"volume": 21.5}
 
 
 MIXED = """\

@@ -9,7 +9,7 @@ from ase.spacegroup import crystal
 from whorl.datasets import Dataset, FeatureSet, save_dataset
 from whorl.errors import InputError
 from whorl.structures import from_ase, to_ase
-from whorl.structures.cells import volumes
+from whorl.structures.cells import volume_per_atom, volumes
 from whorl.structures.composition import covalent_radii
 from whorl.workflow.templates import make_templates
 
@@ -112,6 +112,25 @@ def test_the_cell_is_of_the_requested_symmetry_where_there_is_one(templates):
     lengths = found.structures.cells[0].norm(dim=1)
     assert float(lengths[0]) == pytest.approx(float(lengths[1]))
     assert float(lengths[2] / lengths[0]) == pytest.approx(CRYSTALS[4].cell.lengths()[2] / 3.8)
+
+
+def test_cells_and_positions_are_scaled_to_the_requested_volume(templates):
+    found = templates(0.2, 4.1, requested={"volume": 15.0})
+    torch.testing.assert_close(volume_per_atom(found.structures), torch.full((2,), 15.0).double())
+    assert found.placed  # bonds are scaled with the cell
+    wurtzite = from_ase(CRYSTALS[4])
+    expected = wurtzite.positions * float(15.0 / volume_per_atom(wurtzite)) ** (1 / 3)
+    torch.testing.assert_close(found.structures[1].positions, expected)
+    assert volumes(templates(0.2, requested={"volume": 15.0, "formula": "CaZrO3"}).structures.cells)[0] == (
+        pytest.approx(75.0)
+    )
+    unknown = make_templates(feature_set([0.0]), requested={"volume": 15.0}, composition="NaCl")
+    assert not unknown.structures.pbc.any() and unknown.structures.cells.abs().sum() == 0
+
+
+def test_the_nearest_of_the_requested_volume_is_taken(templates):
+    # Rock salt of 22.4 Å³ per atom, in spite of BaTiO3's features.
+    assert formulas(templates(0.0, requested={"volume": 22.0})) == ["ClNa"]
 
 
 def test_molecules_have_the_composition_and_no_cell(templates):

@@ -13,6 +13,7 @@ from .requests import (
 )
 from .sampling import Conditions
 from .space_group import SpaceGroup
+from .volume import Volume
 
 __all__ = [
     "SYMPREC",
@@ -23,6 +24,7 @@ __all__ = [
     "Elements",
     "Property",
     "SpaceGroup",
+    "Volume",
     "checked_requests",
     "conditions_by_request",
     "describe_requests",

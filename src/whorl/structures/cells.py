@@ -70,6 +70,22 @@ def volumes(cells: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B"]:
     return torch.linalg.det(cells).abs()
 
 
+def volume_per_atom(structures: StructureBatch) -> Float[Tensor, "B"]:
+    """Return the volume of each cell per atom in Å³, as float64; 0 without a cell."""
+    return volumes(structures.cells.double()) / structures.n_atoms.clamp(min=1)
+
+
+def with_volume_per_atom(structures: StructureBatch, volume: float) -> StructureBatch:
+    """Return crystals scaled to a volume per atom in Å³; those without a cell are kept as they are."""
+    own = volume_per_atom(structures)
+    crystals = structures.pbc.all(1) & (own > 0)
+    scale = torch.where(crystals, volume / own, 1.0).pow(1 / 3).to(structures.cells)
+    return structures.replace(
+        cells=structures.cells * scale[:, None, None],
+        positions=structures.positions * scale[structures.structure_index, None],
+    )
+
+
 def expected_neighbors(
     structures: StructureBatch, *, cutoff: float, images: str = "all"
 ) -> Float[Tensor, "B"]:

@@ -2,7 +2,8 @@
 
 A requested composition overrides that of the most similar structure. The cell is that of the most
 similar structure of the same composition; else of the same number of atoms, its volume scaled by that of the
-atoms (spheres of their covalent radii). Without any, it is a cube of 20 Å³ per atom and optimised too.
+atoms (spheres of their covalent radii). Without any, it is a cube of 20 Å³ per atom and optimised too. A
+requested volume per atom scales it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from whorl.datasets.store import structures_of
 from whorl.errors import InputError
 from whorl.evaluation import nearest_rows, standardized
 from whorl.structures import StructureBatch, to_ase
-from whorl.structures.cells import cells_from_parameters
+from whorl.structures.cells import cells_from_parameters, with_volume_per_atom
 from whorl.structures.composition import composition as counts_of
 from whorl.structures.composition import covalent_radii
 from whorl.workflow.starts import read_structures
@@ -115,6 +116,8 @@ def make_templates(
         )
     if free_cell:
         _require_crystals(structures)
+    if given is None and requested.get("volume") is not None:
+        structures = with_volume_per_atom(structures, requested["volume"])
     if cell is not None:
         if not bool(structures.pbc.all()):
             raise InputError("cell: the features are of structures that are not periodic in all directions.")

@@ -29,6 +29,7 @@ from whorl.memory import require_memory
 from whorl.proposals.settings import FormulaRequest
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
+from whorl.structures.cells import volume_per_atom, with_volume_per_atom
 from whorl.structures.composition import composition, element_counts, formula, is_charge_neutral
 from whorl.surrogates import EnsembleSurrogate, select
 from whorl.workflow.engine import Step
@@ -349,13 +350,20 @@ def _of_formulas(
             monitor.warn(f"target {target:g}: {found} formulas were found, and several samples share one.")
         new = sum(one.is_new for one in made.formulas)
         monitor.note(f"target {target:g}: {new} of {found} formulas are not among the training structures.")
-        order = [k % found for k in range(settings.samples)]
-        proposed[target] = made.structures[order]
         requested = {name: value for name, value in settings.requested.items() if value is not None}
+        structures = made.structures
+        if "volume" in requested:
+            structures = with_volume_per_atom(structures, requested["volume"])
+        order = [k % found for k in range(settings.samples)]
+        proposed[target] = structures[order]
         rows = torch.cat(
             [
                 conditions.draw(
-                    1, known=known, rng=rng, target=target, **requested, formula=made.formulas[k].formula
+                    1,
+                    known=known,
+                    rng=rng,
+                    target=target,
+                    **{**_of_proposal(structures[k], conditions, known), **requested},
                 )
                 for k in order
             ]
@@ -364,6 +372,15 @@ def _of_formulas(
         return torch.cat([g.sample(c, rng=rng) for g, c in zip(generators, parts, strict=True) if len(c)])
 
     return draw, proposed
+
+
+def _of_proposal(structure: StructureBatch, conditions: Conditions, known: Tensor) -> dict[str, Any]:
+    """Return what a generator with these conditions is asked for a proposed structure."""
+    requests: dict[str, Any] = {"formula": formula(structure)}
+    if "volume" in conditions.kinds:
+        low, high = known[:, conditions.slices["volume"]].aminmax()
+        requests["volume"] = float(volume_per_atom(structure).clamp(low, high))
+    return requests
 
 
 def _selecting(
