@@ -6,10 +6,10 @@ from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii
 
-from whorl.datasets import load_dataset, load_features, write_extxyz
+from whorl.datasets import Dataset, load_dataset, load_features, save_dataset, write_extxyz
 from whorl.datasets.geometries import random_clusters
 from whorl.errors import InputError
-from whorl.generators import CVAE
+from whorl.generators import CVAE, GAN
 from whorl.potentials import bulk_energy, make_potential
 from whorl.potentials.quantity import formation_energies
 from whorl.report.subject import _clusters
@@ -214,3 +214,90 @@ def test_what_data_of_one_composition_cannot_be_is_refused(one_composition, aske
     recipe = recipe_of(one_composition, formulas=f"formulas: {{{asked}}}")
     with pytest.raises(InputError, match="all training structures are NaCl, and formulas"):
         run_recipe(recipe, one_composition / "run")
+
+
+IMAGES = """\
+name: images
+data: {{files: {{path: {path}, property: size}}}}
+representation: {{kind: crystens}}
+generator: {{kind: gan, epochs: 2, channels: 4, latent: 4}}
+surrogate: {{epochs: 2, layers: 1, hidden: 8}}
+generate: {{targets: [2.6], samples: 4}}
+evaluate: {{evaluators: [validity]}}
+"""
+
+
+@pytest.fixture
+def images(salts, tmp_path, monkeypatch):
+    """A run in which a generator of crystals as images gives those of known crystals."""
+    run = RunFolder(tmp_path / "images", parse_recipe(IMAGES.format(path=salts)))
+
+    def sample(self, condition, **more):
+        return load_features(run.features).features[: len(condition)]
+
+    monkeypatch.setattr(GAN, "sample", sample)
+    run_recipe(run.recipe, run.path, until="reconstruct")
+    return run
+
+
+def test_decoded_crystals_of_a_run_become_formulas_volumes_and_starts_of_another(
+    salts, images, tmp_path, monkeypatch
+):
+    decoded = load_dataset(images.structures("all")).structures
+    asked = conditions_sampled(monkeypatch)
+    recipe = parse_recipe(
+        CRYSTALS.format(path=salts, more="")
+        .replace("formulas: {new: true} ", f"proposals: {images.path}")
+        .replace("reconstruct: null", "reconstruct: {free_cell: true, budget_evaluations: 2, reference: 0}"),
+    )
+    run = RunFolder(tmp_path / "run", recipe)
+    run_recipe(recipe, run.path, until="reconstruct")
+    proposals, made = (
+        load_dataset(path).structures for path in (run.proposals("all"), run.structures("all"))
+    )
+    assert [formula(one) for one in proposals] == [formula(one) for one in decoded[:3]]
+    assert [formula_of_all(one) for one in made] == [formula_of_all(one) for one in decoded[:3]]
+    torch.testing.assert_close(proposals.positions, decoded[:3].positions.double())
+    torch.testing.assert_close(torch.cat(asked)[:, -1], volume_per_atom(proposals))
+
+
+def of_proposals(salts, path):
+    text = CRYSTALS.format(path=salts, more="")
+    return parse_recipe(text.replace("formulas: {new: true} ", f"proposals: {path}"))
+
+
+def test_structures_that_no_sample_can_begin_with_are_skipped_with_the_reason(salts, tmp_path):
+    frames = [bulk("NaF", "rocksalt", a=4.6), bulk("LiF", "rocksalt", a=4.0), bulk("KF", "rocksalt", a=0.5)]
+    data = Dataset(structures=from_ase(frames), ids=("good", "lithium", "dense"))
+    save_dataset(data, tmp_path / "given.safetensors")
+    messages = Monitor()
+    recipe = of_proposals(salts, tmp_path / "given.safetensors")
+    run = RunFolder(tmp_path / "run", recipe)
+    run_recipe(recipe, run.path, until="generate", monitor=messages)
+    assert dict(messages.skipped)["lithium"] == "has Li, which no training structure has"
+    assert "Å apart" in dict(messages.skipped)["dense"]
+    assert [formula(one) for one in load_dataset(run.proposals("all")).structures] == ["NaF"]
+    assert any("gives 1 structures" in text for text in messages.warnings)
+
+
+def test_only_structures_of_the_target_are_taken_where_targets_are_stated(salts, tmp_path):
+    frames = [bulk("NaF", "rocksalt", a=4.6), bulk("KF", "rocksalt", a=5.3)]
+    targets = torch.tensor([1.0, 2.6], dtype=torch.float64)
+    data = Dataset(structures=from_ase(frames), properties={"target": targets}, ids=("a", "b"))
+    save_dataset(data, tmp_path / "given.safetensors")
+    recipe = of_proposals(salts, tmp_path / "given.safetensors")
+    run = RunFolder(tmp_path / "run", recipe)
+    run_recipe(recipe, run.path, until="generate")
+    assert [formula(one) for one in load_dataset(run.proposals("all")).structures] == ["KF"]
+
+
+def test_a_run_without_structures_and_both_ways_at_once_are_refused(salts, tmp_path):
+    unfinished = RunFolder(tmp_path / "images", parse_recipe(IMAGES.format(path=salts)))
+    run_recipe(unfinished.recipe, unfinished.path, until="data")
+    with pytest.raises(InputError, match="this run has no structures yet"):
+        run_recipe(of_proposals(salts, unfinished.path), tmp_path / "run")
+    with pytest.raises(InputError, match="no such file or folder"):
+        run_recipe(of_proposals(salts, tmp_path / "nowhere"), tmp_path / "run")
+    both = parse_recipe(CRYSTALS.format(path=salts, more=f", proposals: {salts}"))
+    with pytest.raises(InputError, match=r"generate\.formulas: proposals cannot be given as well"):
+        run_recipe(both, tmp_path / "run")

@@ -88,6 +88,11 @@ def require_feasible(recipe: Recipe, stages: Collection[str]) -> None:
         for path in recipe.reconstruct.inputs if recipe.reconstruct is not None else ():
             yield from _missing("reconstruct", path)
 
+    @check("generate")
+    def _proposals() -> Iterable[WhorlError]:
+        if recipe.generate.proposals is not None:
+            yield from _missing("generate.proposals", recipe.generate.proposals)
+
     @check("train", "generate")
     def _memory() -> Iterable[WhorlError]:
         yield from _failing(lambda: _require_memory(recipe))

@@ -315,12 +315,15 @@ class GenerateSettings(SectionByData):
         formulas: Propose a formula for each sample, with a structure that its reconstruction begins with,
             by substitution in the training structures; what each formula must be. By default formulas are
             those of the most similar structures.
+        proposals: Structures in the place of these, such as crystals decoded by another run: a file, or the
+            folder of that run. Each gives a sample its formula, and its reconstruction begins with it.
     """
 
     targets: Annotated[list[float], Field(min_length=1)]
     samples: Count = 10_000
     selection: SelectionSettings | None = None
     formulas: FormulaRequest | None = None
+    proposals: str | None = None
 
     @classmethod
     def section_for(cls, value: Any) -> type[GenerateSettings]:
@@ -335,11 +338,16 @@ class GenerateSettings(SectionByData):
         own = GenerateSettings.model_fields
         return {name: getattr(self, name) for name in type(self).model_fields if name not in own}
 
+    @property
+    def proposes(self) -> bool:
+        """Whether each sample has a formula and a structure of its own."""
+        return self.formulas is not None or self.proposals is not None
+
     @model_serializer(mode="wrap")
     def _without_empty_requests(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
         # What is written stays readable where a package with more conditions is not installed, and by
         # versions before there were formulas.
-        younger = {*self.requested, "formulas"}
+        younger = {*self.requested, "formulas", "proposals"}
         written = handler(self)
         return {key: value for key, value in written.items() if value is not None or key not in younger}
 

@@ -11,21 +11,45 @@ import torch
 from whorl.datasets import FeatureSet, load_dataset, read_dataset
 from whorl.datasets.store import Dataset
 from whorl.errors import InputError
+from whorl.evaluation.validity import check_validity
 from whorl.reconstruction.base import ReconstructionContext
 from whorl.reconstruction.closed_form import ClosedForm
 from whorl.reconstruction.population.reconstructor import DECODED
 from whorl.structures import StructureBatch
+from whorl.structures.composition import species_of
 from whorl.workflow.monitor import Monitor
+from whorl.workflow.recipe import read_recipe
+from whorl.workflow.run_folder import RunFolder
 
 Starts = tuple[StructureBatch | None, ...]
 
 
+def file_of_run(path: Path) -> Path:
+    """Return the reconstructed structures of a run, for its folder; anything else as it is.
+
+    Raises:
+        InputError: A run of several training sizes, or one without structures yet.
+    """
+    recipe = path / "recipe.yaml"
+    if not recipe.is_file():
+        return path
+    run = RunFolder(path, read_recipe(recipe))
+    files = [file for label in run.labels if (file := run.structures(label)).is_file()]
+    if not files:
+        raise InputError(f"{path}: this run has no structures yet. Finish it first: whorl run {recipe}.")
+    if len(files) > 1:
+        names = ", ".join(str(file) for file in files)
+        raise InputError(f"{path}: this run has several training sizes. Name the file of one: {names}.")
+    return files[0]
+
+
 def read_structures(path: Path) -> Dataset:
-    """Return the structures of any file that has some.
+    """Return the structures of any file that has some, or of the folder of a run.
 
     Raises:
         InputError: There are none, or an entry that cannot be used.
     """
+    path = file_of_run(path)
     data = load_dataset(path) if path.suffix == ".safetensors" else read_dataset(path, property=None)
     if data.skipped:
         raise InputError(f"{data.skipped[0].source}: {data.skipped[0].reason}")
@@ -46,8 +70,8 @@ def starts_of(
 
     Args:
         samples: The features.
-        given: ``decoded``, or a file. Where an id of the file is that of a sample, each structure is for the
-            sample of its id, or else for all samples.
+        given: ``decoded``, a file, or the folder of a run. Where an id of the file is that of a sample, each
+            structure is for the sample of its id, or else for all samples.
         context: Of the reconstruction.
         monitor: Receives samples without a start.
         others: Ids of samples that are not searched for now.
@@ -81,6 +105,37 @@ def starts_of(
             f"{without} of {len(found)} samples have no start; their search uses random starts only."
         )
     return tuple(structures[places] if places else None for places in found)
+
+
+def usable_starts(
+    data: Dataset, *, target: float, species: Collection[str], monitor: Monitor
+) -> StructureBatch:
+    """Return the structures for a target that samples of features with these elements can begin with.
+
+    Structures that state other targets are left out. Those that no sample can begin with are skipped with
+    the reason.
+
+    Raises:
+        InputError: There is none.
+    """
+    assert data.structures is not None
+    targets, rows = data.properties.get("target"), torch.arange(len(data))
+    if targets is not None and bool((targets == target).any()):
+        rows = rows[targets == target]
+    structures = data.structures[rows].replace(info=())
+    reasons = check_validity(structures, closest=0.0, chemistry=False).reasons()
+    for k, row in enumerate(rows.tolist()):
+        if strange := [symbol for symbol in species_of(structures[k]) if symbol not in species]:
+            reasons[k] = f"has {', '.join(strange)}, which no training structure has"
+        if reasons[k]:
+            monitor.skip(data.ids[row], reasons[k])
+    usable = [k for k, reason in enumerate(reasons) if not reason]
+    if not usable:
+        raise InputError(
+            f"none of the {len(rows)} structures given for target {target:g} can be begun with "
+            f"(first: {reasons[0]}). Give others, or let them be decoded as elements of these data."
+        )
+    return structures[usable]
 
 
 def as_templates(starts: Starts) -> StructureBatch | None:

@@ -30,7 +30,13 @@ from whorl.proposals.settings import FormulaRequest
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
 from whorl.structures.cells import volume_per_atom, with_volume_per_atom
-from whorl.structures.composition import composition, element_counts, formula, is_charge_neutral
+from whorl.structures.composition import (
+    composition,
+    element_counts,
+    formula,
+    is_charge_neutral,
+    species_of,
+)
 from whorl.surrogates import EnsembleSurrogate, select
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
@@ -41,6 +47,7 @@ from whorl.workflow.settings import GenerateSettings, SelectionSettings
 from whorl.workflow.stages.sample import read_rows
 from whorl.workflow.stages.stated import stated
 from whorl.workflow.stages.train import member_paths
+from whorl.workflow.starts import file_of_run, read_structures, usable_starts
 
 _REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
 _MANY = 0.05  # share of unlikely samples above which a warning is due; of real structures it is 0.01
@@ -120,14 +127,19 @@ def generate(
             "are proposed, and samples are drawn as without this section. Give data of several compositions."
         )
         settings = settings.model_copy(update={"formulas": None})
-    if settings.formulas is not None:
-        draw, proposed = _of_formulas(
-            generators, settings, conditions, columns, there, tolerance=tolerance, seed=seed, monitor=monitor
+    if settings.proposes:
+        require_formulas(settings, conditions.kinds)
+        assert there is not None
+        propose = (
+            _by_substitution(there, columns[:, 0], settings, tolerance, seed, monitor)
+            if settings.proposals is None
+            else _given(Path(settings.proposals), there, settings, monitor)
         )
+        draw, proposed = _of_proposals(propose, generators, settings, conditions, columns)
     progress = monitor.progress("generating")
     drawn = []
     # By risk, or by generator; samples of formulas belong to structures.
-    ordered = settings.formulas is None and (settings.selection is not None or len(generators) > 1)
+    ordered = not settings.proposes and (settings.selection is not None or len(generators) > 1)
     for number, target in enumerate(settings.targets):
         rng = torch.Generator().manual_seed(derive_seed(seed, "generate", target))
         samples = draw(target, rng)
@@ -209,21 +221,23 @@ def require_formulas(settings: GenerateSettings, kinds: Sequence[str]) -> None:
             them.
         MissingExtraError: Balanced formulas without smact: pip install 'whorl[crystens]'.
     """
-    if settings.formulas is None:
+    if not settings.proposes:
         return
+    key = "proposals" if settings.formulas is None else "formulas"
     if "composition" not in kinds:
         raise InputError(
-            "generate.formulas: the generator is not conditioned on the composition, so a formula would not "
+            f"generate.{key}: the generator is not conditioned on the composition, so a formula would not "
             "change its samples. Give it the condition: generator.conditions: [composition]."
         )
     contrary = [name for name in ("formula", "elements") if settings.requested.get(name)]
     contrary += ["selection"] if settings.selection is not None else []
+    contrary += ["proposals"] if settings.proposals is not None and key == "formulas" else []
     if contrary:
         raise InputError(
-            f"generate.formulas: {' and '.join(contrary)} cannot be given as well. Elements belong into the "
+            f"generate.{key}: {' and '.join(contrary)} cannot be given as well. Elements belong into the "
             "section formulas."
         )
-    if settings.formulas.balanced:
+    if settings.formulas is not None and settings.formulas.balanced:
         import_extra("smact", extra="crystens")
 
 
@@ -320,24 +334,18 @@ def _plainly(
     return draw
 
 
-def _of_formulas(
-    generators: Sequence[ConditionalGenerator],
+def _by_substitution(
+    structures: StructureBatch,
+    labels: Tensor,
     settings: GenerateSettings,
-    conditions: Conditions,
-    known: Tensor,
-    structures: StructureBatch | None,
-    *,
     tolerance: float,
     seed: int,
     monitor: Monitor,
-) -> tuple[Draw, dict[float, StructureBatch]]:
-    """Return samples that are each conditioned on a formula of its own, and the structures of these."""
-    require_formulas(settings, conditions.kinds)
-    assert structures is not None
-    proposer = Proposer(structures, known[:, 0], seed=seed, progress=monitor.progress("formulas"))
-    proposed: dict[float, StructureBatch] = {}
+) -> Callable[[float], StructureBatch]:
+    """Return what gives the structures for a target by substitution in those of the data."""
+    proposer = Proposer(structures, labels, seed=seed, progress=monitor.progress("formulas"))
 
-    def draw(target: float, rng: torch.Generator) -> Tensor:
+    def propose(target: float) -> StructureBatch:
         made = proposer.sample(
             settings.samples,
             target=target,
@@ -350,12 +358,44 @@ def _of_formulas(
             monitor.warn(f"target {target:g}: {found} formulas were found, and several samples share one.")
         new = sum(one.is_new for one in made.formulas)
         monitor.note(f"target {target:g}: {new} of {found} formulas are not among the training structures.")
-        requested = {name: value for name, value in settings.requested.items() if value is not None}
-        structures = made.structures
+        return made.structures[[k % found for k in range(settings.samples)]]
+
+    return propose
+
+
+def _given(
+    path: Path, structures: StructureBatch, settings: GenerateSettings, monitor: Monitor
+) -> Callable[[float], StructureBatch]:
+    """Return what gives the structures of a file or a run for a target."""
+    given, species = read_structures(path), species_of(structures)
+
+    def propose(target: float) -> StructureBatch:
+        usable = usable_starts(given, target=target, species=species, monitor=monitor)
+        if len(usable) < settings.samples:
+            monitor.warn(
+                f"target {target:g}: {path} gives {len(usable)} structures, so there are as many samples."
+            )
+        return usable[: settings.samples]
+
+    return propose
+
+
+def _of_proposals(
+    propose: Callable[[float], StructureBatch],
+    generators: Sequence[ConditionalGenerator],
+    settings: GenerateSettings,
+    conditions: Conditions,
+    known: Tensor,
+) -> tuple[Draw, dict[float, StructureBatch]]:
+    """Return samples that are each conditioned on the formula of a structure, and these structures."""
+    proposed: dict[float, StructureBatch] = {}
+    requested = {name: value for name, value in settings.requested.items() if value is not None}
+
+    def draw(target: float, rng: torch.Generator) -> Tensor:
+        structures = propose(target)
         if "volume" in requested:
             structures = with_volume_per_atom(structures, requested["volume"])
-        order = [k % found for k in range(settings.samples)]
-        proposed[target] = structures[order]
+        proposed[target] = structures
         rows = torch.cat(
             [
                 conditions.draw(
@@ -363,9 +403,9 @@ def _of_formulas(
                     known=known,
                     rng=rng,
                     target=target,
-                    **{**_of_proposal(structures[k], conditions, known), **requested},
+                    **{**_of_proposal(one, conditions, known), **requested},
                 )
-                for k in order
+                for one in structures
             ]
         )
         parts = rows.tensor_split(len(generators))
@@ -418,13 +458,14 @@ def steps(run: RunFolder) -> Iterator[Step]:
     """Yield a step for each training size."""
     recipe = run.recipe
     proposing = {} if recipe.generate.formulas is None else {"tolerance": recipe.evaluate.tolerance}
+    given = recipe.generate.proposals
     selecting, conditioned = recipe.generate.selection is not None, bool(recipe.generator.conditions)
     for label in run.labels:
         yield Step(
             name=f"generate/{label}",
             settings={
                 "seed": recipe.seed,
-                **stated(recipe.generate, (*recipe.generate.requested, "formulas")),
+                **stated(recipe.generate, (*recipe.generate.requested, "formulas", "proposals")),
                 **proposing,
             },
             run=partial(
@@ -438,7 +479,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 rows=run.rows(label),
                 ensemble=run.ensemble(label) if selecting else None,
                 dataset=run.dataset if conditioned else None,
-                proposals=run.proposals(label) if proposing else None,
+                proposals=run.proposals(label) if recipe.generate.proposes else None,
                 tolerance=recipe.evaluate.tolerance,
             ),
             needs=(
@@ -447,5 +488,6 @@ def steps(run: RunFolder) -> Iterator[Step]:
                 f"train/{label}",
                 *((f"train/{label}-ensemble",) if selecting else ()),
             ),
+            sources=() if given is None else (file_of_run(Path(given)),),
             version=3,  # 1 did not include requested conditions, 2 wrote selected samples by increasing risk
         )

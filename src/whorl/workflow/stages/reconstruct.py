@@ -46,7 +46,7 @@ from whorl.workflow.outputs import check_output
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages.sample import read_rows
 from whorl.workflow.stages.stated import stated
-from whorl.workflow.starts import Starts, as_templates, read_structures, starts_of
+from whorl.workflow.starts import Starts, as_templates, file_of_run, read_structures, starts_of
 from whorl.workflow.templates import Templates, frozen_atoms, make_templates, read_cell
 
 _REFERENCE_SCALE = 2000  # real structures whose neighbours are sought
@@ -69,7 +69,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
     settings, given = recipe.reconstruct, recipe.data.features
     if settings is None:
         return
-    begins = isinstance(settings, SearchSettings) and (settings.begins_with or recipe.generate.formulas)
+    begins = isinstance(settings, SearchSettings) and (settings.begins_with or recipe.generate.proposes)
     for label in run.labels:
         structures = run.structures(label)
         yield Step(
@@ -77,6 +77,7 @@ def steps(run: RunFolder) -> Iterator[Step]:
             settings={"seed": recipe.seed, **stated(settings, _YOUNGER)},
             run=partial(reconstruct, output=structures, **reconstruction_of_run(run, label)),
             needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
+            sources=tuple(file_of_run(Path(path)) for path in getattr(settings, "inputs", ())),
             scratch=(f"{structures.stem}-search",),
             version=2 if begins else 1,  # 1 had random starts too, whatever the budget
         )
@@ -93,7 +94,7 @@ def reconstruction_of_run(run: RunFolder, label: str) -> dict[str, Any]:
         "rows": run.rows(label),
         "dataset": run.structures_of_features,
         "composition": given.composition if given else None,
-        "proposals": run.proposals(label) if recipe.generate.formulas is not None else None,
+        "proposals": run.proposals(label) if recipe.generate.proposes else None,
     }
 
 
