@@ -96,15 +96,18 @@ class ClosedForm(Reconstructor):
         loss = _numbers(part.provenance["loss"] or [None] * len(part) for part in decoded)
         snapped = sum(int(part.provenance["snapped"]) for part in decoded)
         batch = StructureBatch.concatenate(structures)
-        notes = (
-            (
+        notes: list[str] = []
+        if snapped:
+            notes.append(
                 f"{snapped:,} of {len(batch.atomic_numbers):,} sites were given another element than the "
                 "nearest: the data do not have that one, or another was asked for. Where these are many, "
-                "train the generator longer; elements 'any' leaves them as they are.",
+                "train the generator longer; elements 'any' leaves them as they are."
             )
-            if snapped
-            else ()
-        )
+        if codec.species is None and elements and not (elements["elements"] or elements["formula"]):
+            notes.append(
+                "the features do not state the elements of the data, so sites may have elements that the "
+                "data lack. Encode the data again and train on these features, or check the formulas."
+            )
         return Reconstruction(
             structures=batch,
             rows=torch.tensor(rows, dtype=torch.int64),
@@ -118,7 +121,7 @@ class ClosedForm(Reconstructor):
                 for k, part in enumerate(decoded)
                 for row, reason in part.provenance["skipped"].items()
             },
-            notes=notes,
+            notes=tuple(notes),
             summary={"snapped_sites": snapped},
         )
 

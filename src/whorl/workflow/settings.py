@@ -301,6 +301,14 @@ class SelectionSettings(Section):
     """A sample within this distance of the target is a hit, in units of the property."""
 
 
+class FormulaSettings(FormulaRequest):
+    """What each formula must be, and how many are tried."""
+
+    per_sample: Count = 1
+    """Formulas tried for each sample. A fingerprint is drawn for each of them, and the one is kept whose
+    structure is the most similar to its fingerprint."""
+
+
 class GenerateSettings(SectionByData):
     """Targets and other requests of generated samples.
 
@@ -322,7 +330,7 @@ class GenerateSettings(SectionByData):
     targets: Annotated[list[float], Field(min_length=1)]
     samples: Count = 10_000
     selection: SelectionSettings | None = None
-    formulas: FormulaRequest | None = None
+    formulas: FormulaSettings | None = None
     proposals: str | None = None
 
     @classmethod
