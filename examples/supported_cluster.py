@@ -10,11 +10,15 @@ from ase.optimize import FIRE
 
 from whorl.datasets import split
 from whorl.evaluation import mean_absolute_error, percent_within
+from whorl.evaluation.samples import Samples
 from whorl.generators import CVAE, fit
 from whorl.potentials import bulk_energy, make_potential
+from whorl.potentials.quantity import Quantity
 from whorl.reconstruction import InversionProblem, solve
+from whorl.refinement import Oracle, RefinementContext
 from whorl.representations import ACSF
 from whorl.structures import from_ase
+from whorl.structures.frozen import with_frozen_atoms
 
 SUPPORT = 1  # tag of the atoms of the slab
 
@@ -79,16 +83,26 @@ def main(*, atoms=4, starts=40, steps=60, epochs=400, samples=8, target=1.0, bud
     )
     found = solve(problem, budget_evaluations=budget, seed=seed).structures
     assert torch.equal(found.positions[frozen], template.positions[frozen])
-    output = emt(found)
-    print(f"found: mean absolute error {mean_absolute_error(energy(output), target):.2f} eV per Pt atom")
+    print(f"found: mean absolute error {mean_absolute_error(energy(emt(found)), target):.2f} eV per Pt atom")
 
-    for _ in range(8):  # the shortest step to the value, of the atoms that may move, at most 0.1 Å
-        slope = torch.where(frozen[:, None], 0.0, -output.forces / atoms)
-        squared = torch.zeros(samples).double().index_add(0, found.structure_index, slope.square().sum(1))
-        step = ((target - energy(output)) / (squared + 1e-3))[found.structure_index, None] * slope
-        step = step * (0.1 / step.norm(dim=1, keepdim=True).clamp(min=0.1))
-        found = found.replace(positions=found.positions + step)
-        output = emt(found)
+    bulk = atoms * bulk_energy(emt, "Pt")
+    goal = torch.full((samples,), atoms * target, dtype=torch.float64)
+    refined = Oracle().refine(  # a few steps along the forces on the atoms that may move
+        Samples(
+            ids=tuple(map(str, range(samples))),
+            targets=goal,
+            structures=with_frozen_atoms(found, frozen),
+            rows=torch.arange(samples),
+        ),
+        RefinementContext(
+            potential=emt,
+            quantity=Quantity(name="energy", subtracted=slab_energy + bulk),
+            tolerance=0.05 * atoms,
+        ),
+    )
+    found = refined.structures
+    assert torch.equal(found.positions[frozen], template.positions[frozen])
+    output = emt(found)
     error, hits = mean_absolute_error(energy(output), target), percent_within(energy(output), target)
     print(f"moved: mean absolute error {error:.2f} eV per Pt atom, {hits:.0f} % within 0.1")
     return found

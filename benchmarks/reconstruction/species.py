@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +47,8 @@ def crystals(seed: int, most: int, data: Path) -> list[Atoms]:
     return [one for one in fitting if most == 0 or one.info["group"] != "well known"][: most or None]
 
 
-def alloys(seed: int, most: int) -> list[Atoms]:
-    """Return clusters of all three metals, sizes in turn."""
+def alloys(seed: int, most: int, metals: Sequence[str]) -> list[Atoms]:
+    """Return clusters of all metals, sizes in turn."""
     from ase.calculators.emt import EMT
     from ase.optimize import FIRE
 
@@ -56,7 +56,7 @@ def alloys(seed: int, most: int) -> list[Atoms]:
     for k in range(most):
         rng = np.random.default_rng([seed, k])
         size = SIZES[0] + k % (SIZES[1] - SIZES[0] + 1)
-        symbols = [*METALS, *rng.choice(METALS, size - len(METALS))]
+        symbols = [*metals, *rng.choice(metals, size - len(metals))]
         start = suites.disordered([size], 1, seed=1000 * seed + k)[0]
         atoms = Atoms(rng.permutation(symbols), start.positions)
         atoms.calc = EMT()
@@ -109,10 +109,10 @@ def rows(options: argparse.Namespace) -> Iterator[tuple[Atoms, InversionResult, 
     if options.suite == "crystals":
         targets = crystals(options.seed, options.targets, options.data)
         elements = sorted({symbol for one in targets for symbol in one.get_chemical_symbols()})
-        representation = ACSF.crystal(elements, embedding=4)
+        representation = ACSF.crystal(elements, embedding=4, pooling=options.pooling)
     else:
-        targets = alloys(options.seed, options.targets or 2)
-        representation = ACSF.crystal(METALS, cutoff=8.0, embedding=3)
+        targets = alloys(options.seed, options.targets or 2, options.metals)
+        representation = ACSF.crystal(options.metals, cutoff=8.0, embedding=3, pooling=options.pooling)
     print(f"{options.suite}: {len(targets)} targets; {representation}")
     for one in targets[:2] if options.quick else targets:
         began = time.process_time()
@@ -120,11 +120,17 @@ def rows(options: argparse.Namespace) -> Iterator[tuple[Atoms, InversionResult, 
         yield one, result, is_right(result.structures, one), time.process_time() - began
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("suite", nargs="?", choices=("crystals", "alloys"), default="crystals")
     add("--targets", type=int, default=40, help="how many")
+    add("--pooling", type=_names, default=("mean", "std"), help="max,min tells no numbers of atoms")
+    add("--metals", type=_names, default=METALS, help="of alloys: all are in each cluster")
     add("--known", action="store_true", help="the formula is known")
     add("--free-cell", action="store_true", help="the cell of crystals is not known")
     add("--evaluations", type=int, default=20_000, help="budget of each target")

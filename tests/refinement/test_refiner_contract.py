@@ -17,7 +17,9 @@ from whorl.executors.base import executing
 from whorl.potentials import make_potential
 from whorl.potentials.quantity import Quantity
 from whorl.refinement import Oracle, Project, RefinementContext, Refiner, Relax, refine_in_chunks
+from whorl.refinement.base import displacement
 from whorl.structures import from_ase
+from whorl.structures.frozen import frozen_atoms_of, with_frozen_atoms
 from whorl.surrogates import AdditiveSurrogate
 from whorl.testing import check_refiner
 
@@ -141,9 +143,19 @@ class Reordering(Shift):
         return made.replace(rows=made.rows.flip(0))
 
 
+class Sliding(Shift):
+    def refine(self, samples, context):
+        made = super().refine(samples, context)
+        if made.structures is None or not len(made.structures):
+            return made
+        moved = _shaken(samples).structures
+        return made.replace(structures=moved, displacement=displacement(samples.structures, moved))
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
+        (Sliding, "frozen atoms must not move"),
         (Hidden, "displacement is not what moved"),
         (FreeOfCharge, "energy method computed"),
         (Silent, "how each structure ended"),
@@ -187,3 +199,37 @@ def test_the_example_in_the_docs_keeps_the_contract(tmp_path, monkeypatch):
     method = REFINERS.get("breathing:Breathe")
     check_refiner(method(method.Settings(factor=1.02)), clusters(), CONTEXT)
     monkeypatch.delitem(sys.modules, "breathing")
+
+
+@pytest.mark.parametrize("name", list(REFINERS))
+def test_refiners_find_their_goal_with_the_atoms_that_are_not_frozen(name):
+    context = dataclasses.replace(CONTEXT, surrogate=fitted(), tolerance=0.2)
+    samples, emt = clusters(3), make_potential("emt")
+    structures = samples.structures
+    frozen = structures.position_in_structure < 5
+    structures = with_frozen_atoms(structures, frozen)
+    refiner = CASES[name]
+    if name == "relax":
+        refiner = Relax(Relax.Settings(fmax=0.05))
+    if name == "oracle":  # of energies per atom, near those that the clusters have
+        energies = emt(structures).energy / 13
+        context = dataclasses.replace(context, tolerance=0.01)
+        targets = torch.cat([torch.zeros(1, dtype=torch.float64), energies - 0.05])
+        samples = samples.replace(targets=targets)
+    if name == "project":
+        targets = torch.cat([torch.zeros(1), context.surrogate.predict(structures).mean - 0.5])
+        samples = samples.replace(targets=targets.double())
+    made = refiner.refine(samples.replace(structures=structures), context)
+    assert torch.equal(frozen_atoms_of(made.structures), frozen)
+    assert torch.equal(made.structures.positions[frozen], structures.positions[frozen])
+    assert set(made.refinement) <= {"converged", "reached"} or name == "project", made.refinement
+    if name == "relax":
+        forces = emt(made.structures).forces.norm(dim=1)
+        assert float(forces[~frozen].max()) < 0.05 < float(forces[frozen].max())
+    elif name == "oracle":
+        off = emt(made.structures).energy / 13 - made.structure_targets
+        assert float(off.abs().max()) <= 0.01
+    else:
+        off = context.surrogate.predict(made.structures).mean - made.structure_targets
+        assert not any(status.startswith("unreached") for status in made.refinement)
+        assert float(off.abs().max()) <= 0.2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from ase import Atoms
-from ase.io import write
+from ase.io import read, write
 from tiny_recipe import Steps, tiny
 
 from whorl.cli import commands, console
@@ -24,6 +24,7 @@ from whorl.refinement.project import Project
 from whorl.representations import make_representation
 from whorl.structures import from_ase
 from whorl.structures.connectivity import count_pieces
+from whorl.structures.frozen import frozen_atoms_of
 from whorl.surrogates import load_surrogate
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.run_folder import RunFolder
@@ -132,9 +133,31 @@ def test_refiners_without_structures_are_refused():
         tiny("reconstruct=null", RELAX)
 
 
-def test_refiners_with_frozen_atoms_are_refused():
-    with pytest.raises(InputError, match="relax moves all atoms, those that reconstruct keeps frozen too"):
-        tiny("reconstruct.frozen=[0]", "reconstruct.template=slab.extxyz", RELAX)
+def test_refiners_that_move_cells_with_frozen_atoms_are_refused():
+    with pytest.raises(InputError, match="relax has free_cell, but atoms cannot stay frozen"):
+        tiny(
+            "reconstruct.frozen=[0]",
+            "reconstruct.template=slab.extxyz",
+            "refine={kind: relax, free_cell: true}",
+        )
+
+
+def test_atoms_that_the_search_holds_are_held_by_refiners_too(tmp_path):
+    given = Atoms("Pt4", [[0, 0, 0], [0, 0, 2.5], [0, 2.5, 0], [2.5, 0, 0]])
+    write(tmp_path / "t.extxyz", given)
+    recipe = tiny("reconstruct.frozen=[0, 1]", f"reconstruct.template={tmp_path / 't.extxyz'}", RELAX)
+    run_recipe(recipe, tmp_path / "run", monitor=Monitor(), until="refine")
+    run = RunFolder(tmp_path / "run", recipe)
+    before, after = (
+        load_dataset(run.structures("n15")).structures,
+        load_dataset(run.refined("n15")).structures,
+    )
+    frozen = before.position_in_structure < 2
+    assert torch.equal(frozen_atoms_of(after), frozen)
+    there = torch.tensor(given.positions[:2]).repeat(len(after), 1)
+    assert torch.equal(after.positions[frozen], there)
+    assert not torch.equal(after.positions[~frozen], before.positions[~frozen])
+    assert all(atoms.constraints for atoms in read(run.refined("n15").with_suffix(".extxyz"), ":"))
 
 
 def test_a_surrogate_of_atoms_without_labelled_structures_is_refused(tmp_path):

@@ -195,6 +195,7 @@ def relax(
     longest_step: float = 0.2,
     time_step: float = 0.1,
     longest_time_step: float = 1.0,
+    frozen: Bool[Tensor, "A"] | None = None,
 ) -> Iterator[Frame]:
     """Relax structures with FIRE, yielding a frame per step.
 
@@ -211,6 +212,7 @@ def relax(
         longest_step: Maximum displacement of an atom per step, in Å.
         time_step: First time step, with unit mass, in Å / sqrt(eV).
         longest_time_step: It grows to at most this.
+        frozen: Atoms that stay, whose forces count as zero; the cells of their structures stay too.
     """
     optimizer = Fire(longest_step, time_step=time_step, longest_time_step=longest_time_step, patience=5)
     yield from _Relaxer(
@@ -222,6 +224,7 @@ def relax(
         stress_tolerance=stress_tolerance,
         steps=steps,
         guarded=cell,
+        frozen=frozen,
     ).frames()
 
 
@@ -311,6 +314,7 @@ class _Relaxer:
         potential: The energy method.
         optimizer: Makes the steps.
         guarded: Give structures up that have left the range in which a potential means anything.
+        frozen: Atoms that stay.
     """
 
     def __init__(
@@ -326,6 +330,7 @@ class _Relaxer:
         pressure: float = 0.0,
         symmetry: bool = False,
         guarded: bool = False,
+        frozen: Bool[Tensor, "A"] | None = None,
     ) -> None:
         for name, value in (("force_tolerance", force_tolerance), ("stress_tolerance", stress_tolerance)):
             if not value > 0:
@@ -336,6 +341,10 @@ class _Relaxer:
             raise InputError(f"pressure: got {pressure}, expected a pressure in GPa.")
         self.structures, self.potential, self.optimizer = structures.replace(info=()), potential, optimizer
         self.cell, self.symmetry, self.guarded = cell, symmetry, guarded
+        none = torch.zeros(len(structures.positions), dtype=torch.bool, device=structures.device)
+        self.frozen = none if frozen is None else frozen
+        self.held = torch.zeros(len(structures), dtype=torch.bool, device=structures.device)
+        self.held[structures.structure_index[self.frozen]] = True
         self.force_tolerance, self.stress_tolerance = force_tolerance, stress_tolerance
         self.steps, self.pressure = steps, pressure
         self.has_zero = scheme_of(potential) in _COHESIVE_SCHEMES
@@ -386,7 +395,7 @@ class _Relaxer:
             index,
             start,
             coordinates,
-            crystal & self.cell,
+            crystal & self.cell & ~self.held[index],
             torch.zeros_like(index),
             operations,
             start.cells.new_full((len(rows),), torch.nan),
@@ -414,6 +423,7 @@ class _Relaxer:
         forces = output.forces[atoms].to(structures.positions)
         stress = None if output.stress is None else output.stress[ok].to(structures.cells)
         forces, stress = _projected(moving.operations, structures, forces, stress)
+        forces = forces.masked_fill(self.frozen[self.structures.atoms_of(moving.index), None], 0.0)
         largest = per_structure(forces.norm(dim=1), structures.structure_index, len(structures), "amax")
         largest_stress = self._largest_stress(structures, stress)
         relaxed_cells = ~moving.free | (largest_stress < self.stress_tolerance)

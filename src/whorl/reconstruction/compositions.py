@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +108,7 @@ def read_compositions(
     *,
     n_atoms: tuple[int, int],
     most: int,
+    as_good: tuple[float, float] = (1.0, math.inf),
 ) -> list[Candidate]:
     """Return the compositions that fit features best, the best first; of equal ones the smallest.
 
@@ -117,12 +118,15 @@ def read_compositions(
         elements: Elements that there may be.
         n_atoms: Least and greatest number of atoms.
         most: Number of candidates.
+        as_good: Factor of the least misfit, and what is added, up to which one is a candidate.
 
     Raises:
         InputError: No composition fits.
     """
     reader = _reader(target.double().cpu(), representation, tuple(elements))
     found: list[Candidate] = []
+    least = math.inf
+    factor, more = as_good
     for sets in reader.sets(n_atoms):
         for size in range(n_atoms[0], n_atoms[1] + 1):
             counts = list(itertools.islice(reader.counts(sets, size), _FORMULAS))
@@ -132,18 +136,27 @@ def read_compositions(
             for row, (chosen, numbers) in enumerate(counts):
                 table[row, list(chosen)] = torch.tensor(numbers)
             misfits = reader.misfit(table)
-            for row in misfits.argsort(stable=True)[:most].tolist():
+            least = min(least, float(misfits.min()))
+            good = torch.nonzero(misfits <= factor * least + more).squeeze(1)
+            for row in good[misfits[good].argsort(stable=True)][:most].tolist():
                 pairs = zip(*counts[row], strict=True)
                 own = tuple((elements[place], number) for place, number in pairs)
                 found.append(Candidate(own, float(misfits[row])))
+    found = [one for one in found if one.misfit <= factor * least + more]
     found.sort(key=lambda one: (round(one.misfit, 6), one.n_atoms, one.formula))
     if not found:
-        least, greatest = n_atoms
         raise InputError(
-            f"composition: no formula of {least} to {greatest} atoms and of {', '.join(elements)} fits the "
-            "features. Allow more atoms (n_atoms) or elements."
+            f"composition: no formula of {n_atoms[0]} to {n_atoms[1]} atoms and of {', '.join(elements)} "
+            "fits the features. Allow more atoms (n_atoms) or elements."
         )
     return found[:most]
+
+
+def misfit_of(
+    target: Float[Tensor, "F"], representation: Representation, elements: Sequence[str]
+) -> Callable[[Int[Tensor, "C E"]], Float[Tensor, "C"]]:
+    """Return a function from numbers of atoms of each element to the misfits of these compositions."""
+    return _reader(target.double().cpu(), representation, tuple(elements)).misfit
 
 
 class _Reader:
@@ -191,6 +204,9 @@ class _OfBlocks(_Reader):
     def misfit(self, counts: Int[Tensor, "C E"]) -> Float[Tensor, "C"]:
         """Return the root mean square of the relative differences of numbers of pairs."""
         total = torch.zeros(len(counts), dtype=torch.float64)
+        absent = torch.ones(counts.shape[1], dtype=torch.bool)
+        absent[self.present] = False
+        total[((counts > 0) == absent).any(1)] = torch.inf
         for (s, t), there in self.sums.items():
             back = self.sums.get((t, s), 0.0)
             if s < t and there > 0 and back > 0:

@@ -4,27 +4,34 @@
 2. Those that fit equally well, such as multiples of a formula, are put in order by random arrangements of
    their atoms: how near the broad features of the nearest ones come to the target. In a known cell that tells
    the number of atoms from the density; a free cell suits all, and the smallest comes first.
+   Where compositions that fit differ by single atoms, features hardly tell them: from the nearest of these
+   arrangements a walk over compositions begins (:mod:`whorl.reconstruction.composition_walk`), which puts
+   them in order, and the search begins with what it found.
 3. The first is searched, then if need be the others, and the best of these with what is left of the budget.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from ase.data import atomic_numbers
-from jaxtyping import Float
+from ase.data import atomic_numbers, chemical_symbols
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.reconstruction.base import Progress
-from whorl.reconstruction.compositions import Candidate, checked_elements, read_compositions
-from whorl.reconstruction.objective import InversionProblem
+from whorl.reconstruction.composition_walk import CompositionWalk
+from whorl.reconstruction.compositions import Candidate, checked_elements, misfit_of, read_compositions
+from whorl.reconstruction.objective import MIN_DISTANCE, InversionProblem
 from whorl.reconstruction.population.moves import Atoms
-from whorl.reconstruction.population.search import solve
+from whorl.reconstruction.population.search import solve, whitening
 from whorl.reconstruction.population.starts import varied_starts
 from whorl.reconstruction.result import InversionResult, InversionStatus
 from whorl.representations.base import Representation
@@ -37,6 +44,9 @@ MOST_ATOMS = 20
 CANDIDATES = 5
 """Default number of compositions that are searched of a target."""
 _LISTED = 60  # compositions that are put in order by random arrangements
+_MANY = 2000  # of which these are drawn, where they are more
+_WALK = 4  # a walk takes one part in so many of the evaluations
+_TOLERANCE = 1e-3  # root mean square of the whitened residuals of what has the features
 _ARRANGEMENTS = 48  # of each
 _LENGTH = 2.0  # Å; a feature of sharpness s counts (1 + (s length)⁴)^(-1/2) times
 _AS_GOOD = 3.0, 0.003  # factor of the least misfit, and what is added, up to which one is a candidate
@@ -113,11 +123,11 @@ def solve_free_composition(
     elements = checked_elements(problem.representation, free.elements)
     names = problem.names or tuple(str(k) for k in range(len(problem)))
     problem = problem.replace(names=names)
-    lists: list[list[Candidate]] = []
+    lists: list[list[_Start]] = []
     refused: dict[int, str] = {}
     for k in range(len(problem)):
         try:
-            lists.append(_candidates(problem.select([k]), elements, free, seed))
+            lists.append(_starts(problem.select([k]), elements, free, seed, budget_evaluations // _WALK))
         except InputError as error:
             lists.append([])
             refused[k] = str(error)
@@ -131,12 +141,14 @@ def solve_free_composition(
         """Search for (target, candidate)."""
         if not jobs:
             return
-        of_jobs = [_with_atoms(problem.select([k]), lists[k][place]) for k, place in jobs]
+        of_jobs = [_with_atoms(problem.select([k]), lists[k][place].candidate) for k, place in jobs]
         parts = [one.template for one in of_jobs]
         together = problem.select([k for k, _ in jobs]).replace(
             template=StructureBatch.concatenate(parts),
-            names=tuple(f"{names[k]} {lists[k][place].formula}" for k, place in jobs),
+            names=tuple(f"{names[k]} {lists[k][place].candidate.formula}" for k, place in jobs),
         )
+
+        starts = [lists[k][place].structures for k, place in jobs]
 
         def report(done: int, total: int, message: str = "") -> None:
             if progress is not None:
@@ -148,6 +160,7 @@ def solve_free_composition(
             budget_evaluations=budget,
             budget_seconds=None if budget_seconds is None else part * budget_seconds,
             seed=derive_seed(seed, stage),
+            starts=starts if any(some is not None for some in starts) else None,
             checkpoint=checkpoint,
             progress=report,
             **options,
@@ -164,7 +177,7 @@ def solve_free_composition(
     search([(k, _best(tried[k])) for k in unsolved()], budget_evaluations // 2, "best composition", 0.5)
     if progress is not None:
         progress(len(lists), len(lists), "")
-    return _together(problem, tried, refused)
+    return _together(problem, lists, tried, refused)
 
 
 class _Tried:
@@ -191,16 +204,28 @@ def _best(tried: dict[int, _Tried]) -> int:
     return min(tried, key=lambda place: (not tried[place].solved, tried[place].loss, place))
 
 
-def _candidates(
-    problem: InversionProblem, elements: tuple[str, ...], free: FreeComposition, seed: int
-) -> list[Candidate]:
+@dataclass(frozen=True)
+class _Start:
+    """A composition to be searched, structures that the search begins with, and what these took."""
+
+    candidate: Candidate
+    structures: StructureBatch | None = None
+    evaluations: int = 0
+
+
+def _starts(
+    problem: InversionProblem, elements: tuple[str, ...], free: FreeComposition, seed: int, budget: int
+) -> list[_Start]:
     """Return the compositions to be searched for one target, the likeliest first."""
-    template, least_and_most = problem.template, free.n_atoms or (1, MOST_ATOMS)
+    template, n_atoms = problem.template, free.n_atoms or (1, MOST_ATOMS)
+    target, representation = problem.target[0], problem.representation
+    assert problem.names is not None
     listed = read_compositions(
-        problem.target[0], problem.representation, elements, n_atoms=least_and_most, most=_LISTED
+        target, representation, elements, n_atoms=n_atoms, most=_MANY, as_good=_AS_GOOD
     )
     factor, more = _AS_GOOD
-    listed = [one for one in listed if one.misfit <= factor * listed[0].misfit + more]
+    bound = factor * listed[0].misfit + more
+    volume = math.inf
     if bool(template.pbc.all()) and not problem.free_cell:
         volume = float(torch.linalg.det(template.cells[0].double()).abs())
         fitting = [one for one in listed if _filled(one) <= _TIGHTEST * volume]
@@ -211,21 +236,92 @@ def _candidates(
             )
         listed = fitting
     if problem.free_cell and bool(template.pbc.all()):
-        return listed[: free.candidates]
-    distances = _distances(problem, listed, seed)
-    # What the features tell counts first, then what random arrangements tell.
-    order = sorted(range(len(listed)), key=lambda k: (round(listed[k].misfit, 3), distances[k]))
-    return [listed[k] for k in order[: free.candidates]]
+        return [_Start(one) for one in listed[: free.candidates]]
+    walks = len(listed) > free.candidates and _are_neighbours(listed)
+    listed = _some_of_each_size(listed, seed) if walks else listed[:_LISTED]
+    structures, features = _arrangements(problem, listed, seed)
+    weights = _broad_weights(problem, features)
+    away = ((features - target) * weights).abs().mean(2)
+    nearest = away.sort(1).values[:, : _ARRANGEMENTS // 8].mean(1).tolist()
+    if not walks:
+        # What the features tell counts first, then what random arrangements tell.
+        order = sorted(range(len(listed)), key=lambda k: (round(listed[k].misfit, 3), nearest[k]))
+        return [_Start(listed[k]) for k in order[: free.candidates]]
+    misfit = misfit_of(target, representation, elements)
+    places = {atomic_numbers[symbol]: place for place, symbol in enumerate(elements)}
+
+    def possible(compositions: Sequence[tuple[int, ...]]) -> list[bool]:
+        table = torch.zeros(len(compositions), len(elements), dtype=torch.int64)
+        for row, numbers in enumerate(compositions):
+            for number in numbers:
+                table[row, places[number]] += 1
+        sizes = table.sum(1)
+        fits = (misfit(table) <= bound) & (sizes >= n_atoms[0]) & (sizes <= n_atoms[1])
+        filled = [_volume(torch.tensor(numbers)) <= _TIGHTEST * volume for numbers in compositions]
+        return (fits & torch.tensor(filled)).tolist()
+
+    closest = MIN_DISTANCE if problem.min_distance is None else problem.min_distance
+    spread = features.flatten(0, 1).nan_to_num().std(0)
+    walk = CompositionWalk(
+        problem.replace(weights=whitening(spread), min_distance=closest, loss="squared"),
+        possible=possible,
+        elements=sorted({int(number) for one in listed for number in one.numbers.unique()}),
+        softened=(1.0 + (representation.sharpness().to(target) * _LENGTH) ** 4).rsqrt(),
+        rng=torch.Generator().manual_seed(derive_seed(seed, "walk", problem.names[0])),
+    )
+    order = sorted(range(len(listed)), key=lambda k: float(away[k].min()))
+    walk.run([structures[k][int(away[k].argmin())] for k in order], budget=budget, tolerance=_TOLERANCE)
+    best: dict[tuple[int, ...], list[StructureBatch]] = {}
+    for member in walk.members:
+        best.setdefault(member.composition, []).append(member.structure)
+    starts = [
+        _Start(_candidate(numbers), StructureBatch.concatenate(some), walk.evaluations if k == 0 else 0)
+        for k, (numbers, some) in enumerate(best.items())
+    ]
+    return starts[: free.candidates]
+
+
+def _candidate(numbers: Sequence[int]) -> Candidate:
+    counts = Counter(numbers)
+    return Candidate(tuple((chemical_symbols[z], counts[z]) for z in sorted(counts)), 0.0)
+
+
+def _are_neighbours(listed: Sequence[Candidate]) -> bool:
+    """Return whether some compositions differ by an atom more, or by an atom of another element."""
+    every = [Counter(dict(one.counts)) for one in listed[:_LISTED]]
+    return any(
+        (one - other).total() <= 1 and (other - one).total() <= 1
+        for one, other in itertools.combinations(every, 2)
+    )
+
+
+def _some_of_each_size(listed: Sequence[Candidate], seed: int) -> list[Candidate]:
+    """Return compositions drawn at random, as many of each number of atoms as far as there are."""
+    rng = torch.Generator().manual_seed(derive_seed(seed, "sizes"))
+    turns: Counter[int] = Counter()
+    turn = []
+    order = torch.randperm(len(listed), generator=rng).tolist()
+    for k in order:
+        turns[listed[k].n_atoms] += 1
+        turn.append((turns[listed[k].n_atoms], k))
+    return [listed[k] for _, k in sorted(turn)[:_LISTED]]
 
 
 def _filled(candidate: Candidate) -> float:
-    return float((4 / 3 * torch.pi * covalent_radii(candidate.numbers) ** 3).sum())
+    return _volume(candidate.numbers)
 
 
-def _distances(problem: InversionProblem, listed: Sequence[Candidate], seed: int) -> list[float]:
-    """Return how near random arrangements of each composition come to the target, in broad features."""
+def _volume(numbers: Int[Tensor, "n"]) -> float:
+    """Return the volume of the atoms' covalent spheres, in Å³."""
+    return float((4 / 3 * torch.pi * covalent_radii(numbers) ** 3).sum())
+
+
+def _arrangements(
+    problem: InversionProblem, listed: Sequence[Candidate], seed: int
+) -> tuple[list[StructureBatch], Float[Tensor, "C a F"]]:
+    """Return random arrangements of each composition, and their features."""
     assert problem.names is not None
-    features = []
+    arrangements, features = [], []
     for one in listed:
         own = _with_atoms(problem, one)
         free = torch.ones_like(own.template.atomic_numbers, dtype=torch.bool)
@@ -233,15 +329,17 @@ def _distances(problem: InversionProblem, listed: Sequence[Candidate], seed: int
         rng = torch.Generator().manual_seed(derive_seed(seed, "compositions", problem.names[0], one.formula))
         positions, cells, _ = varied_starts(own.template, atoms, count=_ARRANGEMENTS, rng=rng)
         structures = own.template[[0] * _ARRANGEMENTS].replace(positions=positions.flatten(0, 1), cells=cells)
+        arrangements.append(structures)
         with torch.no_grad():
             features.append(problem.representation(structures).flatten(1).nan_to_num())
-    every = torch.stack(features)
-    spread = every.flatten(0, 1).std(0)
-    broad = (1.0 + (problem.representation.sharpness().to(every) * _LENGTH) ** 4).rsqrt()
-    weights = torch.where(spread > 0, broad / spread.clamp(min=1e-12), 0.0)
-    away = ((every - problem.target[0]) * weights).abs().mean(2)
-    nearest: Float[Tensor, "C"] = away.sort(1).values[:, : _ARRANGEMENTS // 8].mean(1)
-    return nearest.tolist()
+    return arrangements, torch.stack(features)
+
+
+def _broad_weights(problem: InversionProblem, features: Float[Tensor, "C a F"]) -> Float[Tensor, "F"]:
+    """Return weights of features relative to their spread, sharp ones weighing less."""
+    spread = features.flatten(0, 1).std(0)
+    broad = (1.0 + (problem.representation.sharpness().to(features) * _LENGTH) ** 4).rsqrt()
+    return torch.where(spread > 0, broad / spread.clamp(min=1e-12), 0.0)
 
 
 def _with_atoms(problem: InversionProblem, candidate: Candidate) -> InversionProblem:
@@ -256,7 +354,10 @@ def _with_atoms(problem: InversionProblem, candidate: Candidate) -> InversionPro
 
 
 def _together(
-    problem: InversionProblem, tried: Sequence[dict[int, _Tried]], refused: dict[int, str]
+    problem: InversionProblem,
+    lists: Sequence[Sequence[_Start]],
+    tried: Sequence[dict[int, _Tried]],
+    refused: dict[int, str],
 ) -> InversionResult:
     """Return the best of each target."""
     structures, solutions, rows = [], [], []
@@ -278,7 +379,10 @@ def _together(
         rows.append(
             [
                 best.loss,
-                float(sum(one.evaluations for one in some.values())),
+                float(
+                    sum(one.evaluations for one in some.values())
+                    + sum(start.evaluations for start in lists[k])
+                ),
                 sum(one.seconds for one in some.values()),
                 *(0.0 if column is None else float(column[row]) for column in columns),
             ]

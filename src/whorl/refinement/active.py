@@ -27,6 +27,7 @@ from whorl.evaluation.distances import nearest_distances, nearest_neighbour_dist
 from whorl.refinement.project import Requested, project
 from whorl.structures.batch import StructureBatch
 from whorl.structures.connectivity import count_pieces
+from whorl.structures.frozen import without_info
 from whorl.surrogates.base import StructureSurrogate
 from whorl.tensor_files import tensors_hash
 
@@ -78,7 +79,7 @@ def candidates(
         progress: Called as it goes on.
         options: Of :func:`whorl.refinement.project.project`.
     """
-    structures = structures.replace(info=()).to(dtype=torch.float64)
+    structures = without_info(structures).to(dtype=torch.float64)
     parts = map_chunks(
         partial(_moved, structures, targets.double(), surrogate, tolerance, whole, options),
         list(torch.arange(len(structures)).split(_AT_ONCE)),

@@ -23,6 +23,7 @@ from whorl.representations.base import Representation
 from whorl.settings import Method
 from whorl.structures.batch import STRUCTURE_TENSORS, StructureBatch
 from whorl.structures.cells import fractional_coordinates
+from whorl.structures.frozen import frozen_atoms_of
 from whorl.surrogates.base import StructureSurrogate
 from whorl.tensor_files import tensors_hash
 
@@ -85,6 +86,8 @@ class RefinementContext:
 class Refiner(Method, ABC):
     """A step from structures to structures.
 
+    Frozen atoms (:mod:`whorl.structures.frozen`) stay, and the cells of structures that have some.
+
     It never hides what it did: ``displacement`` (Å), ``energy_calls`` and a ``refinement`` status of every
     structure are filled. A structure that it fails on comes back as it was, with the reason as its status
     (:data:`AS_IT_WAS`). What it makes of a structure does not depend on the others; :func:`refine_in_chunks`
@@ -129,6 +132,8 @@ def refine_in_chunks(
         return samples.replace(displacement=none, energy_calls=none.long(), refinement=())
     own = samples.of_structures(torch.arange(len(structures)))
     contents = {**structures.tensors, "targets": own.targets}
+    if bool((frozen := frozen_atoms_of(structures)).any()):
+        contents["frozen"] = frozen
     if own.features is not None:
         contents["features"] = own.features
     parts = map_chunks(
@@ -138,9 +143,13 @@ def refine_in_chunks(
         key=[key, tensors_hash(contents)],
         progress=context.progress,
     )
-    refined = structures.replace(
-        positions=torch.cat([part.tensors["positions"] for part in parts]),
-        cells=torch.cat([part.tensors["cells"] for part in parts]),
+    positions = torch.cat([part.tensors["positions"] for part in parts])
+    cells = torch.cat([part.tensors["cells"] for part in parts])
+    held = frozen.new_zeros(len(structures))
+    held[structures.structure_index[frozen]] = True
+    refined = structures.replace(  # frozen atoms stay whatever a refiner does
+        positions=torch.where(frozen[:, None], structures.positions.to(positions), positions),
+        cells=torch.where(held[:, None, None], structures.cells.to(cells), cells),
     )
     return samples.replace(
         structures=refined,

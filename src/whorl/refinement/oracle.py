@@ -35,6 +35,7 @@ from whorl.refinement.settings import RefinerSettings
 from whorl.settings import Count, Positive, Share
 from whorl.structures.batch import StructureBatch
 from whorl.structures.connectivity import count_pieces
+from whorl.structures.frozen import frozen_atoms_of
 from whorl.structures.neighbors import NeighborList, neighbor_list
 from whorl.surrogates.base import StructureSurrogate
 
@@ -121,6 +122,7 @@ class _Walks:
     expected: Float[Tensor, "B"]  # change of the property that the gradient foresaw for the last step
     correction: Float[Tensor, "B"]  # of the length of a surrogate's gradient
     walking: Bool[Tensor, "B"]
+    frozen: Bool[Tensor, "A"]
     calls: Int[Tensor, "B"]
     failures: dict[int, str] = field(default_factory=dict)
 
@@ -147,6 +149,7 @@ def _walked(
         expected=torch.zeros(count, dtype=torch.float64),
         correction=torch.ones(count, dtype=torch.float64),
         walking=torch.ones(count, dtype=torch.bool),
+        frozen=frozen_atoms_of(start),
         calls=torch.zeros(count, dtype=torch.int64),
     )
     computed: list[Computed] = []
@@ -211,7 +214,7 @@ def _call(
     taken[rows[nearer]] = True
     of_taken = taken[start.structure_index]
     walks.best[of_taken] = walks.positions[of_taken]
-    walks.gradient[of_taken] = gradient[of_taken[atoms]]
+    walks.gradient[of_taken] = gradient[of_taken[atoms]].masked_fill(walks.frozen[of_taken, None], 0.0)
     walks.error[rows] = torch.where(nearer, error, walks.error[rows])
     for k in torch.nonzero(first & ~values.isfinite()).flatten().tolist():
         b = int(rows[k])

@@ -33,6 +33,7 @@ from whorl.settings import Count, Fraction, NonNegative, Positive, Share
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.structures.connectivity import count_pieces, join_pieces
+from whorl.structures.frozen import frozen_atoms_of
 from whorl.structures.neighbors import neighbor_list
 from whorl.surrogates.additive import AdditiveSurrogate
 from whorl.surrogates.base import StructureSurrogate
@@ -112,7 +113,7 @@ def project(
     min_distance: float | None = None,
     free_cell: bool = False,
 ) -> Projection:
-    """Move each structure onto the values asked for, by the shortest way.
+    """Move each structure onto the values asked for, by the shortest way; frozen atoms stay.
 
     What becomes of a structure does not depend on the others, but for rounding.
 
@@ -125,7 +126,8 @@ def project(
         caution: Weight of steps along the level set to where the surrogate is surer.
         min_distance: Shortest distance allowed, in sums of covalent radii; a structure that has shorter ones
             may not shorten them. None for no bound.
-        free_cell: Move the lattice vectors too, where a structure is periodic along all three.
+        free_cell: Move the lattice vectors too, where a structure is periodic along all three and no atom is
+            frozen.
 
     Raises:
         InputError: Nothing asked for, or elements that a surrogate does not know.
@@ -198,9 +200,13 @@ class _Walk:
         self.structures, self.requested = structures, requested
         self.tolerances = torch.tensor([item.tolerance for item in requested], dtype=torch.float64)
         self.max_step, self.caution, self.min_distance = max_step, caution, min_distance
-        self.free = structures.pbc.all(1) & free_cell
-        self.lengths = volumes(structures.cells).clamp(min=1e-12) ** (1 / 3)
         self.n = max(structures.n_atoms.tolist(), default=0)
+        self.frozen = torch.zeros(len(structures), self.n, dtype=torch.bool)
+        self.frozen[structures.structure_index, structures.position_in_structure] = frozen_atoms_of(
+            structures
+        )
+        self.free = structures.pbc.all(1) & free_cell & ~self.frozen.any(1)
+        self.lengths = volumes(structures.cells).clamp(min=1e-12) ** (1 / 3)
         self.bound = self._shortest(structures) - 1e-9
 
     def run(self, steps: int, closeness: float) -> Projection:
@@ -246,7 +252,7 @@ class _Walk:
         def padded(of_atoms: Tensor | None, of_strain: Tensor | None) -> Tensor:
             result = positions.new_zeros(len(rows), self.n + 3, 3)
             if of_atoms is not None and of_strain is not None:
-                result[index, place] = of_atoms
+                result[index, place] = of_atoms.masked_fill(self.frozen[rows][index, place, None], 0.0)
                 result[:, self.n :] = torch.where(free, 0.5 * (of_strain + of_strain.mT) / lengths, 0.0)
             return result
 
@@ -445,7 +451,11 @@ def _projected(
     rows = torch.tensor([row for row in range(len(before)) if row not in problems], dtype=torch.int64)
     start = before[rows]
     if settings.whole:
-        start = join_pieces(start)
+        of_frozen = torch.zeros(len(start), dtype=torch.bool)
+        of_frozen[start.structure_index[frozen_atoms_of(start)]] = True
+        joined = join_pieces(start).positions
+        stays = of_frozen[start.structure_index, None]
+        start = start.replace(positions=torch.where(stays, start.positions, joined))
     made = project(
         start,
         [Requested.value(surrogate, samples.structure_targets[rows].double(), tolerance)],

@@ -14,6 +14,7 @@ from whorl.potentials.settings import CalculatorSettings
 from whorl.refinement.base import RefinementContext, Refiner, refine_in_chunks
 from whorl.refinement.settings import RefinerSettings
 from whorl.settings import Count, Positive
+from whorl.structures.frozen import frozen_atoms_of
 
 
 class Relax(Refiner):
@@ -76,6 +77,7 @@ def _relaxed(potential: Potential, settings: Relax.Settings, samples: Samples) -
         cell=settings.free_cell,
         force_tolerance=settings.fmax,
         stress_tolerance=settings.stress_tolerance,
+        frozen=frozen_atoms_of(start),
     )
     for frame in frames:
         positions[start.atoms_of(frame.index)] = frame.structures.positions

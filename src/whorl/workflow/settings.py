@@ -642,9 +642,10 @@ class Recipe(Section):
     def _structures_where_they_are_needed(self) -> Recipe:
         if self.refine and self.reconstruct is None:
             raise ValueError("refine: there are no structures without reconstruct. Leave out one of the two")
-        if self.refine and self.reconstruct is not None and self.reconstruct.freezes:
+        freeing = [of.kind for of in self.refine if getattr(of, "free_cell", False)]
+        if freeing and self.reconstruct is not None and self.reconstruct.freezes:
             raise ValueError(
-                f"refine: {self.refine[0].kind} moves all atoms, those that reconstruct keeps frozen too. "
+                f"refine: {freeing[0]} has free_cell, but atoms cannot stay frozen where the cell moves. "
                 "Leave out one of the two"
             )
         by_surrogate = [of.kind for of in self.refine if of.surrogate_settings is not None]

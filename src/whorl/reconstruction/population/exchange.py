@@ -56,18 +56,46 @@ def drawn_exchanges(
     order[rows, pairs[:, 0]], order[rows, pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
     exchanged = structure.positions[order]
     together = structure[[0] * m].replace(positions=exchanged.flatten(0, 1))
-    residual = problem.select([0] * m).residual(together)
+    left = answered(problem, structure, problem.select([0] * m).residual(together))
+    chance = (left / left.min()) ** -_SHARPNESS
+    several = min(count, int((chance > 0).sum()))
+    drawn = torch.multinomial(chance, several, generator=rng) if several else torch.randperm(m, generator=rng)
+    return exchanged[drawn.repeat(count)[:count]]
+
+
+@torch.no_grad()
+def answered(
+    problem: InversionProblem,
+    structure: StructureBatch,
+    residual: Float[Tensor, "m F"],
+    *,
+    removed: Int[Tensor, "m"] | None = None,
+) -> Float[Tensor, "m"]:
+    """Return the sum of the squared residuals of changes after the positions have answered, on the CPU.
+
+    Args:
+        problem: Of one target, with a squared loss.
+        structure: The arrangement before the changes.
+        residual: Weighted, after each change.
+        removed: Atom that is not there any more and so does not answer; -1 for none.
+    """
     jacobian = problem.value_and_rows(structure)[2][0, : residual.shape[1]]
     normal = jacobian.T @ jacobian
     diagonal = normal.diagonal()
     damping = _DAMPING * 0.5 * (diagonal + diagonal.mean()) + 1e-12
     slopes = jacobian.T @ residual.T
-    factor, info = torch.linalg.cholesky_ex(normal + torch.diag(damping))
     left = residual.square().sum(1)
+    if removed is not None:
+        atoms = torch.arange(len(slopes), device=slopes.device) // 3
+        answers = (atoms != removed.to(slopes.device)[:, None]).to(slopes)
+        slopes = slopes.T * answers
+        damped = normal * answers[:, :, None] * answers[:, None] + torch.diag(damping)
+        return _positive(left - (slopes * torch.linalg.solve(damped, slopes)).sum(1))
+    factor, info = torch.linalg.cholesky_ex(normal + torch.diag(damping))
     if int(info) == 0:
         left = left - (slopes * torch.cholesky_solve(slopes, factor)).sum(0)
-    left = left.nan_to_num(torch.inf).clamp(min=1e-30).double().cpu()
-    chance = (left / left.min()) ** -_SHARPNESS
-    several = min(count, int((chance > 0).sum()))
-    drawn = torch.multinomial(chance, several, generator=rng) if several else torch.randperm(m, generator=rng)
-    return exchanged[drawn.repeat(count)[:count]]
+    return _positive(left)
+
+
+def _positive(left: Tensor) -> Tensor:
+    return left.nan_to_num(torch.inf).clamp(min=1e-30).double().cpu()

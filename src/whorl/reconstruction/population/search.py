@@ -388,7 +388,7 @@ class _Search:
         jobs = Jobs(target, list(positions), list(cells), groups)
         features = self.features_of(jobs)
         if self.problem.weights is None and not target.ends:
-            self.weights[0] = _whitening(self.problem.spread(features))
+            self.weights[0] = whitening(self.problem.spread(features))
         if stepwise:
             placed = stepwise_starts(self, positions[:_SHOWN], features[:_SHOWN])
             return self._random(stepwise=False) if placed is None else placed
@@ -773,7 +773,8 @@ def _share_out(order: list[int], classes: list[int], most: int, rarity: Sequence
     return [order[k] for k in ranked[:most]]
 
 
-def _whitening(spread: Float[Tensor, "F"]) -> Float[Tensor, "F"]:
+def whitening(spread: Float[Tensor, "F"]) -> Float[Tensor, "F"]:
+    """Return weights of features of this spread over random arrangements; small ones are bounded."""
     spread = spread.nan_to_num(0.0)
     if not bool((spread > 0).any()):
         return torch.ones_like(spread)

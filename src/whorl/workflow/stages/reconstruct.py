@@ -40,6 +40,7 @@ from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
 from whorl.structures.composition import composition as counts_of
 from whorl.structures.composition import formula_of_all
+from whorl.structures.frozen import with_frozen_atoms
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
@@ -211,6 +212,10 @@ def reconstruct(
         )
     for note in made.notes:
         monitor.warn(note)
+    if context.frozen is not None:
+        frozen = context.select(made.rows.tolist()).frozen
+        assert frozen is not None
+        made = dataclasses.replace(made, structures=with_frozen_atoms(made.structures, frozen))
     result = _as_dataset(made, samples, made_with)
     assert result.structures is not None
     save_dataset(result, output)

@@ -47,12 +47,14 @@ from whorl.representations import make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
 from whorl.structures.composition import species_of
+from whorl.structures.frozen import frozen_atoms_of, with_frozen_atoms, without_info
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages.atoms import Labelled, read_atoms_surrogate, read_labelled, read_quantity
 from whorl.workflow.stages.reconstruct import reconstruct, reconstruction_of_run
+from whorl.workflow.templates import frozen_atoms
 
 _LOSS, _STATUS = "reconstruction_loss", "reconstruction_status"
 _DUPLICATE = "duplicate"  # first word of the status of what has reached its target, but is there already
@@ -136,7 +138,12 @@ def steps(run: RunFolder) -> Iterator[Step]:
                     name=run.step_of(run.baseline(label)),
                     settings={**key, "targets": targets, "count": count},
                     run=partial(
-                        baseline, targets=targets, count=count, output=run.baseline(label), **options
+                        baseline,
+                        targets=targets,
+                        count=count,
+                        output=run.baseline(label),
+                        frozen=recipe.reconstruct if recipe.reconstruct.freezes else None,
+                        **options,
                     ),
                     needs=_different(*known),
                     version=2,  # likewise
@@ -268,6 +275,7 @@ def baseline(
     monitor: Monitor,
     seed: int = 0,
     tolerance: float | None = None,
+    frozen: Any = None,
 ) -> None:
     """Refine random training structures as if they had been generated for each target.
 
@@ -281,10 +289,13 @@ def baseline(
         monitor: Receives progress.
         seed: Of all randomness.
         tolerance: Difference from the target that counts as a hit.
+        frozen: Settings of the reconstruction, which say what atoms are frozen.
     """
     structures = read_labelled(labelled).structures
     assert structures is not None
-    plain = structures.replace(info=())
+    plain = without_info(structures)
+    if frozen is not None:
+        plain = with_frozen_atoms(plain, frozen_atoms(structures, frozen.frozen, frozen.frozen_tag))
     orders = {
         target: torch.randperm(
             len(plain), generator=torch.Generator().manual_seed(derive_seed(seed, "baseline", target))
@@ -650,17 +661,19 @@ def _as_dataset(
 ) -> Dataset:
     """Return refined structures in the form of the reconstructed ones.
 
-    Of ``info`` only statuses are kept: labels, symmetry and results belonged to the structures before.
+    Of ``info`` only statuses and frozen atoms are kept: labels, symmetry and results belonged to the
+    structures before.
     """
     assert refined.structures is not None and data.structures is not None
     infos = data.structures.info or ({},) * len(data)
+    structures = refined.structures.replace(
+        info=tuple(
+            {**{k: v for k, v in info.items() if k == _STATUS}, "refinement_status": status}
+            for info, status in zip(infos, refined.refinement, strict=True)
+        )
+    )
     return Dataset(
-        structures=refined.structures.replace(
-            info=tuple(
-                {**{k: v for k, v in info.items() if k == _STATUS}, "refinement_status": status}
-                for info, status in zip(infos, refined.refinement, strict=True)
-            )
-        ),
+        structures=with_frozen_atoms(structures, frozen_atoms_of(refined.structures)),
         properties={
             **{name: values for name, values in data.properties.items() if name in ("target", _LOSS)},
             "displacement": displacement(origin, refined.structures),
