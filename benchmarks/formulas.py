@@ -26,13 +26,14 @@ from torch import Tensor
 from whorl.conditions import satisfied
 from whorl.datasets import load_dataset
 from whorl.evaluation.validity import check_validity
+from whorl.proposals.base import Predict
 from whorl.proposals.decorations import Sites
 from whorl.proposals.settings import FormulaRequest
-from whorl.proposals.substitution import Predict, Substitution
+from whorl.proposals.substitution import Substitution
 from whorl.structures import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.surrogates.selection import hit_probability
-from whorl.workflow.proposals import Proposer
+from whorl.workflow.proposals import FittedProposer
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
@@ -99,11 +100,11 @@ def main() -> None:
         order = torch.randperm(len(structures), generator=torch.Generator().manual_seed(seed))
         own, other = order.tensor_split(2)
         started = time.process_time()
-        proposer = Proposer(structures[own], values[own], seed=seed)
+        proposer = FittedProposer(structures[own], values[own], seed=seed)
         fitted = time.process_time()
         made = proposer.sample(count, target=target, request=request, tolerance=given.tolerance, seed=seed)
         seconds = time.process_time() - fitted
-        independent = Proposer(structures[other], values[other], seed=seed).predict
+        independent = FittedProposer(structures[other], values[other], seed=seed).predict
         assert independent is not None
 
         def hits(made: StructureBatch, independent: Predict = independent) -> str:

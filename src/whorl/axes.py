@@ -17,12 +17,23 @@ if TYPE_CHECKING:
     from whorl.executors.base import Executor
     from whorl.generators.base import ConditionalGenerator
     from whorl.potentials.base import EnergyMethod
+    from whorl.proposals.base import Proposer
     from whorl.reconstruction.base import Reconstructor
     from whorl.reconstruction.solvers.base import Solver
     from whorl.refinement.base import Refiner
     from whorl.report.sections.base import ReportSection
     from whorl.representations.base import Representation
     from whorl.surrogates.base import Surrogate
+
+PROPOSERS: Registry[Proposer] = Registry(
+    "proposer",
+    group="whorl.proposers",
+    base="whorl.proposals.base:Proposer",
+    builtin={
+        "substitution": "whorl.proposals.substitution:Substitution",
+        "network": "whorl.proposals.network:NetworkProposer",
+    },
+)
 
 REPRESENTATIONS: Registry[Representation] = Registry(
     "representation",

@@ -11,7 +11,7 @@ from ase.data import atomic_numbers
 
 from whorl.proposals.decorations import DecorationModel, Sites
 from whorl.structures import StructureBatch, from_ase
-from whorl.workflow.proposals import Proposer
+from whorl.workflow.proposals import FittedProposer
 
 A, B, X = ["Ca", "Sr", "Ba", "K", "Na", "La"], ["Ti", "Zr", "Nb", "Ta", "V"], ["O", "N", "F"]
 ROOM = {symbol: 0.3 + 0.1 * k for k, symbol in enumerate([*A, *B])}
@@ -111,7 +111,7 @@ def test_random_crystals_are_no_prototype():
 def test_proposals_of_decorations_hit_a_value_that_depends_on_sites(data):
     structures, values, _ = data
     target = float(values.quantile(0.1))
-    made = Proposer(structures, values).sample(20, target=target, tolerance=0.1)
+    made = FittedProposer(structures, values).sample(20, target=target, tolerance=0.1)
     sites = Sites(structures)
     numbers = sites.numbers(made.structures)
     symbols = {number: symbol for symbol, number in atomic_numbers.items()}

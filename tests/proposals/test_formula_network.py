@@ -57,6 +57,14 @@ def test_formulas_are_what_is_requested(network, asked):
                 assert sum(charges[symbol] * n for symbol, n in one.items()) <= 0 or len(one) > 2
 
 
+def test_multiples_of_a_formula_of_the_data_are_not_new():
+    doubled = [{symbol: 2 * n for symbol, n in one.items()} for one in KNOWN]
+    data = FormulaNetwork(doubled, steps=60)
+    for one in data.sample(30, request=FormulaRequest(new=True)):
+        common = np.gcd.reduce(list(one.values()))
+        assert {symbol: n // common for symbol, n in one.items()} not in KNOWN
+
+
 def test_it_finds_salts_that_it_was_not_shown(network):
     found = network.sample(20, request=FormulaRequest(new=True))
     assert np.mean([one in SALTS + TERNARY for one in found]) > 0.1  # at random below 0.01
@@ -74,8 +82,10 @@ def test_the_same_seeds_give_the_same_formulas():
 
 
 def test_bad_input(network):
-    with pytest.raises(InputError, match="no formula of the data has Xe"):
+    with pytest.raises(InputError, match=r"no structure of the data has Xe.*like Xe: "):
         network.sample(1, request=FormulaRequest(elements=["Xe"]))
+    with pytest.raises(InputError, match="all elements of the data are excluded"):
+        network.sample(1, request=FormulaRequest(exclude=[*ALKALIS, *HALOGENS, *EARTHS]))
     with pytest.raises(InputError, match="needs the property"):
         FormulaNetwork(KNOWN, steps=1).sample(1, target=1.0)
     with pytest.raises(InputError, match="nothing drawn"):
@@ -86,8 +96,19 @@ def test_bad_input(network):
 
 def test_formulas_are_arranged_on_the_sites_of_the_most_similar_elements():
     model = FormulaModel([{"Na": 1, "Cl": 1}, {"Mg": 1, "F": 2}, {"Cs": 1, "I": 1}, {"Ca": 1, "Br": 2}])
-    salt, fluoride = model.arranged([{"Cl": 1, "Cs": 1}, {"Ca": 1, "Cl": 3}, {"F": 2, "Ca": 1}])
+    salt, other, fluoride = model.arranged([{"Cl": 1, "Cs": 1}, {"Ca": 1, "Cl": 3}, {"F": 2, "Ca": 1}])
+    assert (other.formula, other.parent, other.elements) == ("CaCl3", None, ("Cl", "Ca"))
     # Sites by atomic number of the parent: Na before Cl, F before Mg.
     assert (salt.formula, salt.is_new) == ("CsCl", True)
     assert {salt.parent: salt.elements}.items() <= {0: ("Cs", "Cl"), 2: ("Cl", "Cs")}.items()
     assert (fluoride.parent, fluoride.elements) in [(1, ("F", "Ca")), (3, ("Ca", "F"))]
+
+
+def test_several_arrangements_of_a_formula_differ_in_places_or_group():
+    model = FormulaModel([{"Na": 1, "Cl": 1}, {"Cs": 1, "I": 1}, {"K": 1, "Br": 1}])
+    ways = model.arranged([{"Cl": 1, "Cs": 1}], each=5)
+    # Two ways; but CsI has its elements by atomic number in the other order.
+    assert len({one.elements for one in ways}) == len(ways) == 2
+    ways = model.arranged([{"Cl": 1, "Cs": 1}], each=5, groups=[225, 221, 225])
+    assert len({(one.elements, one.parent == 1) for one in ways}) == len(ways) == 4
+    assert len(model.arranged([{"Cl": 1, "Cs": 1}], each=3, groups=[225, 221, 225])) == 3

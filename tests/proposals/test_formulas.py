@@ -175,7 +175,7 @@ def test_packing_is_the_parents_where_relatives_share_it(shared):
         one.set_cell(one.cell * math.exp(change / 3), scale_atoms=True)
     substitution = Substitution(from_ase(atoms))
     assert (substitution._kept > 0.4) == shared
-    made = substitution.structures_of([substitution.formulas._unchanged(3)])
+    made = substitution.structures_of([substitution.formulas.unchanged(3)])
     assert torch.equal(made.cells, from_ase(atoms[3]).cells)
 
 

@@ -18,7 +18,7 @@ from whorl.structures import from_ase
 from whorl.structures.cells import volume_per_atom
 from whorl.structures.composition import formula, formula_of_all
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.proposals import Proposer
+from whorl.workflow.proposals import FittedProposer
 from whorl.workflow.recipe import parse_recipe
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages import run_recipe
@@ -121,7 +121,7 @@ def test_of_the_formulas_tried_for_a_sample_the_one_most_like_its_fingerprint_is
     text = CRYSTALS.format(path=salts, more="").replace("new: true", "per_sample: 4")
     recipe = parse_recipe(text.replace("samples: 3", "samples: 5"))
     run = RunFolder(tmp_path / "run", recipe)
-    made, propose = [], Proposer.sample
+    made, propose = [], FittedProposer.sample
 
     def proposed(self, count, **more):
         made.append(propose(self, count, **more))
@@ -135,7 +135,7 @@ def test_of_the_formulas_tried_for_a_sample_the_one_most_like_its_fingerprint_is
         features = representation(all_of_them.structures[order])
         return features + apart[:, None] * load_features(run.features).features.std(0)
 
-    monkeypatch.setattr(Proposer, "sample", proposed)
+    monkeypatch.setattr(FittedProposer, "sample", proposed)
     monkeypatch.setattr(CVAE, "sample", sample)
     run_recipe(recipe, run.path, until="generate")
     assert 15 < len(made[0].formulas) <= 20

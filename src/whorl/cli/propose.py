@@ -1,4 +1,4 @@
-"""``whorl propose``: structures of new formulas, by substitution."""
+"""``whorl propose``: structures of new formulas."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from whorl.axes import PROPOSERS
 from whorl.cli.app import app
 from whorl.cli.console import monitored, out
 from whorl.cli.options import COUNT, FINITE, Seed, Tolerance
@@ -14,13 +15,22 @@ from whorl.cli.settings_options import given_settings, settings_command
 
 
 @app.command(
-    cls=settings_command("whorl.proposals.settings:FormulaRequest", headings=("Requests of each formula",))
+    cls=settings_command(
+        "whorl.proposals.settings:FormulaRequest",
+        "whorl.proposals.settings:ProposerSettings",
+        headings=("Requests of each formula", "Settings of the model"),
+        flag="--model",
+    )
 )
 def propose(
     dataset: Annotated[Path, typer.Argument(help="Data set, from 'whorl data'.", show_default=False)],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Structures to write (.safetensors, .extxyz and .csv).")
     ],
+    model: Annotated[
+        str,
+        typer.Option(help=f"Method that proposes formulas: {', '.join(PROPOSERS)}, or package.module:Class."),
+    ] = "substitution",
     target: Annotated[
         float | None,
         typer.Option(
@@ -43,11 +53,19 @@ def propose(
     by a surrogate that is fitted to the data. Each formula occurs once. For example
     `whorl propose data.safetensors --target 0.2 --element O --balanced -n 300 -o new.safetensors`; then
     `whorl refine new.safetensors --kind project --dataset data.safetensors -o refined.safetensors`.
+
+    `--model network` draws formulas from a network instead, for thousands of crystals of many structures.
+    `--formula Sr2Ti2O6 -n 5` gives likely structures of one formula.
     """
-    from whorl.proposals.settings import FormulaRequest
+    from whorl.proposals.settings import FormulaRequest, ProposalSettings
     from whorl.settings import settings_from
     from whorl.workflow.proposals import propose as propose_structures
 
+    given = given_settings()
+    requested = {name: given.pop(name) for name in list(given) if name in FormulaRequest.model_fields}
+    settings = settings_from(
+        ProposalSettings, {**requested, "model": {"kind": model, **given}}, source="whorl propose"
+    )
     with monitored() as monitor:
         propose_structures(
             dataset,
@@ -57,7 +75,7 @@ def propose(
             property=property,
             target=target,
             tolerance=tolerance,
-            request=settings_from(FormulaRequest, given_settings(), source="whorl propose"),
+            settings=settings,
             seed=seed,
         )
         out.print(str(output))

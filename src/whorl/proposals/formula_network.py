@@ -14,19 +14,17 @@ what is learned of it. Elements that are requested come first; what the request 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from ase.data import atomic_numbers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from whorl.errors import InputError
-from whorl.proposals.formulas import in_words
+from whorl.proposals.known_formulas import Counts, KnownFormulas, counts_of, in_words
 from whorl.proposals.settings import FormulaRequest
-from whorl.representations.elements import DESCRIPTORS, descriptor_table
-from whorl.structures.composition import is_charge_neutral
+from whorl.representations.elements import scaled_descriptors
 
 _MOST_ATOMS = 20  # of an element
 _MOST_ELEMENTS = 6
@@ -48,6 +46,7 @@ class FormulaNetwork:
         values: Their property, NaN where it is unknown; None to leave it out.
         steps: Of the training, each with 512 formulas.
         seed: Of the training.
+        progress: Called while it is trained.
 
     Raises:
         InputError: No formulas.
@@ -60,25 +59,26 @@ class FormulaNetwork:
         *,
         steps: int = 2000,
         seed: int = 0,
+        progress: Callable[..., None] | None = None,
     ) -> None:
+        self.known = KnownFormulas(formulas)
+        self.elements = self.known.elements
         usable = [
             k
-            for k, one in enumerate(formulas)
-            if len(one) <= _MOST_ELEMENTS and max(one.values()) <= _MOST_ATOMS
+            for k, row in enumerate(self.known.rows)
+            if len(row) <= _MOST_ELEMENTS and max(n for _, n in row) <= _MOST_ATOMS
         ]
         if not usable:
             raise InputError(
                 f"formulas: got {len(formulas)}, of which none has at most {_MOST_ELEMENTS} elements of at "
                 f"most {_MOST_ATOMS} atoms each."
             )
-        kept = [formulas[k] for k in usable]
-        self._known = {frozenset(one.items()) for one in kept}
-        self.elements = tuple(sorted({e for one in kept for e in one}, key=atomic_numbers.__getitem__))
+        kept = [self.known.rows[k] for k in usable]
         self._index = {symbol: k for k, symbol in enumerate(self.elements)}
         elements = torch.zeros(len(kept), _MOST_ELEMENTS, dtype=torch.long)
         numbers = torch.zeros_like(elements)
         for row, one in enumerate(kept):
-            for j, (symbol, n) in enumerate(one.items()):
+            for j, (symbol, n) in enumerate(one):
                 elements[row, j], numbers[row, j] = self._index[symbol], n
         y = torch.full((len(kept),), math.nan) if values is None else values[usable].float()
         labels = y[y.isfinite()]
@@ -88,7 +88,7 @@ class FormulaNetwork:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = _Network(self.elements)
-            _fit(self._network, elements, numbers, (y - self._mean) / self._scale, steps)
+            _fit(self._network, elements, numbers, (y - self._mean) / self._scale, steps, progress)
 
     def sample(
         self,
@@ -111,20 +111,15 @@ class FormulaNetwork:
             MissingExtraError: A balanced formula without smact: pip install 'whorl[crystens]'.
         """
         request = request or FormulaRequest()
-        if missing := [symbol for symbol in request.elements if symbol not in self._index]:
-            raise InputError(
-                f"formulas: no formula of the data has {', '.join(missing)}. Request other elements."
-            )
+        self.known.require_seen(request)
         if target is not None and not self._labelled:
             raise InputError("formulas: a target needs the property of the data.")
         generator = torch.Generator().manual_seed(seed)
-        found: dict[frozenset[tuple[str, int]], dict[str, int]] = {}
+        found: dict[Counts, dict[str, int]] = {}
         for _ in range(_ROUNDS):
             for one in self._drawn(max(2 * count, 200), target, request, generator):
-                key = frozenset(one.items())
-                if key in found or (request.new and key in self._known):
-                    continue
-                if request.balanced and not is_charge_neutral("".join(f"{e}{n}" for e, n in one.items())):
+                key = counts_of(one)
+                if key in found or not self.known.meets(key, request):
                     continue
                 found[key] = one
                 if len(found) == count:
@@ -193,8 +188,7 @@ class _Network(nn.Module):
 
     def __init__(self, elements: Sequence[str]) -> None:
         super().__init__()
-        table = descriptor_table(DESCRIPTORS).double()
-        table = table[[atomic_numbers[e] for e in elements]] / table[1:95].std(0)
+        table = torch.from_numpy(scaled_descriptors(elements))
         table = torch.cat([table - table.mean(0), torch.zeros_like(table[:1])])  # the last: no element
         self.register_buffer("descriptors", table.float())
         self.own = nn.Parameter(0.1 * torch.randn(len(table), _EMBEDDING))
@@ -233,10 +227,12 @@ class _Network(nn.Module):
         return logits
 
 
-def _fit(network: _Network, e: Tensor, n: Tensor, y: Tensor, steps: int) -> None:
+def _fit(
+    network: _Network, e: Tensor, n: Tensor, y: Tensor, steps: int, progress: Callable[..., None] | None
+) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
-    for _ in range(steps):
+    for step in range(steps):
         some = torch.randint(len(e), (_BATCH,))
         unlabelled = torch.rand(_BATCH) < _UNLABELLED
         loss = _loss(network, e[some], n[some], y[some].masked_fill(unlabelled, math.nan))
@@ -244,6 +240,8 @@ def _fit(network: _Network, e: Tensor, n: Tensor, y: Tensor, steps: int) -> None
         loss.backward()
         optimizer.step()
         schedule.step()
+        if progress is not None:
+            progress(step + 1, steps)
     network.eval()
 
 

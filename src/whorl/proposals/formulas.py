@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
@@ -36,13 +36,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whorl.errors import InputError
+from whorl.proposals.known_formulas import Counts, KnownFormulas, counts_of, in_words
 from whorl.proposals.settings import FormulaRequest
-from whorl.representations.elements import DESCRIPTORS, descriptor_table
+from whorl.representations.elements import DESCRIPTORS, descriptor_table, scaled_descriptors
 from whorl.structures.batch import StructureBatch
-from whorl.structures.composition import element_counts, is_charge_neutral, species_of
-
-Counts = tuple[tuple[str, int], ...]
-"""Elements with their numbers of atoms, by atomic number of the element."""
+from whorl.structures.composition import element_counts, species_of
 
 _PRIOR = 10.0  # α: substitutions as many as these are known from descriptors
 _SUBSTITUTIONS = (0.1, 0.6, 0.3)  # probability of none, one, two of them
@@ -58,15 +56,16 @@ class ProposedFormula:
 
     Attributes:
         counts: Elements with their numbers of atoms.
-        parent: Row of the data whose elements were substituted.
+        parent: Row of the data whose elements were substituted; None where the data have no structure with
+            such numbers of atoms.
         elements: The elements in the place of the parent's, which are in the order of their atomic numbers;
-            of a cluster, those of its atoms in the same order.
+            of a cluster, those of its atoms in the same order. Without a parent its own elements.
         predicted: Property predicted for it; NaN without a property.
         is_new: Whether no structure of the data has this reduced formula.
     """
 
     counts: Counts
-    parent: int
+    parent: int | None
     elements: tuple[str, ...]
     predicted: float
     is_new: bool
@@ -89,6 +88,11 @@ class FormulaModel:
             atoms are substituted, an element may take the place of another that is there too, and formulas of
             different size are different (Au2Cu2 is not AuCu).
 
+    Attributes:
+        known: The formulas.
+        elements: Chemical symbols that occur in them, by atomic number.
+        clusters: Whether they are of clusters of metals.
+
     Raises:
         InputError: No formulas, or too few with a property.
     """
@@ -100,21 +104,16 @@ class FormulaModel:
         *,
         clusters: bool = False,
     ) -> None:
-        if not formulas:
-            raise InputError("formulas: got no structures, expected some to begin with.")
-        self._rows = [_sorted(one) for one in formulas]
-        self.elements = tuple(
-            sorted({e for row in self._rows for e, _ in row}, key=atomic_numbers.__getitem__)
-        )
+        self.known = KnownFormulas(formulas, clusters=clusters)
+        self.elements = self.known.elements
         self.clusters = clusters
-        self._known = {self._unit(row) for row in self._rows}
         self._values = None if values is None else values.double().numpy()
         self._forest: _Forest | None = None
         if self._values is not None:
             labelled: defaultdict[Counts, list[float]] = defaultdict(list)
-            for row, value in zip(self._rows, self._values.tolist(), strict=True):
+            for row, value in zip(self.known.rows, self._values.tolist(), strict=True):
                 if math.isfinite(value):
-                    labelled[self._unit(row)].append(value)
+                    labelled[self.known.unit(row)].append(value)
             if len(labelled) < _FEWEST:
                 raise InputError(
                     f"formulas: {len(labelled)} different formulas have the property, expected at least "
@@ -149,7 +148,7 @@ class FormulaModel:
         """
         if self._forest is None:
             raise InputError("formulas: this model was made without a property, so it predicts none.")
-        return torch.from_numpy(self._forest.predict([_sorted(one) for one in formulas]))
+        return torch.from_numpy(self._forest.predict([counts_of(one) for one in formulas]))
 
     def sample(
         self,
@@ -209,18 +208,18 @@ class FormulaModel:
         request = request or FormulaRequest()
         if target is not None and self._forest is None:
             raise InputError("formulas: a target needs the property of the data.")
-        self._require_seen(request)
+        self.known.require_seen(request)
         weights = None
         if not starts:
             rows = self._usable(request)
             weights = self._row_weights(rows, target)
-            starts = [self._unchanged(row) for row in rows]
+            starts = [self.unchanged(row) for row in rows]
         size = max(count // 2, 200)
-        found: dict[tuple[int, tuple[str, ...]], ProposedFormula] = {}
+        found: dict[tuple[int | None, tuple[str, ...]], ProposedFormula] = {}
         for _ in range(_ROUNDS):
             for k in rng.choice(len(starts), size=size, p=weights).tolist():
                 proposed = self._substituted(starts[k], request, rng)
-                if proposed is not None and _meets(proposed, request):
+                if proposed is not None and self.known.meets(proposed.counts, request):
                     found.setdefault((proposed.parent, proposed.elements), proposed)
             if len(found) >= count:
                 break
@@ -234,95 +233,96 @@ class FormulaModel:
         predicted = self._forest.predict([one.counts for one in found.values()]).tolist()
         return [replace(one, predicted=value) for one, value in zip(found.values(), predicted, strict=True)]
 
-    def arranged(self, formulas: Iterable[Mapping[str, int]]) -> list[ProposedFormula]:
-        """Return formulas on the sites of structures of the data, for :meth:`Substitution.structures_of`.
+    def arranged(
+        self, formulas: Iterable[Mapping[str, int]], *, each: int = 1, groups: Sequence[int] | None = None
+    ) -> list[ProposedFormula]:
+        """Return formulas on the sites of structures of the data, for :meth:`Proposer.structures_of`.
 
         The parent of each has the same numbers of atoms of its elements, which are the most similar to those
-        in their places. Formulas that no structure of the data is a parent of are left out.
+        in their places. Formulas that no structure of the data can be a parent of have none.
 
         Args:
             formulas: Elements and numbers of atoms of crystals, of elements that the data have.
+            each: At most so many arrangements of each, the most similar first: of each way in which the
+                elements take the places one.
+            groups: Of each structure of the data, such as its space group: of each way and group one.
 
         Raises:
             InputError: The data are of clusters.
         """
         if self.clusters:
             raise InputError("formulas: clusters have no sites that are alike. Arrange formulas of crystals.")
-        table = _descriptors(self.elements)
+        table = scaled_descriptors(self.elements)
         distances = ((table[:, None] - table[None]) ** 2).sum(2)
-        alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-        for k, row in enumerate(self._rows):
-            alike[tuple(n for _, n in row)].append(k)
-        columns = {
-            numbers: np.array([[self._index[symbol] for symbol, _ in self._rows[k]] for k in rows])
-            for numbers, rows in alike.items()
-        }
+        group = np.zeros(len(self.known.rows), dtype=int) if groups is None else np.array(groups)
         arranged = []
         for one in formulas:
-            best, parent = math.inf, -1
-            elements: tuple[str, ...] = ()
+            places: dict[tuple[tuple[str, ...], int], tuple[float, int]] = {}
             for order in permutations(one.items()):
                 numbers = tuple(n for _, n in order)
-                if numbers in alike:
-                    ours = [self._index[symbol] for symbol, _ in order]
-                    far = distances[columns[numbers], ours].sum(1)
-                    if far.min() < best:
-                        best, parent = float(far.min()), alike[numbers][int(far.argmin())]
-                        elements = tuple(symbol for symbol, _ in order)
-            if parent >= 0:
-                counts = _sorted(one)
-                is_new = self._unit(counts) not in self._known
+                if numbers not in self._alike:
+                    continue
+                rows, columns = self._alike[numbers]
+                far = distances[columns, [self._index[symbol] for symbol, _ in order]].sum(1)
+                nearest = np.argsort(far, kind="stable")
+                _, first = np.unique(group[rows[nearest]], return_index=True)
+                for k in nearest[np.sort(first)]:
+                    elements = tuple(symbol for symbol, _ in order)
+                    places[elements, int(group[rows[k]])] = float(far[k]), int(rows[k])
+            best = sorted(((*place, elements) for (elements, _), place in places.items()), key=lambda p: p[0])
+            counts = counts_of(one)
+            ways: list[tuple[int | None, tuple[str, ...]]] = [(parent, own) for _, parent, own in best[:each]]
+            for parent, elements in ways or [(None, tuple(symbol for symbol, _ in counts))]:
                 arranged.append(
                     ProposedFormula(
-                        counts=counts, parent=parent, elements=elements, predicted=math.nan, is_new=is_new
+                        counts=counts,
+                        parent=parent,
+                        elements=elements,
+                        predicted=math.nan,
+                        is_new=self.known.is_new(counts),
                     )
                 )
         return arranged
 
+    @cached_property
+    def _alike(self) -> dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The rows with the same numbers of atoms of their elements, and the places of these elements."""
+        rows: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for k, row in enumerate(self.known.rows):
+            rows[tuple(n for _, n in row)].append(k)
+        return {
+            numbers: (
+                np.array(some),
+                np.array([[self._index[symbol] for symbol, _ in self.known.rows[k]] for k in some]),
+            )
+            for numbers, some in rows.items()
+        }
+
     def pairs(self) -> list[tuple[int, int]]:
         """Return pairs of rows of the data whose formulas differ by one substitution, one for each row."""
         families: defaultdict[tuple[Counts, int], list[int]] = defaultdict(list)
-        for number, row in enumerate(self._rows):
+        for number, row in enumerate(self.known.rows):
             for k, (_, n) in enumerate(row):
                 families[row[:k] + row[k + 1 :], n].append(number)
         of_row: dict[int, int] = {}
         for members in families.values():
             for one, other in zip(members, members[1:] + members[:1], strict=True):
-                if self._rows[one] != self._rows[other]:
+                if self.known.rows[one] != self.known.rows[other]:
                     of_row.setdefault(one, other)
         return sorted(of_row.items())
 
     # Which rows, and how they are changed.
 
-    def _unit(self, counts: Counts) -> Counts:
-        """Return what structures of one formula have in common."""
-        return counts if self.clusters else _reduced(counts)
-
     def _sites(self, row: int) -> list[tuple[str, int]]:
         """Return the sites of a structure of the data: their element, and how many atoms are there."""
-        counts = self._rows[row]
+        counts = self.known.rows[row]
         return [(symbol, 1) for symbol, n in counts for _ in range(n)] if self.clusters else list(counts)
 
-    def _require_seen(self, request: FormulaRequest) -> None:
-        missing = [symbol for symbol in request.elements if symbol not in self.elements]
-        if missing:
-            near = {symbol: self._nearest(symbol) for symbol in missing}
-            like = "; ".join(f"like {symbol}: {', '.join(names)}" for symbol, names in near.items())
-            raise InputError(
-                f"formulas: no structure of the data has {', '.join(missing)}. Elements of the data {like}."
-            )
-        if set(self.elements) <= set(request.exclude):
-            raise InputError("formulas: all elements of the data are excluded.")
-
-    def _nearest(self, symbol: str) -> list[str]:
-        table = _descriptors([symbol, *self.elements])
-        order = np.argsort(((table[1:] - table[0]) ** 2).sum(1), kind="stable")
-        return [self.elements[k] for k in order[:3]]
-
-    def _unchanged(self, row: int) -> ProposedFormula:
+    def unchanged(self, row: int) -> ProposedFormula:
+        """Return the formula of a structure of the data, as it is."""
         elements = tuple(symbol for symbol, _ in self._sites(row))
         return ProposedFormula(
-            counts=self._rows[row], parent=row, elements=elements, predicted=math.nan, is_new=False
+            counts=self.known.rows[row], parent=row, elements=elements, predicted=math.nan, is_new=False
         )
 
     def _usable(self, request: FormulaRequest) -> list[int]:
@@ -333,7 +333,7 @@ class FormulaModel:
         allowed = len(set(self.elements) - set(request.exclude))
         rows = [
             k
-            for k, row in enumerate(self._rows)
+            for k, row in enumerate(self.known.rows)
             if (
                 (sum(n for _, n in row) >= max(fewest, low) and high >= fewest and allowed >= low)
                 if self.clusters
@@ -342,8 +342,8 @@ class FormulaModel:
             and least <= sum(n for _, n in row) <= most
         ]
         if not rows:
-            sizes = sorted({sum(n for _, n in row) for row in self._rows})
-            numbers = sorted({len(row) for row in self._rows})
+            sizes = sorted({sum(n for _, n in row) for row in self.known.rows})
+            numbers = sorted({len(row) for row in self.known.rows})
             raise InputError(
                 f"formulas: no formula of the data can be made what is requested ({in_words(request)}). The "
                 f"data have {_span(sizes)} atoms and {_span(numbers)} elements."
@@ -366,6 +366,7 @@ class FormulaModel:
     def _substituted(
         self, start: ProposedFormula, request: FormulaRequest, rng: np.random.Generator
     ) -> ProposedFormula | None:
+        assert start.parent is not None
         parent, elements = self._sites(start.parent), list(start.elements)
         wanted = [symbol for symbol in dict.fromkeys(request.elements) if symbol not in elements]
         free = [k for k, symbol in enumerate(elements) if symbol not in request.elements]
@@ -391,13 +392,13 @@ class FormulaModel:
         atoms: Counter[str] = Counter()
         for symbol, (_, n) in zip(elements, parent, strict=True):
             atoms[symbol] += n
-        counts = _sorted(atoms)
+        counts = counts_of(atoms)
         return ProposedFormula(
             counts=counts,
             parent=start.parent,
             elements=tuple(elements),
             predicted=math.nan,
-            is_new=self._unit(counts) not in self._known,
+            is_new=self.known.is_new(counts),
         )
 
     @cached_property
@@ -407,14 +408,14 @@ class FormulaModel:
     @cached_property
     def _kernel(self) -> NDArray[np.float64]:
         """Probability that an element (row) is replaced by another one (column)."""
-        table = _descriptors(self.elements)
+        table = scaled_descriptors(self.elements)
         squares = ((table[:, None] - table[None]) ** 2).sum(2)
         prior = np.exp(-0.5 * squares)
         np.fill_diagonal(prior, 0.0)
         prior /= np.maximum(prior.sum(1, keepdims=True), 1e-300)
         seen = np.zeros_like(prior)
         same: defaultdict[tuple[Counts, int], set[int]] = defaultdict(set)
-        for row in self._known:
+        for row in self.known.units:
             for k, (symbol, n) in enumerate(row):
                 same[row[:k] + row[k + 1 :], n].add(self._index[symbol])
         for members in same.values():
@@ -456,7 +457,7 @@ class _Forest:
 
 def _features(formulas: Iterable[Counts], *, sized: bool) -> NDArray[np.float64]:
     """Return statistics of each descriptor over atoms and over the commonest elements, norms, and ln N."""
-    table = _all_descriptors()
+    table = descriptor_table(DESCRIPTORS).numpy()
     rows = []
     for counts in formulas:
         atoms = np.array([n for _, n in counts], dtype=float)
@@ -473,48 +474,6 @@ def _features(formulas: Iterable[Counts], *, sized: bool) -> NDArray[np.float64]
 
 def _norms(fractions: NDArray[np.float64]) -> list[float]:
     return [float((fractions**p).sum() ** (1 / p)) for p in (2, 3)]
-
-
-def _all_descriptors() -> NDArray[np.float64]:
-    return descriptor_table(DESCRIPTORS).numpy()
-
-
-def _descriptors(symbols: Sequence[str]) -> NDArray[np.float64]:
-    """Return descriptors of elements, in units of their standard deviations over those to plutonium."""
-    table = _all_descriptors()
-    scale = table[1:95].std(0)
-    return np.asarray(table[[atomic_numbers[symbol] for symbol in symbols]] / scale)
-
-
-def _sorted(counts: Mapping[str, int]) -> Counts:
-    return tuple(sorted(counts.items(), key=lambda item: atomic_numbers[item[0]]))
-
-
-def _reduced(counts: Counts) -> Counts:
-    common = math.gcd(*(n for _, n in counts))
-    return tuple((symbol, n // common) for symbol, n in counts)
-
-
-def _meets(proposed: ProposedFormula, request: FormulaRequest) -> bool:
-    if request.new and not proposed.is_new:
-        return False
-    low, high = request.n_elements or (1, len(proposed.counts))
-    if not low <= len(proposed.counts) <= high:
-        return False
-    return not request.balanced or is_charge_neutral(proposed.formula)
-
-
-def in_words(request: FormulaRequest) -> str:
-    """Return what is requested, for messages."""
-    given: dict[str, Callable[[], str]] = {
-        "elements": lambda: f"with {', '.join(request.elements)}",
-        "exclude": lambda: f"without {', '.join(request.exclude)}",
-        "n_atoms": lambda: "{} to {} atoms".format(*(request.n_atoms or ())),
-        "n_elements": lambda: "{} to {} elements".format(*(request.n_elements or ())),
-        "balanced": lambda: "charge-balanced",
-        "new": lambda: "not in the data",
-    }
-    return ", ".join(text() for name, text in given.items() if getattr(request, name)) or "anything"
 
 
 def _span(numbers: Sequence[int]) -> str:

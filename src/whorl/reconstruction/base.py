@@ -19,6 +19,7 @@ from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.base import Representation
 from whorl.settings import Method
 from whorl.structures.batch import StructureBatch
+from whorl.symmetry.space_groups import Lattices
 
 Progress = Callable[..., None]
 
@@ -34,6 +35,7 @@ class ReconstructionContext:
         free_cell: Whether the templates' cells are only initial guesses.
         frozen: Frozen atoms of the templates, shape (A,); None for none.
         starts: Initial structures for each of the features, in addition to random ones.
+        lattices: Likely lattices of a free cell, with space groups, for each of the features.
         names: A name for each of the features; random numbers follow from it. Empty for none.
         elements: Chemical symbols that structures may have; empty for any.
         requested: Requested conditions: ``elements``, ``formula``, ….
@@ -50,6 +52,7 @@ class ReconstructionContext:
     free_cell: bool = False
     frozen: Bool[Tensor, "A"] | None = None
     starts: tuple[StructureBatch | None, ...] | None = None
+    lattices: tuple[Lattices | None, ...] | None = None
     names: tuple[str, ...] = ()
     elements: tuple[str, ...] = ()
     requested: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +75,7 @@ class ReconstructionContext:
             templates=templates,
             frozen=frozen,
             starts=None if self.starts is None else tuple(self.starts[row] for row in chosen),
+            lattices=None if self.lattices is None else tuple(self.lattices[row] for row in chosen),
             names=tuple(self.names[row] for row in chosen) if self.names else (),
         )
 

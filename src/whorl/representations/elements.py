@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 HEAVIEST = 118
@@ -41,6 +44,14 @@ def descriptor_table(descriptors: tuple[str, ...]) -> Float[Tensor, "119 d"]:
     columns = [_column(name) for name in descriptors]
     table = torch.tensor(columns, dtype=torch.float64).reshape(len(descriptors), HEAVIEST + 1).T
     return table / table.amax(0) if descriptors else table
+
+
+def scaled_descriptors(symbols: Sequence[str]) -> NDArray[np.float64]:
+    """Return descriptors of elements, in units of their standard deviations over those to plutonium."""
+    from ase.data import atomic_numbers
+
+    table = descriptor_table(DESCRIPTORS).numpy()
+    return np.asarray(table[[atomic_numbers[symbol] for symbol in symbols]] / table[1:95].std(0))
 
 
 def _column(name: str) -> list[float]:

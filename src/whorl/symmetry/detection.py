@@ -216,6 +216,20 @@ def standardized(structures: Structures, *, cell: str, symprec: float = 0.01) ->
     return _with_crystals(structures, _map(change, _crystals(structures)))
 
 
+def reduced_cells(cells: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3 3"]:
+    """Return the lattices' Niggli-reduced cells; one that spglib cannot reduce is as it was."""
+
+    def reduced(cell: Array) -> Array:
+        found = _ask("niggli_reduce", cell)
+        return cell if found is None else np.asarray(found)
+
+    return (
+        torch.from_numpy(np.array(_map(reduced, list(cells.double().cpu().numpy()))))
+        .reshape(-1, 3, 3)
+        .to(cells)
+    )
+
+
 def refine(
     structures: StructureBatch,
     *,

@@ -6,11 +6,13 @@ such as a primitive one, they are those whose translations hold the vectors of t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
 import numpy as np
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from whorl.errors import InputError
 from whorl.symmetry.detection import conventional_basis, space_group_settings
@@ -28,6 +30,23 @@ _FREQUENT = (
 )
 _SYSTEMS = (2, 15, 74, 142, 194, 230)  # last space group of each crystal system, trigonal with hexagonal
 _METRIC = 1e-4  # by which an operation may change the metric of the lattice, relative to its largest element
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lattices:
+    """Lattices, each with the space group of a crystal.
+
+    Attributes:
+        cells: Lattice vectors as rows, shape (n, 3, 3).
+        space_groups: Numbers, shape (n,).
+    """
+
+    cells: Float[Tensor, "n 3 3"]
+    space_groups: Int[Tensor, "n"]
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self.space_groups)
 
 
 @lru_cache(maxsize=1)

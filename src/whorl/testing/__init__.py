@@ -9,6 +9,7 @@ from whorl.testing.evaluators import check_evaluator
 from whorl.testing.executors import check_executor
 from whorl.testing.generators import check_generator
 from whorl.testing.potentials import check_potential
+from whorl.testing.proposers import check_proposer
 from whorl.testing.protocols import check_protocol
 from whorl.testing.reconstructors import check_reconstructor
 from whorl.testing.refiners import check_refiner
@@ -24,6 +25,7 @@ __all__ = [
     "check_executor",
     "check_generator",
     "check_potential",
+    "check_proposer",
     "check_protocol",
     "check_reconstructor",
     "check_refiner",

@@ -1,4 +1,4 @@
-"""Proposal of structures of new formulas with a property, by substitution in a data set."""
+"""Proposal of structures of new formulas with a property, from a data set."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from torch import Tensor
 from whorl.datasets import Dataset, load_dataset, save_dataset, write_extxyz
 from whorl.errors import InputError
 from whorl.files import contents_hash, provenance, write_text
+from whorl.proposals.base import Predict, ProposedStructures, Proposer
 from whorl.proposals.decorations import DecorationModel
-from whorl.proposals.settings import FormulaRequest
-from whorl.proposals.substitution import Predict, ProposedStructures, Substitution
+from whorl.proposals.settings import ProposalSettings, ProposerSettings
 from whorl.structures.batch import StructureBatch
 from whorl.surrogates import AdditiveSurrogate
 from whorl.surrogates.base import Progress
 from whorl.surrogates.selection import hit_probability
+from whorl.symmetry.detection import space_group_symbol
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.stages.atoms import Labelled, read_labelled
 
 _COSINES = (1200, 3000)  # of the surrogate, least and most: of many structures, more lower its error
 _AT_ONCE = 500
+_GROUPS_SHOWN, _RARE = 5, 0.005  # groups in the table; of less probability, none
 _POOR = 5.0  # times the tolerance: an uncertainty by which a hit is chance
 
 
@@ -40,10 +42,13 @@ def propose(
     property: str | None = None,
     target: float | None = None,
     tolerance: float = 0.1,
-    request: FormulaRequest | None = None,
+    settings: ProposalSettings | None = None,
     seed: int = 0,
 ) -> None:
     """Write structures of different formulas, those most likely to have the value first.
+
+    The table has the likely space groups of each formula too, and its volume expected, where the data have
+    crystals. Of one formula that is requested several structures are written.
 
     The property of proposed structures is predicted by a model fitted to all labelled structures of the data
     set: of which element takes which site where they are decorations of one prototype
@@ -57,7 +62,7 @@ def propose(
         property: Name of the property, if there are several.
         target: Value of the property; None to disregard it.
         tolerance: Of the target.
-        request: What each formula must be.
+        settings: What each formula must be, and the method that proposes them.
         seed: Of all randomness.
 
     Raises:
@@ -76,12 +81,16 @@ def propose(
                 f"the target {target:g} of {name} lies outside of the data ({low:.4g} to {high:.4g})."
             )
         labels = data.properties[name].double()
-    proposer = Proposer(data.structures, labels, seed=seed, progress=monitor.progress("surrogate"))
-    made = proposer.sample(count, target=target, request=request, tolerance=tolerance, seed=seed)
+    settings = settings or ProposalSettings()
+    method = settings.proposer
+    proposer = FittedProposer(
+        data.structures, labels, settings=method, seed=seed, progress=monitor.progress("surrogate")
+    )
+    made = proposer.sample(count, target=target, request=settings, tolerance=tolerance, seed=seed)
     if len(made.formulas) < count:
         monitor.warn(f"only {len(made.formulas)} different formulas were found, of {count}.")
-    new = sum(one.is_new for one in made.formulas)
-    monitor.note(f"{new} of {len(made.formulas)} formulas are not in the data.")
+    monitor.note(f"formulas by {method.summary()}.")
+    tell_formulas(made, monitor)
     if target is not None:
         near = float(((made.predicted - target).abs() <= tolerance).double().mean())
         median = float(made.uncertainty.median())
@@ -102,18 +111,36 @@ def propose(
         name,
         target,
         tolerance,
-        {**provenance(seed=seed), "source": contents_hash(dataset)},
+        {
+            **provenance(seed=seed, settings=settings.model_dump(mode="json")),
+            "proposer": method.model_dump(mode="json"),
+            "source": contents_hash(dataset),
+        },
+        proposer.lattices_of(made, target),
     )
 
 
-class Proposer:
-    """Substitution in labelled structures, with the surrogate that predicts the property of the proposals.
+def tell_formulas(made: ProposedStructures, monitor: Monitor, prefix: str = "") -> None:
+    """Say how many formulas are new, and how many have no example in the data."""
+    counts = {one.counts: one for one in made.formulas}
+    new = sum(one.is_new for one in counts.values())
+    monitor.note(f"{prefix}{new} of {len(counts)} formulas are not in the data.")
+    if without := sum(one.parent is None for one in made.formulas):
+        monitor.note(
+            f"{prefix}{without} of {len(made.formulas)} structures have no example in the data: their "
+            "lattices and space groups are likely ones, and the positions of their atoms are random."
+        )
+
+
+class FittedProposer:
+    """A proposer for labelled structures, with the surrogate that predicts the property of the proposals.
 
     Args:
         structures: The data.
         labels: Their property, NaN where it is unknown; None to leave it out.
-        seed: Of the surrogate.
-        progress: Called while it is fitted.
+        settings: Of the method; substitution by default.
+        seed: Of method and surrogate.
+        progress: Called while they are fitted.
 
     Raises:
         InputError: Too few labels.
@@ -124,11 +151,16 @@ class Proposer:
         structures: StructureBatch,
         labels: Float[Tensor, "N"] | None,
         *,
+        settings: ProposerSettings | None = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
-        structures = structures.to(dtype=torch.float64).replace(info=())
-        self._substitution = Substitution(structures, labels)
+        structures = structures.to(dtype=torch.float64)
+        settings = settings or ProposalSettings().proposer
+        self._proposer: Proposer = settings.method(
+            structures, labels, settings=settings, seed=seed, progress=progress
+        )
+        structures = structures.replace(info=())
         self.predict: Predict | None = None
         """Returns the property of structures with its standard deviation; None without labels."""
         if labels is not None:
@@ -136,8 +168,28 @@ class Proposer:
             self.predict = _predictor(structures[known], labels[known], seed, progress)
 
     def sample(self, count: int, **wanted: Any) -> ProposedStructures:
-        """Return structures; the arguments are those of :meth:`Substitution.sample`."""
-        return self._substitution.sample(count, predict=self.predict, **wanted)
+        """Return structures; the arguments are those of :meth:`Proposer.sample`."""
+        return self._proposer.sample(count, predict=self.predict, **wanted)
+
+    def lattices_of(self, made: ProposedStructures, target: float | None) -> list[tuple[str, str, str]]:
+        """Return each structure's space group, its formula's likely ones, and the volume expected in Å³."""
+        cells = self._proposer.cells
+        if cells is None:
+            return [("", "", "")] * len(made.formulas)
+        of_data = cells.of_rows()
+        info = made.structures.info
+        words: dict[Any, tuple[str, str]] = {}
+        rows = []
+        for k, one in enumerate(made.formulas):
+            if one.counts not in words:
+                groups = cells.likely(dict(one.counts), target)[:_GROUPS_SHOWN]
+                words[one.counts] = (
+                    ", ".join(f"{space_group_symbol(g)} {p:.2f}" for g, p in groups if p >= _RARE),
+                    f"{cells.volume(dict(one.counts), target):.6g}",
+                )
+            group = info[k]["space_group_number"] if one.parent is None else of_data[one.parent]
+            rows.append((space_group_symbol(group) if group else "", *words[one.counts]))
+        return rows
 
 
 def _predictor(
@@ -169,6 +221,7 @@ def _write(
     target: float | None,
     tolerance: float,
     made_with: dict[str, Any],
+    lattices: list[tuple[str, str, str]],
 ) -> None:
     ids = tuple(f"{number:05d}_{one.formula}" for number, one in enumerate(made.formulas))
     properties = (
@@ -188,10 +241,16 @@ def _write(
         )
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "formula", "new", "parent", "target", "predicted", "uncertainty", "chance"])
+    table.writerow(
+        [
+            *("id", "formula", "new", "parent", "target", "predicted", "uncertainty", "chance"),
+            *("space_group", "likely_space_groups", "likely_volume"),
+        ]
+    )
     for k, (own, one) in enumerate(zip(ids, made.formulas, strict=True)):
         value, error = float(made.predicted[k]), float(made.uncertainty[k])
         numbers = [math.nan if target is None else target, value, error, float(chance[k])]
         cells = [f"{x:.6g}" if math.isfinite(x) else "" for x in numbers]
-        table.writerow([own, one.formula, int(one.is_new), data.ids[one.parent], *cells])
+        parent = "" if one.parent is None else data.ids[one.parent]
+        table.writerow([own, one.formula, int(one.is_new), parent, *cells, *lattices[k]])
     write_text(output.with_suffix(".csv"), text.getvalue())

@@ -17,7 +17,7 @@ from whorl.evaluation.settings import EvaluatorSettings
 from whorl.executors.settings import ExecutorSettings
 from whorl.generators.settings import GeneratorSettings
 from whorl.potentials.settings import CalculatorSettings
-from whorl.proposals.settings import FormulaRequest
+from whorl.proposals.settings import ProposalSettings
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.refinement.settings import RefinerSettings
 from whorl.representations.settings import RepresentationSettings
@@ -301,8 +301,8 @@ class SelectionSettings(Section):
     """A sample within this distance of the target is a hit, in units of the property."""
 
 
-class FormulaSettings(FormulaRequest):
-    """What each formula must be, and how many are tried."""
+class FormulaSettings(ProposalSettings):
+    """What each formula must be, the method that proposes them, and how many are tried."""
 
     per_sample: Count = 1
     """Formulas tried for each sample. A fingerprint is drawn for each of them, and the one is kept whose
@@ -321,8 +321,8 @@ class GenerateSettings(SectionByData):
         samples: Samples for each target.
         selection: Select them from a larger pool; by default there is no selection, as in the paper.
         formulas: Propose a formula for each sample, with a structure that its reconstruction begins with,
-            by substitution in the training structures; what each formula must be. By default formulas are
-            those of the most similar structures.
+            from the training structures; what each formula must be, and the method (``model``). By default
+            formulas are those of the most similar structures.
         proposals: Structures in the place of these, such as crystals decoded by another run: a file, or the
             folder of that run. Each gives a sample its formula, and its reconstruction begins with it.
     """

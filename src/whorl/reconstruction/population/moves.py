@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whorl.structures.composition import covalent_radii
+from whorl.symmetry.space_groups import Lattices
 
 MOVES = ("shake", "relocate", "swap")
 _SHAKE, _STRAIN = 0.35, 0.05  # Å, and no unit
@@ -43,6 +44,7 @@ class Atoms:
         free_cell: Whether the cell may change.
         space_group: Number of the space group to be kept, or ``None``.
         alike: Species, by atomic number, of which it is known whether all atoms are one orbit.
+        lattices: Likely ones of a free cell, or ``None``.
     """
 
     numbers: Int[Tensor, "n"]
@@ -51,6 +53,7 @@ class Atoms:
     free_cell: bool = False
     space_group: int | None = None
     alike: Mapping[int, bool] = field(default_factory=dict)
+    lattices: Lattices | None = None
 
     @property
     def radii(self) -> Float[Tensor, "n"]:

@@ -182,4 +182,4 @@ class PopulationSearch(SearchReconstructor):
         }
         if own.free is not None:
             return solve_free_composition(problem, own.free, **options)
-        return solve(problem, starts=context.starts, **options)
+        return solve(problem, starts=context.starts, lattices=context.lattices, **options)

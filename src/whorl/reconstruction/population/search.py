@@ -64,6 +64,7 @@ from whorl.structures.batch import StructureBatch
 from whorl.structures.convert import Structures
 from whorl.symmetry.coordinates import SymmetryCoordinates
 from whorl.symmetry.groups import Group
+from whorl.symmetry.space_groups import Lattices
 from whorl.tensor_files import tensors_hash
 
 _AT_ONCE = 32  # targets that are searched at the same time
@@ -97,6 +98,7 @@ def solve(
     population: PopulationSettings | None = None,
     solver: SolverSettings | None = None,
     starts: Sequence[Structures | None] | None = None,
+    lattices: Sequence[Lattices | None] | None = None,
     invalid_above: float | None = None,
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
@@ -123,6 +125,8 @@ def solve(
             and keeps no symmetry.
         starts: For each target structures that its first population begins with, besides random ones; of the
             composition of its template, in any order of the atoms. In a fixed cell they are strained to it.
+        lattices: For each target likely lattices, with space groups, which most random starts of a free cell
+            then have.
         invalid_above: Loss above which an unsolved target is called invalid. ``None`` leaves that to
             :func:`whorl.reconstruction.population.feasibility.infeasibility`.
         checkpoint: Folder of finished targets. The same call resumes from there, with any executor.
@@ -164,13 +168,19 @@ def solve(
     if starts is not None:
         flat = [(k, *start) for k, some in enumerate(given) for start in some]
         settings["starts"] = [(k, tensors_hash({"x": x, "cell": cell})) for k, x, cell in flat]
+    likely = _likely_lattices(problem, lattices)
+    if lattices is not None:
+        settings["lattices"] = [
+            None if one is None else tensors_hash({"cells": one.cells, "space_groups": one.space_groups})
+            for one in likely
+        ]
     begun = done = solved = 0
 
     def targets() -> Iterator[_Target]:
         nonlocal begun
         for k, start in enumerate(given):
             begun += 1
-            yield _Target(str(k), problem.select([k]), start)
+            yield _Target(str(k), problem.select([k]), start, likely[k])
 
     def report() -> None:
         if progress:
@@ -198,13 +208,28 @@ def solve(
     return _result(problem, parts)
 
 
+def _likely_lattices(
+    problem: InversionProblem, lattices: Sequence[Lattices | None] | None
+) -> Sequence[Lattices | None]:
+    if lattices is None:
+        return [None] * len(problem)
+    if len(lattices) != len(problem):
+        raise InputError(
+            f"lattices: got {len(lattices)}, expected an entry for each of {len(problem)} targets."
+        )
+    if not problem.free_cell:
+        raise InputError("lattices: the cells are held fixed. Set free_cell=True, or leave the lattices out.")
+    return [one if one is not None and len(one) else None for one in lattices]
+
+
 @dataclass(frozen=True)
 class _Target:
-    """One target, and positions and cells that its first population begins with."""
+    """One target, positions and cells that its first population begins with, and likely lattices."""
 
     contents: str  # its number: all else is in the key of the whole search
     problem: InversionProblem
     starts: Sequence[tuple[Tensor, Tensor]]
+    lattices: Lattices | None = None
 
 
 @dataclass(frozen=True)
@@ -324,6 +349,7 @@ class _Search:
             problem.free_cell,
             problem.space_group,
             _alike(problem),
+            sought.lattices,
         )
         key = content_key(problem.target[0], template) if problem.names is None else problem.names[0]
         rng = torch.Generator().manual_seed(derive_seed(method.seed, "solve", key))

@@ -28,6 +28,7 @@ _SYSTEMS = (
     *("face-centred", "body-centred"),
 )
 _TRUSTED = 0.9  # part of the starts that rely on which atoms are alike
+_LIKELY = 0.7  # part of those of a free cell that have a likely lattice, where some are known
 _GROUPS_TRIED = 12  # groups into which the atoms may not fit, until a start has no symmetry
 _DENSE = 0.74  # part of the volume that close-packed balls fill
 
@@ -44,7 +45,8 @@ def varied_starts(
     """Return ``count`` random arrangements of one structure's atoms, of different size and shape.
 
     Clusters fill ellipsoids, from dense and round to wide, flat or long. In a cell the atoms are uniform. A
-    free cell has random parameters, from dense to that of a molecular crystal. Atoms that are too near one
+    free cell has random parameters, from dense to that of a molecular crystal, or mostly a likely lattice
+    where such are known; symmetric arrangements then have its space group. Atoms that are too near one
     another are then pushed apart; frozen ones stay where the template has them.
 
     Args:
@@ -64,12 +66,14 @@ def varied_starts(
     cells = template.cells.to(dtype).expand(count, 3, 3).clone()
     filled = float((4 / 3 * math.pi * atoms.radii**3).sum())  # Å³
     periodic = template.pbc[0]
+    likely = [0] * count
     if bool(periodic.all()):
         if atoms.free_cell:
             cells = _random_cells(filled, count, rng).to(device)
+            likely = _make_likely(cells, atoms, rng)
         fractional = torch.rand(count, n, 3, dtype=dtype, generator=rng)
         if n > 1 and bool(atoms.free.all()):
-            groups = _make_symmetric(fractional, cells, atoms, rng, symmetric, per_group)
+            groups = _make_symmetric(fractional, cells, atoms, rng, symmetric, per_group, likely)
         positions = torch.einsum("cnk,ckx->cnx", fractional.to(device), cells)
     elif bool(periodic.any()):
         boxes, centres = boxes_of(template, torch.tensor([filled / 0.3], dtype=dtype, device=device))
@@ -85,7 +89,7 @@ def varied_starts(
         size = radius * (0.75 + 1.75 * torch.rand(count, 1, 1, dtype=dtype, generator=rng))
         positions = ball * axes * size
         if n > 1 and bool(atoms.free.all()):
-            groups = _make_symmetric(positions, cells, atoms, rng, symmetric, per_group)
+            groups = _make_symmetric(positions, cells, atoms, rng, symmetric, per_group, likely)
         positions = positions.to(device)
     if not bool(atoms.free.all()):
         if not bool(periodic.any()):  # a cluster grows where its frozen atoms are
@@ -170,6 +174,17 @@ def _random_cells(filled: float, count: int, rng: torch.Generator) -> Float[Tens
     return cells * scale[:, None, None]
 
 
+def _make_likely(cells: Float[Tensor, "C 3 3"], atoms: Atoms, rng: torch.Generator) -> list[int]:
+    """Replace most cells by likely ones, in place, and return their space groups; 0 for the others."""
+    lattices, numbers = atoms.lattices, [0] * len(cells)
+    if lattices is None:
+        return numbers
+    taken = torch.rand(len(cells), generator=rng) < _LIKELY
+    drawn = torch.randint(len(lattices), (len(cells),), generator=rng)
+    cells[taken] = lattices.cells[drawn[taken]].to(cells)
+    return torch.where(taken, lattices.space_groups[drawn].cpu(), 0).tolist()
+
+
 def _make_symmetric(
     fractional: Float[Tensor, "C n 3"],
     cells: Float[Tensor, "C 3 3"],
@@ -177,10 +192,12 @@ def _make_symmetric(
     rng: torch.Generator,
     part: float,
     per_group: int,
+    likely: Sequence[int],
 ) -> list[Group | None]:
     """Replace most arrangements by ones with the symmetry of random groups, in place.
 
-    In a free cell those of one group also share the lattice; in a cluster coordinates are Cartesian.
+    Groups are of the likely space groups first, where the cells have these (0 elsewhere). In a free cell
+    arrangements of one group also share the lattice; in a cluster coordinates are Cartesian.
     """
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng)))
     numbers = atoms.numbers.cpu().numpy()
@@ -197,8 +214,12 @@ def _make_symmetric(
         if atoms.free_cell:
             cells[places] = cells[first].clone()
         alike = atoms.alike if draw.random() < _TRUSTED else {}
-        for _ in range(_GROUPS_TRIED):
-            group = random_group(lattice, draw) if periodic else random_point_group(dense, draw)
+        settings = settings_of(likely[first], lattice) if likely[first] else []
+        for attempt in range(_GROUPS_TRIED):
+            if settings and 2 * attempt < _GROUPS_TRIED:
+                group = settings[int(draw.integers(len(settings)))]
+            else:
+                group = random_group(lattice, draw) if periodic else random_point_group(dense, draw)
             while places:
                 found = symmetric_arrangement(numbers, group, draw, alike=alike)
                 if found is None:

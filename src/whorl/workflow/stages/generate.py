@@ -42,7 +42,7 @@ from whorl.surrogates import EnsembleSurrogate, select
 from whorl.workflow.engine import Step
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
-from whorl.workflow.proposals import Proposer
+from whorl.workflow.proposals import FittedProposer, tell_formulas
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.settings import GenerateSettings, SelectionSettings
 from whorl.workflow.stages.sample import read_rows
@@ -135,7 +135,7 @@ def generate(
         require_formulas(settings, conditions.kinds)
         assert there is not None
         propose = (
-            _by_substitution(there, columns[:, 0], settings, tolerance, seed, monitor)
+            _from_data(there, columns[:, 0], settings, tolerance, seed, monitor)
             if settings.proposals is None
             else _given(Path(settings.proposals), there, settings, monitor)
         )
@@ -339,7 +339,7 @@ def _plainly(
     return draw
 
 
-def _by_substitution(
+def _from_data(
     structures: StructureBatch,
     labels: Tensor,
     settings: GenerateSettings,
@@ -347,10 +347,12 @@ def _by_substitution(
     seed: int,
     monitor: Monitor,
 ) -> Propose:
-    """Return what proposes structures for a target by substitution in those of the data."""
+    """Return what proposes structures for a target from those of the data."""
     formulas, samples = settings.formulas, settings.samples
     assert formulas is not None
-    proposer = Proposer(structures, labels, seed=seed, progress=monitor.progress("formulas"))
+    proposer = FittedProposer(
+        structures, labels, settings=formulas.proposer, seed=seed, progress=monitor.progress("formulas")
+    )
 
     def propose(target: float) -> list[StructureBatch]:
         made = proposer.sample(
@@ -363,8 +365,7 @@ def _by_substitution(
         found = len(made.formulas)
         if found < samples:
             monitor.warn(f"target {target:g}: {found} formulas were found, and several samples share one.")
-        new = sum(one.is_new for one in made.formulas)
-        monitor.note(f"target {target:g}: {new} of {found} formulas are not among the training structures.")
+        tell_formulas(made, monitor, f"target {target:g}: ")
         # The likeliest ones are tried for different samples.
         return [made.structures[list(range(k, found, samples)) or [k % found]] for k in range(samples)]
 
