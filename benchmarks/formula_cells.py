@@ -9,8 +9,8 @@ a structure of the same numbers of atoms in the first half apart from those with
 commonest groups of crystals with as many atoms, and volumes as sums of those of atoms.
 
 With ``--searches``, crystals of 2–8 atoms and two or three elements of the other half are then searched for
-by their fingerprints, formula known and cell not: from random cells, and from predicted lattices too. A
-crystal is solved where the primitive cells agree within an RMSD of 0.05 Å.
+by their fingerprints, formula known and cell not: from random cells, from predicted cells too, and from these
+with their space groups. A crystal is solved where the primitive cells agree within an RMSD of 0.05 Å.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from whorl.structures.cells import volumes
 from whorl.structures.composition import composition, element_counts, formula_of_all
 from whorl.structures.composition import formula as formula_of
 from whorl.symmetry.detection import known_space_groups
+from whorl.symmetry.space_groups import Lattices
 from whorl.workflow.round_trip import forget
 
 
@@ -114,7 +115,8 @@ def searched(
         if 2 <= len(one.atomic_numbers) <= 8 and len(one.atomic_numbers.unique()) in (2, 3)
     ]
     small = sorted(random.Random(seed).sample(small, min(count, len(small))))
-    results: dict[str, list[tuple[bool, int, float]]] = {"random cells": [], "predicted lattices": []}
+    arms = ("random cells", "predicted cells", "… with their space groups")
+    results: dict[str, list[tuple[bool, int, float]]] = {name: [] for name in arms}
     for number, k in enumerate(small):
         one = others[[k]].replace(info=())
         formula = composition(formula_of_all(one))
@@ -129,16 +131,17 @@ def searched(
             names=(str(k),),
         )
         drawn = model.sample(formula, count=draws, rng=np.random.default_rng([seed, k]))
-        for name, lattices in zip(results, (None, [drawn]), strict=True):
+        cells = Lattices(cells=drawn.cells, space_groups=torch.zeros_like(drawn.space_groups))
+        for name, lattices in zip(arms, (None, [cells], [drawn]), strict=True):
             start = time.process_time()
             result = solve(problem, budget_evaluations=evaluations, seed=seed, lattices=lattices)
             right = is_right(result.structures, to_ase(one)[0])
             results[name].append((right, int(result.evaluations[0]), time.process_time() - start))
-        if (number + 1) % 10 == 0 or number + 1 == len(small):
+        if (number + 1) % 20 == 0 or number + 1 == len(small):
             for name, rows in results.items():
                 right, spent, seconds = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
                 print(
-                    f"  {name:18}: {right.sum():.0f} of {len(rows)} found, evaluations median "
+                    f"  {name:25}: {right.sum():.0f} of {len(rows)} found, evaluations median "
                     f"{np.median(spent):.0f}, mean {spent.mean():.0f}, {seconds.sum():.0f} s CPU",
                     flush=True,
                 )

@@ -38,7 +38,7 @@ class Lattices:
 
     Attributes:
         cells: Lattice vectors as rows, shape (n, 3, 3).
-        space_groups: Numbers, shape (n,).
+        space_groups: Numbers, shape (n,); 0 where it is not known.
     """
 
     cells: Float[Tensor, "n 3 3"]

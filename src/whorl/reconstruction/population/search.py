@@ -393,7 +393,7 @@ class _Search:
         """
         size, target = self.population, self.target
         given = () if target.ends else target.given
-        small = self._budget <= size.first * sum(size.opening)
+        small = self._budget <= size.opening_evaluations
         if given and small and self.problem.weights is not None:
             jobs = Jobs(target, [], [], [])
         else:

@@ -83,6 +83,11 @@ class PopulationSettings:
         if not 0 < self.parents <= 1:
             raise InputError(f"parents: got {self.parents}, expected a part above 0 and up to 1.")
 
+    @property
+    def opening_evaluations(self) -> int:
+        """Evaluations that a population takes until it has begun."""
+        return self.first * sum(self.opening)
+
 
 def symmetry_class(group: Group | None) -> int:
     """Return a class of symmetry: none, low, medium, or high."""

@@ -42,6 +42,7 @@ from whorl.structures.composition import composition as counts_of
 from whorl.structures.composition import formula_of_all
 from whorl.structures.frozen import with_frozen_atoms
 from whorl.workflow.engine import Step
+from whorl.workflow.lattices import likely_lattices
 from whorl.workflow.monitor import Monitor
 from whorl.workflow.outputs import check_output
 from whorl.workflow.run_folder import RunFolder
@@ -80,7 +81,8 @@ def steps(run: RunFolder) -> Iterator[Step]:
             needs=("encode", f"sampling/{label}", f"generate/{label}", *(() if given else ("data",))),
             sources=tuple(file_of_run(Path(path)) for path in getattr(settings, "inputs", ())),
             scratch=(f"{structures.stem}-search",),
-            version=2 if begins else 1,  # 1 had random starts too, whatever the budget
+            # 1 had random starts too, whatever the budget; 2 random cells alone.
+            version=3 if getattr(settings, "free_cell", False) else 2 if begins else 1,
         )
 
 
@@ -355,12 +357,24 @@ def _for_a_search(
         )
     if threshold is not None:
         threshold *= settings.margin
+    lattices = None
+    if templates.free_cell and templates.known is not None and real is not None and not free_composition:
+        lattices = likely_lattices(
+            samples,
+            templates.structures,
+            real=real,
+            known=templates.known,
+            settings=settings,
+            starts=starts is not None,
+            seed=context.seed,
+        )
     context = dataclasses.replace(
         context,
         templates=templates.structures,
         free_cell=templates.free_cell,
         frozen=frozen,
         starts=starts,
+        lattices=lattices,
         requested=requested,
         weights=weights,
         invalid_above=threshold,
@@ -383,6 +397,7 @@ def _for_a_search(
             templates=of_held_out,
             frozen=None,
             starts=None,
+            lattices=None,  # these crystals are among those of the data
             names=tuple(held_out.ids),
             real=True,
             invalid_above=None,
