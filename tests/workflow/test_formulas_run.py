@@ -12,13 +12,11 @@ from whorl.errors import InputError
 from whorl.generators import CVAE, GAN
 from whorl.potentials import bulk_energy, make_potential
 from whorl.potentials.quantity import formation_energies
-from whorl.report.subject import _clusters
-from whorl.representations import make_representation
+from whorl.report.subject import _clusters, _formulas
 from whorl.structures import from_ase
 from whorl.structures.cells import volume_per_atom
 from whorl.structures.composition import formula, formula_of_all
 from whorl.workflow.monitor import Monitor
-from whorl.workflow.proposals import FittedProposer
 from whorl.workflow.recipe import parse_recipe
 from whorl.workflow.run_folder import RunFolder
 from whorl.workflow.stages import run_recipe
@@ -115,36 +113,6 @@ def test_the_volume_of_a_proposal_conditions_its_sample(salts, tmp_path, monkeyp
     assert len(set(own.tolist())) == 3
 
 
-def test_of_the_formulas_tried_for_a_sample_the_one_most_like_its_fingerprint_is_kept(
-    salts, tmp_path, monkeypatch
-):
-    text = CRYSTALS.format(path=salts, more="").replace("new: true", "per_sample: 4")
-    recipe = parse_recipe(text.replace("samples: 3", "samples: 5"))
-    run = RunFolder(tmp_path / "run", recipe)
-    made, propose = [], FittedProposer.sample
-
-    def proposed(self, count, **more):
-        made.append(propose(self, count, **more))
-        return made[-1]
-
-    def sample(self, condition, **more):
-        (all_of_them,) = made
-        order = [k for one in range(5) for k in range(one, len(all_of_them.formulas), 5)]
-        representation = make_representation(load_features(run.features).representation)
-        apart = torch.tensor([1.0 if k % 4 else 0.1 for k in order])  # the first, fifth … are the nearest
-        features = representation(all_of_them.structures[order])
-        return features + apart[:, None] * load_features(run.features).features.std(0)
-
-    monkeypatch.setattr(FittedProposer, "sample", proposed)
-    monkeypatch.setattr(CVAE, "sample", sample)
-    run_recipe(recipe, run.path, until="generate")
-    assert 15 < len(made[0].formulas) <= 20
-    nearest = [next(k for k in range(one, 20, 5) if k % 4 == 0) for one in range(5)]
-    kept = load_dataset(run.proposals("all")).structures
-    assert [formula(one) for one in kept] == [made[0].formulas[k].formula for k in nearest]
-    assert len(load_features(run.generated("all"))) == 5
-
-
 def test_proposals_are_scaled_to_a_volume_that_is_requested(salts, tmp_path, monkeypatch):
     asked = conditions_sampled(monkeypatch)
     recipe = parse_recipe(CRYSTALS.format(path=salts, more=", volume: 21.5"))
@@ -201,6 +169,16 @@ def test_a_report_says_what_clusters_were_built():
     assert _clusters({"element": "Pt", "atoms": [8, 20]}) == "Pt (8–20 atoms)"
     assert _clusters({"element": "Pt", "atoms": 10}) == "Pt10"
     assert _clusters({"formula": "C2H6O"}) == "C2H6O"
+
+
+def test_a_report_says_where_formulas_come_from():
+    asked = {"elements": ["O"], "balanced": True, "n_atoms": [5, 10]}
+    assert _formulas({"formulas": asked}) == (
+        "with O, 5 to 10 atoms, charge-balanced, proposed by substitution from the training structures"
+    )
+    assert _formulas({"formulas": {}}) == "anything, proposed by substitution from the training structures"
+    assert "those of the structures of runs/images" in _formulas({"proposals": "runs/images"})
+    assert _formulas({}) == ""
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from typing import Any
 
 from whorl.conditions import describe_requests
 from whorl.evaluation.results import Results
+from whorl.proposals.formulas import in_words
+from whorl.proposals.settings import ProposalSettings
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.refinement.base import RefinerSettings
 from whorl.representations.settings import RepresentationSettings
@@ -31,6 +33,7 @@ def describe(recipe: Mapping[str, Any], results: Results) -> list[tuple[str, str
     lines = [
         ("Requested", f"{results.property} of {_listed([f'{t:g}' for t in targets])} {results.unit}".strip()),
         ("Conditions", _requested(recipe)),
+        ("Formulas", _formulas(recipe.get("generate") or {})),
         ("Data", _data(recipe, results)),
         ("Representation", _representation(recipe.get("representation") or {})),
         ("Training rows", _sampling(recipe.get("sampling") or {}, results)),
@@ -43,6 +46,15 @@ def describe(recipe: Mapping[str, Any], results: Results) -> list[tuple[str, str
         ("Evaluated by", _evaluated_by(recipe, results)),
     ]
     return [(heading, text) for heading, text in lines if text]
+
+
+def _formulas(generate: Mapping[str, Any]) -> str:
+    if given := generate.get("proposals"):
+        return f"those of the structures of {given}, which the reconstruction begins with"
+    if (settings := generate.get("formulas")) is None:
+        return ""
+    request = ProposalSettings.model_validate(settings)
+    return f"{in_words(request)}, proposed by {request.proposer.kind} from the training structures"
 
 
 def calculator_name(recipe: Mapping[str, Any]) -> str:

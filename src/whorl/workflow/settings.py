@@ -301,14 +301,6 @@ class SelectionSettings(Section):
     """A sample within this distance of the target is a hit, in units of the property."""
 
 
-class FormulaSettings(ProposalSettings):
-    """What each formula must be, the method that proposes them, and how many are tried."""
-
-    per_sample: Count = 1
-    """Formulas tried for each sample. A fingerprint is drawn for each of them, and the one is kept whose
-    structure is the most similar to its fingerprint."""
-
-
 class GenerateSettings(SectionByData):
     """Targets and other requests of generated samples.
 
@@ -330,7 +322,7 @@ class GenerateSettings(SectionByData):
     targets: Annotated[list[float], Field(min_length=1)]
     samples: Count = 10_000
     selection: SelectionSettings | None = None
-    formulas: FormulaSettings | None = None
+    formulas: ProposalSettings | None = None
     proposals: str | None = None
 
     @classmethod

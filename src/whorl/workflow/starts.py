@@ -107,35 +107,28 @@ def starts_of(
     return tuple(structures[places] if places else None for places in found)
 
 
-def usable_starts(
-    data: Dataset, *, target: float, species: Collection[str], monitor: Monitor
-) -> StructureBatch:
-    """Return the structures for a target that samples of features with these elements can begin with.
+def usable_starts(data: Dataset, *, species: Collection[str], monitor: Monitor) -> Dataset:
+    """Return the structures that samples of features of these elements can begin with.
 
-    Structures that state other targets are left out. Those that no sample can begin with are skipped with
-    the reason.
+    The others are skipped with the reason.
 
     Raises:
         InputError: There is none.
     """
     assert data.structures is not None
-    targets, rows = data.properties.get("target"), torch.arange(len(data))
-    if targets is not None and bool((targets == target).any()):
-        rows = rows[targets == target]
-    structures = data.structures[rows].replace(info=())
-    reasons = check_validity(structures, closest=0.0, chemistry=False).reasons()
-    for k, row in enumerate(rows.tolist()):
-        if strange := [symbol for symbol in species_of(structures[k]) if symbol not in species]:
-            reasons[k] = f"has {', '.join(strange)}, which no training structure has"
-        if reasons[k]:
-            monitor.skip(data.ids[row], reasons[k])
-    usable = [k for k, reason in enumerate(reasons) if not reason]
+    reasons = check_validity(data.structures, closest=0.0, chemistry=False).reasons()
+    for row, name in enumerate(data.ids):
+        if strange := [symbol for symbol in species_of(data.structures[row]) if symbol not in species]:
+            reasons[row] = f"has {', '.join(strange)}, which no training structure has"
+        if reasons[row]:
+            monitor.skip(name, reasons[row])
+    usable = [row for row, reason in enumerate(reasons) if not reason]
     if not usable:
         raise InputError(
-            f"none of the {len(rows)} structures given for target {target:g} can be begun with "
-            f"(first: {reasons[0]}). Give others, or let them be decoded as elements of these data."
+            f"none of the {len(data)} structures can begin a sample (first: {reasons[0]}). Give others, or "
+            "have them decoded as elements of these data."
         )
-    return structures[usable]
+    return data.select(usable)
 
 
 def as_templates(starts: Starts) -> StructureBatch | None:

@@ -27,7 +27,6 @@ from whorl.generators import (
 )
 from whorl.memory import require_memory
 from whorl.proposals.settings import FormulaRequest
-from whorl.representations import make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
 from whorl.structures.cells import volume_per_atom, with_volume_per_atom
@@ -52,10 +51,9 @@ from whorl.workflow.starts import file_of_run, read_structures, usable_starts
 
 _REPRESENTATION = "representation"  # key of a model's record: fingerprint of the features it was trained on
 _MANY = 0.05  # share of unlikely samples above which a warning is due; of real structures it is 0.01
-_AT_ONCE = 256  # structures whose features are computed together
 Draw = Callable[[float, torch.Generator], Tensor]
-Propose = Callable[[float], list[StructureBatch]]
-"""Returns for each sample of a target the structures that are tried."""
+Propose = Callable[[float], StructureBatch]
+"""Returns a structure for each sample of a target."""
 
 
 def generate(
@@ -139,7 +137,7 @@ def generate(
             if settings.proposals is None
             else _given(Path(settings.proposals), there, settings, monitor)
         )
-        draw, proposed = _of_proposals(propose, generators, settings, conditions, columns, known)
+        draw, proposed = _of_proposals(propose, generators, settings, conditions, columns)
     progress = monitor.progress("generating")
     drawn = []
     # By risk, or by generator; samples of formulas belong to structures.
@@ -253,7 +251,6 @@ def require_memory_for_samples(settings: GenerateSettings, shape: Sequence[int])
     """
     # As they are drawn, and once more in float64 where they are joined and written; and each has a name.
     rows = settings.samples * len(settings.targets) + (settings.selection.pool if settings.selection else 0)
-    rows += settings.samples * (settings.formulas.per_sample if settings.formulas else 0)
     require_memory(
         rows * (math.prod(shape) * 12 + 200),
         f"generate: {rows:,} samples of {math.prod(shape):,} features",
@@ -348,41 +345,44 @@ def _from_data(
     monitor: Monitor,
 ) -> Propose:
     """Return what proposes structures for a target from those of the data."""
-    formulas, samples = settings.formulas, settings.samples
-    assert formulas is not None
+    assert settings.formulas is not None
+    method = settings.formulas.proposer
     proposer = FittedProposer(
-        structures, labels, settings=formulas.proposer, seed=seed, progress=monitor.progress("formulas")
+        structures, labels, settings=method, seed=seed, progress=monitor.progress("formulas")
     )
 
-    def propose(target: float) -> list[StructureBatch]:
+    def propose(target: float) -> StructureBatch:
         made = proposer.sample(
-            samples * formulas.per_sample,
+            settings.samples,
             target=target,
-            request=formulas,
+            request=settings.formulas,
             tolerance=tolerance,
             seed=derive_seed(seed, "formulas", target),
         )
         found = len(made.formulas)
-        if found < samples:
+        if found < settings.samples:
             monitor.warn(f"target {target:g}: {found} formulas were found, and several samples share one.")
         tell_formulas(made, monitor, f"target {target:g}: ")
-        # The likeliest ones are tried for different samples.
-        return [made.structures[list(range(k, found, samples)) or [k % found]] for k in range(samples)]
+        return made.structures[[k % found for k in range(settings.samples)]]
 
     return propose
 
 
 def _given(path: Path, structures: StructureBatch, settings: GenerateSettings, monitor: Monitor) -> Propose:
     """Return what proposes the structures of a file or a run for a target."""
-    given, species = read_structures(path), species_of(structures)
+    given = usable_starts(read_structures(path), species=species_of(structures), monitor=monitor)
+    assert given.structures is not None
+    usable, targets = given.structures.replace(info=()), given.properties.get("target")
 
-    def propose(target: float) -> list[StructureBatch]:
-        usable = usable_starts(given, target=target, species=species, monitor=monitor)
-        if len(usable) < settings.samples:
+    def propose(target: float) -> StructureBatch:
+        of_target = usable
+        if targets is not None and bool((targets == target).any()):
+            of_target = usable[targets == target]
+        if len(of_target) < settings.samples:
             monitor.warn(
-                f"target {target:g}: {path} gives {len(usable)} structures, so there are as many samples."
+                f"target {target:g}: {path} gives {len(of_target)} structures, so there are as many samples."
             )
-        return list(usable[: settings.samples])
+        return of_target[: settings.samples]
 
     return propose
 
@@ -392,54 +392,33 @@ def _of_proposals(
     generators: Sequence[ConditionalGenerator],
     settings: GenerateSettings,
     conditions: Conditions,
-    columns: Tensor,
-    known: FeatureSet,
+    known: Tensor,
 ) -> tuple[Draw, dict[float, StructureBatch]]:
     """Return samples that are each conditioned on the formula of a structure, and these structures."""
     proposed: dict[float, StructureBatch] = {}
     requested = {name: value for name, value in settings.requested.items() if value is not None}
 
     def draw(target: float, rng: torch.Generator) -> Tensor:
-        tried = propose(target)
-        structures = StructureBatch.concatenate(tried)
+        structures = propose(target)
         if "volume" in requested:
             structures = with_volume_per_atom(structures, requested["volume"])
         rows = torch.cat(
             [
                 conditions.draw(
                     1,
-                    known=columns,
+                    known=known,
                     rng=rng,
                     target=target,
-                    **{**_of_proposal(one, conditions, columns), **requested},
+                    **{**_of_proposal(one, conditions, known), **requested},
                 )
                 for one in structures
             ]
         )
         parts = rows.tensor_split(len(generators))
-        drawn = torch.cat([g.sample(c, rng=rng) for g, c in zip(generators, parts, strict=True) if len(c)])
-        if len(structures) > len(tried):
-            best = _most_similar(drawn, structures, [len(some) for some in tried], known)
-            structures, drawn = structures[best], drawn[best]
         proposed[target] = structures
-        return drawn
+        return torch.cat([g.sample(c, rng=rng) for g, c in zip(generators, parts, strict=True) if len(c)])
 
     return draw, proposed
-
-
-def _most_similar(
-    drawn: Tensor, structures: StructureBatch, tried: Sequence[int], known: FeatureSet
-) -> list[int]:
-    """Return for each sample which of the structures tried is most similar to what was drawn for it."""
-    representation, real = make_representation(known.representation), known.features.flatten(1)
-    with torch.no_grad():
-        own = torch.cat([representation(some).flatten(1) for some in structures.chunks(_AT_ONCE)])
-    apart = (standardized(own, real) - standardized(drawn.flatten(1), real)).square().mean(1)
-    ends = torch.tensor(tried).cumsum(0).tolist()
-    return [
-        end - count + int(some.argmin())
-        for end, count, some in zip(ends, tried, apart.split(list(tried)), strict=True)
-    ]
 
 
 def _of_proposal(structure: StructureBatch, conditions: Conditions, known: Tensor) -> dict[str, Any]:
