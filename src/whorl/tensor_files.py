@@ -49,11 +49,16 @@ def write_tensors(
     """
     from safetensors.torch import save_file
 
-    # Clones, since safetensors refuses tensors that share memory.
-    own = {
-        name: values.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, values in tensors.items()
-    }
+    own: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, values in tensors.items():
+        values = values.detach().cpu().contiguous()
+        memory = values.untyped_storage()
+        # safetensors refuses tensors that share memory; large ones are not copied without need.
+        if memory.data_ptr() in written or memory.nbytes() != values.nbytes:
+            values = values.clone()
+        own[name] = values
+        written.add(values.untyped_storage().data_ptr())
     text = json.dumps(header, default=str)
     sealed = json.dumps({**json.loads(text), _CHECKSUM: tensors_hash(own, text)})
     with atomic_path(path) as temporary:

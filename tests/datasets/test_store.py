@@ -429,3 +429,11 @@ def test_no_info_breaks_an_export(tmp_path_factory, info):
     for key, value in back.info.items():
         if isinstance(info.get(key), str) and key != "id":
             assert value == info[key]
+
+
+def test_all_rows_of_features_in_their_order_are_not_copied():
+    made = FeatureSet(
+        features=torch.rand(4, 3), representation={}, fingerprint="x", properties={}, ids=tuple("abcd")
+    )
+    assert made.select(torch.arange(4)) is made and made.select(torch.ones(4, dtype=torch.bool)) is made
+    assert made.select([0, 1, 2]).ids == ("a", "b", "c") and made.select([3, 2, 1, 0]).ids == tuple("dcba")

@@ -254,8 +254,13 @@ class FeatureSet:
         return f"FeatureSet({'; '.join(parts)})"
 
     def select(self, index: Index) -> FeatureSet:
-        """Return the chosen rows, in the order asked for; ``index`` as for a :class:`StructureBatch`."""
+        """Return the chosen rows, in the order asked for; ``index`` as for a :class:`StructureBatch`.
+
+        All rows in their order are not copied.
+        """
         rows = _rows_of(self, index)
+        if torch.equal(rows, torch.arange(len(self))):
+            return self
         return dataclasses.replace(
             self,
             features=self.features[rows.to(self.features.device)],

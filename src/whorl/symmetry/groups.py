@@ -74,33 +74,37 @@ class Group:
         Those of a free cell, of the symmetric strains that do, follow.
         """
         n = len(fractional)
-        turns = np.einsum("xi,gij,jy->gxy", cell.T, self.rotations, np.linalg.inv(cell.T))
+        turns = cell.T @ self.rotations @ np.linalg.inv(cell.T)
+        shifts = self.translations / GRID
+        operations = np.arange(len(self))
         head = np.full(n, -1)
-        motions = []
+        operation = np.zeros(n, dtype=np.int64)  # one that takes the first atom of the orbit to each
+        stays = np.zeros((n, 3, 3))
         for first in range(n):
             if head[first] >= 0:
                 continue
-            images = self.rotations @ fractional[first] + self.translations / GRID
+            images = self.rotations @ fractional[first] + shifts
             gaps = np.abs(self.wrapped(images[:, None] - fractional)).max(2)
             there = gaps.argmin(1)
-            if gaps.min(1).max() > 0.02 or (head[there] >= 0).any():
+            if gaps[operations, there].max() > 0.02 or (head[there] >= 0).any():
                 return None
             head[there] = first
+            operation[there] = operations
             # What leaves the first atom in place leaves its displacement as it is.
-            stays = turns[there == first].mean(0)
-            values, axes = np.linalg.eigh((stays + stays.T) / 2)
-            axes = axes[:, values > 0.5]
-            atoms, operation = np.unique(there, return_index=True)
-            motion = np.zeros((n, 3, axes.shape[1]))
-            motion[atoms] = turns[operation] @ axes / np.sqrt(len(atoms))
-            motions.append(motion)
-        atoms_move = np.concatenate(motions, 2)
+            stays[first] = turns[there == first].mean(0)
+        size = np.bincount(head, minlength=n)
+        heads = np.flatnonzero(size)
+        values, axes = np.linalg.eigh((stays[heads] + stays[heads].swapaxes(1, 2)) / 2)
+        which, axis = np.nonzero(values > 0.5)
+        directions = axes[which, :, axis] / np.sqrt(size[heads[which], None])
+        moves = head[:, None] == heads[which]
+        atoms_move = np.where(moves[:, None], turns[operation] @ directions.T, 0.0)
         strains = _invariant_strains(turns) if free_cell else np.zeros((3, 3, 0))
-        width = (atoms_move.shape[2], strains.shape[2])
+        still, unstrained = np.zeros((n, 3, strains.shape[2])), np.zeros((3, 3, atoms_move.shape[2]))
         return SymmetryCoordinates(
             head=torch.from_numpy(head)[None],
-            atoms=torch.from_numpy(np.pad(atoms_move, ((0, 0), (0, 0), (0, width[1]))))[None],
-            strain=torch.from_numpy(np.pad(strains, ((0, 0), (0, 0), (width[0], 0))))[None],
+            atoms=torch.from_numpy(np.concatenate([atoms_move, still], 2))[None],
+            strain=torch.from_numpy(np.concatenate([unstrained, strains], 2))[None],
         )
 
 

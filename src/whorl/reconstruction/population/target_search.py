@@ -267,6 +267,8 @@ class TargetSearch:
                 yield from zip(*moved, [None] * len(some), made, strict=True)
         draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=self.rng)))
         numbers = self.atoms.numbers.cpu().numpy()
+        symmetric_ones: list[Tensor] = []
+        made_by: list[tuple[int, Group | None, str]] = []
         chances = np.array(list(SYMMETRIC_MOVES.values()))
         for p in parents[~plain].tolist():
             cell, group = self.frame(self.cells[p]), self.groups[p]
@@ -284,9 +286,13 @@ class TargetSearch:
                 found = fractional
             elif found is None:
                 found, group = draw.random(fractional.shape), None
-            positions = torch.from_numpy(found @ cell).to(self.positions)
-            apart = push_apart(positions[None], self.cells[p][None], self.atoms)[0]
-            yield apart, self.cells[p], group, (p, name)
+            symmetric_ones.append(torch.from_numpy(found @ cell).to(self.positions))
+            made_by.append((p, group, name))
+        if symmetric_ones:
+            cells = self.cells[[p for p, _, _ in made_by]]
+            apart = push_apart(torch.stack(symmetric_ones), cells, self.atoms)
+            for positions, cell_of, (p, group, name) in zip(apart, cells, made_by, strict=True):
+                yield positions, cell_of, group, (p, name)
 
     def frame(self, cell: Tensor) -> Float[np.ndarray, "3 3"]:
         """Return the vectors in which groups count: those of a crystal, else 1 Å along x, y and z."""

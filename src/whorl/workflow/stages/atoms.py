@@ -151,26 +151,25 @@ def read_labelled(labelled: Labelled) -> Reference:
     if labelled.features is None:
         data = load_dataset(labelled.dataset)
         name = only_property(data, labelled.property)
+        data = data.select(data.properties[name].isfinite())
         values = data.properties[name]
         features = values.new_zeros(len(data), 0)
     else:
         real = load_features(labelled.features)
         rows = torch.arange(len(real)) if labelled.rows is None else read_rows(labelled.rows)["rows"]
-        real = real.select(rows)
         name = property_name(real, labelled.property)
-        values, features = labels_of(real, name).double(), real.features.flatten(1).double()
+        real = real.select(rows[labels_of(real, name)[rows].isfinite()])
+        values, features = labels_of(real, name), real.features.flatten(1).double()
         data = entries_of(real.ids, labelled.dataset)
-    usable = torch.nonzero(values.isfinite()).flatten()
-    data = data.select(usable)
     return Reference(
         name=name,
         unit="",
-        properties=values[usable].double(),
-        features=features[usable],
+        properties=values.double(),
+        features=features,
         structures=data.structures,
         forces=data.forces,
         stresses=data.stresses,
-        training_rows=torch.arange(len(usable)),
+        training_rows=torch.arange(len(values)),
     )
 
 

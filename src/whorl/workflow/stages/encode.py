@@ -86,8 +86,10 @@ def encode(dataset: Path, *, settings: RepresentationSettings, output: Path, mon
         key=made_from,
         progress=progress,
     )
+    features = torch.cat([part.tensors["features"] for part in parts])
+    del parts
     made = FeatureSet(
-        features=torch.cat([part.tensors["features"] for part in parts]),
+        features=features,
         representation=representation.config(),
         fingerprint=representation.fingerprint,
         properties={name: values[good] for name, values in data.properties.items()},
