@@ -192,11 +192,11 @@ def _in_words(
     """
     findings = [_Finding(details, model, data) for details in error.errors()]
     # Of a choice between types (a list or 'all'), pydantic reports every branch: the deepest fits best.
+    within = {f.path[:depth] for f in findings if f.in_union for depth in range(len(f.path))}
     best: dict[KeyPath, _Finding] = {}
     for finding in findings:
-        key = finding.path[:2] if finding.in_union else finding.path
-        if key not in best or len(finding.path) > len(best[key].path):
-            best[key] = finding
+        if not (finding.in_union and finding.path in within):
+            best.setdefault(finding.path, finding)
     mistakes = sorted(best.values(), key=lambda finding: (lines.get(finding.path, 0), dotted(finding.path)))
     sentences = []
     for mistake in mistakes[:_MOST_MISTAKES]:

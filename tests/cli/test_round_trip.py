@@ -157,6 +157,11 @@ def test_rows_make_the_round_trip_without_a_search(whorl, tmp_path):
     for option in (("--budget-seconds", 3), ("--batch-size", 2), ("--free-cell",)):
         said = whorl(*command, "rows", *option)
         assert said.code == 2 and "closed-form inverse" in said.err
+    ase.io.write(tmp_path / "b.xyz", molecule("C6H6"))  # an antiprism has the same rows
+    said = whorl(
+        "invert", tmp_path / "b.xyz", "--round-trip", "-o", tmp_path / "b", "--representation", "rows"
+    )
+    assert "Use another representation (--representation)." in said.err and "pooling" not in said.err
     (tmp_path / "r.yaml").write_text("kind: rows\nwidth: 1.0\n", encoding="utf-8")
     said = whorl(*command, tmp_path / "r.yaml")
     assert said.code == 1 and "too coarse" in said.err
@@ -278,3 +283,16 @@ def test_a_free_composition_is_forgotten_and_found(whorl, tmp_path):
 def test_elements_without_a_free_composition_are_refused(whorl, structures, tmp_path):
     said = whorl("invert", structures, "--round-trip", "--elements", "Cu,Au", "-o", tmp_path / "o")
     assert said.code == 2 and "belongs to composition: free" in said.err
+
+
+def test_rows_without_their_structures_are_decoded_in_closed_form(whorl, tmp_path):
+    ase.io.write(tmp_path / "a.extxyz", [molecule("H2O"), molecule("CH4")])
+    data, features, found = (tmp_path / f"{name}.safetensors" for name in ("data", "features", "found"))
+    assert whorl("data", "read", tmp_path / "a.extxyz", "-o", data).code == 0
+    assert whorl("encode", data, "--kind", "rows", "-o", features).code == 0
+    said = whorl("invert", features, "-o", found)
+    assert said.code == 1 and "--solver closed_form" in said.err
+    said = whorl("invert", features, "--solver", "closed_form", "-o", found)
+    assert said.code == 0, said.err
+    formulas = [atoms.get_chemical_formula() for atoms in ase.io.read(tmp_path / "found.extxyz", ":")]
+    assert sorted(formulas) == ["CH4", "H2O"]

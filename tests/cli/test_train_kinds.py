@@ -5,7 +5,7 @@ import torch
 from ase.build import bulk
 from ase.io import write
 
-from whorl.datasets import FeatureSet, load_features, save_features
+from whorl.datasets import FeatureSet, load_dataset, load_features, save_dataset, save_features
 from whorl.generators import load_model
 
 
@@ -76,6 +76,16 @@ def test_learned_channels_of_elements_are_settings_of_features(whorl, tmp_path, 
     settings = load_features(made).representation
     assert set(settings["embedding"]) == set(names) and settings["n_max"] == 2
     assert [len(row) for row in settings["embedding"].values()] == [3] * 4
-    said = whorl("train", "embedding", data, "--kind", "rows", "-o", table)
-    assert said.code == 2 or said.code == 1
-    assert "embedding" in said.err
+    said = whorl("encode", data, "--settings", table, "--kind", "ace", "-o", made)
+    assert said.code == 2 and "--kind" in said.err and "--settings" in said.err
+    for option, words in (
+        (("--kind", "rows"), "rows, which has no embedding"),
+        (("--option", "embedding=2"), "--channels"),
+    ):
+        said = whorl("train", "embedding", data, *option, "-o", table)
+        assert said.code == 2 and words in said.err
+    unlabelled = load_dataset(data)
+    unlabelled.properties["y"][3] = torch.nan
+    save_dataset(unlabelled, data)
+    said = whorl("train", "embedding", data, "-o", table)
+    assert said.code == 3 and "its y is not finite" in said.err

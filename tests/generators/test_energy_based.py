@@ -156,3 +156,5 @@ def test_senseless_settings_are_refused():
         EnergyBased(shape=(3,), smallest_noise=1.5)
     with pytest.raises(InputError, match="levels"):
         EnergyBased(shape=(3,), levels=1)
+    with pytest.raises(InputError, match="smallest_noise below largest_noise"):
+        EnergyBased(shape=(3,), largest_noise=0.01)

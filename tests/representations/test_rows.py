@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.cluster import Icosahedron, Octahedron
 
 from whorl.errors import InputError
@@ -135,6 +135,11 @@ def test_functions_that_are_too_coarse_are_refused_with_the_width_that_is_needed
         made_for(atoms, width=0.8)
     rows = Rows(species=["Pt"], max_atoms=20, shortest=2.0, cutoff=9.0, width=0.8)
     assert "too coarse" in rows.decode(rows(from_ase(atoms))).skipped[0]
+
+
+def test_crystals_are_not_said_to_need_narrower_functions():
+    with pytest.raises(InputError, match="structure 0 is periodic"):
+        made_for(bulk("Si", cubic=True).repeat(3))
 
 
 def test_what_cannot_be_encoded_or_decoded_is_named():

@@ -87,6 +87,8 @@ def test_what_cannot_be_learned_from_is_refused():
     structures, values = pairs(60)
     with pytest.raises(InputError, match=r"got 49 structures .* expected at least 50"):
         learned_embedding(structures[:49], values[:49], seed=0)
+    with pytest.raises(InputError, match=r"value 2\.5 for every structure"):
+        learned_embedding(structures, torch.full((60,), 2.5), seed=0)
     values[3] = float("nan")
     with pytest.raises(InputError, match="59 finite values"):
         learned_embedding(structures, values, seed=0)

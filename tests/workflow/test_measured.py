@@ -83,6 +83,33 @@ def test_a_file_without_header_is_doubted(tmp_path):
     assert any("radiation" in doubt for doubt in measured.doubts)
 
 
+@pytest.mark.parametrize("stated", ["200", "20.0 1/A"])
+def test_a_qmax_that_is_no_number_of_reciprocal_angstrom_is_doubted(tmp_path, stated):
+    path = write(tmp_path / "a.gr", bulk("Cu"))
+    path.write_text(path.read_text().replace("qmax = 20.0", f"qmax = {stated}"))
+    measured = read_gr(path)
+    assert measured.q_max is None
+    assert any(f"qmax '{stated}'" in doubt for doubt in measured.doubts)
+
+
+def test_a_curve_that_begins_late_is_used_from_there(tmp_path):
+    path = write(tmp_path / "a.gr", bulk("Cu"))
+    header, rows = path.read_text().split("G\n")
+    path.write_text(header + "G\n" + "\n".join(rows.splitlines()[43:]) + "\n")  # from 2.25 Å
+    options = {
+        "formula": "Cu",
+        "cell": (2.55, 2.55, 2.55, 60.0, 60.0, 60.0),
+        "output": tmp_path / "out",
+        "monitor": Monitor(),
+        "budget_evaluations": 5,
+    }
+    fit = invert_measured(path, **options)
+    assert fit.representation.config()["r_min"] == 2.3 and fit.r_w < 0.2
+    early = settings_from(RepresentationSettings, {"kind": "pdf", "r_min": 1.0}, source="test")
+    with pytest.raises(InputError, match=r"from 2\.25 to .* larger r_min"):
+        invert_measured(path, **options, settings=early)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -167,6 +194,13 @@ def test_a_formula_that_does_not_fit_is_said(tmp_path):
     assert any("states the composition Ni" in doubt for _, doubt in monitor.doubts)
     assert any("Å³ per atom" in warning for warning in monitor.warnings)
     assert any("R_w" in warning for warning in monitor.warnings)
+
+
+def test_a_cell_too_small_for_its_atoms_is_refused(tmp_path):
+    path = write(tmp_path / "a.gr", bulk("Cu"))
+    cell = (3.6, 3.6, 3.6, 90.0, 90.0, 90.0)
+    with pytest.raises(InputError, match=r"Cu40 .* 1\.2 Å³ per atom.*usual are 5 to 60"):
+        invert_measured(path, formula="Cu40", cell=cell, output=tmp_path / "out", monitor=Monitor())
 
 
 def test_a_refinement_finds_width_cell_and_symmetry():

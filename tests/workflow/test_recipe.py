@@ -68,6 +68,10 @@ def test_misspelt_key_deep_inside_lists_the_keys_of_that_section():
         ("sampling: {sizes: [300, x]}", "sampling.sizes[1]: got 'x', expected a whole number."),
         ("sampling: {sizes: most}", "sampling.sizes: got 'most', expected a list of whole numbers such as"),
         ("sampling: {sizes: [300, 300]}", "sampling.sizes: got [300, 300], expected different sizes."),
+        (
+            "representation: {kind: soap, embedding: {Cu: [1, .nan]}}",
+            "line 5: representation.embedding.Cu[1]: got nan, expected a finite number.",
+        ),
         ("sampling: {split: 1.5}", "sampling.split: got 1.5, expected a number below 1."),
         ("seed: true_", "seed: got 'true_', expected a whole number."),
         ("evaluate: {tolerance: .nan}", "evaluate.tolerance: got nan, expected a finite number."),

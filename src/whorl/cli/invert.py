@@ -92,7 +92,10 @@ def invert(
     ] = None,
     solver: Annotated[
         str | None,
-        typer.Option(help="population, or algorithm1 (Fung et al. 2022).", show_default="population"),
+        typer.Option(
+            help="population, algorithm1 (Fung et al. 2022), or for generated rows closed_form.",
+            show_default="population",
+        ),
     ] = None,
     dataset: Annotated[
         Path | None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from whorl.axes import CONDITIONS, GENERATORS, REPRESENTATIONS, SURROGATES
-from whorl.cli.app import CommandTable, app
+from whorl.cli.app import CommandTable, app, given_options
 from whorl.cli.console import monitored, out
 from whorl.cli.options import ExecutorName, Seed, given, options_from
 from whorl.cli.settings_options import given_settings, settings_command
@@ -82,6 +82,10 @@ def encode(
 
     check_output(output, dataset)
     if settings is not None:
+        if wrong := [
+            name for name in ("kind", "preset", "species", "images", "option") if name in given_options()
+        ]:
+            raise typer.BadParameter("is in the file of --settings already.", param_hint=f"--{wrong[0]}")
         representation = read_section(RepresentationSettings, settings, "representation")
     else:
         named = given(locals(), ("kind", "preset", "species", "images"))

@@ -14,6 +14,7 @@ from whorl.datasets.entries import read_text
 from whorl.errors import InputError, shortened
 
 _FEWEST = 20  # points
+_LARGEST_Q = 100.0  # 1/Å; no instrument measures that far, so larger numbers have another unit
 _SETTING = re.compile(r"^[#\s]*(\w+)\s*=\s*(.*?)\s*$")
 
 
@@ -43,10 +44,15 @@ class MeasuredPDF:
         Raises:
             InputError: Some are beyond the measured range.
         """
-        if r[0] < self.r[0] - 1e-6 or r[-1] > self.r[-1] + 1e-6:
+        span = (
+            f"G(r) is measured from {self.r[0]:g} to {self.r[-1]:g} Å, but needed from {r[0]:g} to "
+            f"{r[-1]:g} Å"
+        )
+        if r[0] < self.r[0] - 1e-6:
+            raise InputError(f"{span}. Choose a larger r_min in a file of settings (--representation).")
+        if r[-1] > self.r[-1] + 1e-6:
             raise InputError(
-                f"G(r) is measured from {self.r[0]:g} to {self.r[-1]:g} Å, but needed from {r[0]:g} to "
-                f"{r[-1]:g} Å (beyond r_max by four times the widest broadening). Choose a smaller r_max, or "
+                f"{span} (beyond r_max by four times the widest broadening). Choose a smaller r_max, or "
                 "less broadening, in a file of settings (--representation); or, if its distances are in nm, "
                 "multiply them by 10 and G by 0.01."
             )
@@ -84,7 +90,12 @@ def read_gr(path: Path) -> MeasuredPDF:
     }
     q_max = _number(stated.get("qmax"))
     if q_max is None:
-        doubts.append("states no qmax, so no termination ripples are computed (setting q_max of a pdf)")
+        problem = (
+            f"has the qmax '{shortened(stated['qmax'], 20)}', expected a number of 1/Å up to {_LARGEST_Q:g}"
+            if stated.get("qmax")
+            else "states no qmax"
+        )
+        doubts.append(f"{problem}, so no termination ripples are computed (setting q_max of a pdf)")
     mode = (stated.get("mode") or stated.get("stype") or "").lower()
     if mode and mode[0] not in "xn":
         doubts.append(f"has the mode '{shortened(mode, 20)}', expected xray or neutron")
@@ -132,7 +143,7 @@ def _number(text: str | None) -> float | None:
         value = float(text or "")
     except ValueError:
         return None
-    return value if 1.0 < value < 200.0 else None
+    return value if 1.0 < value <= _LARGEST_Q else None
 
 
 def _check(path: Path, r: Float[np.ndarray, "n"]) -> None:

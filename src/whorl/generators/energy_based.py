@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from whorl.generators.base import positive
@@ -73,6 +73,15 @@ class EnergyBased(GuidedGenerator):
         """Steps of Langevin dynamics at each level."""
         step_size: Share = 0.2
         """Step size r."""
+
+        @model_validator(mode="after")
+        def _goes_down(self) -> EnergyBased.Settings:
+            if self.smallest_noise >= self.largest_noise:
+                raise ValueError(
+                    f"got smallest_noise {self.smallest_noise:g} and largest_noise {self.largest_noise:g}, "
+                    "expected smallest_noise below largest_noise"
+                )
+            return self
 
     settings: Any
     of_sets = False

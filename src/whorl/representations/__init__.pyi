@@ -12,6 +12,7 @@ from .crystens_decoding import DecodedCrystals, Measures
 from .cutoffs import Cutoff
 from .fchl19 import FCHL19
 from .mbtr import MBTR
+from .pdf import PDF
 from .rows import Rows
 from .settings import RepresentationSettings
 from .soap import SOAP
@@ -21,6 +22,7 @@ __all__ = [
     "ACSF",
     "FCHL19",
     "MBTR",
+    "PDF",
     "SOAP",
     "CrysTens",
     "Cutoff",

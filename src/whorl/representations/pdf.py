@@ -290,6 +290,9 @@ class PDF(Representation):
 
     def _raw(self, structures: StructureBatch) -> Float[Tensor, "B G"]:
         """Return G(r) on the grid, before what the measurement makes of it."""
+        return torch.cat([self._peaks_on_grid(structures[some]) for some in self._parts(structures)])
+
+    def _peaks_on_grid(self, structures: StructureBatch) -> Float[Tensor, "B G"]:
         first, _, _, r, weight = self._pairs(structures)
         place, _, height = self._peaks(r, self._widths(r)[0])
         row = structures.structure_index[first]

@@ -107,9 +107,7 @@ class Rows(SpeciesRepresentation, InvertibleRepresentation):
                 fitted["max_atoms"] = shape[0]
             options |= {name: fitted[name] for name, value in options.items() if value == "auto"}
             made = Rows(**options)
-            apart = (
-                [] if structures is None else [_apart(one) for one in structures if len(one.positions) > 1]
-            )
+            apart = [one for one in _clusters(structures) if len(one) > 1]
             limit = _COARSEST * _spacing(apart, made.cutoff)
             if apart and made.width > limit:
                 raise InputError(
@@ -311,7 +309,7 @@ class Rows(SpeciesRepresentation, InvertibleRepresentation):
 def _fitted(structures: StructureBatch | None) -> dict[str, Any]:
     """Return the arguments that suit structures; without any, those of a cluster of ten atoms."""
     fitted = {"max_atoms": 10, "shortest": 2.0, "cutoff": 8.0, "width": 0.1}
-    apart = [] if structures is None else [_apart(one) for one in structures if not bool(one.pbc.any())]
+    apart = _clusters(structures)
     if not apart:
         return fitted
     fitted["max_atoms"] = max(len(one) for one in apart)
@@ -321,6 +319,11 @@ def _fitted(structures: StructureBatch | None) -> dict[str, Any]:
         fitted["cutoff"] = max(float(one.max()) for one in apart)
         fitted["width"] = min(_WIDEST, _FINE * _spacing(apart, fitted["cutoff"]))
     return fitted
+
+
+def _clusters(structures: StructureBatch | None) -> list[Float[Tensor, "n n"]]:
+    """Return the distances of the atoms of each structure that is not periodic."""
+    return [] if structures is None else [_apart(one) for one in structures if not bool(one.pbc.any())]
 
 
 def _apart(structure: StructureBatch) -> Float[Tensor, "n n"]:

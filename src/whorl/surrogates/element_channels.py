@@ -62,8 +62,8 @@ def learned_embedding(
         progress: Called with (epochs done, epochs in all).
 
     Raises:
-        InputError: Too few structures, values that are not finite, fewer than two elements, or an element
-            without fixed descriptors.
+        InputError: Too few structures, values that are not finite or all equal, fewer than two
+            elements, or an element without fixed descriptors.
     """
     batch = as_batch(structures)
     values = values.double().flatten()
@@ -76,6 +76,11 @@ def learned_embedding(
     if len(species) < 2:
         raise InputError(
             f"learned embedding: got structures of {', '.join(species)} alone, expected two elements."
+        )
+    if not float(values.std()) > 1e-12 * float(values.abs().max()):
+        raise InputError(
+            f"learned embedding: got the value {float(values[0]):g} for every structure, expected a property "
+            "that varies."
         )
     start = embedding_table(species, channels)
     with torch.random.fork_rng([]):

@@ -38,6 +38,7 @@ SEARCHES = 3
 GOOD = 0.25
 """R_w above which a structure is doubted."""
 _USUAL = (5.0, 60.0)  # Å³ per atom
+_DENSEST = 2.0  # Å³ per atom
 
 
 @one_at_a_time
@@ -80,7 +81,7 @@ def invert_measured(
     options: dict[str, Any] = {
         "q_max": measured.q_max,
         "scattering": measured.scattering,
-        "r_min": _no_pairs_below(template),
+        "r_min": max(_no_pairs_below(template), math.ceil(10 * measured.r[0] - 1e-6) / 10),
     }
     if settings is not None:
         options |= {name: settings.options()[name] for name in settings.model_fields_set}
@@ -152,6 +153,11 @@ def _template(path: Path, measured: MeasuredPDF, formula: str, cell: Any, monito
         return template
     vectors = read_cell(cell).to(template.positions)[None]
     each = float(volumes(vectors)[0]) / len(template.positions)
+    if each < _DENSEST:
+        raise InputError(
+            f"{formula} in this cell has {each:.1f} Å³ per atom, which no matter has; usual are "
+            f"{_USUAL[0]:g} to {_USUAL[1]:g}. Give all atoms of the cell in --formula, and the cell in Å."
+        )
     if not _USUAL[0] <= each <= _USUAL[1]:
         monitor.warn(
             f"{formula} in this cell has {each:.1f} Å³ per atom, usual are {_USUAL[0]:g} to {_USUAL[1]:g}: "

@@ -450,6 +450,8 @@ def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: 
         text = "Another structure has the same fingerprint, which therefore does not determine the structure"
         if twin:
             return f"{text}; the original is among the alternatives (alternatives.extxyz)."
+        if settings.closed_form:
+            return f"{text}. Use another representation (--representation)."
         pools = "" if settings.pooling else ", or other pooling (--pooling mean,std)"
         return (
             f"{text}. Use a representation with more functions or a longer cutoff (--representation){pools}."
@@ -467,7 +469,8 @@ def _advice(status: str, recovered: bool, *, twin: bool, others: int, settings: 
 def _more(settings: RoundTripSettings) -> str:
     if settings.closed_form:
         return (
-            "Use narrower functions (a --representation file with a width), or other features and a search."
+            "Use narrower functions or a longer cutoff (a --representation file with width, cutoff), or "
+            "other features and a search."
         )
     if not settings.reconstructor.stops_by_the_clock:
         more = settings.reconstructor.more

@@ -32,6 +32,7 @@ from whorl.evaluation.validity import Validity, check_validity
 from whorl.files import contents_hash, provenance, write_json, write_text
 from whorl.locks import one_at_a_time
 from whorl.reconstruction.base import Reconstruction, ReconstructionContext, Reconstructor
+from whorl.reconstruction.closed_form import ClosedForm
 from whorl.reconstruction.objective import whitening_weights
 from whorl.reconstruction.population.reconstructor import SIMILAR
 from whorl.reconstruction.settings import FREE, ReconstructorSettings, SearchSettings
@@ -166,6 +167,11 @@ def reconstruct(
         )
     if reason := reconstructor.why_not(type(representation)):
         raise InputError(f"{generated}: features of {reason}.")
+    if searches and not ClosedForm.why_not(type(representation)):
+        monitor.warn(
+            f"{representation.kind} has a closed-form inverse, which needs no search, composition or cell: "
+            "--solver closed_form."
+        )
     every = frozenset(samples.ids)
     samples = _of_each_target(samples, settings.wanted, ranges)
     if not len(samples):

@@ -16,7 +16,7 @@ from torch import Tensor
 from whorl.conditions import Conditions
 from whorl.datasets import FeatureSet, load_dataset, load_features, split
 from whorl.datasets.store import labels_of, property_name, structures_of_features
-from whorl.errors import InputError
+from whorl.errors import InputError, UsageError
 from whorl.files import write_text
 from whorl.generators import (
     GeneratorSettings,
@@ -174,7 +174,7 @@ def learn_embedding(
     """Learn channels of the elements from a property of a data set, and write a representation section.
 
     Args:
-        dataset: The labelled structures; those whose property is not finite are left out.
+        dataset: The labelled structures; those whose property is not finite are skipped.
         property: Its name; None for the only one.
         settings: The section, without ``embedding``.
         channels: Number of channels.
@@ -189,12 +189,23 @@ def learn_embedding(
     from whorl.surrogates import learned_embedding
 
     check_output(output, dataset, suffix=".yaml")
+    kind = RepresentationSettings.of_kind(settings)
+    if "embedding" not in kind.model_fields:
+        raise UsageError(
+            f"whorl train embedding: got the kind {kind.method.kind}, which has no embedding of elements, "
+            "expected acsf, soap, ace or fchl19."
+        )
+    if "embedding" in settings:
+        raise UsageError("whorl train embedding: embedding is what is learned. Give --channels.")
     settings_from(RepresentationSettings, {**settings, "embedding": channels}, source="whorl train embedding")
     data = load_dataset(dataset)
     if data.structures is None:
         raise InputError(f"{dataset}: has features alone, expected structures to learn elements from.")
     name = only_property(data, property)
-    usable = torch.nonzero(data.properties[name].isfinite()).flatten()
+    finite = data.properties[name].isfinite()
+    for row in torch.nonzero(~finite).flatten().tolist():
+        monitor.skip(data.ids[row], f"its {name} is not finite")
+    usable = torch.nonzero(finite).flatten()
     table = learned_embedding(
         data.structures[usable.tolist()],
         data.properties[name][usable],
