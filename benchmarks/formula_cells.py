@@ -4,9 +4,9 @@
     python -m benchmarks.formula_cells --quick
 
 Crystals of the file are divided in halves at random, by reduced formula: no formula is in both. A
-:class:`CellModel` of the first half predicts space group and volume of crystals of the other half, those with
-a structure of the same numbers of atoms in the first half apart from those without. Compared are the
-commonest groups of crystals with as many atoms, and volumes as sums of those of atoms.
+:class:`CellModel` of the first half predicts space group and volume of crystals of the other half. Compared
+are the commonest groups of crystals with as many atoms, and volumes as sums of those of atoms. Then they are
+divided by the ratio of the numbers of atoms, so that no crystal of the other half has a parent in the first.
 
 With ``--searches``, crystals of 2–8 atoms and two or three elements of the other half are then searched for
 by their fingerprints, formula known and cell not: from random cells, from predicted cells too, and from these
@@ -16,6 +16,7 @@ with their space groups. A crystal is solved where the primitive cells agree wit
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import time
 from collections import Counter, defaultdict
@@ -48,22 +49,34 @@ def read(path: Path | None) -> StructureBatch:
         return from_ase(
             [bulk(a + x, "rocksalt", 4.5 + 0.1 * k) for k, (a, x) in enumerate(pairs)]
             + [bulk(a + x, "cesiumchloride", 3.0 + 0.1 * k) for k, (a, x) in enumerate(pairs)]
+            + [bulk(a + x + x, "fluorite", 5.0 + 0.1 * k) for k, (a, x) in enumerate(pairs)]
         )
     structures = read_dataset(path, property=None).structures
     assert structures is not None
     return structures
 
 
-def halves(structures: StructureBatch, seed: int) -> tuple[list[int], list[int]]:
-    """Return rows of two halves of the reduced formulas; of the second one row of each formula."""
-    rows: defaultdict[str, list[int]] = defaultdict(list)
-    for k, one in enumerate(structures):
-        rows[formula_of(one)].append(k)
-    names = sorted(rows)
+def halves(structures: StructureBatch, keys: list[object], seed: int) -> tuple[list[int], list[int]]:
+    """Return rows of two halves of the keys; of the second one row of each formula."""
+    formulas = [formula_of(one) for one in structures]
+    rows: defaultdict[object, list[int]] = defaultdict(list)
+    for k, key in enumerate(keys):
+        rows[key].append(k)
+    names = sorted(rows, key=repr)
     rng = random.Random(seed)
     rng.shuffle(names)
     half = len(names) // 2
-    return [k for name in names[:half] for k in rows[name]], [rng.choice(rows[name]) for name in names[half:]]
+    others = [k for name in names[half:] for k in rows[name]]
+    rng.shuffle(others)
+    first = {formulas[k]: k for k in others}
+    return [k for name in names[:half] for k in rows[name]], list(first.values())
+
+
+def ratios(structures: StructureBatch) -> list[object]:
+    """Return the ratio of the numbers of atoms of each, such as (1, 1, 3)."""
+    counts = element_counts(structures).long()
+    some = [sorted(row[row > 0].tolist()) for row in counts]
+    return [tuple(n // math.gcd(*one) for n in one) for one in some]
 
 
 def predicted(model: CellModel, known: StructureBatch, others: StructureBatch) -> None:
@@ -72,7 +85,6 @@ def predicted(model: CellModel, known: StructureBatch, others: StructureBatch) -
     common: defaultdict[int, Counter[int]] = defaultdict(Counter)
     for n, group in zip(known.n_atoms.tolist(), groups.tolist(), strict=True):
         common[n][group] += 1
-    kinds = {tuple(sorted(one[one > 0].tolist())) for one in element_counts(known)}
     rows = []
     sums = element_counts(others) @ atomic_volumes(known)
     for one, group, simple in zip(others, known_space_groups(others).tolist(), sums.tolist(), strict=True):
@@ -82,27 +94,18 @@ def predicted(model: CellModel, known: StructureBatch, others: StructureBatch) -
         volume = float(volumes(one.cells))
         rows.append(
             (
-                tuple(sorted(map(float, formula.values()))) in kinds,
                 *(group in guesses[:k] for k in (1, 5)),
                 *(group in frequent[:k] for k in (1, 5)),
                 abs(model.volume(formula) / volume - 1),
                 abs(simple / volume - 1),
             )
         )
-    table = np.array(rows, dtype=float)
-    for name, some in (
-        ("with the numbers of atoms of a known one", table[table[:, 0] == 1]),
-        ("without", table[table[:, 0] == 0]),
-        ("all", table),
-    ):
-        if len(some):
-            mean, volume = some.mean(0), np.median(some[:, 5:], 0)
-            print(
-                f"  {name:42} {len(some):5}: group the first {mean[1]:4.0%}, in five {mean[2]:4.0%} "
-                f"(commonest {mean[3]:4.0%}, {mean[4]:4.0%}); median error of the volume {volume[0]:5.1%} "
-                f"(sum of atoms {volume[1]:5.1%})",
-                flush=True,
-            )
+    mean, volume = np.mean(rows, 0), np.median(rows, 0)
+    print(
+        f"  group the first {mean[0]:.0%}, in five {mean[1]:.0%} (commonest {mean[2]:.0%}, {mean[3]:.0%}); "
+        f"median error of the volume {volume[4]:.1%} (sum of atoms {volume[5]:.1%})",
+        flush=True,
+    )
 
 
 def searched(
@@ -162,13 +165,18 @@ def main() -> None:
         args.structures, args.searches, args.evaluations = None, 1, 300
     structures = read(args.structures)
     structures = structures[torch.nonzero(structures.n_atoms <= args.most_atoms).flatten()]
-    first, other = halves(structures, args.seed)
-    known, others = structures[first], structures[other[: args.formulas]]
-    start = time.process_time()
-    model = CellModel(known)
-    seconds = time.process_time() - start
-    print(f"{len(known):,} crystals known ({seconds:.0f} s CPU), {len(others):,} new formulas")
-    predicted(model, known, others)
+    divisions = {
+        "ratios of numbers of atoms": ratios(structures),
+        "formulas": [formula_of(one) for one in structures],
+    }
+    for name, keys in divisions.items():
+        first, other = halves(structures, keys, args.seed)
+        known, others = structures[first], structures[other[: args.formulas]]
+        start = time.process_time()
+        model = CellModel(known)
+        seconds = time.process_time() - start
+        print(f"new {name}: {len(known):,} crystals known ({seconds:.0f} s CPU), {len(others):,} others")
+        predicted(model, known, others)
     if args.searches:
         searched(model, others, args.searches, args.evaluations, args.seed, args.lattices)
 

@@ -1,6 +1,7 @@
 """Structures of new formulas with a value asked for, by true labels and by an independent model.
 
     python -m benchmarks.formulas data.safetensors --property heat_all --target 0.2 --element O
+    python -m benchmarks.formulas … --model network
     python -m benchmarks.formulas --quick
 
 Half of the structures are for the proposals (`whorl propose`). Some of these are decorations that the other
@@ -23,13 +24,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whorl.axes import PROPOSERS
 from whorl.conditions import satisfied
 from whorl.datasets import load_dataset
 from whorl.evaluation.validity import check_validity
 from whorl.proposals.base import Predict
 from whorl.proposals.decorations import Sites
-from whorl.proposals.settings import FormulaRequest
+from whorl.proposals.settings import FormulaRequest, ProposerSettings
 from whorl.proposals.substitution import Substitution
+from whorl.settings import settings_from
 from whorl.structures import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.surrogates.selection import hit_probability
@@ -76,6 +79,7 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--model", default="substitution", help=f"one of {', '.join(PROPOSERS)}")
     parser.add_argument("--quick", action="store_true", help="a few perovskites, to see that it runs")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -100,7 +104,8 @@ def main() -> None:
         order = torch.randperm(len(structures), generator=torch.Generator().manual_seed(seed))
         own, other = order.tensor_split(2)
         started = time.process_time()
-        proposer = FittedProposer(structures[own], values[own], seed=seed)
+        settings = settings_from(ProposerSettings, {"kind": given.model}, source="--model")
+        proposer = FittedProposer(structures[own], values[own], settings=settings, seed=seed)
         fitted = time.process_time()
         made = proposer.sample(count, target=target, request=request, tolerance=given.tolerance, seed=seed)
         seconds = time.process_time() - fitted
@@ -128,9 +133,11 @@ def main() -> None:
         print(f"  real structures as requested        {hits(real[fits[:count]])}")
         plain = Substitution(real).sample(count, request=request, seed=seed)
         print(f"  substitution without a target       {hits(plain.structures)}")
-        print(f"  substitution with the target        {hits(made.structures)}")
+        print(f"  {given.model + ' with the target':35} {hits(made.structures)}")
         labels = {keys[k]: float(values[k]) for k in other.tolist()}
-        known = [labels[key] for key in decorations(made.structures) if key in labels]
+        # Of a network some may have other numbers of atoms.
+        alike = made.structures[torch.nonzero(made.structures.n_atoms == structures.n_atoms[0]).flatten()]
+        known = [labels[key] for key in decorations(alike) if key in labels]
         true += known
         print(f"    {len(known)} of them have a label in the other half: {share(known)}")
         validity = check_validity(made.structures, chemistry=balanced)

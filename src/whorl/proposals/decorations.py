@@ -34,7 +34,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whorl.proposals.descriptors import standard_descriptors
+from whorl.representations.elements import standard_descriptors
 from whorl.representations.soap import SOAP
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import volumes
