@@ -19,6 +19,7 @@ from whorl.reconstruction import (
     ReconstructorSettings,
     solve,
 )
+from whorl.reconstruction.base import ReconstructionContext
 from whorl.reconstruction.population import reconstructor
 from whorl.representations import ACSF, CrysTens
 from whorl.settings import settings_from
@@ -297,3 +298,41 @@ def test_the_most_similar_structure_of_the_data_is_where_the_search_begins(tmp_p
     assert bool((rmsd(found, originals) < 0.01).all())
     with pytest.raises(InputError, match="no structure of the data has the composition or cell requested"):
         search(composition="Na2Cl2")
+
+
+def test_a_formula_that_does_not_fit_into_the_cell_is_refused_before_the_search(tmp_path, monkeypatch):
+    features_of([salt()], CRYSTAL, tmp_path / "g.safetensors")
+    monkeypatch.setattr(reconstructor, "solve", None)
+    with pytest.raises(
+        InputError, match=r"Na20Cl20 does not fit into a cell of 64 Å³.* 7\.4 times its volume"
+    ):
+        searched(tmp_path, composition="Na20Cl20", cell=[4.0, 4.0, 4.0, 90, 90, 90])
+
+
+def test_of_several_compositions_only_those_that_fit_are_searched(tmp_path):
+    both = features_of([salt(), salt()], CRYSTAL, tmp_path / "g.safetensors")
+    given = [salt(), salt(2.5)]  # starts give composition and cell
+    for name, atoms in zip(("s0", "s1"), given, strict=True):
+        atoms.info["id"] = name
+    context = ReconstructionContext(
+        representation=CRYSTAL, templates=from_ase(given).to(dtype=torch.float64).replace(info=())
+    )
+    method = PopulationSearch(PopulationSearch.Settings(budget_evaluations=20))
+    made = method.reconstruct(CRYSTAL(both), context)
+    assert made.rows.tolist() == [0] and list(made.skipped) == [1]
+    assert "does not fit into a cell of 16 Å³" in made.skipped[1]
+
+
+def test_a_cell_denser_than_any_measured_crystal_is_doubted_with_numbers(tmp_path):
+    features_of([salt()], CRYSTAL, tmp_path / "g.safetensors")
+    notes = Notes()
+    searched(tmp_path, notes, composition="Na4Cl4", cell=[3.8, 3.8, 3.8, 90, 90, 90], budget_evaluations=20)
+    assert any("1.7 times the volume (at most 1.5) for Na4Cl4 in 55 Å³" in said for said in notes.said), (
+        notes.said
+    )
+
+
+def test_elements_that_the_features_do_not_have_are_refused_with_the_most_similar(tmp_path):
+    features_of([salt()], CRYSTAL, tmp_path / "g.safetensors")
+    with pytest.raises(InputError, match=r"contains K, .* made for Na, Cl. The most similar of these is Na"):
+        searched(tmp_path, composition="K4Cl4", cell=[5.64, 5.64, 5.64, 90, 90, 90])

@@ -13,13 +13,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from whorl.errors import InputError
 from whorl.reconstruction.objective import InversionProblem
 from whorl.reconstruction.result import InversionResult
 from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.base import Representation
 from whorl.settings import Method
 from whorl.structures.batch import StructureBatch
+from whorl.structures.composition import filled_fractions, formula_of_all
 from whorl.symmetry.space_groups import Lattices
+
+DENSEST = 1.5
+"""Volume of the atoms' covalent spheres, as a part of the cell's, that no measured crystal exceeds."""
+FULLEST = 2 * DENSEST
+"""The same, above which nothing is searched."""
 
 Progress = Callable[..., None]
 
@@ -199,12 +206,41 @@ class SearchReconstructor(Reconstructor):
     def reconstruct(
         self, features: Float[Tensor, "B *shape"], context: ReconstructionContext
     ) -> Reconstruction:
-        """Search for structures with these features; those that are not finite are skipped."""
-        finite = features.flatten(1).isfinite().all(1)
-        if bool(finite.all()):
+        """Search for structures with these features.
+
+        Features that are not finite are skipped, and compositions whose atoms do not fit into their cells.
+
+        Raises:
+            InputError: Of no composition do the atoms fit.
+        """
+        bad = dict.fromkeys(
+            torch.nonzero(~features.flatten(1).isfinite().all(1)).flatten().tolist(),
+            "has NaN or infinite features",
+        )
+        crowded = _crowded(context)
+        if crowded and len(crowded) == len(features):
+            raise InputError(next(iter(crowded.values())))
+        bad = {**crowded, **bad}
+        if not bad:
             return Reconstruction.of(self.found(features, context))
-        rows = torch.nonzero(finite).flatten()
+        rows = torch.tensor([row for row in range(len(features)) if row not in bad], dtype=torch.int64)
         made = Reconstruction.of(self.found(features[rows], context.select(rows.tolist())))
         skipped = {int(rows[row]): reason for row, reason in made.skipped.items()}
-        bad = dict.fromkeys(torch.nonzero(~finite).flatten().tolist(), "has NaN or infinite features")
         return dataclasses.replace(made, rows=rows[made.rows], skipped={**skipped, **bad})
+
+
+def _crowded(context: ReconstructionContext) -> dict[int, str]:
+    """Return which templates have atoms that do not fit into their cells, with reasons."""
+    if context.templates is None or context.free_cell:
+        return {}
+    filled = filled_fractions(context.templates)
+    reasons = {}
+    for row in torch.nonzero(filled > FULLEST).flatten().tolist():
+        one = context.templates[row]
+        volume = float(torch.linalg.det(one.cells[0].double()).abs())
+        reasons[row] = (
+            f"composition: {formula_of_all(one)} does not fit into a cell of {volume:.0f} Å³: the covalent "
+            f"spheres of the atoms have {float(filled[row]):.1f} times its volume, those of real crystals at "
+            f"most {DENSEST}. Give fewer atoms, a larger cell (cell), or let it be free (free_cell)."
+        )
+    return reasons

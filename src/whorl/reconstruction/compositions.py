@@ -27,6 +27,7 @@ from whorl.errors import InputError, did_you_mean
 from whorl.representations.base import Representation
 from whorl.representations.pooled import AtomicRepresentation
 from whorl.structures.batch import StructureBatch
+from whorl.structures.composition import most_similar_element
 
 MOST_ELEMENTS = 5
 """Of one composition."""
@@ -79,7 +80,7 @@ def checked_elements(representation: Representation, elements: Sequence[str]) ->
         if symbol not in chemical_symbols[1:]:
             raise InputError(f"unknown element '{symbol}'.{did_you_mean(symbol, chemical_symbols[1:])}")
         if known is not None and symbol not in known:
-            nearest = min(known, key=lambda other: _distance(symbol, other))
+            nearest = most_similar_element(symbol, known)
             raise InputError(
                 f"elements: got {symbol}, but the representation was made for {', '.join(known)}. The most "
                 f"similar of these is {nearest}."
@@ -91,14 +92,6 @@ def checked_elements(representation: Representation, elements: Sequence[str]) ->
             "(elements, such as Cu, Au)."
         )
     return tuple(sorted(set(chosen), key=lambda symbol: atomic_numbers[symbol]))
-
-
-def _distance(one: str, other: str) -> tuple[int, int]:
-    """Return how far apart two elements are in the periodic table: by group, then by number."""
-    from pymatgen.core import Element
-
-    first, second = Element(one), Element(other)
-    return abs(first.group - second.group), abs(first.Z - second.Z)
 
 
 def read_compositions(

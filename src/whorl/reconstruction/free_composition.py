@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whorl.errors import InputError
-from whorl.reconstruction.base import Progress
+from whorl.reconstruction.base import DENSEST, Progress
 from whorl.reconstruction.composition_walk import CompositionWalk
 from whorl.reconstruction.compositions import Candidate, checked_elements, misfit_of, read_compositions
 from whorl.reconstruction.objective import MIN_DISTANCE, InversionProblem
@@ -50,7 +50,6 @@ _TOLERANCE = 1e-3  # root mean square of the whitened residuals of what has the 
 _ARRANGEMENTS = 48  # of each
 _LENGTH = 2.0  # Å; a feature of sharpness s counts (1 + (s length)⁴)^(-1/2) times
 _AS_GOOD = 3.0, 0.003  # factor of the least misfit, and what is added, up to which one is a candidate
-_TIGHTEST = 1.5  # volume of the atoms' covalent spheres, as a part of the cell's, that none exceeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +227,7 @@ def _starts(
     volume = math.inf
     if bool(template.pbc.all()) and not problem.free_cell:
         volume = float(torch.linalg.det(template.cells[0].double()).abs())
-        fitting = [one for one in listed if _filled(one) <= _TIGHTEST * volume]
+        fitting = [one for one in listed if _filled(one) <= DENSEST * volume]
         if not fitting:
             raise InputError(
                 f"composition: {listed[0].formula} and what else fits the features does not fit into a cell "
@@ -257,7 +256,7 @@ def _starts(
                 table[row, places[number]] += 1
         sizes = table.sum(1)
         fits = (misfit(table) <= bound) & (sizes >= n_atoms[0]) & (sizes <= n_atoms[1])
-        filled = [_volume(torch.tensor(numbers)) <= _TIGHTEST * volume for numbers in compositions]
+        filled = [_volume(torch.tensor(numbers)) <= DENSEST * volume for numbers in compositions]
         return (fits & torch.tensor(filled)).tolist()
 
     closest = MIN_DISTANCE if problem.min_distance is None else problem.min_distance

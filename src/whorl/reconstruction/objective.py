@@ -27,7 +27,7 @@ from whorl.errors import InputError, unknown_option
 from whorl.representations.base import Representation
 from whorl.structures.batch import StructureBatch
 from whorl.structures.cells import strained
-from whorl.structures.composition import covalent_radii
+from whorl.structures.composition import covalent_radii, most_similar_element
 from whorl.structures.convert import BatchField, as_batch
 from whorl.structures.neighbors import neighbor_list
 from whorl.symmetry.coordinates import SymmetryCoordinates
@@ -179,9 +179,12 @@ class InversionProblem:
         for z in self.template.atomic_numbers.unique().tolist():
             if z not in allowed:
                 symbol = chemical_symbols[z] if 0 < z < len(chemical_symbols) else str(z)
+                similar = ""
+                if symbol in atomic_numbers and z > 0:
+                    similar = f" The most similar of these is {most_similar_element(symbol, declared)}."
                 raise InputError(
                     f"template: contains {symbol}, but the representation was made for "
-                    f"{', '.join(declared)}. Declare {symbol} in the "
+                    f"{', '.join(declared)}.{similar} Declare {symbol} in the "
                     "representation's species."
                 )
 

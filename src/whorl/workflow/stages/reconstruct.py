@@ -31,7 +31,7 @@ from whorl.errors import InputError
 from whorl.evaluation.validity import Validity, check_validity
 from whorl.files import contents_hash, provenance, write_json, write_text
 from whorl.locks import one_at_a_time
-from whorl.reconstruction.base import Reconstruction, ReconstructionContext, Reconstructor
+from whorl.reconstruction.base import DENSEST, FULLEST, Reconstruction, ReconstructionContext, Reconstructor
 from whorl.reconstruction.closed_form import ClosedForm
 from whorl.reconstruction.objective import whitening_weights
 from whorl.reconstruction.population.reconstructor import SIMILAR
@@ -40,7 +40,7 @@ from whorl.representations import Representation, make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
 from whorl.structures.composition import composition as counts_of
-from whorl.structures.composition import formula_of_all
+from whorl.structures.composition import filled_fractions, formula_of_all
 from whorl.structures.frozen import with_frozen_atoms
 from whorl.workflow.engine import Step
 from whorl.workflow.lattices import likely_lattices
@@ -351,6 +351,18 @@ def _for_a_search(
         monitor.warn(
             "the features are of crystals and no cell is given, so the cells are optimised too. Give the "
             "data set that the features were made of (--dataset, --features) to use those of similar ones."
+        )
+    dense = filled_fractions(templates.structures)
+    dense = torch.where(dense > FULLEST, 0.0, dense)  # what is above is refused
+    if not templates.free_cell and not free_composition and bool((dense > DENSEST).any()):
+        row = int(dense.argmax())
+        volume = float(torch.linalg.det(templates.structures.cells[row].double()).abs())
+        monitor.warn(
+            f"{int((dense > DENSEST).sum())} of {len(dense)} samples have more atoms in their cells than any "
+            f"measured crystal: covalent spheres of {float(dense.max()):.1f} times the volume (at most "
+            f"{DENSEST}) for {formula_of_all(templates.structures[row])} in {volume:.0f} Å³. A search will "
+            "hardly find them: give fewer atoms (composition), a larger cell (cell), or let it be free "
+            "(free_cell)."
         )
     weights, threshold = None, None
     if settings.weights == "whitening":
