@@ -488,6 +488,12 @@ def test_what_is_there_already_is_drawn_again():
     assert _out_of_reach(mark_duplicates(refined.of_structures(torch.arange(4))), 4, 9, {}) == {1.0: (3, 1)}
 
 
+def test_the_value_comes_before_what_is_new():
+    statuses = ("duplicate: x", "not reached: x", "unreached: x", "reached", "duplicate: x", "not reached: x")
+    index, place = drawn(samples_with(*statuses, targets=[1] * 6), 3)
+    assert index.tolist() == [0, 4, 3] and place.tolist() == [0, 1, 2, 2, 1, 1]
+
+
 def test_of_a_target_out_of_reach_of_many_no_more_are_drawn():
     unreached = ["unreached: nearest value 0.7"] * 20
     few, many = (samples_with(*unreached[:n], targets=[1.0] * n) for n in (3, 20))

@@ -258,7 +258,8 @@ def _drawn(
     before = load_dataset(output)
     for place, arguments in enumerate(drawing.refiners, start=1):
         refined = output.parent / f"{place}-{arguments['settings'].folder_name}" / output.name
-        refine(output, output=refined, monitor=monitor, **arguments)
+        if not refined.with_name(f"{refined.stem}-refinement.json").is_file():  # written last
+            refine(output, output=refined, monitor=monitor, **arguments)
         output = refined
     return load_dataset(output), before
 
@@ -538,27 +539,34 @@ def drawn(refined: Samples, count: int) -> tuple[Tensor, Tensor]:
         count: How many are wanted.
 
     Returns:
-        The structure in each place, and the place that each structure was drawn for. Where no spare one has
-        reached the target, one that was moved goes before one that was returned unchanged. Spare ones without
-        need are counted evenly.
+        The structure in each place, and the place that each structure was drawn for. The value comes first:
+        what misses it gives place before duplicates do, to spare ones that have reached the target, or else
+        to duplicates, or to what was at least moved. Spare ones without need are counted evenly.
     """
     targets = refined.structure_targets.tolist()
-    ranks = [2 if s.startswith(AS_IT_WAS) else int(s != REACHED) for s in refined.refinement]
+    ranks = [_rank(status) for status in refined.refinement]
     index, place = list(range(count)), list(range(len(targets)))
     for target in dict.fromkeys(targets[:count]):
         own = [k for k in range(count) if targets[k] == target]
-        places = [k for k in own if ranks[k]]
-        spare = [k for k in range(count, len(targets)) if targets[k] == target]
-        while places and spare:
-            place[spare[0]] = places[0]
-            if ranks[row := spare.pop(0)] == 0:
+        places = sorted((k for k in own if ranks[k]), key=lambda k: -ranks[k])
+        left = []
+        for n, row in enumerate(k for k in range(count, len(targets)) if targets[k] == target):
+            place[row] = places[0] if places else own[n % len(own)]
+            if places and ranks[row] == 0:
                 index[places.pop(0)] = row
-        for k, row in enumerate(spare):
-            place[row] = own[k % len(own)]
-        moved = [k for k in range(count, len(targets)) if targets[k] == target and ranks[k] == 1]
-        for k, row in zip([k for k in places if ranks[k] == 2], moved, strict=False):
-            index[k] = row
+            else:
+                left.append(row)
+        for k, row in zip(places, sorted(left, key=lambda row: ranks[row]), strict=False):
+            if ranks[row] < ranks[k]:
+                index[k] = row
     return torch.tensor(index, dtype=torch.int64), torch.tensor(place, dtype=torch.int64)
+
+
+def _rank(status: str) -> int:
+    """Return how far a structure is from what is wanted: 0 for reached."""
+    if status == REACHED:
+        return 0
+    return 1 if status.startswith(_DUPLICATE) else 3 if status.startswith(AS_IT_WAS) else 2
 
 
 def _quantity_of(
