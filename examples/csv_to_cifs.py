@@ -46,9 +46,9 @@ def main(
             "data": {"files": {"path": str(table), "property": property}},
             # Crystals become fingerprints: symmetry functions, of as many elements as there are.
             "representation": {"preset": "crystal", "embedding": 4},
-            # p(fingerprint | property, composition), and a surrogate that checks the fingerprints.
+            # p(fingerprint | property, composition, volume), and a surrogate that checks the fingerprints.
             "sampling": {"split": 0.9},
-            "generator": {"kind": "cvae", "conditions": ["composition"], "epochs": epochs},
+            "generator": {"kind": "cvae", "conditions": ["composition", "volume"], "epochs": epochs},
             "surrogate": {"epochs": epochs},
             # A new formula for each sample, by substitution, and a fingerprint for it and the target.
             "generate": {"targets": [target], "samples": 2 * count, "formulas": wanted},
