@@ -137,6 +137,12 @@ def test_what_no_structure_can_be_made_is_refused_with_what_there_is(model):
         model.sample(3, request=FormulaRequest(exclude=[*CATIONS, *ANIONS]))
 
 
+def test_data_of_one_composition_are_left_to_a_generator():
+    values = torch.arange(30.0, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"all structures with the property are .*A generator keeps"):
+        FormulaModel([{"Na": 1, "Cl": 1}] * 30, values)
+
+
 def test_few_labels_and_a_target_without_labels_are_refused():
     with pytest.raises(InputError, match="expected at least 20"):
         FormulaModel(FORMULAS[:5], torch.arange(5.0))

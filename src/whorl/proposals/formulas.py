@@ -114,6 +114,13 @@ class FormulaModel:
             for row, value in zip(self.known.rows, self._values.tolist(), strict=True):
                 if math.isfinite(value):
                     labelled[self.known.unit(row)].append(value)
+            if len(labelled) == 1:
+                only = "".join(f"{e}{n if n > 1 else ''}" for e, n in self.known.rows[0])
+                raise InputError(
+                    f"formulas: all structures with the property are {only}, so nothing is known of other "
+                    "formulas. A generator keeps the composition (whorl run, whorl train); for new ones give "
+                    "data of several, or leave the property out."
+                )
             if len(labelled) < _FEWEST:
                 raise InputError(
                     f"formulas: {len(labelled)} different formulas have the property, expected at least "
