@@ -58,9 +58,38 @@ def test_any_value_needs_no_property(whorl, data, tmp_path):
     assert "not in the data" in said.out + said.err
 
 
+def test_a_network_proposes_and_the_output_says_so(whorl, data, tmp_path):
+    output = tmp_path / "new.safetensors"
+    said = whorl(
+        "propose", data, "--model", "network", "--steps", 30, "--element", "O", "-n", 4, "-o", output
+    )
+    assert said.code == 0, said.err
+    assert "network of formulas, 30 steps" in said.out + said.err
+    made = load_dataset(output)
+    assert made.provenance["proposer"] == {"kind": "network", "steps": 30}
+    assert all(8 in structure.atomic_numbers for structure in made.structures)
+
+
+def test_a_formula_without_example_has_a_lattice_and_likely_groups(whorl, data, tmp_path):
+    output = tmp_path / "one.safetensors"
+    said = whorl("propose", data, "--formula", "Na2O", "-n", 3, "-o", output)
+    assert said.code == 0, said.err
+    assert "3 of 3 structures have no example in the data" in said.out + said.err
+    with output.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["formula"], row["parent"]) for row in rows} == {("Na2O", "")}
+    assert all(row["likely_space_groups"].startswith("Fm-3m") for row in rows)
+    size = volumes(load_dataset(output).structures.cells)
+    assert abs(float(rows[0]["likely_volume"]) / float(size.median()) - 1) < 0.3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--model", "netwerk"), "Did you mean 'network'"),
+        (("--steps", 5), "it belongs to --model network"),
+        (("--formula", "Na2Cs"), "like Cs: "),
+        (("--formula", "NaF", "--element", "O"), "has no O, which is requested"),
         (("--element", "Cs"), "no structure of the data has Cs"),
         (("--element", "Zz"), "unknown element 'Zz'"),
         (("--n-atoms", "[9, 12]"), "2 atoms"),

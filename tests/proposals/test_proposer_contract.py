@@ -103,7 +103,18 @@ def test_clusters_are_refused_where_sites_or_cells_are_needed():
         pbc=torch.zeros(len(salts()), 3, dtype=torch.bool),
         atomic_numbers=torch.tensor([29, 78] * len(salts())),
     )
-    with pytest.raises(InputError, match="have no crystals"):
+    with pytest.raises(InputError, match="no sites that are alike"):
         Substitution(clusters).sample(2, request=FormulaRequest(formula="CuPt"))
     with pytest.raises(InputError, match="Take substitution"):
         NetworkProposer(clusters).sample(2)
+
+
+def test_molecules_take_the_sites_of_molecules_alone():
+    molecules = salts().replace(pbc=torch.zeros(len(salts()), 3, dtype=torch.bool))
+    made = Substitution(molecules).sample(3, request=FormulaRequest(formula="SrS"))
+    assert all(one.parent is not None for one in made.formulas)
+    with pytest.raises(InputError, match="NaCl3: no structure of the data has such numbers"):
+        Substitution(molecules).sample(2, request=FormulaRequest(formula="NaCl3"))
+    few = NetworkProposer(molecules, settings=NetworkProposer.Settings(steps=2))
+    with pytest.raises(InputError, match="Take substitution"):
+        few.sample(2, request=FormulaRequest(n_atoms=(7, 8)))

@@ -219,11 +219,31 @@ def test_data_of_one_composition_take_the_old_way_and_it_is_said(one_composition
     assert {formula(one) for one in made.structures} == {"NaCl"}
 
 
-@pytest.mark.parametrize("asked", ["elements: [O]", "exclude: [Cl]", "new: true", "n_elements: [3, 3]"])
+@pytest.mark.parametrize(
+    "asked", ["elements: [O]", "exclude: [Cl]", "new: true", "n_elements: [3, 3]", "formula: Na2Cl"]
+)
 def test_what_data_of_one_composition_cannot_be_is_refused(one_composition, asked):
     recipe = recipe_of(one_composition, formulas=f"formulas: {{{asked}}}")
     with pytest.raises(InputError, match="all training structures are NaCl, and formulas"):
         run_recipe(recipe, one_composition / "run")
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("model: {kind: network, steps: 20}, new: true", 3), ("formula: Na2Cl", 1), ("model: substitution", 3)],
+)
+def test_a_recipe_chooses_the_model_or_the_formula(salts, tmp_path, asked, expected):
+    recipe = parse_recipe(
+        CRYSTALS.format(path=salts, more="").replace("formulas: {new: true}", f"formulas: {{{asked}}}")
+    )
+    run = RunFolder(tmp_path / "run", recipe)
+    messages = Monitor()
+    run_recipe(recipe, run.path, until="generate", monitor=messages)
+    proposals = load_dataset(run.proposals("all")).structures
+    assert len(proposals) == 3 and bool(proposals.pbc.all())
+    assert len({formula_of_all(one) for one in proposals}) == expected
+    if "Na2Cl" in asked:
+        assert {formula_of_all(one) for one in proposals} == {"Na2Cl"}
 
 
 IMAGES = """\

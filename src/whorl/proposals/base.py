@@ -252,20 +252,29 @@ class Proposer(Method, ABC):
         """Return likely structures of the formula requested: from parents, one for each space group first."""
         assert request.counts is not None
         self.formulas.known.require_seen(request)
-        if self.formulas.clusters or self.cells is None:
+        if self.formulas.clusters:
             raise InputError(
-                f"formula {request.formula}: the data have no crystals, whose cells and sites it could take. "
-                "Give a range of numbers of atoms (--n-atoms) and elements instead."
+                f"formula {request.formula}: the data are of clusters of metals, which have no sites that "
+                "are alike. Give numbers of atoms (--n-atoms) and elements instead."
             )
-        (one, *_) = self.formulas.arranged([request.counts])
-        if not self.formulas.known.meets(one.counts, request):
-            raise InputError(f"formulas: {request.formula} is not what is requested ({in_words(request)}).")
-        chances = dict(self.cells.likely(request.counts, target))
-        groups = self.cells.of_rows()
+        cells = self.cells
+        groups = None if cells is None else cells.of_rows()
         found = self.formulas.arranged([request.counts], each=count, groups=groups)
+        if not self.formulas.known.meets(found[0].counts, request):
+            raise InputError(f"formulas: {request.formula} is not what is requested ({in_words(request)}).")
         placed = [one for one in found if one.parent is not None]
+        if cells is None:
+            if not placed:
+                raise InputError(
+                    f"formula {request.formula}: no structure of the data has such numbers of atoms. Request "
+                    "another formula."
+                )
+            return self.rated(placed, predict)
+        chances = dict(cells.likely(request.counts, target))
+        assert groups is not None
         placed.sort(key=lambda one: -chances.get(groups[one.parent or 0], 0.0))
-        without = dataclasses.replace(one, parent=None, elements=tuple(symbol for symbol, _ in one.counts))
+        own = tuple(symbol for symbol, _ in found[0].counts)
+        without = dataclasses.replace(found[0], parent=None, elements=own)
         return self.rated([*placed, *[without] * (count - len(placed))], predict)
 
     def _substituted(self, proposals: Sequence[ProposedFormula]) -> StructureBatch:

@@ -70,4 +70,9 @@ class NetworkProposer(Proposer):
         arranged = self.formulas.arranged(drawn, each=each)
         if self.cells is None:
             arranged = [one for one in arranged if one.parent is not None]
+        if not arranged:
+            raise InputError(
+                "network: no structure of the data has the numbers of atoms of a formula drawn. Take "
+                "substitution (--model substitution)."
+            )
         return self.rated(arranged, predict)

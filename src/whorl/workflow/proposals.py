@@ -84,7 +84,7 @@ def propose(
     settings = settings or ProposalSettings()
     method = settings.proposer
     proposer = FittedProposer(
-        data.structures, labels, settings=method, seed=seed, progress=monitor.progress("surrogate")
+        data.structures, labels, settings=method, seed=seed, progress=monitor.progress("models")
     )
     made = proposer.sample(count, target=target, request=settings, tolerance=tolerance, seed=seed)
     if len(made.formulas) < count:

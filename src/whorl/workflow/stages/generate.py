@@ -195,6 +195,7 @@ def _require_alone(only: str, request: FormulaRequest) -> None:
     lacking = [f"with {symbol}" for symbol in request.elements if symbol not in counts]
     lacking += [f"without {symbol}" for symbol in request.exclude if symbol in counts]
     lacking += ["new"] if request.new else []
+    lacking += [f"of {request.formula}"] if request.counts not in (None, counts) else []
     lacking += ["with other numbers of atoms"] if request.n_atoms is not None else []
     if request.n_elements is not None and not request.n_elements[0] <= len(counts) <= request.n_elements[1]:
         lacking += ["with another number of elements"]
