@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -36,8 +37,18 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
-Range = tuple[Count, Count]
-"""Least and greatest number."""
+
+
+def _limits(value: Any) -> Any:
+    """Return limits as people write them, such as 2..8, or one number for both."""
+    if isinstance(value, str):
+        least, separator, greatest = value.partition("..")
+        return (least, greatest if separator else least)
+    return (value, value) if isinstance(value, int) else value
+
+
+Range = Annotated[tuple[Count, Count], BeforeValidator(_limits)]
+"""Least and greatest number, such as 2..8."""
 Width = Annotated[int, Field(ge=1, le=10**6)]
 """Of a network, or how many things a structure has."""
 Depth = Annotated[int, Field(ge=1, le=1000)]
@@ -279,7 +290,7 @@ _TYPE_WORDS = {
     "bool": "true or false",
     "string": "a text",
     "list": "a list such as [1.9, 2.8]",
-    "tuple": "a list of two numbers [lower, upper]",
+    "tuple": "a list of two numbers [lower, upper], or lower..upper",
     "missing": "a list of two numbers [lower, upper]",
     "too_long": "a list of two numbers [lower, upper]",
     "dict": "a section with keys below it",

@@ -93,6 +93,7 @@ def test_a_formula_without_example_has_a_lattice_and_likely_groups(whorl, data, 
         (("--element", "Cs"), "no structure of the data has Cs"),
         (("--element", "Zz"), "unknown element 'Zz'"),
         (("--n-atoms", "[9, 12]"), "2 atoms"),
+        (("--n-atoms", "9..12"), "2 atoms"),
         (("--target", 45, "--property", "gap"), "gap"),
     ],
 )

@@ -24,9 +24,9 @@ class FormulaRequest(Section):
     exclude: list[str] = []
     """Elements that no formula has."""
     n_atoms: Range | None = None
-    """Least and greatest number of atoms."""
+    """Least and greatest number of atoms, such as 4..10."""
     n_elements: Range | None = None
-    """Least and greatest number of elements."""
+    """Least and greatest number of elements, such as 2..3."""
     balanced: bool = False
     """Whether known oxidation states have to add up to zero (by smact; alloys of metals count as neutral)."""
     new: bool = False

@@ -97,13 +97,6 @@ class PopulationSearch(SearchReconstructor):
                 return given
             return [part.strip() for one in given for part in str(one).split(",")]
 
-        @field_validator("n_atoms", mode="before")
-        @classmethod
-        def _limits(cls, value: Any) -> Any:
-            if isinstance(value, str):
-                return tuple(value.split(".."))
-            return (value, value) if isinstance(value, int) else value
-
         @field_validator("starts", mode="before")
         @classmethod
         def _no_number(cls, value: Any) -> Any:
