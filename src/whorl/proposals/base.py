@@ -184,7 +184,7 @@ class Proposer(Method, ABC):
         if target is not None and self._values is None:
             raise InputError("formulas: a target needs the property of the data.")
         if request.counts is not None:
-            made = self._of_formula(count, request, target=target, predict=predict, rng=rng)
+            made = self._of_formula(count, request, predict)
             chosen = list(range(len(made.proposals)))
         else:
             made = self.candidates(
@@ -240,16 +240,11 @@ class Proposer(Method, ABC):
         structures = StructureBatch.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         return structures if placed == sorted(placed) else structures[np.argsort(placed).tolist()]
 
-    def _of_formula(
-        self,
-        count: int,
-        request: FormulaRequest,
-        *,
-        target: float | None,
-        predict: Predict | None,
-        rng: np.random.Generator,
-    ) -> Candidates:
-        """Return likely structures of the formula requested: from parents, one for each space group first."""
+    def _of_formula(self, count: int, request: FormulaRequest, predict: Predict | None) -> Candidates:
+        """Return structures of the formula requested: of the most similar parents, one of each space group.
+
+        Further ones have likely lattices.
+        """
         assert request.counts is not None
         self.formulas.known.require_seen(request)
         if self.formulas.clusters:
@@ -270,9 +265,6 @@ class Proposer(Method, ABC):
                     "another formula."
                 )
             return self.rated(placed, predict)
-        chances = dict(cells.likely(request.counts, target))
-        assert groups is not None
-        placed.sort(key=lambda one: -chances.get(groups[one.parent or 0], 0.0))
         own = tuple(symbol for symbol, _ in found[0].counts)
         without = dataclasses.replace(found[0], parent=None, elements=own)
         return self.rated([*placed, *[without] * (count - len(placed))], predict)
