@@ -3,7 +3,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.data import covalent_radii
 
-from whorl.structures import from_ase
+from whorl.structures import connectivity, from_ase
 from whorl.structures.connectivity import count_pieces, join_pieces
 
 
@@ -50,3 +50,10 @@ def test_what_is_in_one_piece_or_periodic_is_not_joined():
     chain = Atoms("Pt2", [[0, 0, 0], [0, 9, 0]], cell=[20, 20, 5.2], pbc=[False, False, True])
     same = from_ase([molecule("C6H6"), chain, bulk("Cu")])
     assert torch.equal(join_pieces(same).positions, same.positions)
+
+
+def test_many_structures_are_counted_a_few_at_a_time(monkeypatch):
+    some = [Atoms("Pt2", [[0, 0, 0], [0, 0, 2.5 + 0.5 * k]]) for k in range(7)] + [Atoms("H", [[0, 0, 0]])]
+    whole = count_pieces(some)
+    monkeypatch.setattr(connectivity, "_AT_ONCE", 3)
+    assert count_pieces(some).tolist() == whole.tolist() == [1, 1, 1, 2, 2, 2, 2, 1]

@@ -11,7 +11,7 @@ from pair_potential import Pairs, clusters, crystals
 from whorl.errors import InputError
 from whorl.potentials import make_potential
 from whorl.structures import StructureBatch, from_ase
-from whorl.surrogates import AdditiveSurrogate, load_surrogate
+from whorl.surrogates import AdditiveSurrogate, additive, load_surrogate
 from whorl.surrogates.environments import default_fingerprint
 
 SMALL = {"cosines": 60}
@@ -452,3 +452,13 @@ def test_many_elements_are_embedded_in_the_default_fingerprint_where_they_can_be
     helium = ["Ca", "Ti", "Sr", "Ba", "O", "F", "N", "He"]  # which has no electronegativity
     for few in (["Ca", "Ti", "O"], helium):
         assert default_fingerprint(few).config().get("embedding") is None
+
+
+def test_fingerprints_of_many_structures_are_made_a_few_at_a_time(monkeypatch):
+    structures = from_ase([bulk("Cu", a=3.4 + 0.1 * k) * (1, 1, 1 + k % 2) for k in range(7)])
+    representation = default_fingerprint(["Cu"])
+    whole, species = additive._fingerprints(representation, structures)
+    monkeypatch.setattr(additive, "_STRUCTURES_AT_ONCE", 3)
+    parts, _ = additive._fingerprints(representation, structures)
+    assert torch.allclose(parts, whole, rtol=1e-12) and len(parts) == len(species) == 10
+    assert additive._fingerprints(representation, structures[:0])[0].shape == (0, whole.shape[1])

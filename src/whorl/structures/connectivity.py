@@ -13,6 +13,7 @@ from whorl.structures.neighbors import neighbor_list
 
 BOND = 1.3  # longest bond, in sums of covalent radii
 CONTACT = 1.2  # likewise: distance of the nearest atoms of fragments that are joined
+_AT_ONCE = 1000  # structures: lists of neighbours take much memory
 
 
 def count_pieces(structures: Structures, *, bond: float = BOND) -> Int[Tensor, "B"]:
@@ -25,10 +26,15 @@ def count_pieces(structures: Structures, *, bond: float = BOND) -> Int[Tensor, "
     >>> count_pieces([Atoms("Pt2", [[0, 0, 0], [0, 0, 2.5]]), Atoms("Pt2", [[0, 0, 0], [0, 0, 6]])]).tolist()
     [1, 2]
     """
+    structures = as_batch(structures)
+    none = torch.zeros(0, dtype=torch.int64)
+    return torch.cat([none, *(_pieces(some, bond) for some in structures.chunks(_AT_ONCE))])
+
+
+def _pieces(structures: StructureBatch, bond: float) -> Int[Tensor, "B"]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    structures = as_batch(structures)
     n = len(structures.positions)
     if not n:
         return torch.zeros(len(structures), dtype=torch.int64)

@@ -65,6 +65,7 @@ _ENTRY, _FORMAT = "whorl_additive", 1
 _PENALTIES = (-10.0, 1.0)  # powers of ten, of the typical diagonal of AᵀA
 _COMPOSITION = 10.0  # amplitude of the elements' columns: hardly penalised
 _ATOMS_AT_ONCE = 1000
+_STRUCTURES_AT_ONCE = 2000  # whose neighbours are listed
 _NUMBERS_AT_ONCE = 8_000_000  # of the fingerprints' Jacobian
 _KEPT_ROWS = 50_000_000  # numbers of A that are kept from the first pass to the second
 _LEFT_OUT = 1000  # structures by which the uncertainty is found
@@ -729,4 +730,6 @@ def _fingerprints(
     representation: AtomicRepresentation, structures: StructureBatch
 ) -> tuple[Float[Tensor, "A f"], Int[Tensor, "A"]]:
     species = representation.species_index(structures)
-    return representation.atomic_features(structures).double(), species
+    features = representation.atomic_features
+    parts = [features(some) for some in structures.chunks(_STRUCTURES_AT_ONCE)] or [features(structures)]
+    return torch.cat(parts).double(), species
