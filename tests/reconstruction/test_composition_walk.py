@@ -119,3 +119,14 @@ def test_the_same_seed_walks_the_same_way():
         walk.run([as_batch([CLUSTER[:3]])], budget=300, tolerance=1e-6)
         ends.append(walk.members[0].structure.positions)
     assert torch.equal(*ends)
+
+
+def test_a_walk_ends_in_time_and_spends_no_more_than_the_budget():
+    problem = problem_of(acsf(), CLUSTER)
+    walk = walk_of(problem)
+    walk.run([as_batch([CLUSTER[:3]])], budget=10**6, tolerance=1e-6, seconds=0.0)
+    assert walk.members and walk.evaluations < 100  # only the start
+    result = solve_free_composition(
+        problem.replace(target=problem.target + 0.3), FreeComposition(n_atoms=(4, 5)), budget_evaluations=100
+    )
+    assert 20 < int(result.evaluations[0]) < 4000  # each search finishes the round that it is in

@@ -16,6 +16,7 @@ Children are optimised from coarse to fine, and the best of all stay, a few of e
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,17 +96,28 @@ class CompositionWalk:
         self.members: list[Arrangement] = []
         self.evaluations = 0
 
-    def run(self, starts: Sequence[StructureBatch], *, budget: int, tolerance: float) -> None:
+    def run(
+        self,
+        starts: Sequence[StructureBatch],
+        *,
+        budget: int,
+        tolerance: float,
+        seconds: float | None = None,
+    ) -> None:
         """Go on from some structures until one has the target features, or the budget is spent.
 
         Args:
             starts: Batches of one, the most promising first.
             budget: Evaluations of features and derivatives.
             tolerance: Root mean square of the weighted residuals up to which a structure has the features.
+            seconds: Time after which no further round begins; None for no limit.
         """
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
         most = max(1, min(_FIRST, budget // (2 * sum(_OPENING))))
         self._take(self._optimised(starts[:most], *_OPENING))
         while self.members and self.members[0].loss > tolerance**2 and self.evaluations < budget:
+            if time.monotonic() > deadline:
+                break
             children = self._optimised(self._children(), _COARSE, 0)
             children.sort(key=lambda one: one.loss)
             self._take(self._optimised([one.structure for one in children[:_PROMISING]], 0, _FINE))

@@ -45,7 +45,7 @@ CANDIDATES = 5
 """Default number of compositions that are searched of a target."""
 _LISTED = 60  # compositions that are put in order by random arrangements
 _MANY = 2000  # of which these are drawn, where they are more
-_WALK = 4  # a walk takes one part in so many of the evaluations
+_WALK = 4  # a walk takes one part in so many of the evaluations and of the time
 _TOLERANCE = 1e-3  # root mean square of the whitened residuals of what has the features
 _ARRANGEMENTS = 48  # of each
 _LENGTH = 2.0  # Å; a feature of sharpness s counts (1 + (s length)⁴)^(-1/2) times
@@ -104,7 +104,7 @@ def solve_free_composition(
         problem: The targets; of its template only cells and periodicity are used.
         free: Compositions that there may be.
         budget_evaluations: For one target: a tenth each for up to five compositions, then half of it for the
-            best of them.
+            best of them; of that a walk over compositions, where there is one, has had half.
         budget_seconds: For all targets together, shared out likewise.
         seed: Of all random numbers.
         checkpoint: Folder of finished targets.
@@ -124,9 +124,11 @@ def solve_free_composition(
     problem = problem.replace(names=names)
     lists: list[list[_Start]] = []
     refused: dict[int, str] = {}
+    of_walk = budget_evaluations // _WALK
+    seconds = None if budget_seconds is None else budget_seconds / _WALK / max(1, len(problem))
     for k in range(len(problem)):
         try:
-            lists.append(_starts(problem.select([k]), elements, free, seed, budget_evaluations // _WALK))
+            lists.append(_starts(problem.select([k]), elements, free, seed, of_walk, seconds))
         except InputError as error:
             lists.append([])
             refused[k] = str(error)
@@ -173,7 +175,11 @@ def solve_free_composition(
     for place in range(free.candidates):
         jobs = [(k, place) for k in unsolved() if place < len(lists[k])]
         search(jobs, share, f"composition {place + 1}", 0.5 / free.candidates)
-    search([(k, _best(tried[k])) for k in unsolved()], budget_evaluations // 2, "best composition", 0.5)
+    left = unsolved()
+    for walked in (False, True):
+        jobs = [(k, _best(tried[k])) for k in left if (lists[k][0].evaluations > 0) == walked]
+        part = 0.5 - walked / _WALK
+        search(jobs, int(part * budget_evaluations), "best composition", part)
     if progress is not None:
         progress(len(lists), len(lists), "")
     return _together(problem, lists, tried, refused)
@@ -213,9 +219,17 @@ class _Start:
 
 
 def _starts(
-    problem: InversionProblem, elements: tuple[str, ...], free: FreeComposition, seed: int, budget: int
+    problem: InversionProblem,
+    elements: tuple[str, ...],
+    free: FreeComposition,
+    seed: int,
+    budget: int,
+    seconds: float | None,
 ) -> list[_Start]:
-    """Return the compositions to be searched for one target, the likeliest first."""
+    """Return the compositions to be searched for one target, the likeliest first.
+
+    Where features do not tell them, a walk has so many evaluations, and so much time.
+    """
     template, n_atoms = problem.template, free.n_atoms or (1, MOST_ATOMS)
     target, representation = problem.target[0], problem.representation
     assert problem.names is not None
@@ -269,7 +283,12 @@ def _starts(
         rng=torch.Generator().manual_seed(derive_seed(seed, "walk", problem.names[0])),
     )
     order = sorted(range(len(listed)), key=lambda k: float(away[k].min()))
-    walk.run([structures[k][int(away[k].argmin())] for k in order], budget=budget, tolerance=_TOLERANCE)
+    walk.run(
+        [structures[k][int(away[k].argmin())] for k in order],
+        budget=budget,
+        tolerance=_TOLERANCE,
+        seconds=seconds,
+    )
     best: dict[tuple[int, ...], list[StructureBatch]] = {}
     for member in walk.members:
         best.setdefault(member.composition, []).append(member.structure)
