@@ -73,12 +73,12 @@ class FormulaNetwork:
                 f"formulas: got {len(formulas)}, of which none has at most {_MOST_ELEMENTS} elements of at "
                 f"most {_MOST_ATOMS} atoms each."
             )
-        kept = [self.known.rows[k] for k in usable]
+        kept = [formulas[k] for k in usable]
         self._index = {symbol: k for k, symbol in enumerate(self.elements)}
         elements = torch.zeros(len(kept), _MOST_ELEMENTS, dtype=torch.long)
         numbers = torch.zeros_like(elements)
         for row, one in enumerate(kept):
-            for j, (symbol, n) in enumerate(one):
+            for j, (symbol, n) in enumerate(one.items()):
                 elements[row, j], numbers[row, j] = self._index[symbol], n
         y = torch.full((len(kept),), math.nan) if values is None else values[usable].float()
         labels = y[y.isfinite()]
