@@ -2,7 +2,10 @@
 
 * ``crystals``: real crystals of 2–8 atoms and two or three elements, cell known (``--free-cell``: not known).
   The fingerprint is made for the elements of all drawn crystals together.
-* ``alloys``: clusters of 8–14 Cu, Pt and Au atoms, relaxed by EMT from random positions.
+* ``alloys``: clusters of 8–14 Cu, Pt and Au atoms (``--metals``), relaxed by EMT from random positions.
+
+With ``--pooling max,min`` the fingerprint tells neither fractions of the elements nor the number of atoms; of
+one element (``--metals Pt``) averages tell no number either.
 
 The search gets the fingerprint, which elements there may be, and a range of numbers of atoms; with
 ``--known`` also the formula. A target is right where the formula is and the atoms are within an RMSD of
