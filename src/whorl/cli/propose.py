@@ -44,7 +44,9 @@ def propose(
     property: Annotated[
         str | None, typer.Option(help="Name of the property.", show_default="the only one")
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", help="Number of formulas.", parser=COUNT)] = 100,
+    count: Annotated[
+        int, typer.Option("--count", "-n", help="Number of formulas, or of structures of one.", parser=COUNT)
+    ] = 100,
     seed: Seed = 0,
 ) -> None:
     """Propose structures of new formulas that are likely to have a value of the property.

@@ -70,6 +70,8 @@ def settings_command(
         def format_help(self, ctx: Any, formatter: Any) -> None:
             super().format_help(ctx, formatter)
             for place, (section, fields) in enumerate(self.shown):
+                if not fields:
+                    continue
                 kind = section.method.kind if issubclass(section, SectionOfKind) else ""
                 heading = headings[place] if headings else f"Settings of {kind}, also options"
                 out.print(heading, highlight=False, markup=False)
