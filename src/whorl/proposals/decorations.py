@@ -314,6 +314,13 @@ def _points(shares: Float[Tensor, "B c e"], vectors: Float[Tensor, "c e q"]) -> 
 def _kernel(
     one: Float[Tensor, "B c q"], other: Float[Tensor, "N c q"], amplitudes: Float[Tensor, "t"]
 ) -> Float[Tensor, "B N"]:
+    # A few rows at a time: there are many terms, each as large as the whole.
+    return torch.cat([_kernel_of_rows(rows, other, amplitudes) for rows in one.split(_AT_ONCE)])
+
+
+def _kernel_of_rows(
+    one: Float[Tensor, "b c q"], other: Float[Tensor, "N c q"], amplitudes: Float[Tensor, "t"]
+) -> Float[Tensor, "b N"]:
     a, b = one.movedim(1, 0), other.movedim(1, 0)
     squares = a.square().sum(2)[:, :, None] + b.square().sum(2)[:, None] - 2.0 * a @ b.transpose(1, 2)
     of_class = (-0.5 * squares.clamp(min=0.0)).exp()
