@@ -321,6 +321,18 @@ def test_only_structures_of_the_target_are_taken_where_targets_are_stated(salts,
     assert [formula(one) for one in load_dataset(run.proposals("all")).structures] == ["KF"]
 
 
+def test_structures_of_other_targets_alone_are_taken_with_a_warning(salts, tmp_path):
+    targets = torch.tensor([1.0], dtype=torch.float64)
+    data = Dataset(
+        structures=from_ase([bulk("NaF", "rocksalt", a=4.6)]), properties={"target": targets}, ids=("a",)
+    )
+    save_dataset(data, tmp_path / "given.safetensors")
+    messages = Monitor()
+    recipe = of_proposals(salts, tmp_path / "given.safetensors")
+    run_recipe(recipe, tmp_path / "run", until="generate", monitor=messages)
+    assert any("is for this target (they are for 1)" in text for text in messages.warnings)
+
+
 def test_a_run_without_structures_and_both_ways_at_once_are_refused(salts, tmp_path):
     unfinished = RunFolder(tmp_path / "images", parse_recipe(IMAGES.format(path=salts)))
     run_recipe(unfinished.recipe, unfinished.path, until="data")

@@ -224,7 +224,7 @@ def embedding(
     cls=settings_command(
         "whorl.workflow.settings:GenerateSettings",
         "whorl.workflow.settings:SelectionSettings",
-        leaves_out=("targets", "samples", "selection"),
+        leaves_out=("targets", "samples", "selection", "formulas", "proposals"),
         headings=(
             "Requested conditions (the generator must be conditioned on them)",
             "Selection from a pool, with --ensemble",

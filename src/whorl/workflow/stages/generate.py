@@ -379,6 +379,12 @@ def _given(path: Path, structures: StructureBatch, settings: GenerateSettings, m
         of_target = usable
         if targets is not None and bool((targets == target).any()):
             of_target = usable[targets == target]
+        elif targets is not None and bool(targets.isfinite().any()):
+            theirs = ", ".join(f"{value:g}" for value in targets[targets.isfinite()].unique().tolist())
+            monitor.warn(
+                f"target {target:g}: no structure of {path} is for this target (they are for {theirs}), so "
+                "the first of all are taken."
+            )
         if len(of_target) < settings.samples:
             monitor.warn(
                 f"target {target:g}: {path} gives {len(of_target)} structures, so there are as many samples."
