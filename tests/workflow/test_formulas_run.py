@@ -321,14 +321,19 @@ def test_only_structures_of_the_target_are_taken_where_targets_are_stated(salts,
     assert [formula(one) for one in load_dataset(run.proposals("all")).structures] == ["KF"]
 
 
-def test_structures_of_other_targets_alone_are_taken_with_a_warning(salts, tmp_path):
+@pytest.mark.parametrize("suffix", [".safetensors", ".extxyz"])
+def test_structures_of_other_targets_alone_are_taken_with_a_warning(salts, tmp_path, suffix):
     targets = torch.tensor([1.0], dtype=torch.float64)
     data = Dataset(
         structures=from_ase([bulk("NaF", "rocksalt", a=4.6)]), properties={"target": targets}, ids=("a",)
     )
-    save_dataset(data, tmp_path / "given.safetensors")
+    given = tmp_path / f"given{suffix}"
+    if suffix == ".extxyz":
+        write_extxyz(data.structures, given, ids=data.ids, properties=data.properties)
+    else:
+        save_dataset(data, given)
     messages = Monitor()
-    recipe = of_proposals(salts, tmp_path / "given.safetensors")
+    recipe = of_proposals(salts, given)
     run_recipe(recipe, tmp_path / "run", until="generate", monitor=messages)
     assert any("is for this target (they are for 1)" in text for text in messages.warnings)
 

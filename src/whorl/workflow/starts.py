@@ -46,16 +46,36 @@ def file_of_run(path: Path) -> Path:
 def read_structures(path: Path) -> Dataset:
     """Return the structures of any file that has some, or of the folder of a run.
 
+    Of files that are not whorl's own, ``id`` and ``target`` of the structures are read too, as it writes them.
+
     Raises:
         InputError: There are none, or an entry that cannot be used.
     """
     path = file_of_run(path)
-    data = load_dataset(path) if path.suffix == ".safetensors" else read_dataset(path, property=None)
+    own = path.suffix == ".safetensors"
+    data = load_dataset(path) if own else _with_columns(read_dataset(path, property=None))
     if data.skipped:
         raise InputError(f"{data.skipped[0].source}: {data.skipped[0].reason}")
     if data.structures is None or not len(data.structures):
         raise InputError(f"{path}: holds no structures.")
     return dataclasses.replace(data, structures=data.structures.to(dtype=torch.float64))
+
+
+def _with_columns(data: Dataset) -> Dataset:
+    """Return structures with the ids and targets that their file states."""
+    if data.structures is None:
+        return data
+    stated = data.structures.info
+    ids = tuple(str(info["id"]) for info in stated if "id" in info)
+    targets = [info.get("target") for info in stated]
+    known = torch.tensor(
+        [float(t) if isinstance(t, int | float) else torch.nan for t in targets], dtype=torch.float64
+    )
+    return dataclasses.replace(
+        data,
+        ids=ids if len(set(ids)) == len(data.ids) else data.ids,
+        properties={"target": known} if bool(known.isfinite().any()) else data.properties,
+    )
 
 
 def starts_of(
