@@ -46,7 +46,7 @@ def file_of_run(path: Path) -> Path:
 def read_structures(path: Path) -> Dataset:
     """Return the structures of any file that has some, or of the folder of a run.
 
-    Of files that are not whorl's own, ``id`` and ``target`` of the structures are read too, as it writes them.
+    Of other files, ``id`` and ``target`` of the structures are read too, as whorl writes them.
 
     Raises:
         InputError: There are none, or an entry that cannot be used.
