@@ -280,6 +280,14 @@ def test_a_free_composition_is_forgotten_and_found(whorl, tmp_path):
     assert settings["representations"][0]["embedding"] == 4
 
 
+def test_structures_of_other_numbers_of_atoms_than_are_searched_for_are_skipped(whorl, tmp_path):
+    path = tmp_path / "mine.extxyz"
+    ase.io.write(path, [Atoms("AuCu", [[0, 0, 0], [0, 0, 2.5]]), bulk("CsCl", "cesiumchloride", a=4.12)])
+    free = ["--composition", "free", "--elements", "Au,Cu,Cs,Cl"]
+    said = whorl("invert", path, "--round-trip", *free, "--n-atoms", "3..4", "-o", tmp_path / "o")
+    assert said.code == 1 and "has 2 atoms, and 3 to 4 are searched for" in said.err
+
+
 def test_elements_without_a_free_composition_are_refused(whorl, structures, tmp_path):
     said = whorl("invert", structures, "--round-trip", "--elements", "Cu,Au", "-o", tmp_path / "o")
     assert said.code == 2 and "belongs to composition: free" in said.err

@@ -209,6 +209,13 @@ def _read(path: Path, settings: RoundTripSettings, monitor: Monitor) -> Dataset:
         problems |= dict.fromkeys(
             periodic, "is periodic, and the representation is of clusters and molecules"
         )
+    if settings.free_composition is not None and settings.free_composition.n_atoms is not None:
+        least, most = settings.free_composition.n_atoms
+        problems |= {
+            index: f"has {n} atoms, and {least} to {most} are searched for (--n-atoms)"
+            for index, n in enumerate(data.structures.n_atoms.tolist())
+            if not least <= n <= most
+        }
     for index, reason in sorted(problems.items()):
         monitor.skip(data.ids[index], reason)
     good = [index for index in range(len(data)) if index not in problems]
