@@ -32,7 +32,8 @@ docs: $(VENV)/.dev  ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev  ## all benchmarks, each as a ratio to a baseline in the same run
-	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/[!_]*.py; do echo "== $$script"; \
+	  $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 	@echo "== fuzz_readers"; $(BIN)/python -m benchmarks.fuzz_readers
 	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
 	  $(BIN)/python -m benchmarks.crystens.$$script || exit 1; done
@@ -42,7 +43,8 @@ bench: $(VENV)/.dev  ## all benchmarks, each as a ratio to a baseline in the sam
 	  $(BIN)/python -m benchmarks.refinement.$$suite || exit 1; done
 
 bench-quick: $(VENV)/.dev  ## all benchmarks on tiny inputs, as a smoke test
-	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
+	@for script in benchmarks/[!_]*.py; do echo "== $$script"; \
+	  $(BIN)/python -m benchmarks.$$(basename $$script .py) --quick || exit 1; done
 	@echo "== fuzz_readers"; $(BIN)/python -m benchmarks.fuzz_readers --quick
 	@for script in $(CRYSTENS); do echo "== crystens, $$script"; \
 	  $(BIN)/python -m benchmarks.crystens.$$script --quick || exit 1; done

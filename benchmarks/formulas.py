@@ -15,7 +15,6 @@ The baseline: real structures of the first half that are what is requested, at r
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.embedding import perovskites
 from whorl.axes import PROPOSERS
 from whorl.conditions import satisfied
 from whorl.datasets import load_dataset
@@ -37,10 +37,6 @@ from whorl.structures import StructureBatch
 from whorl.structures.cells import volumes
 from whorl.surrogates.selection import hit_probability
 from whorl.workflow.proposals import FittedProposer
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.embedding import perovskites
 
 
 def read(path: Path | None, property: str | None) -> tuple[StructureBatch, Float[Tensor, "N"]]:

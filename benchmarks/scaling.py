@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.matching import made
+from benchmarks.relaxation import prototypes
 from whorl.evaluation.duplicates import distinct
 from whorl.executors import ExecutorSettings, executing
 from whorl.potentials import make_potential, relax_chunks
 from whorl.structures import StructureBatch, from_ase
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.matching import made
-from benchmarks.relaxation import prototypes
 
 Task = tuple[str, Callable[[StructureBatch], torch.Tensor], StructureBatch]
 
