@@ -20,6 +20,7 @@ from whorl.reconstruction.settings import ReconstructorSettings
 from whorl.representations.base import Representation
 from whorl.settings import Method
 from whorl.structures.batch import StructureBatch
+from whorl.structures.cells import volumes
 from whorl.structures.composition import filled_fractions, formula_of_all
 from whorl.symmetry.space_groups import Lattices
 
@@ -237,7 +238,7 @@ def _crowded(context: ReconstructionContext) -> dict[int, str]:
     reasons = {}
     for row in torch.nonzero(filled > FULLEST).flatten().tolist():
         one = context.templates[row]
-        volume = float(torch.linalg.det(one.cells[0].double()).abs())
+        volume = float(volumes(one.cells.double())[0])
         reasons[row] = (
             f"composition: {formula_of_all(one)} does not fit into a cell of {volume:.0f} Å³: the covalent "
             f"spheres of the atoms have {float(filled[row]):.1f} times its volume, those of real crystals at "

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from whorl.errors import InputError
@@ -37,7 +37,8 @@ from whorl.reconstruction.result import InversionResult, InversionStatus
 from whorl.representations.base import Representation
 from whorl.seeds import derive_seed
 from whorl.structures.batch import StructureBatch
-from whorl.structures.composition import covalent_radii
+from whorl.structures.cells import volumes
+from whorl.structures.composition import sphere_volumes
 
 MOST_ATOMS = 20
 """Default greatest number of atoms."""
@@ -240,8 +241,8 @@ def _starts(
     bound = factor * listed[0].misfit + more
     volume = math.inf
     if bool(template.pbc.all()) and not problem.free_cell:
-        volume = float(torch.linalg.det(template.cells[0].double()).abs())
-        fitting = [one for one in listed if _filled(one) <= DENSEST * volume]
+        volume = float(volumes(template.cells.double())[0])
+        fitting = [one for one in listed if float(sphere_volumes(one.numbers).sum()) <= DENSEST * volume]
         if not fitting:
             raise InputError(
                 f"composition: {listed[0].formula} and what else fits the features does not fit into a cell "
@@ -270,7 +271,9 @@ def _starts(
                 table[row, places[number]] += 1
         sizes = table.sum(1)
         fits = (misfit(table) <= bound) & (sizes >= n_atoms[0]) & (sizes <= n_atoms[1])
-        filled = [_volume(torch.tensor(numbers)) <= DENSEST * volume for numbers in compositions]
+        filled = [
+            float(sphere_volumes(torch.tensor(numbers)).sum()) <= DENSEST * volume for numbers in compositions
+        ]
         return (fits & torch.tensor(filled)).tolist()
 
     closest = MIN_DISTANCE if problem.min_distance is None else problem.min_distance
@@ -323,15 +326,6 @@ def _some_of_each_size(listed: Sequence[Candidate], seed: int) -> list[Candidate
         turns[listed[k].n_atoms] += 1
         turn.append((turns[listed[k].n_atoms], k))
     return [listed[k] for _, k in sorted(turn)[:_LISTED]]
-
-
-def _filled(candidate: Candidate) -> float:
-    return _volume(candidate.numbers)
-
-
-def _volume(numbers: Int[Tensor, "n"]) -> float:
-    """Return the volume of the atoms' covalent spheres, in Å³."""
-    return float((4 / 3 * torch.pi * covalent_radii(numbers) ** 3).sum())
 
 
 def _arrangements(

@@ -39,6 +39,7 @@ from whorl.reconstruction.settings import FREE, ReconstructorSettings, SearchSet
 from whorl.representations import Representation, make_representation
 from whorl.seeds import derive_seed
 from whorl.structures import StructureBatch
+from whorl.structures.cells import volumes
 from whorl.structures.composition import composition as counts_of
 from whorl.structures.composition import filled_fractions, formula_of_all
 from whorl.structures.frozen import with_frozen_atoms
@@ -356,7 +357,7 @@ def _for_a_search(
     dense = torch.where(dense > FULLEST, 0.0, dense)  # what is above is refused
     if not templates.free_cell and not free_composition and bool((dense > DENSEST).any()):
         row = int(dense.argmax())
-        volume = float(torch.linalg.det(templates.structures.cells[row].double()).abs())
+        volume = float(volumes(templates.structures.cells[row : row + 1].double())[0])
         monitor.warn(
             f"{int((dense > DENSEST).sum())} of {len(dense)} samples have more atoms in their cells than any "
             f"measured crystal: covalent spheres of {float(dense.max()):.1f} times the volume (at most "
